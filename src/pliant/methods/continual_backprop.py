@@ -1,0 +1,95 @@
+"""Continual backpropagation.
+
+After every optimizer step, in each group of hidden units:
+
+    age[i] += 1;   U[i] <- η U[i] + (1 - η) |h[i]| mean_k |V[k, i]|
+    of the units with age > m, owe a share ρ;  for each whole unit owed, the least useful one is replaced:
+    its mean contribution goes into the next bias, incoming weights are drawn anew, outgoing weights become zero,
+    its utility, age and optimizer state start over
+
+    η `decay_rate`    ρ `replacement_rate`    m `maturity_threshold`
+
+Source: Dohare et al., Nature 632 (2024), algorithm 1. Departures are named where they are made: `pliant.utility` (means for
+sums), `pliant.replacement` (integer counts), `pliant.unit_reset` (order of phases), `pliant.redraw` (hand-over that
+works), `pliant.optimizer_state` (fresh state for any optimizer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.optim import Optimizer
+
+from pliant.optimizer_state import OptimizerState, Policy
+from pliant.redraw import Init, Redraw
+from pliant.score import RunningUtility
+from pliant.select import Count, Eligible, ReplacementRate
+from pliant.unit_reset import UnitReset
+from pliant.units.map import UnitGroup
+from pliant.utility import Utility
+
+
+class ContinualBackprop(UnitReset):
+    """Attach continual backpropagation to a model and its optimizer; the training loop stays as it is.
+
+    Args:
+        model: the network.
+        optimizer: what steps it, or several.
+        groups: the hidden units, by hand or from `pliant.units.chain_groups(model)`.
+        replacement_rate: share of mature units replaced per optimizer step. 0 observes and writes nothing.
+        maturity_threshold: optimizer steps; a unit may be replaced when its age is greater.
+        decay_rate: of the running averages; 0 = instantaneous.
+        utility: a name of `pliant.utility.UTILITIES`, or a `Utility`.
+        count: "accumulate" or "bernoulli".
+        eligible: "mature" or "all".
+        hand_over_mean: move the unit's mean contribution into its consumer.
+        optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.optimizer_state`.
+        init: "module", a name, or a callable, see `pliant.redraw.Redraw`.
+        seed: of all draws; None takes `torch.initial_seed()`.
+        attach: False waits for `cbp.step()` after each `optimizer.step()`.
+
+    Raises `ValueError` or `TypeError` at construction for what does not fit.
+
+    >>> import torch
+    >>> from pliant.units import chain_groups
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    >>> cbp = ContinualBackprop(model, optimizer, groups=chain_groups(model), replacement_rate=0.1, maturity_threshold=5)
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     model(torch.randn(16, 4)).square().mean().backward()
+    ...     optimizer.step()
+    >>> cbp.stats()["0"]["replaced"]
+    [8]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        groups: Sequence[UnitGroup],
+        replacement_rate: float = 1e-4,
+        maturity_threshold: int = 1000,
+        decay_rate: float = 0.99,
+        utility: str | Utility = "contribution",
+        count: Count = "accumulate",
+        eligible: Eligible = "mature",
+        hand_over_mean: bool = True,
+        optimizer_state: Policy = "fresh",
+        init: Init = "module",
+        seed: int | Sequence[int] | None = None,
+        attach: bool = True,
+    ) -> None:
+        super().__init__(
+            model,
+            optimizer,
+            groups=groups,
+            score=RunningUtility(utility, decay_rate),
+            select=ReplacementRate(replacement_rate, maturity_threshold, count, eligible),
+            redraw=Redraw(init, hand_over_mean=hand_over_mean),
+            forget=OptimizerState(optimizer_state),
+            seed=seed,
+            attach=attach,
+        )

@@ -1,0 +1,53 @@
+"""ReDo: recycle dormant units.
+
+Every `period` optimizer steps, each unit whose mean |activity| is at most `tau` of its layer's mean has its incoming
+weights redrawn, its outgoing weights zeroed and its optimizer state forgotten.
+
+Source: Sokar et al., ICML 2023, algorithm 1. The activity is that of the last step's batches; the released code runs
+one extra batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.optim import Optimizer
+
+from pliant.optimizer_state import OptimizerState, Policy
+from pliant.redraw import Init, Redraw
+from pliant.score import Dormancy
+from pliant.select import Threshold
+from pliant.unit_reset import UnitReset
+from pliant.units.map import UnitGroup
+
+
+class ReDo(UnitReset):
+    """Attach ReDo to a model and its optimizer. `tau` is a share of the layer's mean activity, `period` optimizer steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        groups: Sequence[UnitGroup],
+        tau: float = 0.025,
+        period: int = 1000,
+        optimizer_state: Policy = "fresh",
+        init: Init = "module",
+        seed: int | Sequence[int] | None = None,
+        attach: bool = True,
+    ) -> None:
+        parts = Dormancy(), Threshold(tau, period), Redraw(init, hand_over_mean=False), OptimizerState(optimizer_state)
+        score, select, redraw, forget = parts
+        super().__init__(
+            model,
+            optimizer,
+            groups=groups,
+            score=score,
+            select=select,
+            redraw=redraw,
+            forget=forget,
+            seed=seed,
+            attach=attach,
+        )

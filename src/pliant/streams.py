@@ -1,0 +1,60 @@
+"""Random numbers that are looked up, not consumed.
+
+A stream is named by a 64-bit key made of a seed and words that say what the numbers are for; its
+number `n` is a hash of the key and `n`. So a number depends on nothing but its name: not on how
+many learners run beside it, on their order, on threads, or on where a run was interrupted.
+
+    state = key + (n + 1) 0x9E3779B97F4A7C15  (mod 2^64),   number = mix(state)
+
+Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), whose generator this is, entered at any
+position. `pliant.online` compiles the same arithmetic; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counters: TypeAlias = NDArray[np.uint64]
+
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def stream_key(seed: int, *words: str | int) -> int:
+    """The 64-bit key of the stream that `seed` and `words` name, such as `stream_key(3, "fresh weights", layer)`."""
+    name = "\x1f".join([str(int(seed)), *(f"{type(word).__name__}:{word}" for word in words)])
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def random_bits(key: int, counters: Counters) -> Counters:
+    """64 random bits for each counter, same shape."""
+    z = np.uint64(key & _MASK) + (counters + np.uint64(1)) * np.uint64(GOLDEN_GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def uniform(key: int, start: int, shape: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Numbers `start`, `start + 1`, ... of a stream, uniform in [0, 1) with 53 bits, in C order.
+
+    >>> uniform(stream_key(0, "example"), 1, 2) == uniform(stream_key(0, "example"), 0, 3)[1:]
+    array([ True,  True])
+    """
+    counters = np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(start)
+    return ((random_bits(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
+
+
+def normal(key: int, start: int, shape: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Standard normal numbers `start`, ... of a stream (Box and Muller: each takes two uniform numbers)."""
+    pairs = uniform(key, 2 * start, (int(np.prod(shape)), 2))
+    radius = np.sqrt(-2.0 * np.log1p(-pairs[:, 0]))
+    return (radius * np.cos(2.0 * np.pi * pairs[:, 1])).reshape(shape)
+
+
+def generator(seed: int, *words: str | int) -> np.random.Generator:
+    """A NumPy generator of its own for what the words name, where numbers are consumed in bulk."""
+    return np.random.Generator(np.random.Philox(key=stream_key(seed, *words)))

@@ -1,0 +1,140 @@
+"""How useful each hidden unit is, from what it did and what its weights are.
+
+    r[i]   instantaneous utility, one of the functions below, averaged over the unit's columns
+    U[i] <- η U[i] + (1 - η) r[i]            running utility; η is `decay_rate`
+    Û[i]  = U[i] / (1 - η^age[i])            corrected for its start at 0, each unit by its own age
+
+Source: Dohare et al., Nature 632 (2024), eq. 1 and the released code, whose names are kept. Two differences
+from the article: |h| is averaged over the batch (equal at batch size 1), and outgoing weights are averaged,
+not summed (a constant factor within a group; ranks agree). After a flatten a unit has several columns;
+the product is taken per column and then averaged, as the released code does, but each column is centred on
+its own mean, where the released code centres all of them on one.
+
+Everything takes (..., units, columns) or (..., units) and returns (..., units).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import log
+
+import torch
+from torch import Tensor
+
+from pliant.units.activity import Reading
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a group after one step, each (..., units, columns); only what a utility `reads` is there."""
+
+    magnitude: Tensor  # mean |h| over the batch
+    centred: Tensor  # mean |h - running mean of h| over the batch
+    outgoing: Tensor  # mean |w| over the weights that leave the column
+    incoming: Tensor  # mean |w| over the weights that enter the unit, bias not counted; one column
+
+
+@dataclass(frozen=True)
+class Utility:
+    """A named utility: its formula and the activity it reads."""
+
+    name: str
+    formula: Callable[[Seen], Tensor]
+    reads: tuple[Reading, ...]
+
+    def __call__(self, seen: Seen) -> Tensor:
+        """Instantaneous utility of each unit, (..., units)."""
+        return self.formula(seen).mean(dim=-1)
+
+
+def weight(seen: Seen) -> Tensor:
+    """mean |w_out|"""
+    return seen.outgoing
+
+
+def contribution(seen: Seen) -> Tensor:
+    """mean |w_out| x mean |h|, the article's"""
+    return seen.outgoing * seen.magnitude
+
+
+def adaptation(seen: Seen) -> Tensor:
+    """1 / mean |w_in|"""
+    return 1.0 / seen.incoming
+
+
+def zero_contribution(seen: Seen) -> Tensor:
+    """mean |w_out| x mean |h - mean h|"""
+    return seen.outgoing * seen.centred
+
+
+def adaptable_contribution(seen: Seen) -> Tensor:
+    """mean |w_out| x mean |h - mean h| / mean |w_in|"""
+    return seen.outgoing * seen.centred / seen.incoming
+
+
+def feature_by_input(seen: Seen) -> Tensor:
+    """mean |h - mean h| / mean |w_in|"""
+    return seen.centred / seen.incoming
+
+
+def random(seen: Seen) -> Tensor:
+    """Nothing is measured: the rank of units is drawn anew whenever some are due (a control)."""
+    return torch.zeros_like(seen.incoming)
+
+
+UTILITIES = {
+    utility.name: utility
+    for utility in (
+        Utility("contribution", contribution, ("magnitude",)),
+        Utility("adaptable_contribution", adaptable_contribution, ("centred",)),
+        Utility("zero_contribution", zero_contribution, ("centred",)),
+        Utility("weight", weight, ()),
+        Utility("adaptation", adaptation, ()),
+        Utility("feature_by_input", feature_by_input, ("centred",)),
+        Utility("random", random, ()),
+    )
+}
+
+
+def named_utility(utility: str | Utility) -> Utility:
+    """The utility of that name; raises `ValueError` listing the known ones."""
+    if isinstance(utility, Utility):
+        return utility
+    if utility not in UTILITIES:
+        near = get_close_matches(utility, UTILITIES, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ValueError(f"unknown utility '{utility}'{hint}; known: {', '.join(UTILITIES)}")
+    return UTILITIES[utility]
+
+
+def running_average(average: Tensor, value: Tensor, decay_rate: float) -> Tensor:
+    """η average + (1 - η) value."""
+    return decay_rate * average + (1.0 - decay_rate) * value
+
+
+def weight_seen(age: Tensor, decay_rate: float, dtype: torch.dtype) -> Tensor:
+    """1 - η^age: the total weight of what a running average has seen in `age` steps, without cancellation for small ages."""
+    if decay_rate == 0.0:
+        return (age > 0).to(dtype)
+    return -torch.expm1(age.to(dtype) * log(decay_rate))
+
+
+def corrected(average: Tensor, age: Tensor, decay_rate: float) -> Tensor:
+    """A running average that started at 0, `age` steps ago, without the pull of its start: average / (1 - η^age).
+
+    At age 0 nothing has been averaged yet and the result is 0.
+
+    >>> corrected(torch.tensor([0.1, 0.19, 0.0]), torch.tensor([1, 2, 0]), decay_rate=0.9)
+    tensor([1., 1., 0.])
+    """
+    return torch.where(age > 0, average / weight_seen(age, decay_rate, average.dtype), 0.0)
+
+
+def dormancy(magnitude: Tensor) -> Tensor:
+    """Mean |h| of a unit as a share of the mean of its layer, (..., units). A layer that is silent throughout has NaN.
+
+    Source: Sokar et al., ICML 2023 (ReDo), eq. 1.
+    """
+    return magnitude / magnitude.mean(dim=-1, keepdim=True)

@@ -1,0 +1,712 @@
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chain_groups
+from tests.networks import NETWORKS, OPTIMIZERS, batch, enough, mlp, replaced, train
+
+OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
+
+
+def attached(model, optimizer="sgd", **settings):
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    return optimizer, ContinualBackprop(model, optimizer, groups=chain_groups(model), **{**OFTEN, **settings})
+
+
+def same(first, second):
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+GRID = pytest.mark.parametrize(("network", "optimizer"), [(n, o) for n in NETWORKS for o in OPTIMIZERS])
+
+
+# -- promises that hold for every network and optimizer ---------------------------------------------------------
+
+
+@GRID
+def test_rate_zero_observes_but_training_stays_bit_identical(network, optimizer):
+    build, shape = NETWORKS[network]
+    plain, watched = build(), build()
+    watcher, cbp = attached(watched, optimizer, replacement_rate=0.0)
+    before = [generator.get_state() for generator in cbp.generators]
+    train(plain, OPTIMIZERS[optimizer](plain.parameters()), range(30), shape)
+    train(watched, watcher, range(30), shape)
+    assert same(plain, watched)
+    assert all(torch.equal(a.get_state(), b) for a, b in zip(cbp.generators, before, strict=True))
+    assert all((group.age == 30).all() for group in cbp.groups)
+    assert all(cbp.score.value(group, cbp.generators).any() for group in cbp.groups)
+
+
+@GRID
+def test_stopping_and_resuming_changes_nothing(network, optimizer):
+    build, shape = NETWORKS[network]
+    straight = build()
+    straight_optimizer, straight_cbp = attached(straight, optimizer)
+    train(straight, straight_optimizer, range(120), shape)
+    enough(straight_cbp)
+
+    first = build()
+    first_optimizer, first_cbp = attached(first, optimizer)
+    train(first, first_optimizer, range(61), shape)
+    saved = io.BytesIO()
+    torch.save(
+        {"model": first.state_dict(), "optimizer": first_optimizer.state_dict(), "cbp": first_cbp.state_dict()}, saved
+    )
+    train(first, first_optimizer, range(61, 70), shape)  # what was saved must not follow
+
+    saved.seek(0)
+    loaded = torch.load(saved, weights_only=True)
+    second = build(seed=5)
+    second_optimizer, second_cbp = attached(second, optimizer, seed=99)
+    second.load_state_dict(loaded["model"])
+    second_optimizer.load_state_dict(loaded["optimizer"])
+    second_cbp.load_state_dict(loaded["cbp"])
+    train(second, second_optimizer, range(61, 120), shape)
+    assert same(straight, second)
+    assert straight_cbp.stats() == second_cbp.stats()
+
+
+@GRID
+def test_a_seed_repeats_itself_and_another_does_not(network, optimizer):
+    build, shape = NETWORKS[network]
+    models = [build() for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        stepper, cbp = attached(model, optimizer, seed=seed)
+        train(model, stepper, range(120), shape)
+        enough(cbp)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+@GRID
+def test_dtype_is_kept(network, optimizer):
+    build, shape = NETWORKS[network]
+    model = build().double()
+    stepper, cbp = attached(model, optimizer)
+    train(model, stepper, range(30), shape, dtype=torch.float64)
+    assert all(parameter.dtype is torch.float64 for parameter in model.parameters())
+    assert cbp.score.value(cbp.groups[0], cbp.generators).dtype is torch.float64
+
+
+@GRID
+def test_the_global_random_state_is_read_not_drawn(network, optimizer):
+    build, shape = NETWORKS[network]
+    model = build()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    stepper, cbp = attached(model, optimizer, seed=None)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert cbp.seeds == [7]
+    model.eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.train()
+    state = torch.get_rng_state()
+    for step in range(60):
+        x, y = batch(step, shape)
+        stepper.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        stepper.step()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sum(replaced(cbp).values()) >= 20
+
+
+# -- what a replacement does -------------------------------------------------------------------------------------
+
+
+def replace_now(model, x, **settings):
+    """One step in which every hidden layer replaces units, with a zero gradient, so that nothing else moves."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    settings = {"replacement_rate": 0.2, "maturity_threshold": 0, "seed": 1, **settings}
+    cbp = ContinualBackprop(model, optimizer, groups=chain_groups(model), **settings)
+    model(x).sum().backward()
+    optimizer.step()
+    return cbp, [(group.age[0] == 0).nonzero().flatten().tolist() for group in cbp.groups]
+
+
+def test_a_unit_that_never_fires_can_be_replaced_without_moving_the_output():
+    model = mlp()
+    with torch.no_grad():
+        model[0].bias[[2, 7]] = -1e3
+        x, _ = batch(0, (6,))
+        before = model(x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = ContinualBackprop(
+        model, optimizer, groups=chain_groups(model)[:1], replacement_rate=2 / 12, maturity_threshold=0, seed=0
+    )
+    model(x).sum().backward()
+    optimizer.step()
+    assert (cbp.groups[0].age[0] == 0).nonzero().flatten().tolist() == [2, 7]
+    assert torch.equal(model(x), before)
+    assert (model[0].weight[[2, 7]] != 0).all()
+    assert not model[0].bias[[2, 7]].any()
+
+
+def test_a_replaced_unit_leaves_the_mean_input_of_its_consumer_as_it_was():
+    model = mlp()
+    x, _ = batch(0, (6,), size=500)
+    before = model[:3](x).mean(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    ContinualBackprop(
+        model, optimizer, groups=chain_groups(model)[:1], replacement_rate=0.5, maturity_threshold=0, seed=0
+    )
+    model(x).sum().backward()
+    optimizer.step()
+    assert_close(model[:3](x).mean(0), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("padding", "kind"), [(0, "exact"), (1, "interior")])
+def test_a_replaced_channel_hands_its_mean_over_exactly_without_padding_and_inside_with_it(padding, kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 1), nn.Conv2d(6, 4, 3, padding=padding), nn.Flatten(), nn.Linear(4 * (2 + 2 * padding) ** 2, 1)
+    )
+    x = torch.ones(3, 1, 4, 4)
+    before = model[:2](x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = ContinualBackprop(
+        model, optimizer, groups=chain_groups(model)[:1], replacement_rate=0.5, maturity_threshold=0, seed=0
+    )
+    assert cbp.plan.rows[0].hand_over == kind
+    model(x).sum().backward()
+    optimizer.step()
+    moved = (model[:2](x) - before).abs()
+    inside = moved[:, :, padding : moved.shape[2] - padding, padding : moved.shape[3] - padding]
+    assert inside.max() < 1e-5
+    assert (moved.max() > 1e-2) == bool(padding)
+
+
+def test_after_a_flatten_every_column_hands_over_its_own_mean():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(12, 2))
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]).expand(5, 1, 2, 2)
+    before = model(x)
+    replace_now(model, x, replacement_rate=1.0)
+    assert not model[2].weight.any()
+    assert_close(model(x), before)
+
+
+def test_without_a_bias_the_mean_goes_into_the_running_mean_of_the_batch_norm_behind():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    x = torch.randn(16, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    settings = {"replacement_rate": 0.5, "maturity_threshold": 200, "seed": 0}
+    cbp = ContinualBackprop(model, optimizer, groups=chain_groups(model)[:1], **settings)
+    assert cbp.plan.rows[0].group.hand_over == {"1.weight": BN("2")}
+    for _ in range(201):
+        model(x).sum().backward()
+        before = model[:2](x).mean(0)
+        optimizer.step()
+    assert replaced(cbp)["0"] == 4
+    after = model[:2](x).mean(0)
+    assert (after - before).abs().max() > 0.1
+    assert_close(model[2].running_mean, after)
+
+
+def test_crossing_weights_of_adjacent_layers_end_at_zero():
+    model = mlp()
+    _, (first, second) = replace_now(model, batch(0, (6,))[0], replacement_rate=0.4)
+    assert len(first) >= 2
+    assert len(second) >= 2
+    assert not model[2].weight[second][:, first].any()
+    assert model[2].weight[second][:, [unit for unit in range(12) if unit not in first]].all()
+    assert not model[2].bias[second].any()
+
+
+def test_nan_is_really_gone_and_is_not_handed_over():
+    model = mlp()
+    with torch.no_grad():
+        model[0].weight[3] = math.nan
+        model[0].bias[3] = math.inf
+        model[2].weight[:, 3] = math.nan
+    x, _ = batch(0, (6,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.state[model[2].weight]["momentum_buffer"] = torch.full_like(model[2].weight, math.nan)
+    cbp = ContinualBackprop(
+        model, optimizer, groups=chain_groups(model)[:1], replacement_rate=0.1, maturity_threshold=0, attach=False
+    )
+    assert model(x).isnan().all()
+    cbp.step()
+    assert cbp.groups[0].age[0].tolist() == [1, 1, 1, 0, *[1] * 8]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert model(x).isfinite().all()
+    assert not optimizer.state[model[2].weight]["momentum_buffer"][:, 3].any()
+
+
+def test_own_batch_norm_is_reset_and_the_others_are_not():
+    build, shape = NETWORKS["convnet"]
+    model = build()
+    stepper, cbp = attached(model, replacement_rate=0.0)
+    train(model, stepper, range(20), shape)
+    norm = model[0][1]
+    before = copy.deepcopy(norm)
+    cbp.detach()
+    _, (units, *_) = replace_now(model, batch(0, shape)[0], replacement_rate=0.4)
+    others = [unit for unit in range(6) if unit not in units]
+    assert len(units) == 2
+    assert norm.weight[units].tolist() == [1.0, 1.0]
+    assert norm.running_var[units].tolist() == [1.0, 1.0]
+    assert not norm.bias[units].any()
+    assert not norm.running_mean[units].any()
+    assert torch.equal(norm.weight[others], before.weight[others])
+
+
+def test_gradients_of_a_replaced_unit_are_cleared():
+    model = mlp()
+    _, (first, _) = replace_now(model, batch(0, (6,))[0])
+    others = [unit for unit in range(12) if unit not in first]
+    assert not model[0].weight.grad[first].any()
+    assert not model[2].weight.grad[:, first].any()
+    assert model[2].weight.grad[:, others].any()
+
+
+@pytest.mark.parametrize(
+    ("init", "bound"),
+    [
+        ("module", 6**-0.5),
+        ("default", 6**-0.5),
+        ("lecun", 0.5**0.5),
+        ("kaiming", 1.0),
+        ("xavier", 2**0.5 * (6 / 18) ** 0.5),
+    ],
+)
+def test_init_names_give_their_bounds(init, bound):
+    model = mlp()
+    replace_now(model, batch(0, (6,))[0], replacement_rate=1.0, init=init)
+    largest = model[0].weight.abs().max().item()
+    assert 0.9 * bound < largest <= bound
+    assert abs(model[0].weight.mean().item()) < 0.25 * bound
+
+
+def test_init_takes_a_callable_that_sees_name_shape_and_generator():
+    asked = []
+
+    def init(name, shape, generator):
+        asked.append((name, shape))
+        return torch.full(shape, 3.0)
+
+    model = mlp()
+    _, (first, second) = replace_now(model, batch(0, (6,))[0], init=init)
+    assert asked == [("0.weight", (len(first), 6)), ("2.weight", (len(second), 12))]
+    assert (model[0].weight[first] == 3.0).all()
+
+
+def test_init_module_of_a_layer_it_does_not_know_is_an_error():
+    class Scaled(nn.Linear):
+        def reset_parameters(self):
+            nn.init.constant_(self.weight, 1.0)
+
+    model = nn.Sequential(Scaled(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    with pytest.raises(TypeError, match=r"not Scaled \('0.weight'\)"):
+        attached(model)
+
+
+# -- training loops ----------------------------------------------------------------------------------------------
+
+
+def test_gradient_accumulation_equals_the_joint_batch():
+    joint, parts = mlp(dtype=torch.float64), mlp(dtype=torch.float64)
+    joint_optimizer, joint_cbp = attached(joint, "adam")
+    parts_optimizer, _ = attached(parts, "adam")
+    for step in range(80):
+        x, y = batch(step, (6,), dtype=torch.float64)
+        for model, optimizer, pieces in (
+            (joint, joint_optimizer, [slice(0, 8)]),
+            (parts, parts_optimizer, [slice(0, 3), slice(3, 8)]),
+        ):
+            optimizer.zero_grad()
+            for piece in pieces:
+                (nn.functional.mse_loss(model(x[piece]), y[piece], reduction="sum") / 16).backward()
+            optimizer.step()
+    enough(joint_cbp)
+    for a, b in zip(joint.parameters(), parts.parameters(), strict=True):
+        assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_evaluation_and_no_grad_passes_are_not_seen():
+    plain, visited = mlp(), mlp()
+    plain_optimizer, plain_cbp = attached(plain)
+    visited_optimizer, _ = attached(visited)
+
+    def evaluate():
+        with torch.no_grad():
+            visited(torch.full((4, 6), 50.0))
+        visited.eval()(torch.full((4, 6), 50.0))
+        visited.train()
+
+    train(plain, plain_optimizer, range(80))
+    train(visited, visited_optimizer, range(80), after=evaluate)
+    enough(plain_cbp)
+    assert same(plain, visited)
+
+
+def test_a_smaller_last_batch_is_just_another_batch():
+    model = mlp()
+    stepper, cbp = attached(model)
+    train(model, stepper, range(60), size=8)
+    train(model, stepper, range(60, 120), size=3)
+    enough(cbp)
+
+
+def test_layers_without_bias_work_and_hand_nothing_over():
+    model = mlp(bias=False)
+    stepper, cbp = attached(model)
+    train(model, stepper, range(120))
+    enough(cbp)
+    assert [row.hand_over for row in cbp.plan.rows] == ["none", "none"]
+
+
+def test_a_copy_of_the_model_feeds_nothing_and_trains_by_itself():
+    model, alone = mlp(), mlp()
+    stepper, cbp = attached(model)
+    alone_optimizer, _ = attached(alone)
+    train(model, stepper, range(40))
+    train(alone, alone_optimizer, range(40))
+    twin = copy.deepcopy(model)
+    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    train(model, stepper, range(40, 80), after=lambda: train(twin, twin_optimizer, [3]))
+    train(alone, alone_optimizer, range(40, 80))
+    enough(cbp)
+    assert same(model, alone)
+
+
+def test_a_pickled_model_carries_no_method():
+    model = mlp()
+    attached(model)
+    saved = io.BytesIO()
+    torch.save(model, saved)
+    saved.seek(0)
+    twin = torch.load(saved, weights_only=False)
+    train(twin, torch.optim.SGD(twin.parameters(), lr=0.1), range(3))
+    assert same(mlp(), model)
+
+
+def test_copying_or_pickling_the_method_is_an_error_that_says_what_to_do():
+    _, cbp = attached(mlp())
+    with pytest.raises(TypeError, match=r"load this one's state_dict\(\)"):
+        copy.deepcopy(cbp)
+    with pytest.raises(TypeError, match=r"save its state_dict\(\)"):
+        torch.save(cbp, io.BytesIO())
+
+
+def test_detached_training_is_plain_training():
+    plain, left = mlp(), mlp()
+    optimizer = OPTIMIZERS["sgd"](left.parameters())
+    with ContinualBackprop(left, optimizer, groups=chain_groups(left), **OFTEN):
+        pass
+    train(plain, OPTIMIZERS["sgd"](plain.parameters()), range(40))
+    train(left, optimizer, range(40))
+    assert same(plain, left)
+    assert not any(module._forward_pre_hooks for module in left.modules())
+
+
+def test_stepping_by_hand_equals_stepping_by_hook():
+    hooked, manual = mlp(), mlp()
+    hooked_optimizer, cbp = attached(hooked, "adam")
+    manual_optimizer, by_hand = attached(manual, "adam", attach=False)
+    train(hooked, hooked_optimizer, range(100))
+    train(manual, manual_optimizer, range(100), after=by_hand.step)
+    enough(cbp)
+    assert same(hooked, manual)
+
+
+def test_two_optimizers_each_clock_their_own_groups():
+    model = mlp()
+    first = torch.optim.SGD(model[0].parameters(), lr=0.01)
+    second = torch.optim.Adam([*model[2].parameters(), *model[4].parameters()], lr=0.01)
+    cbp = ContinualBackprop(model, [first, second], groups=chain_groups(model), **OFTEN)
+    for step in range(40):
+        x, y = batch(step, (6,))
+        model.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        first.step()
+        if step % 2:
+            second.step()
+    assert [group["steps"] for group in cbp.stats().values()] == [40, 20]
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the operations that make the host wait for a number of the device."""
+
+    READS = (
+        "aten._local_scalar_dense",
+        "aten.nonzero",
+        "aten.masked_select",
+        "aten.is_nonzero",
+        "aten.equal",
+        "aten.unique",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.reads = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indices = args[1] if str(func).startswith("aten.index") and isinstance(args[1], list | tuple) else []
+        by_mask = any(index is not None and index.dtype is torch.bool for index in indices)
+        if by_mask or str(func).startswith(self.READS):
+            self.reads.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution", "random"])
+@pytest.mark.parametrize("count", ["accumulate", "bernoulli"])
+@GRID
+def test_no_step_reads_the_device(network, optimizer, count, utility):
+    build, shape = NETWORKS[network]
+    model = build()
+    stepper, cbp = attached(model, optimizer, count=count, utility=utility, attach=False)
+    reads = []
+
+    def step():
+        with CountReads() as counter:
+            cbp.step()
+        reads.extend(counter.reads)
+
+    train(model, stepper, range(120), shape, after=step)
+    enough(cbp, least=15 if count == "bernoulli" else 20)
+    assert reads == []
+
+
+def test_the_guard_against_reads_can_see_one():
+    with CountReads() as counter:
+        torch.ones(3)[torch.tensor([True, False, True])].sum().item()
+    assert len(counter.reads) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_no_step_waits_for_the_device():
+    model = mlp().cuda()
+    stepper, cbp = attached(model, "adam")
+    for step in range(120):
+        x, y = (each.cuda() for each in batch(step, (6,)))
+        stepper.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        torch.cuda.set_sync_debug_mode("error" if step > 5 else "default")
+        stepper.step()
+        torch.cuda.set_sync_debug_mode("default")
+    enough(cbp)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_state_follows_the_model_to_another_device():
+    model = mlp()
+    stepper, cbp = attached(model)
+    train(model, stepper, range(10))
+    model.cuda()
+    stepper.load_state_dict(stepper.state_dict())
+    x, y = (each.cuda() for each in batch(0, (6,)))
+    nn.functional.mse_loss(model(x), y).backward()
+    stepper.step()
+    assert cbp.groups[0].age.device.type == "cuda"
+    assert (cbp.groups[0].age <= 11).all()
+
+
+def test_moving_the_model_and_our_state_within_a_device_changes_nothing():
+    still, moved = mlp(), mlp()
+    still_optimizer, cbp = attached(still)
+    moved_optimizer, moved_cbp = attached(moved)
+    train(still, still_optimizer, range(100))
+    train(moved, moved_optimizer, range(50))
+    moved.to("cpu")
+    moved_cbp.to("cpu")
+    train(moved, moved_optimizer, range(50, 100))
+    enough(cbp)
+    assert same(still, moved)
+
+
+def test_a_model_cast_in_mid_training_is_followed():
+    model = mlp()
+    stepper, cbp = attached(model, replacement_rate=0.1)
+    train(model, stepper, range(20))
+    model.double()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.01)
+    saved = cbp.state_dict()
+    cbp.detach()
+    cbp = ContinualBackprop(model, stepper, groups=chain_groups(model), **OFTEN)
+    cbp.load_state_dict(saved)
+    train(model, stepper, range(20, 60), dtype=torch.float64)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+# -- a stack of seeds ---------------------------------------------------------------------------------------------
+
+
+class Stack(nn.Module):
+    """Networks side by side: axis 0 of every parameter is the run."""
+
+    def __init__(self, networks):
+        super().__init__()
+        for name, index in (("hidden", 0), ("middle", 2), ("out", 4)):
+            layer = nn.Module()
+            layer.weight = nn.Parameter(torch.stack([net[index].weight.detach() for net in networks]))
+            layer.bias = nn.Parameter(torch.stack([net[index].bias.detach() for net in networks]))
+            layer.forward = lambda x, layer=layer: torch.baddbmm(layer.bias[:, None], x, layer.weight.mT)
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.out(self.middle(self.hidden(x).relu()).tanh())
+
+    def groups(self):
+        return [
+            UnitGroup(
+                name,
+                incoming=[Slice(f"{name}.weight", 0), Slice(f"{name}.bias", 0)],
+                outgoing=[Slice(f"{consumer}.weight", 1)],
+                tap=Tap(consumer),
+                gain=gain,
+                runs=len(self.out.weight),
+            )
+            for name, consumer, gain in (("hidden", "middle", 2**0.5), ("middle", "out", 5 / 3))
+        ]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("count", ["accumulate", "bernoulli"])
+@pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
+def test_a_stack_of_seeds_equals_the_single_networks(optimizer, count, utility):
+    singles = [mlp(dtype=torch.float64, seed=seed) for seed in range(3)]
+    stack = Stack(singles)
+    settings = {**OFTEN, "count": count, "utility": utility, "init": "kaiming", "replacement_rate": 0.08}
+    stack_optimizer = OPTIMIZERS[optimizer](stack.parameters())
+    cbp = ContinualBackprop(stack, stack_optimizer, groups=stack.groups(), **{**settings, "seed": [10, 20, 30]})
+    for step in range(120):
+        data = [batch(1000 * run + step, (6,), dtype=torch.float64) for run in range(3)]
+        stack_optimizer.zero_grad()
+        errors = stack(torch.stack([x for x, _ in data])) - torch.stack([y for _, y in data])
+        errors.square().mean(dim=(1, 2)).sum().backward()
+        stack_optimizer.step()
+    for run, single in enumerate(singles):
+        single_optimizer = OPTIMIZERS[optimizer](single.parameters())
+        alone = ContinualBackprop(
+            single, single_optimizer, groups=chain_groups(single), **{**settings, "seed": (run + 1) * 10}
+        )
+        train(single, single_optimizer, range(1000 * run, 1000 * run + 120), dtype=torch.float64)
+        enough(alone)
+        assert_close(stack.hidden.weight[run], single[0].weight, rtol=1e-9, atol=1e-12)
+        assert_close(stack.middle.weight[run], single[2].weight, rtol=1e-9, atol=1e-12)
+        assert_close(stack.out.bias[run], single[4].bias, rtol=1e-9, atol=1e-12)
+        assert [group["replaced"][run] for group in cbp.stats().values()] == list(replaced(alone).values())
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------
+
+
+def build(model=None, optimizer=None, **changes):
+    model = model or mlp()
+    group = {
+        "name": "fc",
+        "incoming": [Slice("0.weight", 0), Slice("0.bias", 0)],
+        "outgoing": [Slice("2.weight", 1)],
+        "tap": Tap("2"),
+    }
+    settings = {key: changes.pop(key) for key in list(changes) if key not in UnitGroup.__dataclass_fields__}
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+    return ContinualBackprop(model, optimizer, groups=[UnitGroup(**{**group, **changes})], **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"incoming": [Slice("0.wieght", 0)]},
+            r"group 'fc': the model has no parameter '0.wieght' \(did you mean '0.weight'",
+        ),
+        ({"tap": Tap("7")}, "group 'fc': the model has no module '7'"),
+        ({"outgoing": [Slice("4.weight", 1)]}, "gives 12 units but .*4.weight.* gives 9"),
+        ({"outgoing": [Slice("2.weight", 2)]}, r"shape \(9, 12\) has no axis 2"),
+        ({"outgoing": [Slice("2.weight", 1, repeat=5)]}, "12 entries .* do not divide by repeat=5"),
+        ({"incoming": [Slice("0.bias", 0)]}, "no incoming slice is a weight"),
+        ({"outgoing": []}, "at least one incoming and one outgoing"),
+        ({"affine": [BN("1")]}, "names a ReLU, not a batch norm"),
+        ({"runs": 3}, "axis 0 of '0.weight' is 12, but runs=3"),
+        ({"replacement_rate": 1.5}, r"replacement_rate must lie in \[0, 1\], got 1.5"),
+        ({"maturity_threshold": -1}, "maturity_threshold must be 0 or more"),
+        ({"decay_rate": 1.0}, r"decay_rate must lie in \[0, 1\)"),
+        ({"utility": "contrib"}, "unknown utility 'contrib'"),
+        ({"count": "poisson"}, "unknown count 'poisson'; known: accumulate, bernoulli"),
+        ({"eligible": "young"}, "unknown eligible 'young'; known: mature, all"),
+        ({"init": "he"}, "unknown init 'he'; known: module, kaiming"),
+        ({"optimizer_state": "forget"}, "unknown optimizer_state 'forget'"),
+        ({"seed": [1, 2]}, "2 seeds for 1 runs"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error_at_construction(changes, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build(**changes)
+
+
+def test_an_optimizer_of_other_parameters_is_an_error():
+    with pytest.raises(ValueError, match=r"no optimizer given steps '0\.weight'"):
+        build(optimizer=torch.optim.SGD(mlp().parameters(), lr=0.1))
+
+
+def test_a_frozen_layer_is_an_error():
+    model = mlp()
+    model[2].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"'2.weight' is frozen"):
+        build(model)
+
+
+def test_the_same_units_twice_is_an_error():
+    model = mlp()
+    groups = chain_groups(model)
+    with pytest.raises(ValueError, match="the same group is given more than once: 0"):
+        ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=[groups[0], groups[0]])
+
+
+def test_no_groups_is_an_error():
+    model = mlp()
+    with pytest.raises(ValueError, match="no unit could ever be replaced"):
+        ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=[])
+
+
+def test_training_in_evaluation_mode_is_an_error_at_the_first_step():
+    model = mlp().eval()
+    stepper, _ = attached(model)
+    with pytest.raises(RuntimeError, match=r"none of the tapped modules \('2', '4'\) ran in training mode"):
+        train(model, stepper, range(1))
+
+
+def test_a_tap_of_the_wrong_width_is_an_error_at_the_first_pass():
+    model = mlp()
+    build(model, tap=Tap("0"))
+    with pytest.raises(ValueError, match="the input of '0' has 6 entries along axis -1, but its group has 12"):
+        model(torch.ones(1, 6))
+
+
+def test_a_state_of_other_units_is_an_error_that_names_them():
+    _, cbp = attached(mlp())
+    other = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
+    _, theirs = attached(other)
+    with pytest.raises(ValueError, match=r"saved for other units; saved: 0 \| 12"):
+        theirs.load_state_dict(cbp.state_dict())
+
+
+def test_a_state_of_another_format_is_an_error():
+    _, cbp = attached(mlp())
+    with pytest.raises(ValueError, match="this state has format 99"):
+        cbp.load_state_dict({**cbp.state_dict(), "format": 99})
+
+
+def test_the_plan_prints_what_feeds_and_what_is_fed():
+    _, cbp = attached(NETWORKS["convnet"][0]())
+    lines = str(cbp.plan).splitlines()
+    assert lines[0].split() == ["group", "units", "incoming", "outgoing", "activity", "hand-over"]
+    assert "1.0.weight[i]" in lines[2]
+    assert "4.weight[:, i x4]" in lines[2]
+    assert lines[2].endswith("exact")
+
+
+def test_it_is_a_unit_reset():
+    _, cbp = attached(mlp())
+    assert isinstance(cbp, UnitReset)

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+
+from pliant import ReDo, chain_groups
+from tests.networks import mlp, replaced, train
+
+
+def test_dormant_units_are_recycled_at_the_period_and_only_then():
+    model = mlp()
+    with torch.no_grad():
+        model[0].weight[[1, 5]] = 0.0
+        model[0].bias[[1, 5]] = -1.0
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    redo = ReDo(model, optimizer, groups=chain_groups(model)[:1], tau=0.01, period=10, seed=0)
+    train(model, optimizer, range(9))
+    assert replaced(redo) == {"0": 0}
+    train(model, optimizer, range(9, 10))
+    assert replaced(redo) == {"0": 2}
+    assert model[0].weight[[1, 5]].all()
+    assert not model[2].weight[:, [1, 5]].any()
+    assert (redo.groups[0].age[0] == 0).nonzero().flatten().tolist() == [1, 5]
+
+
+def test_a_unit_at_the_threshold_is_dormant():
+    """Activities 1, 1, 0.5 and 1.5 have mean 1: at tau 0.5 one unit goes, below it none."""
+    for tau, count in ((0.5, 1), (0.499, 0)):
+        model = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        redo = ReDo(model, optimizer, groups=chain_groups(model), tau=tau, period=1)
+        model[2](torch.tensor([[1.0, 1.0, 0.5, 1.5]])).sum().backward()
+        optimizer.step()
+        assert replaced(redo) == {"0": count}
+
+
+def test_a_layer_that_is_silent_throughout_is_left_alone():
+    model = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    redo = ReDo(model, optimizer, groups=chain_groups(model), period=1)
+    model[2](torch.zeros(2, 4)).sum().backward()
+    optimizer.step()
+    assert replaced(redo) == {"0": 0}
+
+
+def test_stopping_and_resuming_changes_nothing():
+    def start():
+        model = mlp()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        return model, optimizer, ReDo(model, optimizer, groups=chain_groups(model), tau=0.8, period=7, seed=3)
+
+    straight, optimizer, redo = start()
+    train(straight, optimizer, range(160))
+    assert all(count >= 20 for count in replaced(redo).values())
+
+    first, first_optimizer, first_redo = start()
+    train(first, first_optimizer, range(40))
+    second, second_optimizer, second_redo = start()
+    second.load_state_dict(first.state_dict())
+    second_optimizer.load_state_dict(first_optimizer.state_dict())
+    second_redo.load_state_dict(first_redo.state_dict())
+    train(second, second_optimizer, range(40, 160))
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"tau": -0.1}, "tau must be 0 or more"), ({"period": 0}, "period must be at least 1")]
+)
+def test_bad_settings_are_named(settings, message):
+    model = mlp()
+    with pytest.raises(ValueError, match=message):
+        ReDo(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=chain_groups(model), **settings)

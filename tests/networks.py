@@ -1,0 +1,60 @@
+"""Small networks and streams that the tests of the library share."""
+
+import torch
+from torch import nn
+
+
+def mlp(bias=True, dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(6, 12, bias=bias), nn.ReLU(), nn.Linear(12, 9, bias=bias), nn.Tanh(), nn.Linear(9, 2, bias=bias)
+    ).to(dtype)
+
+
+def convnet(seed=0, bias=True):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(2, 6, 3, bias=bias), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(6, 5, 2, bias=bias), nn.BatchNorm2d(5), nn.ReLU()),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(20, 7),
+        nn.ReLU(),
+        nn.Linear(7, 2),
+    )
+
+
+NETWORKS = {"mlp": (mlp, (6,)), "convnet": (convnet, (2, 8, 8))}
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.03, momentum=0.9),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.003),
+}
+
+
+def batch(step, shape, size=8, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(size, *shape, generator=generator, dtype=dtype), torch.randn(
+        size, 2, generator=generator, dtype=dtype
+    )
+
+
+def train(model, optimizer, steps, shape=(6,), size=8, dtype=torch.float32, after=lambda: None):
+    """One gradient step for each number in `steps`, each on its own batch."""
+    for step in steps:
+        x, y = batch(step, shape, size, dtype)
+        torch.manual_seed(step)  # dropout
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+        after()
+
+
+def replaced(method):
+    """Units replaced, by group, summed over runs."""
+    return {name: sum(group["replaced"]) for name, group in method.stats().items()}
+
+
+def enough(method, least=20):
+    """Something happened in every group: without this an equality test could pass with the reset commented out."""
+    assert all(count >= least for count in replaced(method).values()), replaced(method)

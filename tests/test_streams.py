@@ -1,0 +1,34 @@
+import numpy as np
+from scipy import stats
+
+from pliant.streams import generator, normal, random_bits, stream_key, uniform
+
+
+def test_a_number_depends_on_its_name_alone():
+    key = stream_key(3, "fresh weights", 1)
+    assert np.array_equal(uniform(key, 5, (2, 3)).ravel(), uniform(key, 0, 20)[5:11])
+
+
+def test_keys_differ_in_every_word_and_in_its_type():
+    keys = {stream_key(0, "a"), stream_key(1, "a"), stream_key(0, "b"), stream_key(0, "a", 1), stream_key(0, "a", "1")}
+    assert len(keys) == 5
+
+
+def test_it_is_splitmix64():
+    """First outputs of the published generator from state 1234567."""
+    assert random_bits(1234567, np.arange(3, dtype=np.uint64)).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+def test_uniform_and_normal_have_their_distributions():
+    key = stream_key(0, "distribution")
+    assert stats.kstest(uniform(key, 0, 20_000), "uniform").pvalue > 1e-3
+    assert stats.kstest(normal(key, 0, 20_000), "norm").pvalue > 1e-3
+
+
+def test_generators_of_different_words_are_unrelated():
+    a, b = (generator(0, "stream", word).standard_normal(5000) for word in ("a", "b"))
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.06
