@@ -36,8 +36,9 @@ class Slice:
     def view(self, tensor: Tensor, *, stacked: bool) -> Tensor:
         """`tensor` (the parameter, or state of its shape) by unit: (runs, units, repeat, ...), a view, never a copy."""
         runs_first = tensor if stacked else tensor.unsqueeze(0)
-        by_unit: Tensor = runs_first.movedim(self.axis + 1, 1).unflatten(1, (-1, self.repeat))  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        return by_unit
+        units_second = runs_first.movedim(self.axis + 1, 1)
+        runs, entries, *rest = units_second.shape
+        return units_second.view(runs, entries // self.repeat, self.repeat, *rest)
 
     def __str__(self) -> str:
         repeat = f" x{self.repeat}" if self.repeat > 1 else ""

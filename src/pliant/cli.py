@@ -1,0 +1,257 @@
+"""The command line: `pliant list | run | resume | status | plot | export`.
+
+Exit status: 0 all runs finished (a diverged run is a result), 1 a run failed, 2 the request cannot
+be met: one line on standard error says why. 130 after Ctrl-C.
+
+The laboratory is imported inside the commands: `pliant list` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from pliant.experiments import TABLE
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    print(f'pliant: the command line needs {error.name}: pip install "pliant[lab]"', file=sys.stderr)
+    raise SystemExit(2) from None
+
+if TYPE_CHECKING:
+    from pliant.lab.study import Study
+
+EXTRAS = {"typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy", "numba"}
+RequestError: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer has in different places
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder")]
+
+
+@app.callback()
+def pliant() -> None:
+    """Loss of plasticity in the laboratory: run, resume, plot."""
+
+
+@app.command(name="list")
+def list_experiments() -> None:
+    """Experiments, methods, profiles."""
+    for name, entry in TABLE.items():
+        print(f"{name}   {entry.question}")
+        print(f"  methods   {', '.join(entry.methods)}")
+        print(f"  profiles  {', '.join(entry.profiles)}")
+    print("An experiment of your own: pliant run path/to/file.py:Class")
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a name of `pliant list`, module:Class or file.py:Class")],
+    profile: Annotated[str, typer.Option(help="which runs, at what length")] = "quick",
+    methods: Annotated[str | None, typer.Option(help="some of the profile's methods: bp,cbp")] = None,
+    seeds: Annotated[str | None, typer.Option(help="0-29 or 0,3,7-9")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="field=value,value; may be repeated")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="folder of the study [default: runs/NAME-PROFILE]")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+) -> int:
+    """Run an experiment; on the folder of an earlier study, its missing runs."""
+    from pliant.lab.facts import versions
+    from pliant.lab.files import Lock
+    from pliant.lab.settings import selected
+    from pliant.lab.study import begun, new_plan, with_runs
+    from pliant.lab.target import load
+
+    short, where = _experiment(name)
+    configs = selected(load(where), profile, methods, seeds, set_ or [])
+    _check_device(device)
+    folder = out or Path("runs") / f"{short}-{profile}"
+    plan = new_plan(short, where, profile, device, versions())
+    if dry_run:
+        study = with_runs(begun(folder, plan), configs)
+        _announce(study, _at_once(jobs))
+        return _describe(study)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder / "study.lock", f"the study in {folder}"):
+        study = with_runs(begun(folder, plan), configs)
+        study.save()
+        return _run(study, _at_once(jobs))
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+) -> int:
+    """Go on with a study that was stopped."""
+    from pliant.lab.files import Lock
+    from pliant.lab.study import open_study
+
+    study = open_study(folder)
+    with Lock(study.lock_file, f"the study in {folder}"):
+        return _run(study, _at_once(jobs))
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """How far a study is."""
+    from pliant.lab.report import status_lines
+    from pliant.lab.study import open_study
+
+    for line in status_lines(open_study(folder)):
+        print(line)
+
+
+@app.command()
+def plot(folder: Folder) -> None:
+    """Draw the study's figure, from the rows there are."""
+    from pliant.lab.study import open_study
+    from pliant.lab.table import rows_of
+
+    study = open_study(folder)
+    file = folder / "figure.png"
+    figure: Any = study.experiment.figure(rows_of(study))
+    figure.savefig(file, dpi=150)
+    print(f"figure   {file}")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    form: Annotated[str, typer.Option("--format", help="csv or parquet")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="file [default: DIR/rows.csv]")] = None,
+) -> None:
+    """Write all rows, each with its config, seed and commit, to one table."""
+    from pliant.lab.errors import unknown
+    from pliant.lab.study import open_study
+    from pliant.lab.table import FORMATS
+    from pliant.lab.table import export as write
+
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    file = out or folder / f"rows.{form}"
+    study = open_study(folder)
+    with _writing(file):
+        count = write(study, form, file)
+    print(f"{count:,} rows   {file}")
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Says in one line why `path` cannot be written."""
+    from pliant.lab.errors import LabError
+
+    try:
+        yield
+    except OSError as error:
+        raise LabError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _experiment(name: str) -> tuple[str, Any]:
+    """A short name for the study's folder, and where the experiment is."""
+    from pliant.lab.errors import unknown
+    from pliant.lab.target import target
+
+    if name in TABLE:
+        return name, target(TABLE[name].target)
+    if ":" in name:
+        where = target(name)
+        return where.address.rpartition(":")[2].lower(), where
+    raise unknown("experiment", name, [*TABLE, "module:Class", "path/to/file.py:Class"])
+
+
+def _check_device(device: str) -> None:
+    from pliant.lab.errors import LabError, unknown
+
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise unknown("device", device, ["cpu", "cuda", "cuda:0", "mps"])
+    if kind != "cpu":
+        import torch
+
+        count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+        if int(index or 0) >= count:
+            raise LabError(
+                f"device '{device}' is not here: torch sees {count} of kind {kind}; --device cpu always works"
+            )
+
+
+def _at_once(jobs: int | None) -> int:
+    if jobs is not None:
+        return jobs
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _announce(study: Study, at_once: int) -> None:
+    plan = study.plan
+    count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(study.jobs))} at a time"
+    print(f"{plan.name} / {plan.profile}   {count}   {study.folder}", flush=True)
+
+
+def _describe(study: Study) -> int:
+    from pliant.lab.progress import runs_in_words
+
+    for job in study.jobs:
+        print(f"  job {job.name}  {runs_in_words(job.runs)}")
+    print(f"  cost    {study.experiment.profiles[study.plan.profile]}")
+    return 0
+
+
+def _run(study: Study, at_once: int) -> int:
+    from pliant.lab.facts import changed_versions
+    from pliant.lab.progress import display
+    from pliant.lab.report import counts_in_words
+    from pliant.lab.runner import run_study
+
+    for job in study.jobs:
+        study.configs(job)  # an experiment that has changed is refused here, before anything runs
+    _announce(study, at_once)
+    for package, old, new in changed_versions(study.plan.versions):
+        print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
+    try:
+        with display() as shown:
+            outcome = run_study(study, at_once, shown)
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}")
+        return 130
+    print(counts_in_words(study))
+    for name, why in outcome.failed.items():
+        print(f"job {name} failed: {why}", file=sys.stderr)
+    print(f"  resume  pliant resume {study.folder}" if outcome.failed else f"  plot    pliant plot {study.folder}")
+    return 1 if outcome.failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its status."""
+    try:
+        status = app(args=arguments, prog_name="pliant", standalone_mode=False)
+    except RequestError as error:
+        _refuse(error.format_message())
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _refuse(f'this needs {package}: pip install "pliant[lab]"')
+    except ValueError as error:
+        from pliant.lab.errors import LabError
+
+        if not isinstance(error, LabError):
+            raise
+        _refuse(str(error))
+    raise SystemExit(status or 0)
+
+
+def _refuse(message: str) -> NoReturn:
+    print("pliant: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

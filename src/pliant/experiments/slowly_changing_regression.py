@@ -1,0 +1,396 @@
+"""Slowly-changing regression: does a small network go on fitting a target that drifts?
+
+Stream  20 bits, one example at a time: 15 slow ones that change every 10,000 examples (one of them flips, or all are
+        redrawn), 5 fair ones at every example; the target is a fixed random network of 100 threshold units
+Curve   squared error before each update, in bins; mean and 95% interval over seeds; weight magnitude, and the share of
+        hidden units that are dead (ReLU) or saturated (tanh, sigmoid)
+Source  Dohare et al., Nature 632 (2024), extended data figure 1; departures: docs/experiments/slowly-changing-regression.md
+
+All methods of a seed see the same stream and start from the same weights.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import cycle, product
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab.figures import PALETTE, band, panels
+from pliant.online import OnlineEnsemble
+from pliant.streams import generator, stream_key, uniform
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+SLOW, FAST = 15, 5  # bits
+TARGET_UNITS, BETA = 100, 0.7
+PATTERNS = (np.arange(2**FAST)[:, None] >> np.arange(FAST) & 1).astype(
+    np.uint8
+)  # (32, 5): all settings of the fast bits
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish")
+
+Method = Literal["bp", "cbp", "linear", "l2", "snp"]
+Activation = Literal["relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "selu", "linear"]
+Utility = Literal[
+    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
+]
+
+
+class Config(RunConfig, frozen=True):
+    """One learner on one stream."""
+
+    method: Method = "bp"
+    variant: Literal["flip-one", "redraw-all"] = Field("flip-one", description="what the slow bits do at a change")
+    activation: Activation = Field(
+        "relu", description="of the hidden units; 'linear' for method linear, which has none"
+    )
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    step_size: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
+    noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
+    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per example; method cbp")
+    maturity_threshold: int = Field(100, ge=0, description="examples; method cbp")
+    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
+    utility: Utility = Field("contribution", description="method cbp")
+    count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp")
+    hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
+    period: int = Field(10_000, gt=0, description="examples between changes of the slow bits")
+    bin: int = Field(20_000, gt=0, description="examples a row; a multiple of the period")
+    steps: int = Field(1_000_000, gt=0, description="examples; a multiple of the bin")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.bin % self.period or self.steps % self.bin:
+            raise ValueError(
+                f"steps ({self.steps}) must be a multiple of bin ({self.bin}), and bin of period ({self.period})"
+            )
+        owners = {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)}
+        for name, methods in owners.items():
+            used = getattr(self, name) > 0
+            if used and self.method not in methods:
+                raise ValueError(
+                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
+                )
+            if not used and self.method in methods and name != "weight_decay":
+                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        if self.method == "l2" and not self.weight_decay:
+            raise ValueError("method l2 needs weight_decay > 0: add --set weight_decay=...")
+        if (self.method == "linear") and self.activation != "linear":
+            raise ValueError("method linear has no hidden units, so its activation is 'linear'")
+        return self
+
+
+# -- the stream -----------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """The problem of one seed. Every period is looked up by its number, so nothing needs to be stored."""
+
+    def __init__(self, seed: int, variant: str, period: int) -> None:
+        self.seed, self.variant, self.period = seed, variant, period
+        draw = generator(seed, "target network")
+        signs = np.array([-1.0, 1.0])
+        self._w = draw.choice(signs, (TARGET_UNITS, SLOW + FAST))
+        self._b = draw.choice(signs, TARGET_UNITS)
+        self._v = draw.choice(signs, TARGET_UNITS)
+        self._v0 = draw.choice(signs)
+        negative = (SLOW + FAST - self._w.sum(axis=1) + self._b) / 2  # as released: the bias counts with the wrong sign
+        self._threshold = BETA * (SLOW + FAST + 1) - negative
+
+    def slow_bits(self, number: int) -> NDArray[np.uint8]:
+        """The slow bits of a period, (15,)."""
+        key = stream_key(self.seed, "slow bits")
+        if self.variant == "redraw-all":
+            return (uniform(key, SLOW * number, SLOW) >= 0.5).astype(np.uint8)
+        first = uniform(key, 0, SLOW) >= 0.5
+        flipped = (uniform(stream_key(self.seed, "flips"), 0, number) * SLOW).astype(np.int64)
+        return (first ^ (np.bincount(flipped, minlength=SLOW) % 2 == 1)).astype(np.uint8)
+
+    def inputs(self, number: int) -> NDArray[np.uint8]:
+        """All inputs that can occur in a period, (32, 20)."""
+        return np.hstack([np.tile(self.slow_bits(number), (len(PATTERNS), 1)), PATTERNS])
+
+    def targets(self, inputs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The target of each input, (n,)."""
+        on = inputs @ self._w.T + self._b > self._threshold
+        return (on @ self._v + self._v0).astype(np.float32)
+
+    def examples(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Inputs (period, 20) and targets (period,) of a period. Only 32 inputs occur in it, so the target is a table."""
+        inputs = self.inputs(number)
+        which = generator(self.seed, "fast bits", number).integers(0, len(PATTERNS), self.period)
+        return inputs[which], self.targets(inputs)[which]
+
+
+# -- the learners ---------------------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "step": "examples seen at the end of the bin",
+    "squared_error": "before each update, mean of the bin",
+    "weight_magnitude": "mean |weight| of all weight matrices at the end of the bin, biases not counted",
+    "dead": "share of hidden units that are 0 for all inputs of the bin's last period (ReLU; NaN for others)",
+    "saturated": "mean share of hidden units with |h| > 0.9 (tanh), h < 0.05 or > 0.95 (sigmoid; NaN for others)",
+    "replaced": "hidden units replaced so far",
+}
+
+
+class Learners:
+    """The runs of a job: learners of one kind, on streams that those of one seed share."""
+
+    def __init__(self, configs: Sequence[Config]) -> None:
+        first = configs[0]
+        self.bin, self.period, self.steps_total = first.bin, first.period, first.steps
+        seeds = sorted({config.seed for config in configs})
+        self.streams = [Stream(seed, first.variant, first.period) for seed in seeds]
+        self.stream_of_run = np.array([seeds.index(config.seed) for config in configs])
+        self.ensemble = _ensemble(configs)
+        self.bins_done = 0
+
+    @property
+    def steps_done(self) -> int:
+        return self.bins_done * self.bin
+
+    def statuses(self) -> list[RunStatus]:
+        alive = DONE if self.steps_done >= self.steps_total else RUNNING
+        return [alive if step < 0 else diverged(step) for step in self.ensemble.diverged_at]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"bins_done": self.bins_done, "ensemble": self.ensemble.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.bins_done = state["bins_done"]
+        self.ensemble.load_state_dict(state["ensemble"])
+
+    def learn_a_bin(self) -> NDArray[np.float64]:
+        """Mean squared error of each run over the next bin, (runs,)."""
+        first = self.steps_done // self.period
+        errors = [self._learn_a_period(number) for number in range(first, first + self.bin // self.period)]
+        self.bins_done += 1
+        return np.mean(errors, axis=0)
+
+    def _learn_a_period(self, number: int) -> NDArray[np.float64]:
+        inputs, targets = map(np.stack, zip(*(stream.examples(number) for stream in self.streams), strict=True))
+        progress = self.ensemble.partial_fit(inputs, targets, stream=self.stream_of_run)
+        return progress.loss.mean(axis=1, dtype=np.float64)
+
+    def hidden(self) -> list[NDArray[np.floating[Any]]]:
+        """Activity of each hidden layer on all inputs of the last period, (runs, 32, units)."""
+        number = self.steps_done // self.period - 1
+        inputs = np.stack([stream.inputs(number) for stream in self.streams])
+        return self.ensemble.activations(inputs, stream=self.stream_of_run)
+
+
+def _kind(config: Config) -> Hashable:
+    """What the learners of one ensemble have in common."""
+    replacement = (config.utility, config.count) if config.method == "cbp" else None
+    return config.method == "linear", config.hidden_units, config.activation, config.optimizer, replacement
+
+
+def _ensemble(configs: Sequence[Config]) -> OnlineEnsemble:
+    first = configs[0]
+
+    def each(name: str) -> NDArray[Any]:
+        return np.array([getattr(config, name) for config in configs])
+
+    return OnlineEnsemble(
+        inputs=SLOW + FAST,
+        hidden=() if first.method == "linear" else (first.hidden_units,),
+        outputs=1,
+        learners=len(configs),
+        seed=[config.seed for config in configs],
+        activation=first.activation,
+        optimizer=first.optimizer,
+        step_size=each("step_size"),
+        weight_decay=each("weight_decay"),
+        noise_std=each("noise_std"),
+        replacement_rate=each("replacement_rate") if first.method == "cbp" else None,
+        maturity_threshold=each("maturity_threshold"),
+        decay_rate=each("decay_rate"),
+        utility=first.utility,
+        count=first.count,
+    )
+
+
+# -- the experiment --------------------------------------------------------------------------------------------------
+
+
+class SlowlyChangingRegression:
+    """The experiment, as the laboratory runs it."""
+
+    Config = Config
+    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute",
+        "paper": "the published cells at their own lengths, 100 seeds",
+    }
+
+    def runs(self, profile: str) -> list[Config]:
+        cells, seeds = (_quick(), range(20)) if profile == "quick" else (_paper(), range(100))
+        return [Config(seed=seed, **cell) for seed in seeds for cell in cells]
+
+    def stack_key(self, config: Config, device: str) -> Hashable:
+        return _kind(config), config.method, config.variant, config.period, config.bin, config.steps
+
+    def start(self, configs: Sequence[Config], context: Context) -> Learners:
+        return Learners(configs)
+
+    def advance(self, state: Learners) -> dict[str, NDArray[Any]]:
+        errors = state.learn_a_bin()
+        hidden = state.hidden()
+        return {
+            "run": np.arange(len(errors)),
+            "step": np.full(len(errors), state.steps_done),
+            "squared_error": errors,
+            "weight_magnitude": _weight_magnitude(state.ensemble),
+            "dead": _dead(hidden, state.ensemble.activation, len(errors)),
+            "saturated": _saturated(hidden, state.ensemble.activation, len(errors)),
+            "replaced": state.ensemble.replacements.sum(axis=1),
+        }
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """A row of panels for each variant, optimizer, activation and length: error, weight magnitude, idle units."""
+        table: Any = rows
+        curves = [_curve(*values) for values in table[_CURVE].itertuples(index=False)]
+        table = table.assign(curve=curves, step=table["step"] / 1e6)
+        linear = table["method"] == "linear"
+        learners = table if linear.all() else table[~linear]
+        cells = list(learners.groupby(["variant", "optimizer", "activation", "steps"], sort=False).groups)
+        figure, axes = panels(len(cells), 3)
+        for (variant, optimizer, activation, steps), row in zip(cells, axes, strict=True):
+            same = (table["variant"] == variant) & (table["optimizer"] == optimizer) & (table["steps"] == steps)
+            cell = table[same & ((table["activation"] == activation) | linear)]
+            look = _look(cell)
+            row[0].set_title(f"{activation}, {optimizer}, {variant}", loc="left")
+            for panel, column in zip(row, ("squared_error", "weight_magnitude", _idle(activation)), strict=True):
+                shown = cell[cell[column].notna()]
+                if len(shown):
+                    band(panel, shown, x="step", y=column, by="curve", bins=BINS, look=look, labels=LABELS)
+                else:
+                    panel.set_axis_off()
+        return figure
+
+
+def _idle(activation: str) -> str:
+    """The column that says how many units no longer respond."""
+    return "saturated" if activation in ("tanh", "sigmoid") else "dead"
+
+
+def _weight_magnitude(ensemble: OnlineEnsemble) -> NDArray[np.float64]:
+    """Mean |weight| of all matrices, (runs,)."""
+    counts = [ensemble.weights(layer)[0].size for layer in range(len(ensemble.sizes) - 1)]
+    return np.average(ensemble.weight_magnitude(), axis=1, weights=counts)
+
+
+def _dead(hidden: Sequence[NDArray[Any]], activation: str, runs: int) -> NDArray[np.float64]:
+    """Share of units that are 0 for all inputs, (runs,)."""
+    if not hidden or activation != "relu":
+        return np.full(runs, np.nan)
+    return (hidden[0] == 0).all(axis=1).mean(axis=1)
+
+
+def _saturated(hidden: Sequence[NDArray[Any]], activation: str, runs: int) -> NDArray[np.float64]:
+    """Mean share of units in the flat ends of their activation, (runs,)."""
+    if not hidden or activation not in ("tanh", "sigmoid"):
+        return np.full(runs, np.nan)
+    centred = hidden[0] if activation == "tanh" else 2 * hidden[0] - 1
+    return (np.abs(centred) > 0.9).mean(axis=(1, 2))
+
+
+BINS = 25
+LABELS = {
+    "step": "million examples",
+    "squared_error": "squared error",
+    "weight_magnitude": "mean |weight|",
+    "dead": "share of dead units",
+    "saturated": "share of saturated units",
+}
+_CURVE = ["method", "step_size", "weight_decay", "noise_std", "replacement_rate"]
+_NAMES = {"bp": "backprop", "cbp": "cbp", "linear": "linear", "l2": "L2", "snp": "shrink+perturb"}
+_COLOURS = {  # warm for what forgets how to learn, cool for continual backprop, grey for the reference
+    "bp": ("#D55E00", "#E69F00", "#CC79A7"),
+    "cbp": ("#56B4E9", "#0072B2", "#009E73", "#56B4E9", "#0072B2"),
+    "linear": ("#555555",),
+}
+
+
+def _curve(method: str, step_size: float, weight_decay: float, noise_std: float, replacement_rate: float) -> str:
+    """What sets a curve apart from its neighbours, in words."""
+    details = {"decay": weight_decay, "noise": noise_std, "rate": replacement_rate}
+    given = [f"{key} {value:g}".replace("e-0", "e-") for key, value in details.items() if value]
+    return ", ".join([f"{_NAMES[method]} {step_size:g}", *given])
+
+
+def _look(cell: Any) -> dict[str, dict[str, str]]:
+    """A colour for each curve of a cell, by family; the linear reference is dashed."""
+    look: dict[str, dict[str, str]] = {}
+    methods = dict(zip(cell["curve"], cell["method"], strict=True))
+    for method in dict.fromkeys(methods.values()):
+        curves = [curve for curve, own in methods.items() if own == method]
+        colours = cycle(_COLOURS.get(method, PALETTE))
+        for curve, colour in zip(curves, colours, strict=False):
+            look[curve] = {"color": colour, "linestyle": "--" if method == "linear" else "-"}
+    return look
+
+
+def _quick() -> list[dict[str, Any]]:
+    common = {"variant": "flip-one", "steps": 3_000_000, "bin": 120_000}
+    return [
+        *({**common, "method": "bp", "step_size": step_size} for step_size in (0.01, 0.003, 0.001)),
+        *({**common, "method": "cbp", "replacement_rate": rate} for rate in (1e-5, 1e-4, 1e-3)),
+        {**common, "method": "linear", "activation": "linear"},
+    ]
+
+
+def _paper() -> list[dict[str, Any]]:
+    """Section by section as the released configurations list them."""
+    steps = (0.01, 0.003, 0.001)
+    cells: list[dict[str, Any]] = []
+    for optimizer in ("sgd", "adam"):
+        common = {"variant": "redraw-all", "optimizer": optimizer, "steps": 1_000_000}
+        longer = {**common, "steps": 5_000_000}
+        for activation, step_size in product(ACTIVATIONS, steps):
+            cells.append({**common, "method": "bp", "activation": activation, "step_size": step_size})
+        cells += [
+            {**longer, "method": "bp", "activation": activation, "step_size": 0.001} for activation in ACTIVATIONS
+        ]
+        cells += [{**common, "method": "linear", "activation": "linear", "step_size": step_size} for step_size in steps]
+        cells.append({**longer, "method": "linear", "activation": "linear", "step_size": 0.003})
+        for activation in ACTIVATIONS:
+            regular = {**common, "activation": activation, "step_size": 0.01}
+            strongest = 0 if activation in ("relu", "leaky_relu", "swish") else -1
+            decays = [10.0**exponent for exponent in range(-6, strongest + 1)]
+            cells += [{**regular, "method": "l2", "weight_decay": decay} for decay in decays]
+            shrink = SHRINK[optimizer][activation]
+            noises = [10.0**exponent for exponent in range(-6, 0)]
+            cells += [{**regular, "method": "snp", "weight_decay": shrink, "noise_std": noise} for noise in noises]
+    cells += [{**_RELEASED_CBP, "replacement_rate": 10.0**exponent} for exponent in range(-6, -1)]
+    flips = {"variant": "flip-one", "steps": 3_000_000}
+    for activation, step_size in product(ACTIVATIONS, steps):
+        cells.append({**flips, "method": "bp", "activation": activation, "step_size": step_size})
+    for step_size in (0.03, 0.01, 0.003, 0.001, 0.0003):
+        cells.append({**flips, "method": "linear", "activation": "linear", "step_size": step_size})
+    return cells
+
+
+SHRINK = {  # weight decay of the published shrink-and-perturb cells
+    "sgd": {"relu": 1e-2, "leaky_relu": 1e-2, "swish": 1e-2, "tanh": 1e-2, "sigmoid": 1e-3, "elu": 1e-3},
+    "adam": {"relu": 1e-2, "leaky_relu": 1e-3, "swish": 1e-3, "tanh": 1e-3, "sigmoid": 1e-3, "elu": 1e-4},
+}
+
+_RELEASED_CBP = {
+    "variant": "redraw-all",
+    "method": "cbp",
+    "steps": 1_000_000,
+    "utility": "adaptable_contribution",
+    "count": "bernoulli",
+    "maturity_threshold": 10,  # the released file says 100 under a name that is not read
+}

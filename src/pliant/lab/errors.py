@@ -1,0 +1,25 @@
+"""What goes wrong in a laboratory because of what was asked of it, each said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LabError(ValueError):
+    """Something asked for cannot be done. The message is one line: where, what, and what to do.
+
+    The command line prints it and exits with status 2.
+    """
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> LabError:
+    """The error for a name that nobody knows, with the nearest one that somebody does.
+
+    >>> print(unknown("method", "cpb", ["bp", "cbp", "linear"]))
+    unknown method 'cpb': did you mean 'cbp'? Known: bp, cbp, linear
+    """
+    names = list(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.0)
+    guess = f": did you mean '{near[0]}'? Known: {', '.join(names)}" if near else ": there is none"
+    return LabError(f"unknown {kind} '{word}'{guess}")

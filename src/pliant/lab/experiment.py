@@ -1,0 +1,142 @@
+"""What the laboratory asks of an experiment: seven names, and no base class.
+
+    configs = experiment.runs("quick")              which runs there are
+    state = experiment.start(configs, context)      some of them, learning side by side: a job
+    while any run is running:
+        rows = experiment.advance(state)            a few seconds of learning, as columns of numbers
+    figure = experiment.figure(all rows)
+
+Between two advances the state is stored; nothing that matters may live outside it. So a study that
+is killed goes on from its last advance, and its rows are those of one that was not, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingTypeStubs]
+    from matplotlib.figure import Figure
+
+Rows: TypeAlias = Mapping[str, NDArray[Any]]  # column -> values, 1-d, equally long; "run" indexes the job's configs
+
+
+class RunConfig(BaseModel, frozen=True):
+    """All that decides what one run learns. Subclasses narrow `method` and add fields, units in their descriptions."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    method: str
+    seed: int = Field(0, ge=0, description="names the run's random streams")
+
+
+class RunStatus(NamedTuple):
+    """Whether a run goes on. A diverged one is a result: it says at which step, and its siblings go on."""
+
+    word: Literal["running", "done", "diverged"]
+    step: int | None = None  # of divergence
+
+
+RUNNING = RunStatus("running")
+DONE = RunStatus("done")
+
+
+def diverged(step: int) -> RunStatus:
+    """The status of a run whose numbers ceased to be finite at `step`."""
+    return RunStatus("diverged", int(step))
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a job runs."""
+
+    device: str = "cpu"
+    data: Path | None = None  # folder of data sets: $PLIANT_DATA where that is set
+    threads: int = 1
+
+
+class State(Protocol):
+    """Runs in mid-learning."""
+
+    @property
+    def steps_done(self) -> int: ...
+
+    @property
+    def steps_total(self) -> int: ...
+
+    def statuses(self) -> Sequence[RunStatus]:
+        """One per config, in their order."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """All of it: nested mappings of arrays, tensors, numbers and strings."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from there; called on a state fresh from `start`."""
+        ...
+
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+StateT = TypeVar("StateT", bound=State)
+
+
+class Experiment(Protocol[ConfigT, StateT]):
+    """A problem, the methods that face it, and the figure that compares them."""
+
+    @property
+    def Config(self) -> type[ConfigT]: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Column -> its meaning and unit. Rows have these columns, no other and no fewer."""
+        ...
+
+    @property
+    def profiles(self) -> Mapping[str, str]:
+        """Profile -> one line: what it shows and what it costs."""
+        ...
+
+    def runs(self, profile: str) -> Sequence[ConfigT]:
+        """The runs of a profile, before --methods, --seeds and --set."""
+        ...
+
+    def stack_key(self, config: ConfigT, device: str) -> Hashable:
+        """Runs of equal keys may share a job."""
+        ...
+
+    def start(self, configs: Sequence[ConfigT], context: Context) -> StateT: ...
+
+    def advance(self, state: StateT) -> Rows:
+        """Learn for at most about ten seconds."""
+        ...
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """The published figure, from rows joined with their configs, of a study that may be unfinished."""
+        ...
+
+
+AnyExperiment: TypeAlias = Experiment[Any, Any]
+
+
+def checked_rows(rows: Rows, columns: Mapping[str, str], runs: int) -> dict[str, NDArray[Any]]:
+    """The rows as arrays, "run" first. Raises ValueError where they are not what the experiment documents."""
+    table = {name: np.asarray(rows[name]) for name in ("run", *columns) if name in rows}
+    missing, excess = [n for n in ("run", *columns) if n not in rows], [n for n in rows if n not in table]
+    if missing or excess:
+        raise ValueError(f"rows lack the columns {missing} and have {excess}, which `columns` does not document")
+    for name, values in table.items():
+        if values.ndim != 1 or len(values) != len(table["run"]) or values.dtype.kind not in "biufU":
+            shapes = f"{values.dtype}{list(values.shape)} beside run {list(table['run'].shape)}"
+            raise ValueError(f"column '{name}' is {shapes}: columns are 1-d, equally long, of numbers or text")
+    index = table["run"]
+    if len(index) and (index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= runs):
+        raise ValueError(f"column 'run' indexes the {runs} configs of the job: integers from 0 to {runs - 1}")
+    return table

@@ -1,0 +1,177 @@
+"""What the figures of all experiments share: panels, mean curves with bands over seeds, labels at line ends.
+
+Drawn with matplotlib's objects, without pyplot: no window, no global state, safe in any process.
+Colours are those of Okabe and Ito (2008), told apart by the colour-blind.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.lab.statistics import estimate
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# blue, vermilion, bluish green, orange, reddish purple, sky blue, black; yellow is too light for a line
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+_LINES = ("-", "--", ":", "-.")  # a second round of colours is dashed, and so on
+_LARGE = 10_000  # from which ticks count in thousands
+_LABEL_ROOM = 0.05  # of the height of a panel, between two labels
+
+Style = Mapping[str, Any]
+
+
+def panels(
+    rows: int, columns: int, title: str = "", size: tuple[float, float] = (4.6, 3.6)
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure and its panels, `axes[row][column]`, each `size` inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = cast("list[list[Axes]]", figure.subplots(rows, columns, squeeze=False).tolist())
+    for one in chain.from_iterable(axes):
+        one.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title)
+    return figure, axes
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """A colour and dash for each name, the same in every panel that is drawn with them."""
+    rounds, places = np.divmod(np.arange(len(names)), len(PALETTE))
+    return {
+        name: {"color": PALETTE[place], "linestyle": _LINES[turn % len(_LINES)]}
+        for name, place, turn in zip(names, places.tolist(), rounds.tolist(), strict=True)
+    }
+
+
+def band(
+    axes: Axes,
+    rows: pandas.DataFrame,
+    x: str,
+    y: str,
+    by: str,
+    over: str = "seed",
+    bins: int | None = None,
+    look: Mapping[str, Style] | None = None,
+    labels: Mapping[str, str] | None = None,
+    name_lines: bool = True,
+) -> None:
+    """A curve for each value of column `by`: the mean of `y` over `over`, and its 95% interval.
+
+    With `bins`, x is cut into so many equal parts, and a run's values within one are averaged first.
+    Where runs diverged, the mean is over those left, and the label says how many went missing.
+    `labels` are axis labels by column; a column without one is labelled with its name. `name_lines=False`
+    leaves the lines unnamed, for a panel beside one of the same lines.
+    """
+    groups: dict[str, Any] = {str(name): own for name, own in rows.groupby(by, sort=False)}
+    look = look or styles(list(groups))
+    for name, own in groups.items():
+        place, table = _runs_by_place(own, x, y, over, bins)
+        _draw(axes, place, table, name + _lost_in_words(table), look[name])
+    axes.set_xlabel((labels or {}).get(x, x))
+    axes.set_ylabel((labels or {}).get(y, y))
+    if axes.get_xlim()[1] >= _LARGE:
+        axes.xaxis.set_major_formatter(_thousands())
+    if name_lines:
+        label_ends(axes)
+
+
+def _thousands() -> Any:
+    """Ticks such as 150k and 3M."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(sep="")
+
+
+def _runs_by_place(
+    rows: Any, x: str, y: str, over: str, bins: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x, (places,), and y, (runs, places), NaN where a run has no value."""
+    place: NDArray[np.float64] = rows[x].to_numpy(dtype=np.float64)
+    if bins is not None:
+        place = bin_centres(place, bins)
+    table = rows.assign(**{x: place}).pivot_table(index=over, columns=x, values=y, aggfunc="mean", dropna=False)
+    return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
+
+
+def bin_centres(x: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """For each x, the centre of its one of `bins` equal parts of the range."""
+    low, width = x.min(), (x.max() - x.min()) / bins
+    if width == 0:
+        return x
+    return low + (np.minimum((x - low) // width, bins - 1) + 0.5) * width
+
+
+def _lost_in_words(table: NDArray[np.float64]) -> str:
+    lost = int(np.isnan(table[:, -1]).sum())
+    return f" ({lost} of {len(table)} missing)" if lost else ""
+
+
+def _draw(axes: Axes, place: NDArray[np.float64], table: NDArray[np.float64], label: str, style: Style) -> None:
+    columns = [estimate(column[~np.isnan(column)]) if (~np.isnan(column)).any() else None for column in table.T]
+    mean = np.array([np.nan if one is None else one.mean for one in columns])
+    ends = np.array([(np.nan, np.nan) if one is None else one.interval() for one in columns], dtype=np.float64)
+    axes.plot(place, mean, label=label, linewidth=1.6, **style)
+    if len(table) > 1:
+        axes.fill_between(place, ends[:, 0], ends[:, 1], color=style["color"], alpha=0.18, linewidth=0)
+
+
+def label_ends(axes: Axes) -> None:
+    """Name each line at its end, in its colour, none over another. Call it once the axes have their scales."""
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    for text in list(axes.texts):
+        text.remove()
+    ends = [_last_point(line) for line in lines]
+    low_high = axes.get_ylim()
+    heights = axes.transAxes.inverted().transform(axes.transData.transform(ends))[:, 1] if ends else np.zeros(0)
+    for line, height in zip(lines, spread(heights, _LABEL_ROOM), strict=True):
+        axes.text(
+            1.02,
+            height,
+            str(line.get_label()),
+            color=line.get_color(),
+            transform=axes.transAxes,
+            va="center",
+            fontsize=8,
+        )
+    axes.set_ylim(low_high)
+
+
+def _last_point(line: Any) -> tuple[float, float]:
+    points = np.asarray(line.get_xydata(), dtype=np.float64)
+    finite = points[np.isfinite(points).all(axis=1)]
+    return (float(finite[-1, 0]), float(finite[-1, 1])) if len(finite) else (0.0, 0.0)
+
+
+def spread(heights: NDArray[np.float64], room: float) -> NDArray[np.float64]:
+    """The heights moved as little as it takes, in order, to stand at least `room` apart.
+
+    Labels that touch form a block, which stands at the mean of where its members would: the least
+    squares solution (pool adjacent violators on heights less their rank times the room).
+
+    >>> spread(np.array([0.5, 0.5, 0.9]), 0.1)
+    array([0.45, 0.55, 0.9 ])
+    """
+    order = np.argsort(heights, kind="stable")
+    blocks: list[list[float]] = []
+    for height in heights[order] - room * np.arange(len(heights)):
+        blocks.append([float(height)])
+        while len(blocks) > 1 and np.mean(blocks[-2]) >= np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    moved = np.empty_like(heights)
+    moved[order] = [np.mean(block) for block in blocks for _ in block] + room * np.arange(len(heights))
+    return moved

@@ -1,0 +1,153 @@
+"""Which runs were asked for: a profile's, narrowed by methods, repeated over seeds, with fields overridden.
+
+    pliant run NAME --profile quick --methods bp,cbp --seeds 0-29 --set step_size=0.01,0.003
+
+Everything is checked here, before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from pliant.lab.errors import LabError, unknown
+from pliant.lab.experiment import AnyExperiment, RunConfig
+
+_SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
+_MOST_SEEDS = 100_000
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
+
+
+def selected(
+    experiment: AnyExperiment,
+    profile: str,
+    methods: str | None = None,
+    seeds: str | None = None,
+    overrides: Sequence[str] = (),
+) -> list[RunConfig]:
+    """The runs asked for, each once, in the profile's order."""
+    if profile not in experiment.profiles:
+        raise unknown("profile", profile, experiment.profiles)
+    configs: list[RunConfig] = list(experiment.runs(profile))
+    if methods is not None:
+        configs = _of_methods(configs, methods.split(","), profile, experiment.Config)
+    axes = [override_axis(text, experiment.Config) for text in overrides]
+    if seeds is not None:
+        axes.append(("seed", seed_range(seeds)))
+    names = [name for name, _ in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise LabError(f"'{name}' is set twice: give its values once, separated by commas")
+    points = [dict(zip(names, point, strict=True)) for point in product(*(values for _, values in axes))]
+    return list(dict.fromkeys(with_fields(config, point) for config in configs for point in points))
+
+
+def known_methods(config: type[RunConfig]) -> list[str]:
+    """The methods that `Config` admits, in its order."""
+    annotation = config.model_fields["method"].annotation
+    return [str(name) for name in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def _of_methods(configs: list[RunConfig], wanted: list[str], profile: str, kind: type[RunConfig]) -> list[RunConfig]:
+    present = list(dict.fromkeys(config.method for config in configs))
+    for method in wanted:
+        if method not in known_methods(kind) and method not in present:
+            raise unknown("method", method, known_methods(kind) or present)
+        if method not in present:
+            raise LabError(f"profile '{profile}' has no runs of method '{method}': it has {', '.join(present)}")
+    return [config for config in configs if config.method in wanted]
+
+
+def seed_range(text: str) -> list[int]:
+    """Seeds as typed.
+
+    >>> seed_range("0-2,7")
+    [0, 1, 2, 7]
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = _SEEDS.fullmatch(part.strip())
+        if match is None:
+            raise LabError(f"--seeds '{text}': '{part}' is neither a number nor a range such as 0-29")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= _MOST_SEEDS:
+            raise LabError(f"--seeds '{text}': a range goes up, over at most {_MOST_SEEDS:,} seeds, as in 0-29")
+        seeds.extend(range(first, last + 1))
+    return list(dict.fromkeys(seeds))
+
+
+def override_axis(text: str, config: type[RunConfig]) -> tuple[str, list[Any]]:
+    """`field=value,value` as the field and its values, not yet checked. Commas within brackets do not part values."""
+    name, equals, values = text.partition("=")
+    name = name.strip()
+    if not equals or not values.strip():
+        raise LabError(f"--set '{text}': write field=value or field=value,value")
+    if name not in config.model_fields:
+        raise unknown("field", name, config.model_fields)
+    parts = re.split(r",(?![^\[{]*[\]}])", values)
+    return name, [_value(part.strip(), name, config.model_fields[name]) for part in parts]
+
+
+def _value(text: str, name: str, field: FieldInfo) -> Any:
+    if text.lower() in ("none", "null") and NoneType in get_args(field.annotation):
+        return None
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise LabError(f"--set {name}={text}: not a list in brackets ({error})") from None
+    return text
+
+
+def with_fields(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:
+    """The config with some fields changed, checked whole: fields may depend on each other."""
+    try:
+        return type(config).model_validate({**config.model_dump(), **changed})
+    except ValidationError as error:
+        at_fault = error.errors()[0]["loc"][:1] or tuple(changed)
+        named = " ".join(f"{name}={changed[name]}" for name in map(str, at_fault) if name in changed)
+        raise LabError(f"{named}: {why(error, type(config))}") from None
+
+
+def why(error: ValidationError, config: type[RunConfig]) -> str:
+    """The first reason why a config is refused, with what its field allows."""
+    first = error.errors(include_url=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return str(unknown("field", name, config.model_fields))
+    if name not in config.model_fields:
+        return reason
+    return f"{reason}; {name} is {allowed(config.model_fields[name])}"
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values a field admits, in words.
+
+    >>> from pydantic import Field
+    >>> allowed(FieldInfo.from_annotated_attribute(float, Field(0.003, gt=0)))
+    'float > 0 (default 0.003)'
+    """
+    default = "" if field.is_required() else f" (default {field.default})"
+    return f"{_type_in_words(field.annotation)}{_bounds(field.metadata)}{default}"
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    bounds = [
+        f"{sign} {getattr(limit, word)}" for limit in metadata for word, sign in _BOUNDS.items() if hasattr(limit, word)
+    ]
+    return " " + " and ".join(bounds) if bounds else ""
+
+
+def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

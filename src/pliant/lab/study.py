@@ -1,0 +1,219 @@
+"""A study: a folder that says what runs, and holds what came of it.
+
+    study.json          the experiment, every run's config, and how the runs are grouped into jobs
+    study.lock          held by whoever runs the study
+    jobs/000.sqlite     the rows of a job; jobs/000-17.safetensors its state after 17 advances
+    jobs/000.lock       held by the worker at work on it
+    logs/               what workers printed, and the traceback of a job that failed
+
+The grouping is decided once, from the configs alone, and kept: runs that learn side by side round
+alike only if they always learn side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pliant.lab.errors import LabError
+from pliant.lab.experiment import AnyExperiment, RunConfig
+from pliant.lab.files import write_durably
+from pliant.lab.settings import why
+from pliant.lab.target import Target, load
+
+FORMAT = 1
+RUNS_PER_JOB = 32  # at most: enough to vectorise over, few enough that a study fills the cores of a machine
+
+Settings = dict[str, Any]  # a config as JSON
+
+
+class Job(BaseModel, frozen=True):
+    """Runs that learn side by side, in one process."""
+
+    name: str
+    runs: tuple[Settings, ...]
+
+
+class Plan(BaseModel, frozen=True, extra="forbid"):
+    """The contents of study.json."""
+
+    format: int = FORMAT
+    name: str
+    experiment: Target
+    profile: str
+    device: str
+    created: str
+    versions: dict[str, str]
+    jobs: tuple[Job, ...] = ()
+
+
+class Study:
+    """A plan and its folder."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.plan = plan
+
+    @cached_property
+    def experiment(self) -> AnyExperiment:
+        """Imported when first asked for: rows are read without it."""
+        return load(self.plan.experiment)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return self.plan.jobs
+
+    @property
+    def run_count(self) -> int:
+        return sum(len(job.runs) for job in self.jobs)
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """The fields in which runs differ, besides method and seed: what a run is called by."""
+        runs = [settings for job in self.jobs for settings in job.runs]
+        names = dict.fromkeys(name for settings in runs for name in settings if name not in ("method", "seed"))
+        return [name for name in names if len({json.dumps(settings[name]) for settings in runs}) > 1]
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "study.lock"
+
+    def database(self, job: Job) -> Path:
+        return self.folder / "jobs" / f"{job.name}.sqlite"
+
+    def job_lock(self, job: Job) -> Path:
+        return self.folder / "jobs" / f"{job.name}.lock"
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def configs(self, job: Job) -> list[RunConfig]:
+        """The job's configs. Raises LabError where the experiment no longer understands them as it did."""
+        return [self._config(settings) for settings in job.runs]
+
+    def _config(self, settings: Settings) -> RunConfig:
+        kind: type[RunConfig] = self.experiment.Config
+        try:
+            config = kind.model_validate(settings)
+        except ValidationError as error:
+            raise LabError(f"{self.folder}: the experiment has changed: {why(error, kind)}") from None
+        changed = _differing(settings, as_settings(config))
+        if changed:
+            raise LabError(f"{self.folder}: the experiment has changed since this study began: {changed}")
+        return config
+
+    def save(self) -> None:
+        """Write study.json, and the folders that the rest goes to."""
+        for name in ("jobs", "logs"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        write_durably(self.folder / "study.json", self.plan.model_dump_json(indent=1).encode())
+
+
+def new_plan(name: str, experiment: Target, profile: str, device: str, versions: dict[str, str]) -> Plan:
+    """A plan without runs."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return Plan(name=name, experiment=experiment, profile=profile, device=device, created=created, versions=versions)
+
+
+def open_study(folder: Path) -> Study:
+    """The study in `folder`. Raises LabError where there is none."""
+    file = folder / "study.json"
+    if not file.is_file():
+        raise LabError(f"no study in {folder}: `pliant run NAME --out {folder}` makes one")
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] != FORMAT:
+            raise LabError(f"{file} has format {content['format']}, this version of pliant reads {FORMAT}")
+        plan = Plan.model_validate(content)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, LabError):
+            raise
+        raise LabError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
+    return Study(folder, plan)
+
+
+def begun(folder: Path, plan: Plan) -> Study:
+    """The study that `folder` holds already, else a new one. Raises LabError where it holds another, or something else."""
+    if not (folder / "study.json").exists():
+        if folder.is_dir() and any(file.name != "study.lock" for file in folder.iterdir()):
+            raise LabError(f"{folder} holds other files and no study: give another --out")
+        return Study(folder, plan)
+    study = open_study(folder)
+    for word, old, new in [
+        ("experiment", study.plan.experiment.address, plan.experiment.address),
+        ("profile", study.plan.profile, plan.profile),
+        ("device", study.plan.device, plan.device),
+    ]:
+        if old != new:
+            raise LabError(f"{folder} holds a study with {word} '{old}', not '{new}': give another --out")
+    return study
+
+
+def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
+    """The study with those runs added that it lacks, in jobs of their own. Raises LabError where a setting changed."""
+    _refuse_changes(study, configs)
+    present = {_identity(settings) for job in study.jobs for settings in job.runs}
+    missing = [config for config in configs if _identity(as_settings(config)) not in present]
+    keys = [study.experiment.stack_key(config, study.plan.device) for config in missing]
+    groups = grouped(missing, keys)
+    names = (f"{len(study.jobs) + i:03d}" for i in range(len(groups)))
+    added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=True)]
+    return Study(study.folder, study.plan.model_copy(update={"jobs": (*study.jobs, *added)}))
+
+
+def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = RUNS_PER_JOB) -> list[list[RunConfig]]:
+    """Runs of equal keys together, in nearly equal groups of at most `most`; depends on nothing else."""
+    alike: dict[Hashable, list[RunConfig]] = {}
+    for config, key in zip(configs, keys, strict=True):
+        alike.setdefault(key, []).append(config)
+    return [part for group in alike.values() for part in _parts(group, -(-len(group) // most))]
+
+
+def _parts(group: list[RunConfig], count: int) -> Iterable[list[RunConfig]]:
+    edges = [len(group) * i // count for i in range(count + 1)]
+    return (group[a:b] for a, b in pairwise(edges))
+
+
+def as_settings(config: RunConfig) -> Settings:
+    """The config as it reads in study.json."""
+    return config.model_dump(mode="json")
+
+
+def _identity(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:
+    """Seeds, methods and further values of a field may be added. A field whose old value is no longer
+    asked for has been changed, and its runs do not belong beside the old ones."""
+    before = _by_method([settings for job in study.jobs for settings in job.runs])
+    for method, asked in _by_method([as_settings(config) for config in configs]).items():
+        kept = before.get(method, {})
+        if not (kept.keys() <= asked.keys() or asked.keys() <= kept.keys()):
+            old = next(kept[key] for key in kept if key not in asked)
+            new = next(asked[key] for key in asked if key not in kept)
+            raise LabError(
+                f"{study.folder} holds runs of '{method}' with other settings: {_differing(old, new)}; "
+                "ask for the old values too, or give another --out"
+            )
+
+
+def _by_method(runs: Iterable[Settings]) -> dict[str, dict[str, Settings]]:
+    """Method -> its settings without the seed, each once."""
+    found: dict[str, dict[str, Settings]] = {}
+    for settings in runs:
+        seedless = {name: value for name, value in settings.items() if name != "seed"}
+        found.setdefault(settings["method"], {})[_identity(seedless)] = seedless
+    return found
+
+
+def _differing(old: Settings, new: Settings) -> str:
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) or (name in old) != (name in new)]
+    return ", ".join(f"{name} was {old.get(name, 'absent')}, is {new.get(name, 'absent')}" for name in names)

@@ -1,0 +1,68 @@
+"""All rows of a study as one long table: a row's run, its config, what became of it, and what was measured.
+
+run | method seed step_size ... | status diverged_at commit | the experiment's columns
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from pliant.lab.errors import LabError
+from pliant.lab.records import Measured, read_rows
+from pliant.lab.study import Job, Settings, Study
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMATS = ("csv", "parquet")
+
+
+def rows_of(study: Study) -> pandas.DataFrame:
+    """The committed rows of every job, in the order of the plan; also while the study runs."""
+    import pandas
+
+    parts: list[pandas.DataFrame] = []
+    first_run = 0
+    for job in study.jobs:
+        measured = read_rows(study.database(job))
+        if measured is not None and measured.rows:
+            parts.append(_job_rows(job, measured, first_run))
+        first_run += len(job.runs)
+    if not parts:
+        raise LabError(f"{study.folder} has no rows yet: `pliant status {study.folder}` says how far it is")
+    return pandas.concat(parts, ignore_index=True)
+
+
+def _job_rows(job: Job, measured: Measured, first_run: int) -> pandas.DataFrame:
+    import pandas
+
+    run = measured.rows["run"]
+    about_runs = pandas.DataFrame([_flat(settings) for settings in job.runs])
+    about_runs.insert(0, "run", np.arange(first_run, first_run + len(job.runs)))
+    about_runs["status"] = [status.word for status in measured.statuses]
+    about_runs["diverged_at"] = pandas.array([status.step for status in measured.statuses], dtype="Int64")
+    table = cast(Any, about_runs.iloc[run]).reset_index(drop=True)
+    table["commit"] = np.array([facts["commit"] for facts in measured.sessions], dtype=object)[measured.session_of_row]
+    return table.assign(**{name: values for name, values in measured.rows.items() if name != "run"})
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Settings that a table can hold: a list becomes its JSON text."""
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in settings.items()}
+
+
+def export(study: Study, form: str, file: Path) -> int:
+    """Write all rows to `file`; their number."""
+    rows = rows_of(study)
+    if form == "csv":
+        rows.to_csv(file, index=False)
+    else:
+        rows.to_parquet(file, index=False)
+    return len(rows)

@@ -1,0 +1,52 @@
+"""What README and docs show is run, and what they point to is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LANGUAGES = {page: re.findall(r"```(\w+)\n(.*?)```", page.read_text(), flags=re.S) for page in PAGES}
+PYTHON = [(page, code) for page, blocks in LANGUAGES.items() for language, code in blocks if language == "python"]
+SHELL = [
+    (page, code) for page, blocks in LANGUAGES.items() for language, code in blocks if language in ("sh", "console")
+]
+
+
+def named(pages):
+    return [f"{page.relative_to(ROOT)}:{number}" for number, (page, _) in enumerate(pages)]
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON, ids=named(PYTHON))
+def test_python_examples_run(page, code):
+    exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_project_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(("page", "code"), SHELL, ids=named(SHELL))
+def test_pliant_commands_exist_and_take_those_options(page, code):
+    for line in code.splitlines():
+        words = line.removeprefix("$ ").split(" #")[0].split()
+        if words[:1] != ["pliant"]:
+            continue
+        usage = subprocess.run(
+            [sys.executable, "-m", "pliant.cli", words[1], "--help"], capture_output=True, text=True, check=True
+        )
+        for option in (word.split("=")[0] for word in words if word.startswith("--")):
+            assert option in usage.stdout, f"{line}: no {option}"
+
+
+def test_every_number_of_the_version_agrees():
+    import pliant
+
+    assert f'version = "{pliant.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"version: {pliant.__version__}" in (ROOT / "CITATION.cff").read_text()
