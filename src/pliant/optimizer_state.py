@@ -183,7 +183,7 @@ class OptimizerState:
         for index, since in youth.since.items():
             group, part = youth.parts[index]
             view = group.view(part, correction)
-            of_unit = weight_seen(since, float(beta), torch.float32).to(correction.dtype)
+            of_unit = weight_seen(since, float(beta), torch.promote_types(parameter.dtype, torch.float32))
             view.copy_(torch.minimum(view, of_unit.reshape(*of_unit.shape, *[1] * (view.dim() - 2))))
         return correction
 

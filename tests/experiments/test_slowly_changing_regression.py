@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 from pliant.experiments.slowly_changing_regression import Config, SlowlyChangingRegression, Stream
 from pliant.lab import Context
+from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = SlowlyChangingRegression()
 SHORT = {"period": 1000, "bin": 2000, "steps": 6000}
@@ -102,7 +103,9 @@ def test_stopping_and_resuming_changes_nothing():
 
 
 def test_a_diverged_run_is_a_result_and_leaves_its_sibling_alone():
-    wild, tame = (Config(method="linear", activation="linear", step_size=step_size, **SHORT) for step_size in (1.0, 0.01))
+    wild, tame = (
+        Config(method="linear", activation="linear", step_size=step_size, **SHORT) for step_size in (1.0, 0.01)
+    )
     state = EXPERIMENT.start([wild, tame], Context())
     rows = [EXPERIMENT.advance(state) for _ in range(3)]
     words = [status.word for status in state.statuses()]
@@ -123,6 +126,14 @@ def test_the_linear_learner_has_no_hidden_units():
     rows = rows_of([Config(method="linear", activation="linear", **SHORT)])
     assert np.isnan(rows["dead"]).all()
     assert (rows["squared_error"] > 0).all()
+
+
+def test_a_killed_study_resumes_to_the_same_rows(tmp_path):
+    """The quick profile cut short: bp and cbp with replacements going on, killed once each way."""
+    short = ["--seeds", "0-1", "--methods", "bp,cbp", "--set", "steps=2400000", "--set", "bin=120000", "--jobs", "2"]
+    kills = kill_and_resume(["slowly-changing-regression", *short], kills=3, seed=1, folder=tmp_path)
+    assert [kill.differing for kill in kills] == [0, 0, 0]
+    assert any(0 < kill.committed < kill.total for kill in kills)
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------------

@@ -1,0 +1,195 @@
+# pyright: basic, reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+"""What a learner is to the kernels, and how its units are replaced.
+
+A weight matrix is stored [input][output] with the bias as its last row, so that whatever belongs to one input is
+contiguous. All matrices of a learner lie one after the other in one row of `State.parameters`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pliant.online.arithmetic import RANDOM, compiled, inlined, uniform
+from pliant.online.vectors import load, matrix_view, root, spread, store
+
+
+class Net(NamedTuple):
+    """What all learners share. Layer l has sizes[l] inputs and sizes[l + 1] outputs."""
+
+    sizes: Any  # (layers + 1,)
+    weight_at: Any  # (layers + 1,) where each matrix begins in a row of parameters, and where the last one ends
+    unit_at: Any  # (layers + 2,) where the units of each size begin, inputs first; for `rows` at multiples of LANES,
+    # and so do the rows of a matrix: what lies between is zero
+    pairs: int  # of normal numbers that disturb all weights once
+    activation: int
+    loss: int
+    adam: bool
+    beta1: Any
+    beta2: Any
+    eps: Any
+    activity: int  # the utility: which activity, times outgoing, over incoming weight size
+    outgoing: bool
+    incoming: bool
+    bernoulli: bool
+    hand_over: bool
+    bound: Any  # (hidden layers,) of fresh incoming weights, float64
+
+
+class Rules(NamedTuple):
+    """One value for each learner."""
+
+    step_size: Any
+    weight_decay: Any
+    noise_std: Any
+    replacement_rate: Any  # float64; 0 is not observed
+    maturity_threshold: Any
+    decay_rate: Any
+    noise_key: Any  # (learners,)
+    fresh_key: Any  # (learners, hidden layers), like the next two
+    count_key: Any
+    score_key: Any
+
+
+class State(NamedTuple):
+    """What a learner remembers; the first axis is the learner, hidden units lie layer after layer."""
+
+    parameters: Any  # (learners, parameters)
+    moment1: Any  # the same with Adam, else (learners, 0)
+    moment2: Any
+    beta_power: Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start
+    utility: Any  # (learners, units)
+    mean: Any
+    decay_power: Any  # decay_rate^age
+    age: Any
+    row_sum: Any  # (learners, inputs + units) sums of |w| that leave each input and unit
+    column_sum: Any  # (learners, units + outputs) that enter each unit; kept if `incoming`
+    eligible: Any  # (learners, hidden layers) mature units, added up over steps
+    replaced: Any  # (learners, hidden layers)
+    diverged_at: Any  # (learners,) first step whose loss is not finite, or -1
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Zeros that begin on a cache line, so that no vector in them lies across two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    begin = -raw.ctypes.data % 64
+    return raw[begin : begin + size].view(dtype).reshape(shape)
+
+
+@inlined
+def matrix(net, parameters, layer):
+    """The weights of a layer, [input][output], the bias as last row: a view into a learner's flat parameters."""
+    begin, rows, columns = net.weight_at[layer], net.sizes[layer] + 1, net.unit_at[layer + 2] - net.unit_at[layer + 1]
+    return matrix_view(parameters[begin : begin + rows * columns], rows, columns)
+
+
+@compiled
+def adam_entry(w, m, v, p, g, beta1, beta2, eps, rate, scale):
+    """Adam's step on row `p` of the parameters."""
+    one = w.dtype.type(1)
+    first = spread(beta1) * load(m, p) + spread(one - beta1) * g
+    second = spread(beta2) * load(v, p) + spread(one - beta2) * (g * g)
+    store(m, p, first)
+    store(v, p, second)
+    store(w, p, load(w, p) - rate * first / (root(second) * scale + spread(eps)))
+
+
+@compiled
+def least_useful(net, rules, state, r, layer, step, due, chosen, score):
+    """Write the `due` mature units of lowest utility into `chosen`, lowest first; NaN is lowest, ties go to the lowest index."""
+    begin, units = net.unit_at[layer + 1] - net.unit_at[1], net.sizes[layer + 1]
+    for i in range(units):
+        score[i] = state.utility[r, begin + i] / (1.0 - state.decay_power[r, begin + i])
+        if net.activity == RANDOM:
+            score[i] = uniform(rules.score_key[r, layer], step * units + i)
+    for k in range(due):
+        best = -1
+        for i in range(units):
+            if state.age[r, begin + i] > rules.maturity_threshold[r] and not among(i, chosen, k):
+                best = i if best < 0 or below(score[i], score[best]) else best
+        chosen[k] = best
+
+
+@compiled
+def below(a, b):
+    """a < b, where NaN is below every number."""
+    return a < b or (np.isnan(a) and not np.isnan(b))
+
+
+@compiled
+def among(i, chosen, count):
+    found = False
+    for k in range(count):
+        found |= chosen[k] == i
+    return found
+
+
+@compiled
+def hand_over_mean(net, state, r, layer, i):
+    """Give a unit's mean contribution to the biases of what it feeds; contributions that are not finite are lost with it."""
+    u = net.unit_at[layer + 1] - net.unit_at[1] + i
+    V = matrix(net, state.parameters[r], layer + 1)
+    mean = state.mean[r, u] / (V.dtype.type(1) - state.decay_power[r, u])
+    for k in range(net.sizes[layer + 2]):
+        if np.isfinite(V[i, k] * mean):
+            V[V.shape[0] - 1, k] += V[i, k] * mean
+
+
+@compiled
+def redraw(net, rules, state, r, layer, i):
+    """Fresh incoming weights and a bias of zero; sums of |w| follow."""
+    W, inputs = matrix(net, state.parameters[r], layer), net.sizes[layer]
+    row_sum, first, total = state.row_sum[r, net.unit_at[layer] :], state.replaced[r, layer] * inputs, W.dtype.type(0)
+    for j in range(inputs):
+        before = abs(W[j, i])
+        W[j, i] = (2.0 * uniform(rules.fresh_key[r, layer], first + j) - 1.0) * net.bound[layer]
+        row_sum[j] += abs(W[j, i]) - before
+        total += abs(W[j, i])
+    W[inputs, i] = 0
+    state.column_sum[r, net.unit_at[layer + 1] - net.unit_at[1] + i] = total
+    state.replaced[r, layer] += 1
+
+
+@compiled
+def zero_outgoing(net, state, r, layer, i):
+    """Cut a unit off from what it feeds; sums of |w| follow."""
+    V = matrix(net, state.parameters[r], layer + 1)
+    column_sum = state.column_sum[r, net.unit_at[layer + 2] - net.unit_at[1] :]
+    for k in range(V.shape[1]):
+        column_sum[k] -= abs(V[i, k])
+        V[i, k] = 0
+    state.row_sum[r, net.unit_at[layer + 1] + i] = 0
+
+
+@compiled
+def forget(net, state, r, layer, i):
+    """Clear what the optimizer and the averages remember of a unit."""
+    u = net.unit_at[layer + 1] - net.unit_at[1] + i
+    state.utility[r, u] = state.mean[r, u] = state.age[r, u] = 0
+    state.decay_power[r, u] = 1
+    if net.adam:
+        state.beta_power[r, :, u] = 1
+        for moment in (state.moment1, state.moment2):
+            matrix(net, moment[r], layer)[:, i] = 0
+            matrix(net, moment[r], layer + 1)[i, :] = 0
+
+
+@compiled
+def replace(net, rules, state, r, step, due, chosen, score):
+    """Replace the `due[layer]` least useful units of every layer: each phase in all layers before the next."""
+    layers = due.size
+    for layer in range(layers):
+        least_useful(net, rules, state, r, layer, step, due[layer], chosen[layer], score)
+    if net.hand_over:
+        for layer in range(layers):
+            for k in range(due[layer]):
+                hand_over_mean(net, state, r, layer, chosen[layer, k])
+    for layer in range(layers):
+        for k in range(due[layer]):
+            redraw(net, rules, state, r, layer, chosen[layer, k])
+    for layer in range(layers):
+        for k in range(due[layer]):
+            zero_outgoing(net, state, r, layer, chosen[layer, k])
+            forget(net, state, r, layer, chosen[layer, k])

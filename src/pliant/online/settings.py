@@ -1,0 +1,113 @@
+"""What can be asked of online learners: the names, and the checks that a request makes sense.
+
+Bounds of uniform initial and fresh incoming weights, m = fan_in, n = fan_out, gain by activation:
+
+    kaiming gain sqrt(3/m)     xavier gain sqrt(6/(m+n))     lecun sqrt(3/m)     default sqrt(1/m)
+
+Source: the released code of Dohare et al., Nature 632 (2024). It takes lecun for selu whatever was asked for;
+here `init` is what is used. The gain of selu is its own 3/4, of swish and elu that of relu.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pliant.online import arithmetic
+
+Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "elu", "swish", "selu", "linear"]
+Loss = Literal["squared_error", "cross_entropy"]
+Optimizer = Literal["sgd", "adam"]
+Count = Literal["accumulate", "bernoulli"]
+Init = Literal["kaiming", "xavier", "lecun", "default"]
+Kernel = Literal["auto", "lanes", "rows"]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+
+ACTIVATIONS: dict[str, tuple[int, float]] = {  # number in the kernels, gain
+    "relu": (arithmetic.RELU, math.sqrt(2.0)),
+    "leaky_relu": (arithmetic.LEAKY_RELU, math.sqrt(2.0 / (1.0 + 0.01**2))),
+    "tanh": (arithmetic.TANH, 5.0 / 3.0),
+    "sigmoid": (arithmetic.SIGMOID, 1.0),
+    "elu": (arithmetic.ELU, math.sqrt(2.0)),
+    "swish": (arithmetic.SWISH, math.sqrt(2.0)),
+    "selu": (arithmetic.SELU, 0.75),
+    "linear": (arithmetic.LINEAR, 1.0),
+}
+LOSSES: dict[str, int] = {"squared_error": arithmetic.SQUARED_ERROR, "cross_entropy": arithmetic.CROSS_ENTROPY}
+
+
+class Utility(NamedTuple):
+    """Which activity, times the mean |w| that leaves a unit or not, over the mean |w| that enters it or not."""
+
+    activity: int
+    outgoing: bool
+    incoming: bool
+
+
+UTILITIES: dict[str, Utility] = {
+    "contribution": Utility(arithmetic.PLAIN, outgoing=True, incoming=False),
+    "adaptable_contribution": Utility(arithmetic.CENTRED, outgoing=True, incoming=True),
+    "zero_contribution": Utility(arithmetic.CENTRED, outgoing=True, incoming=False),
+    "weight": Utility(arithmetic.NO_ACTIVITY, outgoing=True, incoming=False),
+    "adaptation": Utility(arithmetic.NO_ACTIVITY, outgoing=False, incoming=True),
+    "feature_by_input": Utility(arithmetic.CENTRED, outgoing=False, incoming=True),
+    "random": Utility(arithmetic.RANDOM, outgoing=False, incoming=False),
+}
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """`value`, if it is known; else a `ValueError` that lists what is."""
+    names = list(known)
+    if value in names:
+        return value
+    near = get_close_matches(value, names, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    raise ValueError(f"unknown {name} '{value}'{hint}; known: {', '.join(names)}")
+
+
+def bound(init: str, fan_in: int, fan_out: int, gain: float) -> float:
+    """Bound of the uniform distribution that incoming weights are drawn from."""
+    return {
+        "kaiming": gain * math.sqrt(3.0 / fan_in),
+        "xavier": gain * math.sqrt(6.0 / (fan_in + fan_out)),
+        "lecun": math.sqrt(3.0 / fan_in),
+        "default": math.sqrt(1.0 / fan_in),
+    }[one_of("init", init, ("kaiming", "xavier", "lecun", "default"))]
+
+
+def per_learner(
+    name: str, value: ArrayLike, learners: int, low: float = 0.0, high: float = math.inf
+) -> NDArray[np.float64]:
+    """A hyperparameter as one number for each learner, (learners,). Raises `ValueError` outside [low, high]."""
+    given = np.asarray(value, dtype=np.float64)
+    if given.shape not in ((), (learners,)):
+        raise ValueError(f"{name} has shape {given.shape}; give one number, or one for each of {learners} learners")
+    bad = ~((given >= low) & (given <= high) & np.isfinite(given))
+    if bad.any():
+        place = f" (learner {int(np.flatnonzero(bad)[0])})" if given.shape else ""
+        room = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{name} must be finite and {room}, not {given[bad].flat[0]:g}{place}")
+    return np.broadcast_to(given, (learners,)).copy()
+
+
+def seeds(seed: int | Sequence[int] | NDArray[np.integer[Any]], learners: int) -> list[int]:
+    """One seed for each learner: `seed`, `seed + 1`, ... if one number is given."""
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + r for r in range(learners)]
+    if len(seed) != learners:
+        raise ValueError(f"{len(seed)} seeds for {learners} learners; give one number, or one for each learner")
+    return [int(s) for s in seed]
+
+
+def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[int]:
+    """inputs, hidden..., outputs; raises `ValueError` if one is not a positive integer."""
+    sizes = [inputs, *hidden, outputs]
+    for name, size in zip(["inputs", *(f"hidden[{i}]" for i in range(len(hidden))), "outputs"], sizes, strict=True):
+        if int(size) != size or size < 1:
+            raise ValueError(f"{name} must be a positive integer, not {size}")
+    return [int(size) for size in sizes]
