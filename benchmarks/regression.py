@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from plain import MATURITY, Adam, Layers, Replacement, autograd_loop, by_hand_loop
 
+from pliant.initial import uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
-from pliant.online.settings import bound
 
 RATE, ROUNDS, SEED = 1e-3, 5, 0
 FIRST_LEVEL_CACHE = 32 * 1024  # bytes; what fits there is limited by arithmetic
@@ -87,7 +87,7 @@ def plain(net: Network, loop: Any, optimizer: str, replaces: bool, dtype: Any) -
 
     def fresh(layer: int, number: int) -> torch.Tensor:
         m, n = net.sizes[layer : layer + 2]
-        return torch.tensor(fresh_weights(SEED, layer, number, m, bound("kaiming", m, n, 2**0.5)), dtype=kind)
+        return torch.tensor(fresh_weights(SEED, layer, number, m, uniform_bound("kaiming", m, n, 2**0.5)), dtype=kind)
 
     replacement = Replacement(weights, RATE, fresh) if replaces else None
     adam = Adam(weights, step_size(optimizer)) if optimizer == "adam" else None

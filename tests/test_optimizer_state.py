@@ -20,6 +20,10 @@ OPTIMIZERS = {
     "adam fused": lambda p: torch.optim.Adam(p, lr=0.1, fused=True),
     "adam amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
     "adam equal betas": lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.99, 0.99)),
+    "adam decoupled": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, decoupled_weight_decay=True),
+    "adam maximize, step size on the device": lambda p: torch.optim.Adam(
+        p, lr=torch.tensor(0.1), maximize=True, foreach=False, capturable=False
+    ),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
     "adamw fused amsgrad": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, fused=True, amsgrad=True),
 }
@@ -106,6 +110,32 @@ def test_an_entry_between_two_reset_units_is_as_young_as_the_younger():
         train(fresh_model, fresh, 1.0, [step])
         assert_close(model[2].weight[3, 2], fresh_model[2].weight[3, 2])
     assert memory.state_dict()["0|2.weight"]["since"][0].tolist() == [torch.inf] * 2 + [15.0] + [torch.inf] * 3
+
+
+def test_a_step_without_gradient_does_not_age_a_parameter():
+    """Adam skips a parameter whose gradient is None; its entries must then stay as young as they are."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    group = BoundGroup(chain_groups(model)[0], model)
+    memory = OptimizerState("fresh")
+    memory.bind([optimizer], [group])
+    train(model, optimizer, 1.0, range(10), memory)
+    memory.forget(group, chosen_units(2))
+    fresh_model = copy.deepcopy(model)
+    fresh = torch.optim.Adam(fresh_model.parameters(), lr=0.1)
+    for step in range(10, 20):
+        for one, stepper in ((model, optimizer), (fresh_model, fresh)):
+            give_gradients(one, 1.0, step)
+            if step % 2:
+                one[0].weight.grad = None
+            memory.before_step(stepper)
+            stepper.step()
+            with torch.no_grad():
+                memory.after_step(stepper)
+        assert_close(model[0].weight[2], fresh_model[0].weight[2])
+    since = memory.state_dict()
+    assert since["0|0.weight"]["since"][0, 2] == 5
+    assert since["0|2.weight"]["since"][0, 2] == 10
 
 
 def test_zeroing_moments_alone_moves_a_fresh_entry_by_several_step_sizes():

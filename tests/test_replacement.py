@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from pliant.replacement import Schedule, blend, due_units, fresh_bound, least_useful
+from pliant.replacement import Schedule, blend, due_units, least_useful
 from pliant.streams import stream_key
 
 
@@ -91,23 +91,6 @@ def test_bernoulli_counts_have_the_right_mean_above_one():
 
 def test_due_units_is_an_integer_count_of_unit_steps():
     assert [due_units(0.1, steps, replaced=2, mature=9) for steps in (20, 29, 30, 39, 50)] == [0, 0, 1, 1, 3]
-
-
-@pytest.mark.parametrize(
-    ("init", "bound"),
-    [("kaiming", math.sqrt(2) * math.sqrt(3 / 20)), ("lecun", math.sqrt(3 / 20)), ("default", math.sqrt(1 / 20))],
-)
-def test_fresh_bounds_of_a_relu_unit_with_20_inputs(init, bound):
-    assert fresh_bound(init, fan_in=20, fan_out=5, gain=math.sqrt(2)) == pytest.approx(bound)
-
-
-def test_xavier_counts_both_sides():
-    assert fresh_bound("xavier", fan_in=20, fan_out=4, gain=1.0) == pytest.approx(0.5)
-
-
-def test_an_unknown_init_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="known: module, kaiming, xavier, lecun, default"):
-        fresh_bound("he", 1, 1, 1.0)
 
 
 def test_blend_at_strength_zero_changes_no_bit_and_at_one_removes_nan():

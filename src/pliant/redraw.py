@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
-from pliant.replacement import blend, fresh_bound
+from pliant.initial import INITS, uniform_bound
+from pliant.replacement import blend
 from pliant.units.bound import BoundGroup, Chosen
 from pliant.units.map import Slice
 
@@ -34,14 +35,15 @@ class Redraw:
 
     Args:
         init: "module" draws what a fresh `reset_parameters()` of the layer would (Linear and Conv: uniform
-            +-1/sqrt(fan_in)); "kaiming", "xavier", "lecun", "default" as `pliant.replacement.fresh_bound`; or a callable
+            +-1/sqrt(fan_in)); "kaiming", "xavier", "lecun", "default" as in `pliant.initial`; or a callable
             (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
     """
 
     def __init__(self, init: Init = "module", *, hand_over_mean: bool = True) -> None:
-        if isinstance(init, str) and init != "module":
-            fresh_bound(init, fan_in=1, fan_out=1, gain=1.0)
+        if isinstance(init, str) and init not in ("module", *INITS):
+            known = ", ".join(("module", *INITS))
+            raise ValueError(f"unknown init '{init}'; known: {known}, or a callable (name, shape, generator)")
         self.init = init
         self.hand_over_mean = hand_over_mean
 
@@ -108,7 +110,7 @@ class Redraw:
             init = "default"
         row = group.view(part).shape[3:]
         fan_in = row.numel()
-        bound = fresh_bound(init, fan_in, fan_out=group.units * fan_in // row[0], gain=group.spec.gain)
+        bound = uniform_bound(init, fan_in, fan_out=group.units * fan_in // row[0], gain=group.spec.gain)
         dtype = group.parameter(part.parameter).dtype
 
         def uniform(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

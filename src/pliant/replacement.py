@@ -14,7 +14,7 @@ replacement; ours is the same count without the rounding of a running sum.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import floor, inf, sqrt
+from math import floor, inf
 from typing import Any
 
 import torch
@@ -106,27 +106,6 @@ def least_useful(utility: Tensor, age: Tensor, count: int, maturity_threshold: i
     finite = torch.nan_to_num(utility, nan=-inf, posinf=torch.finfo(utility.dtype).max, neginf=-inf)
     candidates = torch.where(age > maturity_threshold, finite, inf)
     return candidates.sort(dim=-1, stable=True).indices[..., :count]
-
-
-def fresh_bound(init: str, fan_in: int, fan_out: int, gain: float) -> float:
-    """Half-width of the uniform distribution that a named rule draws incoming weights from.
-
-        kaiming  gain sqrt(3 / fan_in)      xavier   gain sqrt(6 / (fan_in + fan_out))
-        lecun    sqrt(3 / fan_in)           default  sqrt(1 / fan_in), what Linear and Conv2d start from
-
-    Raises `ValueError` for another name.
-    """
-    bounds = {
-        "kaiming": gain * sqrt(3.0 / fan_in),
-        "xavier": gain * sqrt(6.0 / (fan_in + fan_out)),
-        "lecun": sqrt(3.0 / fan_in),
-        "default": sqrt(1.0 / fan_in),
-    }
-    if init not in bounds:
-        raise ValueError(
-            f"unknown init '{init}'; known: module, {', '.join(bounds)}, or a callable (name, shape, generator)"
-        )
-    return bounds[init]
 
 
 def blend(old: Tensor, fresh: Tensor | float, strength: Tensor) -> Tensor:

@@ -598,6 +598,173 @@ def test_a_stack_of_seeds_equals_the_single_networks(optimizer, count, utility):
         assert [group["replaced"][run] for group in cbp.stats().values()] == list(replaced(alone).values())
 
 
+# -- groups by hand ------------------------------------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """One trunk, read by two consumers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.actor, self.critic = nn.Linear(6, 10), nn.Linear(10, 3), nn.Linear(10, 1)
+
+    def forward(self, x):
+        hidden = self.trunk(x).relu()
+        return torch.cat([self.actor(hidden), self.critic(hidden)], dim=1)
+
+    def groups(self):
+        outgoing = [Slice("actor.weight", 1), Slice("critic.weight", 1)]
+        return [UnitGroup("trunk", [Slice("trunk.weight", 0), Slice("trunk.bias", 0)], outgoing, Tap("actor"))]
+
+
+def test_a_unit_with_two_consumers_counts_the_weights_to_both_and_hands_its_mean_to_both():
+    model = TwoHeads()
+    x, _ = batch(0, (6,), size=200)
+    before = model(x).mean(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = ContinualBackprop(
+        model, optimizer, groups=model.groups(), replacement_rate=0.3, maturity_threshold=0, seed=0, attach=False
+    )
+    expected = torch.cat([model.actor.weight, model.critic.weight]).abs().mean(0)
+    assert_close(cbp.groups[0].outgoing_magnitude()[0, :, 0], expected.detach())
+    model(x).sum().backward()
+    cbp.step()
+    units = (cbp.groups[0].age[0] == 0).nonzero().flatten()
+    assert len(units) == 3
+    assert not model.actor.weight[:, units].any()
+    assert not model.critic.weight[:, units].any()
+    assert_close(model(x).mean(0), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_norm_behind_a_flatten_is_reset_in_all_channels_of_a_unit():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 1))
+    with torch.no_grad():
+        model[2].weight.fill_(5.0)
+        model[2].bias.fill_(5.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.state[model[2].weight]["momentum_buffer"] = torch.ones(12)
+    cbp = ContinualBackprop(
+        model, optimizer, groups=chain_groups(model), replacement_rate=0.4, maturity_threshold=0, attach=False
+    )
+    model(torch.randn(8, 1, 2, 2)).sum().backward()
+    cbp.step()
+    unit = (cbp.groups[0].age[0] == 0).nonzero().item()
+    mine = torch.arange(12) // 4 == unit
+    assert model[2].weight[mine].tolist() == [1.0] * 4
+    assert model[2].weight[~mine].tolist() == [5.0] * 8
+    assert not model[2].bias[mine].any()
+    assert not model[2].weight.grad[mine].any()
+    assert optimizer.state[model[2].weight]["momentum_buffer"].tolist() == [0.0 if own else 1.0 for own in mine]
+
+
+def test_kaiming_uses_the_gain_of_the_activation_and_xavier_both_sides_of_a_convolution():
+    drawn = {}
+    for init in ("kaiming", "xavier"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(2, 64, 3), nn.Tanh(), nn.Conv2d(64, 2, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        cbp = ContinualBackprop(
+            model,
+            optimizer,
+            groups=chain_groups(model),
+            init=init,
+            replacement_rate=1.0,
+            maturity_threshold=0,
+            attach=False,
+        )
+        model(torch.randn(4, 2, 5, 5)).sum().backward()
+        cbp.step()
+        drawn[init] = model[0].weight.abs().max().item()
+    assert drawn["kaiming"] == pytest.approx(5 / 3 * (3 / 18) ** 0.5, rel=0.02)
+    assert drawn["xavier"] == pytest.approx(5 / 3 * (6 / (18 + 64 * 9)) ** 0.5, rel=0.02)
+
+
+def test_statistics_of_a_half_precision_model_are_kept_in_float32():
+    model = mlp().bfloat16()
+    optimizer, cbp = attached(model)
+    train(model, optimizer, range(60), dtype=torch.bfloat16)
+    enough(cbp, least=10)
+    assert cbp.score.value(cbp.groups[0], cbp.generators).dtype is torch.float32
+    assert all(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
+
+
+def test_resuming_between_two_accumulated_passes_changes_nothing():
+    def passes(model, optimizer, numbers):
+        for number in numbers:
+            x, y = batch(number, (6,))
+            nn.functional.mse_loss(model(x), y).backward()
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    straight = mlp()
+    optimizer, cbp = attached(straight)
+    passes(straight, optimizer, range(121))
+    first = mlp()
+    first_optimizer, first_cbp = attached(first)
+    passes(first, first_optimizer, range(61))
+    second = mlp(seed=3)
+    second_optimizer, second_cbp = attached(second)
+    second.load_state_dict(first.state_dict())
+    second_optimizer.load_state_dict(first_optimizer.state_dict())
+    second_cbp.load_state_dict(first_cbp.state_dict())
+    for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
+        mine.grad = theirs.grad.clone()
+    passes(second, second_optimizer, range(61, 121))
+    enough(cbp)
+    assert same(straight, second)
+
+
+def test_groups_and_runs_draw_independently():
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 2))
+    optimizer, cbp = attached(model, count="bernoulli", maturity_threshold=0)
+    when = {name: [] for name in cbp.stats()}
+    seen = dict.fromkeys(when, 0)
+
+    def note():
+        for name, count in replaced(cbp).items():
+            when[name].append(count - seen[name])
+            seen[name] = count
+
+    train(model, optimizer, range(100), after=note)
+    enough(cbp)
+    assert when["0"] != when["2"]
+    stack = Stack([mlp(), mlp()])
+    by_number = ContinualBackprop(
+        stack, OPTIMIZERS["sgd"](stack.parameters()), groups=stack.groups(), init="kaiming", seed=7
+    )
+    assert by_number.seeds == [7, 8]
+
+
+def test_a_state_fits_the_same_model_wrapped():
+    class Wrapper(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.module = inner
+
+    plain = mlp()
+    _, cbp = attached(plain)
+    wrapped = Wrapper(mlp())
+    groups = [
+        UnitGroup(
+            "0",
+            [Slice("module.0.weight", 0), Slice("module.0.bias", 0)],
+            [Slice("module.2.weight", 1)],
+            Tap("module.2"),
+        ),
+        UnitGroup(
+            "2",
+            [Slice("module.2.weight", 0), Slice("module.2.bias", 0)],
+            [Slice("module.4.weight", 1)],
+            Tap("module.4"),
+        ),
+    ]
+    theirs = ContinualBackprop(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1), groups=groups)
+    theirs.load_state_dict(cbp.state_dict())
+
+
 # -- bad input -----------------------------------------------------------------------------------------------------
 
 

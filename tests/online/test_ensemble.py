@@ -30,7 +30,8 @@ def ensemble(kernel="lanes", which=range(7), **settings: Any) -> OnlineEnsemble:
 
 def stream(n=400, streams=1, inputs=6):
     rng = np.random.default_rng(5)
-    X = (rng.random((streams, n, inputs)) < 0.5).astype(np.float32)
+    shape = (streams, n, inputs)
+    X = (rng.random(shape) * (rng.random(shape) < 0.6)).astype(np.float32)  # zeros are a case of their own
     return X, np.sin(3 * X.sum(axis=2)).astype(np.float32)
 
 
@@ -178,6 +179,19 @@ def test_never_more_units_go_than_are_mature_and_what_is_owed_stays_owed(kernel)
 
 
 @KERNELS
+def test_what_is_not_a_number_goes_first_then_what_is_least_and_ties_go_to_the_lowest_index(kernel):
+    settings: dict[str, Any] = {"hidden": (6,), "step_size": 0.0, "maturity_threshold": 0, "utility": "weight"}
+    for share, gone in ((2 / 6, [2, 4]), (3 / 6, [0, 2, 4]), (4 / 6, [0, 1, 2, 4])):
+        learners = ensemble(kernel, [0], replacement_rate=share + 1e-6, **settings)
+        state, before = learners.state_dict(), learners.weights(0)[0]
+        state["utility"][0, :6] = [-np.inf, -2e6, np.nan, -2e6, np.nan, 5.0]
+        state["age"][0, :6], state["decay_power"][0, :6] = 50, 0.5
+        learners.load_state_dict(state)
+        learners.partial_fit(*stream(1))
+        assert np.flatnonzero((learners.weights(0)[0] != before).any(axis=0)).tolist() == gone
+
+
+@KERNELS
 def test_a_diverged_learner_stops_is_recorded_and_leaves_the_others_alone(kernel):
     sizes = [0.01, 0.01, 1e6, 0.01, 0.01, 0.01, 0.01]
     learners, progress = trained(kernel, step_size=sizes)
@@ -253,6 +267,7 @@ def test_kept_sums_of_the_rows_kernel_stay_those_of_the_weights():
 @KERNELS
 def test_bytes_are_the_numbers_they_are(kernel):
     X, y = stream(5000)
+    X = np.round(3 * X)
     as_bytes, as_floats = ensemble(kernel), ensemble(kernel)
     a = as_bytes.partial_fit(X.astype(np.uint8), y)
     b = as_floats.partial_fit(X, y)
@@ -297,11 +312,11 @@ def test_scores_are_accuracy_and_explained_variance():
     learners.partial_fit(X, y)
     residual = ((learners.predict(X)[0, :, 0] - y[0]) ** 2).sum() / ((y[0] - y[0].mean()) ** 2).sum()
     assert learners.score(X, y)[0] == pytest.approx(1 - residual, abs=1e-6)
-    labels = X[..., 0].astype(np.int64)
+    labels = (X[..., 0] > 0.3).astype(np.int64)
     learners = ensemble(which=[0], outputs=2, loss="cross_entropy", replacement_rate=0.0)
     progress = learners.partial_fit(X, labels)
-    assert learners.score(X, labels)[0] == 1.0
-    assert progress.correct[0, -500:].all()
+    assert learners.score(X, labels)[0] == (learners.predict(X) == labels).mean() > 0.95
+    assert progress.correct[0, -500:].mean() > 0.9
     assert 0.3 < progress.correct[0, :20].mean() < 1.0
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from pliant import ContinualBackprop, chain_groups
+from pliant.initial import GAINS, uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
-from pliant.online.settings import ACTIVATIONS, UTILITIES, bound
+from pliant.online.settings import UTILITIES
 
 TORCH = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
@@ -51,7 +52,7 @@ def torch_run(online, X, y, activation="relu", optimizer="sgd", step_size=0.02, 
     def init(name, shape, generator):
         layer = [f"{2 * k}.weight" for k in range(len(linear))].index(name)
         first, drawn[layer] = drawn.get(layer, 0), drawn.get(layer, 0) + shape[0]
-        limit = bound("kaiming", shape[1], sizes[layer + 1], ACTIVATIONS[activation][1])
+        limit = uniform_bound("kaiming", shape[1], sizes[layer + 1], GAINS[activation])
         rows = [fresh_weights(SEED, layer, first + k, shape[1], limit) for k in range(shape[0])]
         return torch.from_numpy(np.stack(rows))
 
@@ -108,3 +109,13 @@ def test_cross_entropy_and_weight_decay_are_those_of_pytorch(kernel, optimizer):
 )
 def test_every_choice_of_the_method_means_the_same(kernel, choice):
     assert_same(learners(kernel, **choice), *examples(), atol=1e-8, **choice)
+
+
+@pytest.mark.parametrize("kernel", ["rows", "lanes"])
+def test_one_step_in_float32_is_that_of_pytorch_to_a_millionth(kernel):
+    online = learners(kernel, dtype=np.float32)
+    X, y = examples(steps=1, dtype=np.float32)
+    losses, linear = torch_run(online, X, y.astype(np.float32))
+    assert online.partial_fit(X, y.astype(np.float32)).loss[0, 0] == pytest.approx(losses[0], abs=1e-6)
+    for layer, module in enumerate(linear):
+        np.testing.assert_allclose(online.weights(layer)[0].T, module.weight.detach(), rtol=0, atol=1e-6)

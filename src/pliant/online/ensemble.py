@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pliant import streams
+from pliant.initial import GAINS, INITS, uniform_bound
 from pliant.online import forward, settings
 from pliant.online.examples import Array, as_inputs, as_labels, as_streams, as_targets
 from pliant.online.lanes import lanes_work, learn_lanes
@@ -266,8 +267,8 @@ class OnlineEnsemble:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
         if not 0.0 <= eps < np.inf:
             raise ValueError(f"eps must not be negative, and finite, not {eps}")
-        number, gain = ACTIVATIONS[self.activation]
-        settings.bound(init, 1, 1, gain)  # names are checked even where nothing is hidden
+        gain = GAINS[self.activation]
+        one_of("init", init, INITS)
         chosen = UTILITIES[one_of("utility", utility, UTILITIES)]
         sizes = np.array(self.sizes)
         width = sizes if self.kernel == "lanes" else -(-sizes // LANES) * LANES
@@ -277,7 +278,7 @@ class OnlineEnsemble:
             weight_at=np.concatenate([[0], np.cumsum((sizes[:-1] + 1) * width[1:])]),  # and where all end
             unit_at=np.concatenate([[0], np.cumsum(width)]),
             pairs=int(((sizes[:-1] + 1) * -(-sizes[1:] // 2)).sum()),
-            activation=number,
+            activation=ACTIVATIONS[self.activation],
             loss=LOSSES[self.loss],
             adam=self.optimizer == "adam",
             beta1=real(beta1),
@@ -288,7 +289,7 @@ class OnlineEnsemble:
             incoming=chosen.incoming,
             bernoulli=one_of("count", count, ("accumulate", "bernoulli")) == "bernoulli",
             hand_over=bool(hand_over_mean),
-            bound=np.array([settings.bound(init, m, n, gain) for m, n in pairwise(self.sizes[:-1])]),
+            bound=np.array([uniform_bound(init, m, n, gain) for m, n in pairwise(self.sizes[:-1])]),
         )
 
     def _per_learner(
@@ -349,7 +350,7 @@ class OnlineEnsemble:
         self._state = state
         for layer in range(len(self.sizes) - 1):
             m, n = self.sizes[layer : layer + 2]
-            bound = self._net.bound[layer] if layer < hidden else settings.bound("lecun", m, n, 1.0)
+            bound = self._net.bound[layer] if layer < hidden else uniform_bound("lecun", m, n, 1.0)
             for r, seed in enumerate(self.seeds):
                 drawn = streams.uniform(streams.stream_key(seed, "initial weights", layer), 0, (n, m))
                 self._matrix(layer)[r, :-1] = ((2.0 * drawn - 1.0) * bound).T

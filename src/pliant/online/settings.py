@@ -1,11 +1,7 @@
 """What can be asked of online learners: the names, and the checks that a request makes sense.
 
-Bounds of uniform initial and fresh incoming weights, m = fan_in, n = fan_out, gain by activation:
-
-    kaiming gain sqrt(3/m)     xavier gain sqrt(6/(m+n))     lecun sqrt(3/m)     default sqrt(1/m)
-
-Source: the released code of Dohare et al., Nature 632 (2024). It takes lecun for selu whatever was asked for;
-here `init` is what is used. The gain of selu is its own 3/4, of swish and elu that of relu.
+Initial and fresh weights are bounded as in `pliant.initial`. One departure from the released code of Dohare et al., Nature
+632 (2024): it takes lecun for selu whatever was asked for; here `init` is what is used.
 """
 
 from __future__ import annotations
@@ -28,15 +24,15 @@ Init = Literal["kaiming", "xavier", "lecun", "default"]
 Kernel = Literal["auto", "lanes", "rows"]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
-ACTIVATIONS: dict[str, tuple[int, float]] = {  # number in the kernels, gain
-    "relu": (arithmetic.RELU, math.sqrt(2.0)),
-    "leaky_relu": (arithmetic.LEAKY_RELU, math.sqrt(2.0 / (1.0 + 0.01**2))),
-    "tanh": (arithmetic.TANH, 5.0 / 3.0),
-    "sigmoid": (arithmetic.SIGMOID, 1.0),
-    "elu": (arithmetic.ELU, math.sqrt(2.0)),
-    "swish": (arithmetic.SWISH, math.sqrt(2.0)),
-    "selu": (arithmetic.SELU, 0.75),
-    "linear": (arithmetic.LINEAR, 1.0),
+ACTIVATIONS: dict[str, int] = {  # by their number in the kernels
+    "relu": arithmetic.RELU,
+    "leaky_relu": arithmetic.LEAKY_RELU,
+    "tanh": arithmetic.TANH,
+    "sigmoid": arithmetic.SIGMOID,
+    "elu": arithmetic.ELU,
+    "swish": arithmetic.SWISH,
+    "selu": arithmetic.SELU,
+    "linear": arithmetic.LINEAR,
 }
 LOSSES: dict[str, int] = {"squared_error": arithmetic.SQUARED_ERROR, "cross_entropy": arithmetic.CROSS_ENTROPY}
 
@@ -68,16 +64,6 @@ def one_of(name: str, value: str, known: Iterable[str]) -> str:
     near = get_close_matches(value, names, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise ValueError(f"unknown {name} '{value}'{hint}; known: {', '.join(names)}")
-
-
-def bound(init: str, fan_in: int, fan_out: int, gain: float) -> float:
-    """Bound of the uniform distribution that incoming weights are drawn from."""
-    return {
-        "kaiming": gain * math.sqrt(3.0 / fan_in),
-        "xavier": gain * math.sqrt(6.0 / (fan_in + fan_out)),
-        "lecun": math.sqrt(3.0 / fan_in),
-        "default": math.sqrt(1.0 / fan_in),
-    }[one_of("init", init, ("kaiming", "xavier", "lecun", "default"))]
 
 
 def per_learner(

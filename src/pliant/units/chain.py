@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import sqrt
 
 from torch import nn
 
-from pliant.units.map import BN, RELU_GAIN, Slice, Tap, UnitGroup
+from pliant.initial import GAINS, leaky_relu_gain
+from pliant.units.map import BN, Slice, Tap, UnitGroup
 
 _GAINS: dict[type[nn.Module], float] = {
-    nn.Identity: 1.0,
-    nn.Sigmoid: 1.0,
-    nn.Tanh: 5.0 / 3.0,
-    nn.SELU: 0.75,
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SiLU, nn.GELU, nn.Mish, nn.Softplus), RELU_GAIN),
+    nn.Identity: GAINS["linear"],
+    nn.Sigmoid: GAINS["sigmoid"],
+    nn.Tanh: GAINS["tanh"],
+    nn.SELU: GAINS["selu"],
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SiLU, nn.GELU, nn.Mish, nn.Softplus), GAINS["relu"]),
     **dict.fromkeys((nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softsign, nn.LogSigmoid), 1.0),
 }
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -112,7 +112,7 @@ def _pass_through(layer: _WeightLayer, name: str, module: nn.Module) -> None:
     if kind in _GAINS:
         layer.gain = _GAINS[kind]
     elif isinstance(module, nn.LeakyReLU):
-        layer.gain = sqrt(2.0 / (1.0 + module.negative_slope**2))
+        layer.gain = leaky_relu_gain(module.negative_slope)
     elif isinstance(module, _NORMS):
         layer.feeds_norm |= layer.followers == 0
         layer.norms.append((name, module.num_features))

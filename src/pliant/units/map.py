@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Literal
 
 from torch import Tensor
 
-RELU_GAIN = sqrt(2.0)
+from pliant.initial import GAINS
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class UnitGroup:
     tap: Tap
     affine: Sequence[BN] = ()
     hand_over: Mapping[str, str | BN] | None = None
-    gain: float = RELU_GAIN
+    gain: float = GAINS["relu"]
     runs: int | None = None
 
     @property
