@@ -40,15 +40,10 @@ def give_gradients(model, size, step):
         parameter.grad = size * torch.randn(parameter.shape, generator=generator)
 
 
-def train(model, optimizer, size, steps, memory=None):
+def train(model, optimizer, size, steps):
     for step in steps:
         give_gradients(model, size, step)
-        if memory:
-            memory.before_step(optimizer)
         optimizer.step()
-        if memory:
-            with torch.no_grad():
-                memory.after_step(optimizer)
 
 
 def touched(model, group, chosen):
@@ -71,7 +66,7 @@ def test_fresh_equals_a_freshly_built_optimizer_on_the_reset_entries_and_touches
     group = BoundGroup(chain_groups(model)[0], model)
     memory = OptimizerState("fresh")
     memory.bind([optimizer], [group])
-    train(model, optimizer, size, range(30), memory)
+    train(model, optimizer, size, range(30))
 
     untouched_model = copy.deepcopy(model)
     untouched = OPTIMIZERS[name](untouched_model.parameters())
@@ -83,7 +78,7 @@ def test_fresh_equals_a_freshly_built_optimizer_on_the_reset_entries_and_touches
     memory.forget(group, chosen)
     masks = touched(model, group, chosen)
     for step in range(30, 60):
-        train(model, optimizer, size, [step], memory)
+        train(model, optimizer, size, [step])
         train(untouched_model, untouched, size, [step])
         train(fresh_model, fresh, size, [step])
         for key, parameter in model.named_parameters():
@@ -99,17 +94,17 @@ def test_an_entry_between_two_reset_units_is_as_young_as_the_younger():
     first, second = (BoundGroup(spec, model) for spec in chain_groups(model))
     memory = OptimizerState("fresh")
     memory.bind([optimizer], [first, second])
-    train(model, optimizer, 1.0, range(10), memory)
+    train(model, optimizer, 1.0, range(10))
     memory.forget(first, chosen_units(2))
-    train(model, optimizer, 1.0, range(10, 15), memory)
+    train(model, optimizer, 1.0, range(10, 15))
     memory.forget(second, chosen_units(3))
     fresh_model = copy.deepcopy(model)
     fresh = torch.optim.Adam(fresh_model.parameters(), lr=0.1)
     for step in range(15, 25):
-        train(model, optimizer, 1.0, [step], memory)
+        train(model, optimizer, 1.0, [step])
         train(fresh_model, fresh, 1.0, [step])
         assert_close(model[2].weight[3, 2], fresh_model[2].weight[3, 2])
-    assert memory.state_dict()["0|2.weight"]["since"][0].tolist() == [torch.inf] * 2 + [15.0] + [torch.inf] * 3
+    assert memory.state_dict()["0|2"]["since"][0].tolist() == [torch.inf] * 2 + [15.0] + [torch.inf] * 3
 
 
 def test_a_step_without_gradient_does_not_age_a_parameter():
@@ -119,7 +114,7 @@ def test_a_step_without_gradient_does_not_age_a_parameter():
     group = BoundGroup(chain_groups(model)[0], model)
     memory = OptimizerState("fresh")
     memory.bind([optimizer], [group])
-    train(model, optimizer, 1.0, range(10), memory)
+    train(model, optimizer, 1.0, range(10))
     memory.forget(group, chosen_units(2))
     fresh_model = copy.deepcopy(model)
     fresh = torch.optim.Adam(fresh_model.parameters(), lr=0.1)
@@ -128,14 +123,11 @@ def test_a_step_without_gradient_does_not_age_a_parameter():
             give_gradients(one, 1.0, step)
             if step % 2:
                 one[0].weight.grad = None
-            memory.before_step(stepper)
             stepper.step()
-            with torch.no_grad():
-                memory.after_step(stepper)
         assert_close(model[0].weight[2], fresh_model[0].weight[2])
     since = memory.state_dict()
-    assert since["0|0.weight"]["since"][0, 2] == 5
-    assert since["0|2.weight"]["since"][0, 2] == 10
+    assert since["0|0"]["since"][0, 2] == 5
+    assert since["0|2"]["since"][0, 2] == 10
 
 
 def test_zeroing_moments_alone_moves_a_fresh_entry_by_several_step_sizes():
@@ -153,10 +145,7 @@ def test_zeroing_moments_alone_moves_a_fresh_entry_by_several_step_sizes():
             before = model[0].weight[0, 0].item()
             for parameter in model.parameters():
                 parameter.grad = torch.ones_like(parameter)
-            memory.before_step(optimizer)
             optimizer.step()
-            with torch.no_grad():
-                memory.after_step(optimizer)
             if step >= 2900:
                 moved[policy] = max(moved.get(policy, 0), abs(model[0].weight[0, 0].item() - before) / 1e-3)
     assert moved["fresh"] == pytest.approx(1.0, abs=1e-3)
@@ -169,7 +158,7 @@ def test_fill_gives_the_mean_second_moment_of_the_other_entries():
     group = BoundGroup(chain_groups(model)[0], model)
     memory = OptimizerState("fill")
     memory.bind([optimizer], [group])
-    train(model, optimizer, 1.0, range(3), memory)
+    train(model, optimizer, 1.0, range(3))
     state = optimizer.state[model[0].weight]
     mean = state["exp_avg_sq"][[0, 1, 3, 4, 5]].mean()
     memory.forget(group, chosen_units(2))
@@ -183,7 +172,7 @@ def test_keep_touches_nothing_and_takes_any_optimizer():
     group = BoundGroup(chain_groups(model)[0], model)
     memory = OptimizerState("keep")
     memory.bind([optimizer], [group])
-    train(model, optimizer, 1.0, range(3), memory)
+    train(model, optimizer, 1.0, range(3))
     before = copy.deepcopy(optimizer.state_dict())
     memory.forget(group, chosen_units(2))
     assert torch.equal(before["state"][0]["square_avg"], optimizer.state_dict()["state"][0]["square_avg"])
@@ -201,6 +190,65 @@ def test_momentum_with_dampening_is_a_named_error():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
     with pytest.raises(ValueError, match="dampening"):
         ContinualBackprop(model, optimizer, groups=chain_groups(model))
+
+
+def test_a_schedule_after_loading_a_state_is_followed():
+    """Loading replaces the optimizer's settings; young entries must be stepped with the new ones."""
+    model, twin = network(), network()
+    optimizer, plain = torch.optim.Adam(model.parameters(), lr=0.1), torch.optim.Adam(twin.parameters(), lr=0.1)
+    group = BoundGroup(chain_groups(model)[0], model)
+    memory = OptimizerState("fresh")
+    memory.bind([optimizer], [group])
+    optimizer.load_state_dict(optimizer.state_dict())
+    train(model, optimizer, 1.0, [0])
+    memory.forget(group, chosen_units(1))
+    twin.load_state_dict(model.state_dict())
+    for step in range(1, 30):
+        for stepper in (optimizer, plain):
+            stepper.param_groups[0]["lr"] = 0.1 * 0.9**step
+        train(model, optimizer, 1.0, [step])
+        train(twin, plain, 1.0, [step])
+        assert_close(model[0].weight[1], twin[0].weight[1])
+
+
+def test_after_detaching_no_entry_moves_by_several_step_sizes():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    group = BoundGroup(chain_groups(model)[0], model)
+    memory = OptimizerState("fresh")
+    memory.bind([optimizer], [group])
+    largest = 0.0
+    for step in range(3000):
+        if step == 2900:
+            memory.forget(group, chosen_units(0))
+        if step == 2903:
+            memory.detach()
+        before = model[0].weight[0, 0].item()
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        if step >= 2900:
+            largest = max(largest, abs(model[0].weight[0, 0].item() - before) / 1e-3)
+    assert not optimizer._optimizer_step_post_hooks
+    assert largest == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_skipped_step_of_a_fused_optimizer_moves_no_young_entry():
+    """A GradScaler tells a fused optimizer of overflow by `found_inf`; hooks run all the same."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    group = BoundGroup(chain_groups(model)[0], model)
+    memory = OptimizerState("fresh")
+    memory.bind([optimizer], [group])
+    train(model, optimizer, 1.0, range(5))
+    memory.forget(group, chosen_units(1))
+    train(model, optimizer, 1.0, [5])
+    before = copy.deepcopy(model.state_dict())
+    optimizer.found_inf = torch.ones(())
+    optimizer.grad_scale = torch.ones(())
+    train(model, optimizer, 1.0, [6])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert memory.state_dict()["0|0"]["since"][0, 1] == 1
 
 
 def test_an_unknown_policy_lists_the_known_ones():

@@ -32,6 +32,15 @@ def test_nan_counts_as_least_and_infinity_is_still_chosen_before_the_immature():
     assert least_useful(utility, age, count=3, maturity_threshold=5).tolist() == [1, 0, 2]
 
 
+def test_a_new_rate_owes_nothing_for_the_past():
+    """Watching at rate 0 for 3,000 steps and then switching on must not replace the layer at once."""
+    watching = Schedule(units=10, replacement_rate=0.0, maturity_threshold=5)
+    ticks(watching, 3000)
+    on = Schedule(units=10, replacement_rate=0.01, maturity_threshold=5)
+    on.load_state_dict(watching.state_dict())
+    assert sum(ticks(on, 30)) == 2
+
+
 def test_least_useful_takes_a_run_axis():
     utility, age = tensor([[1.0, 2.0], [2.0, 1.0]]), torch.full((2, 2), 9)
     assert least_useful(utility, age, count=1, maturity_threshold=0).tolist() == [[0], [1]]

@@ -89,7 +89,9 @@ class Redraw:
         draw, view = self._rule(group, part), group.view(part)
         repeat, row = view.shape[2], tuple(view.shape[3:])
         drawn = [
-            draw(part.parameter, (count * repeat, *row), generator).to(view.dtype).reshape(count, repeat, *row)
+            _of_shape(draw(part.parameter, (count * repeat, *row), generator), (count * repeat, *row), part.parameter)
+            .to(view.dtype)
+            .reshape(count, repeat, *row)
             for count, generator in zip(chosen.counts, generators, strict=True)
             if count
         ]
@@ -117,6 +119,12 @@ class Redraw:
             return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=generator)
 
         return uniform
+
+
+def _of_shape(fresh: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    if fresh.shape != shape:
+        raise ValueError(f"init gave shape {tuple(fresh.shape)} for '{name}'; it was asked for {shape}")
+    return fresh
 
 
 def _write(view: Tensor, chosen: Chosen, fresh: Tensor | float) -> None:

@@ -24,12 +24,12 @@ from pliant.streams import uniform
 
 
 def due_units(rate: float, eligible_unit_steps: int, replaced: int, mature: int) -> int:
-    """Units due now, at most `mature`; none while more were replaced than the rate asks for (it was lowered on resuming).
+    """Units due now, at most `mature`. The product is a float, so a unit may come one step late (0.7 * 90 is below 63).
 
     >>> due_units(rate=0.2, eligible_unit_steps=6, replaced=0, mature=3)
     1
     """
-    return max(0, min(floor(rate * eligible_unit_steps) - replaced, mature))
+    return min(floor(rate * eligible_unit_steps) - replaced, mature)
 
 
 def bernoulli_units(rate: float, mature: int, draw: float) -> int:
@@ -87,11 +87,19 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         counts = {name: getattr(self, name) for name in ("step", "mature", "replaced", "eligible_unit_steps")}
-        return {**counts, "arriving": [[step, count] for step, count in self.arriving.items()]}
+        return {
+            **counts,
+            "replacement_rate": self.replacement_rate,
+            "arriving": [[step, count] for step, count in self.arriving.items()],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("step", "mature", "replaced", "eligible_unit_steps"):
             setattr(self, name, int(state[name]))
+        if (
+            state["replacement_rate"] != self.replacement_rate
+        ):  # what the old rate owed is settled; the new one starts now
+            self.replaced = self.eligible_unit_steps = 0
         self.arriving = {int(step): int(count) for step, count in state["arriving"]}
 
 
@@ -116,5 +124,4 @@ def blend(old: Tensor, fresh: Tensor | float, strength: Tensor) -> Tensor:
             [1.]])
     """
     share = strength.to(old.dtype).reshape(-1, *[1] * (old.dim() - 1))
-    target = torch.as_tensor(fresh, dtype=old.dtype, device=old.device)
-    return torch.where(share >= 1.0, target, old + share * (target - old))
+    return torch.where(share >= 1.0, fresh, old + share * (fresh - old))

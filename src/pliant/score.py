@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ class RunningUtility:
 
     keeps_means = True
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"utility": self.rule.name, "decay_rate": self.decay_rate}
+
     def __init__(self, utility: str | Utility = "contribution", decay_rate: float = 0.99) -> None:
         if not 0.0 <= decay_rate < 1.0:
             raise ValueError(f"decay_rate must lie in [0, 1), got {decay_rate}")
@@ -42,7 +47,9 @@ class RunningUtility:
     def update(self, group: BoundGroup) -> None:
         """Average in this step's activity with the weights as the optimizer left them."""
         mean = self._mean[group.name]
-        activity = {name: value.to(mean.dtype).view_as(mean) for name, value in group.activity.take().items()}
+        activity = {
+            name: _broken_as_nan(value.to(mean.dtype)).view_as(mean) for name, value in group.activity.take().items()
+        }
         mean.copy_(running_average(mean, activity["mean"], self.decay_rate))
         seen = Seen(
             magnitude=activity.get("magnitude", mean),
@@ -76,9 +83,9 @@ class RunningUtility:
             keep = (chosen.strength < 1.0).reshape(-1, *[1] * (old.dim() - 1))
             held[chosen.where] = torch.where(keep, old, 0.0)
 
-    def to(self, device: torch.device) -> None:
-        self._utility = {name: held.to(device) for name, held in self._utility.items()}
-        self._mean = {name: held.to(device) for name, held in self._mean.items()}
+    def move(self, group: BoundGroup, device: torch.device) -> None:
+        self._utility[group.name] = self._utility[group.name].to(device)
+        self._mean[group.name] = self._mean[group.name].to(device)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -92,6 +99,11 @@ class RunningUtility:
             self._mean[name].copy_(state["mean"][name])
 
 
+def _broken_as_nan(activity: Tensor) -> Tensor:
+    """Infinite activity, which an average would keep for ever as the highest of utilities, becomes NaN, the least."""
+    return torch.where(activity.isfinite(), activity, nan)
+
+
 class Dormancy:
     """Mean |activity| of a unit in this step, as a share of its layer's mean. Source: Sokar et al., ICML 2023 (ReDo), eq. 1.
 
@@ -99,6 +111,10 @@ class Dormancy:
     """
 
     keeps_means = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     def __init__(self) -> None:
         self.reads: Sequence[Reading] = ("magnitude",)
@@ -121,8 +137,8 @@ class Dormancy:
     def forget(self, group: BoundGroup, chosen: Chosen) -> None:
         """Nothing is remembered from step to step."""
 
-    def to(self, device: torch.device) -> None:
-        self._magnitude = {name: held.to(device) for name, held in self._magnitude.items()}
+    def move(self, group: BoundGroup, device: torch.device) -> None:
+        self._magnitude[group.name] = self._magnitude[group.name].to(device)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -46,6 +46,10 @@ class ReplacementRate:
         self.count, self.eligible = count, eligible
         self.schedules: dict[str, list[Schedule]] = {}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"maturity_threshold": self.maturity_threshold, "eligible": self.eligible}
+
     def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
         for index, group in enumerate(groups):
             self.schedules[group.name] = [
@@ -88,7 +92,7 @@ def _first_of_each_run(least: Tensor, due: list[int]) -> Chosen:
         runs, units = torch.zeros_like(least[0]), least[0]
     else:
         pairs = [(run, rank) for run, count in enumerate(due) for rank in range(count)]
-        runs, ranks = torch.tensor(pairs, device=least.device).unbind(1)
+        runs, ranks = torch.tensor(pairs).to(least.device, non_blocking=True).unbind(1)
         units = least[runs, ranks]
     return Chosen(runs, units, torch.ones(len(units), device=least.device), due)
 
@@ -106,6 +110,10 @@ class Threshold:
             raise ValueError(f"period must be at least 1 optimizer step, got {period}")
         self.tau, self.period = tau, period
         self._steps: dict[str, int] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
         self._steps = {group.name: 0 for group in groups}

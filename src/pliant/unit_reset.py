@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any, Protocol, Self
 
 import torch
@@ -28,7 +29,7 @@ from pliant.redraw import Redraw
 from pliant.replacement import blend
 from pliant.units.activity import Reading
 from pliant.units.bound import BoundGroup, Chosen
-from pliant.units.map import UnitGroup, UnitMap
+from pliant.units.map import Slice, UnitGroup, UnitMap
 
 log = logging.getLogger("pliant")
 
@@ -40,6 +41,11 @@ class Score(Protocol):
 
     reads: Sequence[Reading]
     keeps_means: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved state is only good for: names, strings and numbers."""
+        ...
 
     def bind(self, groups: Sequence[BoundGroup]) -> None:
         """Start at zero for these groups."""
@@ -61,13 +67,21 @@ class Score(Protocol):
         """The chosen units are new."""
         ...
 
-    def to(self, device: torch.device) -> None: ...
+    def move(self, group: BoundGroup, device: torch.device) -> None:
+        """What is kept of the group goes to `device`."""
+        ...
+
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Select(Protocol):
     """Which units go, and when."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved state is only good for: names, strings and numbers."""
+        ...
 
     def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
         """Start the clocks of these groups; one seed a run."""
@@ -113,6 +127,7 @@ class UnitReset:
     ) -> None:
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         self.groups = [BoundGroup(spec, model) for spec in groups]
+        self._heard: set[str] = set()  # groups whose taps ran since we attached
         self._steps = {group.name: 0 for group in self.groups}
         self._last: dict[str, int | None] = dict.fromkeys(self._steps)
         self._replaced = {group.name: [0] * group.runs for group in self.groups}
@@ -128,18 +143,14 @@ class UnitReset:
         self.redraw.bind(self.groups)
         self.plan = UnitMap([group.plan_row(hand_over=redraw.hand_over_mean) for group in self.groups])
         self._handles = [group.listen(score.reads) for group in self.groups]
-        for each in self.optimizers:
-            self._handles.append(each.register_step_pre_hook(self._before_step))
-            if attach:
-                self._handles.append(each.register_step_post_hook(self._after_step))
+        if attach:
+            self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
 
     # -- one step ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`."""
-        for each in self.optimizers if optimizer is None else (optimizer,):
-            self.forget.after_step(each)
         chosen: dict[BoundGroup, Chosen] = {}
         for group in self._observed(optimizer):
             group.age += 1
@@ -175,7 +186,8 @@ class UnitReset:
         """Groups of this clock that ran since its last step; the others keep theirs."""
         clocked = [group for group in self.groups if optimizer in (None, self.forget.optimizer_of(group.first))]
         observed = [group for group in clocked if group.activity.examples]
-        if clocked and not observed and not any(self._steps.values()):
+        self._heard.update(group.name for group in observed)
+        if clocked and not any(group.name in self._heard for group in clocked):
             names = ", ".join(sorted({f"'{group.spec.tap.module}'" for group in clocked}))
             raise RuntimeError(
                 f"the optimizer stepped, but none of the tapped modules ({names}) ran in training mode with gradients before "
@@ -184,12 +196,8 @@ class UnitReset:
         for group in observed:
             self._steps[group.name] += 1
             if group.age.device != group.first.device:
-                self.to(group.first.device)
+                self._move(group, group.first.device)
         return observed
-
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        with torch.no_grad():
-            self.forget.before_step(optimizer)
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self.step(optimizer)
@@ -215,6 +223,7 @@ class UnitReset:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.forget.detach()
 
     def __enter__(self) -> Self:
         return self
@@ -224,18 +233,20 @@ class UnitReset:
 
     def to(self, device: torch.device | str) -> Self:
         """Move our state. It follows the model by itself at the next step."""
-        device = torch.device(device)
         for group in self.groups:
-            group.to(device)
-        self.score.to(device)
-        self.forget.to(device)
+            self._move(group, torch.device(device))
         return self
+
+    def _move(self, group: BoundGroup, device: torch.device) -> None:
+        group.to(device)
+        self.score.move(group, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
         return {
             "format": FORMAT,
             "fingerprint": self.plan.fingerprint(),
+            "settings": self._settings(),
             "groups": {group.name: group.state_dict() for group in self.groups},
             "counts": {
                 name: {"steps": self._steps[name], "replaced": list(self._replaced[name]), "last": self._last[name]}
@@ -253,10 +264,14 @@ class UnitReset:
             raise ValueError(f"this state has format {state['format']}, this version reads {FORMAT}")
         ours, theirs = self.plan.fingerprint(), list(state["fingerprint"])
         if ours != theirs:
-            differing = [f"saved: {line}" for line in theirs if line not in ours] + [
-                f"here: {line}" for line in ours if line not in theirs
-            ]
-            raise ValueError(f"this state was saved for other units; {'; '.join(differing) or 'their order differs'}")
+            saved = [f"saved: {line}" for line in theirs if line not in ours]
+            here = [f"here: {line}" for line in ours if line not in theirs]
+            raise ValueError(
+                f"this state was saved for other units; {'; '.join(saved + here) or 'their order differs'}"
+            )
+        for name, mine in self._settings().items():
+            if state["settings"].get(name) != mine:
+                raise ValueError(f"this state was saved with {name} = {state['settings'].get(name)}, here it is {mine}")
         for group in self.groups:
             group.load_state_dict(state["groups"][group.name])
             held = state["counts"][group.name]
@@ -267,6 +282,11 @@ class UnitReset:
         self.forget.load_state_dict(state["forget"])
         for generator, held in zip(self.generators, state["generators"], strict=True):
             generator.set_state(held.cpu())
+
+    def _settings(self) -> dict[str, Any]:
+        """What a state depends on; the replacement rate and `count` may change between saving and loading."""
+        parts = {"score": type(self.score).__name__, "select": type(self.select).__name__}
+        return {**parts, **self.score.settings, **self.select.settings, "runs": self.groups[0].runs}
 
     def __deepcopy__(self, memo: object) -> Self:
         raise TypeError(
@@ -283,29 +303,34 @@ class UnitReset:
         """No group named twice, no slice in two groups, one number of runs."""
         if not self.groups:
             raise ValueError("no groups given, so no unit could ever be replaced")
-        for kind, keys in {
-            "group": [group.name for group in self.groups],
-            "incoming slice": [
-                f"{part.parameter}, axis {part.axis}" for group in self.groups for part in group.spec.incoming
-            ],
-            "outgoing slice": [
-                f"{part.parameter}, axis {part.axis}" for group in self.groups for part in group.spec.outgoing
-            ],
-        }.items():
-            twice = [key for key, count in Counter(keys).items() if count > 1]
+        places = {
+            "incoming": [_place(group, part) for group in self.groups for part in group.spec.incoming],
+            "outgoing": [_place(group, part) for group in self.groups for part in group.spec.outgoing],
+        }
+        twice = [name for name, count in Counter(group.name for group in self.groups).items() if count > 1]
+        if twice:
+            raise ValueError(f"the same group is given more than once: {'; '.join(twice)}")
+        for kind, found in places.items():
+            claims = Counter(place for place, _ in found)
+            twice = sorted({name for place, name in found if claims[place] > 1})
             if twice:
-                raise ValueError(f"the same {kind} is given more than once: {'; '.join(twice)}")
+                raise ValueError(f"the same {kind} slice is given more than once: {'; '.join(twice)}")
         if len({group.spec.runs for group in self.groups}) > 1:
             raise ValueError("all groups must have the same number of runs")
 
     def _seeds_of_runs(self, seed: int | Sequence[int] | None) -> list[int]:
         runs = self.groups[0].runs
-        if seed is None or isinstance(seed, int):
-            first = torch.initial_seed() if seed is None else seed
+        if seed is None or not isinstance(seed, Sequence):
+            first = torch.initial_seed() if seed is None else index(seed)
             return [first + run for run in range(runs)]
         if len(seed) != runs:
             raise ValueError(f"{len(seed)} seeds for {runs} runs; give one each, or one number")
         return list(seed)
+
+
+def _place(group: BoundGroup, part: Slice) -> tuple[tuple[int, int], str]:
+    """Which entries a slice owns, whatever name they go by, and that name."""
+    return (id(group.parameter(part.parameter)), part.axis), f"{part.parameter}, axis {part.axis}"
 
 
 def _clear_gradients(group: BoundGroup, chosen: Chosen) -> None:

@@ -1,6 +1,7 @@
 import copy
 import io
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,6 +10,10 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chain_groups
+from pliant.optimizer_state import OptimizerState
+from pliant.redraw import Redraw
+from pliant.score import RunningUtility
+from pliant.units.bound import Chosen
 from tests.networks import NETWORKS, OPTIMIZERS, batch, enough, mlp, replaced, train
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
@@ -240,6 +245,17 @@ def test_nan_is_really_gone_and_is_not_handed_over():
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert model(x).isfinite().all()
     assert not optimizer.state[model[2].weight]["momentum_buffer"][:, 3].any()
+
+
+def test_an_activation_that_was_infinite_once_makes_its_unit_the_least_useful():
+    model = mlp()
+    _, cbp = attached(model, attach=False, replacement_rate=1 / 60)
+    for activity in (torch.full((1, 12), math.inf), *[torch.ones(1, 12)] * 9):
+        activity[0, [0, 1, 2, *range(4, 12)]] = 1.0
+        model[2](activity)
+        cbp.step()
+    assert cbp.groups[0].age[0].argmin() == 3
+    assert replaced(cbp)["0"] == 1
 
 
 def test_own_batch_norm_is_reset_and_the_others_are_not():
@@ -745,7 +761,7 @@ def test_a_state_fits_the_same_model_wrapped():
             self.module = inner
 
     plain = mlp()
-    _, cbp = attached(plain)
+    optimizer, cbp = attached(plain, "adam")
     wrapped = Wrapper(mlp())
     groups = [
         UnitGroup(
@@ -761,8 +777,166 @@ def test_a_state_fits_the_same_model_wrapped():
             Tap("module.4"),
         ),
     ]
-    theirs = ContinualBackprop(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1), groups=groups)
+    their_optimizer = OPTIMIZERS["adam"](wrapped.parameters())
+    theirs = ContinualBackprop(wrapped, their_optimizer, groups=groups, **OFTEN)
+    train(plain, optimizer, range(60))
+    enough(cbp, least=10)
+    wrapped.module.load_state_dict(plain.state_dict())
+    their_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch would share the moments
     theirs.load_state_dict(cbp.state_dict())
+    train(plain, optimizer, range(60, 90))
+    train(wrapped.module, their_optimizer, range(60, 90))
+    assert same(plain, wrapped.module)
+
+
+def test_activity_can_be_read_at_the_output_of_a_module():
+    """ReLU's output and its consumer's input are the same numbers."""
+    models = [mlp(), mlp()]
+    for model, tap in zip(models, (Tap("2"), Tap("1", "output")), strict=True):
+        cbp = build(model, tap=tap, optimizer=(optimizer := torch.optim.SGD(model.parameters(), lr=0.05)), **OFTEN)
+        train(model, optimizer, range(80))
+        enough(cbp)
+    assert same(*models)
+
+
+def test_random_utility_draws_from_the_method_s_own_generators_and_anew_each_time():
+    model = mlp()
+    _, cbp = attached(model, utility="random")
+    state = torch.get_rng_state()
+    first, second = (cbp.score.value(cbp.groups[0], cbp.generators) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first, second)
+    assert torch.equal(first[0], torch.rand(12, generator=torch.Generator().manual_seed(cbp.seeds[0])))
+
+
+def test_stats_say_what_was_replaced_and_when():
+    model = mlp()
+    optimizer, cbp = attached(model, replacement_rate=0.02, maturity_threshold=3)
+    assert cbp.stats()["0"]["last_replaced_at"] is None
+    for step in range(30):
+        before = replaced(cbp)["0"]
+        train(model, optimizer, [step])
+        if replaced(cbp)["0"] > before:
+            assert cbp.stats()["0"]["last_replaced_at"] == step + 1
+    assert cbp.stats()["0"]["steps"] == 30
+    assert cbp.stats()["0"]["last_replaced_at"] <= 30
+
+
+def test_two_groups_that_claim_the_same_weights_are_an_error():
+    model = mlp()
+    first, second = chain_groups(model)
+    claimed = UnitGroup("again", first.incoming, first.outgoing, first.tap)
+    with pytest.raises(
+        ValueError, match=r"the same incoming slice is given more than once: 0\.bias, axis 0; 0\.weight"
+    ):
+        ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=[first, second, claimed])
+
+
+def test_accumulated_passes_are_centred_on_the_passes_so_far():
+    """One unit that reads 1, then 3: first centred on 1, then on the mean 2, so (0 + 1) / 2; joint, on 2 throughout: 1."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    cbp = ContinualBackprop(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        groups=chain_groups(model),
+        utility="zero_contribution",
+        attach=False,
+    )
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+    model[1](torch.tensor([[1.0]]))
+    model[1](torch.tensor([[3.0]]))
+    cbp.step()
+    assert_close(cbp.score.value(cbp.groups[0], []), torch.tensor([[0.5]]))
+
+
+class HalfOfTheFirst:
+    """A selection for the test: the first unit of each group, by half, at every step."""
+
+    def bind(self, groups, seeds): ...
+
+    def __call__(self, group, value):
+        first = torch.zeros(1, dtype=torch.int64)
+        return Chosen(first, first, torch.tensor([0.5]), [1])
+
+    settings: ClassVar = {}
+
+    def stats(self, group):
+        return {}
+
+
+def test_a_replacement_by_half_goes_halfway_and_keeps_the_unit_s_age():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = UnitReset(
+        model,
+        optimizer,
+        groups=chain_groups(model)[:1],
+        score=RunningUtility(),
+        select=HalfOfTheFirst(),
+        redraw=Redraw(lambda name, shape, generator: torch.zeros(shape), hand_over_mean=False),
+        forget=OptimizerState("fresh"),
+    )
+    before = copy.deepcopy(model)
+    model(batch(0, (6,))[0]).sum().backward()
+    optimizer.step()
+    assert_close(model[0].weight[0], before[0].weight[0] / 2)
+    assert_close(model[2].weight[:, 0], before[2].weight[:, 0] / 2)
+    assert torch.equal(model[0].weight[1:], before[0].weight[1:])
+    assert method.groups[0].age[0].tolist() == [1] * 12
+    assert (method.score.value(method.groups[0], []) > 0).any()
+
+
+def test_several_methods_on_one_adam_do_not_undo_each_other():
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    groups = chain_groups(model)[:1]
+    first = ContinualBackprop(model, optimizer, groups=groups, replacement_rate=0.1, maturity_threshold=4, seed=0)
+    second = ContinualBackprop(model, optimizer, groups=groups, replacement_rate=0.1, maturity_threshold=6, seed=1)
+    for step in range(60):
+        train(model, optimizer, [step])
+        for method in (first, second):
+            units = (method.groups[0].age[0] == 0).nonzero().flatten()
+            assert not model[2].weight[:, units].any()
+    enough(first)
+    enough(second)
+    first.detach()
+    second.detach()
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_clearing_gradients_before_a_manual_step_changes_nothing():
+    kept, cleared = mlp(), mlp()
+    kept_optimizer, kept_cbp = attached(kept, "adam", attach=False)
+    cleared_optimizer, cleared_cbp = attached(cleared, "adam", attach=False)
+    train(kept, kept_optimizer, range(100), after=kept_cbp.step)
+
+    def clear_and_step():
+        cleared_optimizer.zero_grad()
+        cleared_cbp.step()
+
+    train(cleared, cleared_optimizer, range(100), after=clear_and_step)
+    enough(kept_cbp)
+    assert same(kept, cleared)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"maturity_threshold": 50}, "saved with maturity_threshold = 5, here it is 50"),
+        ({"utility": "weight"}, "saved with utility = contribution, here it is weight"),
+        ({"decay_rate": 0.9}, "saved with decay_rate = 0.99, here it is 0.9"),
+        ({"eligible": "all"}, "saved with eligible = mature"),
+    ],
+)
+def test_a_state_saved_with_other_settings_is_an_error_and_nothing_is_loaded(changes, message):
+    model = mlp()
+    optimizer, cbp = attached(model)
+    train(model, optimizer, range(20))
+    _, other = attached(mlp(), **changes)
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(cbp.state_dict())
+    assert not other.groups[0].age.any()
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------
@@ -805,6 +979,9 @@ def build(model=None, optimizer=None, **changes):
         ({"init": "he"}, "unknown init 'he'; known: module, kaiming"),
         ({"optimizer_state": "forget"}, "unknown optimizer_state 'forget'"),
         ({"seed": [1, 2]}, "2 seeds for 1 runs"),
+        ({"hand_over": {"2.wieght": "2.bias"}}, "hand_over names '2.wieght', which is not outgoing"),
+        ({"hand_over": {"2.weight": "4.bias"}}, r"has shape \(1, 2\), not \(1, 9\)"),
+        ({"runs": 0}, "runs must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error_at_construction(changes, message):
@@ -842,6 +1019,17 @@ def test_training_in_evaluation_mode_is_an_error_at_the_first_step():
     stepper, _ = attached(model)
     with pytest.raises(RuntimeError, match=r"none of the tapped modules \('2', '4'\) ran in training mode"):
         train(model, stepper, range(1))
+
+
+def test_forgetting_train_after_loading_a_state_is_an_error_at_the_first_step():
+    model = mlp()
+    stepper, cbp = attached(model)
+    train(model, stepper, range(10))
+    twin = mlp().eval()
+    twin_stepper, twin_cbp = attached(twin)
+    twin_cbp.load_state_dict(cbp.state_dict())
+    with pytest.raises(RuntimeError, match="ran in training mode"):
+        train(twin, twin_stepper, range(1))
 
 
 def test_a_tap_of_the_wrong_width_is_an_error_at_the_first_pass():

@@ -57,9 +57,36 @@ def shared():
     return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(4, 1))
 
 
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def tied():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    net[2].weight = net[0].weight
+    return net
+
+
+def test_a_batch_norm_without_running_statistics_centres_by_itself():
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4, bias=False), norm, nn.Linear(4, 1))
+    assert chain_groups(net)[0].hand_over == {}
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
+        (
+            nn.Sequential(nn.Linear(3, 3), Residual(nn.Linear(3, 3)), nn.Linear(3, 1)),
+            r"'1' \(Residual\) stands between",
+        ),
+        (Residual(nn.Linear(3, 3), nn.Linear(3, 3)), "reads nn.Sequential, not Residual"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(8, 1)), "a multiple from Conv2d through Flatten"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(4, 1)), r"'0' \(Conv2d, 4 units\) feeds '1' \(Linear"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Conv2d(4, 1, 1)), "sizes must be equal within a kind"),
+        (tied(), "'2' is used twice"),
+        (nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(1)), "'0' is lazy"),
         (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)), r"'1' \(LayerNorm\) stands between"),
         (nn.Sequential(nn.Linear(3, 4), nn.Softmax(-1), nn.Linear(4, 1)), r"'1' \(Softmax\) stands between"),
         (nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 1)), r"'1' \(PReLU\)"),
@@ -67,7 +94,7 @@ def shared():
             nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 1, 3)),
             "'1' is a grouped convolution",
         ),
-        (nn.Sequential(nn.Linear(3, 4), nn.Linear(8, 1)), "'0' has 4 units but '1' reads 8 inputs"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Linear(8, 1)), r"'0' \(Linear, 4 units\) feeds '1' \(Linear, 8 inputs"),
         (nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(2), nn.Linear(4, 1)), r"'1' \(Flatten\)"),
         (nn.Sequential(nn.Linear(3, 4)), "has no hidden units"),
         (nn.Linear(3, 4), "reads nn.Sequential, not Linear"),

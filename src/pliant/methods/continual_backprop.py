@@ -11,7 +11,7 @@ After every optimizer step, in each group of hidden units:
 
 Source: Dohare et al., Nature 632 (2024), algorithm 1. Departures are named where they are made: `pliant.utility` (means for
 sums), `pliant.replacement` (integer counts), `pliant.unit_reset` (order of phases), `pliant.redraw` (hand-over that
-works), `pliant.optimizer_state` (fresh state for any optimizer).
+works), `pliant.optimizer_state` (fresh state for SGD, Adam, AdamW).
 """
 
 from __future__ import annotations

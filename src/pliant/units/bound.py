@@ -44,8 +44,9 @@ class BoundGroup:
         self.name = spec.name
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))  # pyright: ignore[reportUnknownArgumentType]
-        self.runs = spec.runs or 1
+        self.runs = 1 if spec.runs is None else spec.runs
         self.units, self.columns = self._measure()
+        self._check_absorbers()
         self.age = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.first.device)
         self.activity = Activity(spec.tap, spec.stacked, (), columns=self.units * self.columns)
         self.consumer = self._module(spec.tap.module)
@@ -137,10 +138,13 @@ class BoundGroup:
 
     def _absorber_name(self, part: Slice) -> str | BN | None:
         if self.spec.hand_over is not None:
-            return self.spec.hand_over.get(part.parameter)
+            target = self.spec.hand_over.get(part.parameter)
+            if isinstance(target, str) and not self.parameter(target).requires_grad:
+                raise ValueError(f"group '{self.name}': hand_over to '{target}', which is frozen")
+            return target
         stem, _, leaf = part.parameter.rpartition(".")
-        bias = f"{stem}.bias"
-        return bias if leaf == "weight" and bias in self._parameters else None
+        bias = self._parameters.get(f"{stem}.bias")
+        return f"{stem}.bias" if leaf == "weight" and bias is not None and bias.requires_grad else None
 
     def plan_row(self, *, hand_over: bool) -> PlanRow:
         """This group's line of the plan."""
@@ -175,12 +179,36 @@ class BoundGroup:
             raise ValueError(
                 f"group '{self.name}': its outgoing slices have different repeats {sorted(repeats)}; give one group each"
             )
+        self._check_norms(units)
+        return units, repeats.pop()
+
+    def _check_norms(self, units: int) -> None:
         for norm, module in self.norms():
             if not isinstance(module, _BATCH_NORMS):
                 raise TypeError(
                     f"group '{self.name}': BN('{norm.module}') names a {type(module).__name__}, not a batch norm"
                 )
-        return units, repeats.pop()
+            if module.num_features != units * norm.repeat:
+                raise ValueError(
+                    f"group '{self.name}': batch norm '{norm.module}' has {module.num_features} channels, "
+                    f"not {units} units x {norm.repeat}"
+                )
+
+    def _check_absorbers(self) -> None:
+        """Means are handed to vectors that exist and fit."""
+        outgoing = [part.parameter for part in self.spec.outgoing]
+        for name in self.spec.hand_over or {}:
+            if name not in outgoing:
+                raise ValueError(
+                    f"group '{self.name}': hand_over names '{name}', which is not outgoing ({', '.join(outgoing)})"
+                )
+        for part, (vector, _) in self.absorbers().items():
+            wanted = (self.runs, self.view(part).shape[3])
+            if vector.shape != wanted:
+                raise ValueError(
+                    f"group '{self.name}': what takes the mean of '{part.parameter}' has shape {tuple(vector.shape)}, "
+                    f"not {wanted}, (runs, next units)"
+                )
 
     def _units_along(self, part: Slice) -> int:
         parameter = self.parameter(part.parameter)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from pliant.initial import GAINS, leaky_relu_gain
 from pliant.units.map import BN, Slice, Tap, UnitGroup
@@ -76,12 +77,12 @@ def _weight_layers(model: nn.Module) -> Iterator[_WeightLayer]:
     current: _WeightLayer | None = None
     seen: set[int] = set()
     for name, module in _leaves(model, ""):
-        if isinstance(module, (nn.Linear, nn.Conv2d, *_NORMS)):
-            if id(module) in seen:
-                raise ValueError(
-                    f"chain_groups: '{name}' is used twice; its units have two meanings. Give groups by hand"
-                )
-            seen.add(id(module))
+        if isinstance(module, LazyModuleMixin):
+            raise ValueError(f"chain_groups: '{name}' is lazy and has no weights yet; run the model once before")
+        parameters = {id(parameter) for parameter in module.parameters(recurse=False)}
+        if parameters & seen:
+            raise ValueError(f"chain_groups: '{name}' is used twice; its units have two meanings. Give groups by hand")
+        seen |= parameters
         if isinstance(module, nn.Linear | nn.Conv2d):
             if isinstance(module, nn.Conv2d) and module.groups > 1:
                 raise ValueError(f"chain_groups: '{name}' is a grouped convolution; give its UnitGroup by hand")
@@ -95,7 +96,7 @@ def _weight_layers(model: nn.Module) -> Iterator[_WeightLayer]:
 
 
 def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if not isinstance(module, nn.Sequential):
+    if not isinstance(module, nn.Sequential) or "forward" in _overrides(module):
         if not name:
             raise ValueError(
                 f"chain_groups reads nn.Sequential, not {type(module).__name__}; give groups=[UnitGroup(...)] by hand"
@@ -106,6 +107,11 @@ def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield from _leaves(child, f"{name}.{key}" if name else key)
 
 
+def _overrides(module: nn.Sequential) -> set[str]:
+    """What subclasses of `nn.Sequential` define anew: one with a forward of its own is no chain."""
+    return {name for kind in type(module).__mro__ if kind not in nn.Sequential.__mro__ for name in vars(kind)}
+
+
 def _pass_through(layer: _WeightLayer, name: str, module: nn.Module) -> None:
     """Note what a module between two weight layers does to the units of the first."""
     kind = type(module)
@@ -114,7 +120,7 @@ def _pass_through(layer: _WeightLayer, name: str, module: nn.Module) -> None:
     elif isinstance(module, nn.LeakyReLU):
         layer.gain = leaky_relu_gain(module.negative_slope)
     elif isinstance(module, _NORMS):
-        layer.feeds_norm |= layer.followers == 0
+        layer.feeds_norm |= layer.followers == 0 and module.running_mean is not None  # without one it centres by itself
         layer.norms.append((name, module.num_features))
     elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
         layer.flattened = True
@@ -130,11 +136,14 @@ def _group(producer: _WeightLayer, consumer: _WeightLayer) -> UnitGroup:
             f"chain_groups: {producer.obstacle} stands between weight layers and may mix units. "
             f"Known: {', '.join(known)}. Give groups=[UnitGroup(...)] by hand"
         )
+    from_image, to_image = (isinstance(layer.module, nn.Conv2d) for layer in (producer, consumer))
+    blocks = from_image and not to_image and producer.flattened  # channels are blocks of columns
     repeat, rest = divmod(consumer.inputs, producer.units)
-    if rest or (repeat > 1 and not (producer.flattened and isinstance(consumer.module, nn.Linear))):
+    if rest or not (blocks or (repeat == 1 and from_image == to_image)):
         raise ValueError(
-            f"chain_groups: '{producer.name}' has {producer.units} units but '{consumer.name}' reads {consumer.inputs} inputs; "
-            f"they must be equal, or a multiple after a Flatten"
+            f"chain_groups: '{producer.name}' ({type(producer.module).__name__}, {producer.units} units) feeds '{consumer.name}' "
+            f"({type(consumer.module).__name__}, {consumer.inputs} inputs): sizes must be equal within a kind, "
+            f"and a multiple from Conv2d through Flatten to Linear. Give groups=[UnitGroup(...)] by hand"
         )
     names = ["weight"] if producer.module.bias is None else ["weight", "bias"]
     return UnitGroup(

@@ -32,6 +32,10 @@ class Slice:
     axis: int
     repeat: int = 1
 
+    def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise ValueError(f"Slice('{self.parameter}'): repeat must be at least 1, got {self.repeat}")
+
     def view(self, tensor: Tensor, *, stacked: bool) -> Tensor:
         """`tensor` (the parameter, or state of its shape) by unit: (runs, units, repeat, ...), a view, never a copy."""
         runs_first = tensor if stacked else tensor.unsqueeze(0)
@@ -51,6 +55,10 @@ class Tap:
     module: str
     at: Literal["input", "output"] = "input"
     axis: int = -1
+
+    def __post_init__(self) -> None:
+        if self.at not in ("input", "output"):
+            raise ValueError(f"Tap('{self.module}'): at must be 'input' or 'output', got '{self.at}'")
 
 
 @dataclass(frozen=True)
