@@ -64,5 +64,5 @@ def export(study: Study, form: str, file: Path) -> int:
     if form == "csv":
         rows.to_csv(file, index=False)
     else:
-        rows.to_parquet(file, index=False)
+        rows.to_parquet(file, index=False, compression="zstd")
     return len(rows)
