@@ -15,6 +15,7 @@ test: .venv/dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.venv/boundscheck $(BIN)/pytest -n 2 tests/online/test_parity.py
 
 format: .venv/dev
 	$(BIN)/ruff format .

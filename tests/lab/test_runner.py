@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pliant.lab.records import read
 from tests.kill_and_resume import content, finish, is_alive, pliant, rows_in, workers_of
 
 TOY = str(Path(__file__).parents[1] / "toy_experiment.py") + ":Toy"
@@ -51,6 +52,11 @@ def until(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
+
+
+def has_committed(database):
+    record = read(database)
+    return record is not None and record.steps_done > 0
 
 
 def test_a_second_start_at_the_same_time_says_who_runs_it_and_exits_2(slow):
@@ -156,6 +162,7 @@ def test_running_again_adds_missing_runs_and_touches_no_finished_one(tmp_path):
 
 def test_a_tampered_checkpoint_fails_its_job_by_name(slow):
     folder, runner = slow
+    until(lambda: has_committed(folder / "jobs" / "000.sqlite"))
     runner.kill()
     runner.wait()
     file = next((folder / "jobs").glob("000-*.safetensors"))
