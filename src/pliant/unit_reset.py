@@ -137,11 +137,11 @@ class UnitReset:
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
-        self.forget.bind(self.optimizers, self.groups)
         self.score.bind(self.groups)
         self.select.bind(self.groups, self.seeds)
         self.redraw.bind(self.groups)
         self.plan = UnitMap([group.plan_row(hand_over=redraw.hand_over_mean) for group in self.groups])
+        self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
         self._handles = [group.listen(score.reads) for group in self.groups]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
@@ -219,7 +219,8 @@ class UnitReset:
     # -- attaching, moving, saving ------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Remove every hook. The model and the optimizer are as if nothing had been attached."""
+        """Remove every hook. From here on the optimizer counts young entries' steps with its shared counter, and their
+        moments are scaled to fit it."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -322,8 +322,10 @@ def test_init_module_of_a_layer_it_does_not_know_is_an_error():
             nn.init.constant_(self.weight, 1.0)
 
     model = nn.Sequential(Scaled(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = torch.optim.Adam(model.parameters())
     with pytest.raises(TypeError, match=r"not Scaled \('0.weight'\)"):
-        attached(model)
+        ContinualBackprop(model, optimizer, groups=chain_groups(model))
+    assert not optimizer._optimizer_step_pre_hooks, "a construction that failed left hooks behind"
 
 
 # -- training loops ----------------------------------------------------------------------------------------------
