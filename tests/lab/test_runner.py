@@ -34,6 +34,8 @@ def in_mid_learning(folder, **environment):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # a shell starts its background jobs with Ctrl-C ignored, and these tests may run in one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: rows_in(content(folder)) > 0)
     yield folder, runner
