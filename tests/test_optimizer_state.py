@@ -107,6 +107,24 @@ def test_an_entry_between_two_reset_units_is_as_young_as_the_younger():
     assert memory.state_dict()["0|2"]["since"][0].tolist() == [torch.inf] * 2 + [15.0] + [torch.inf] * 3
 
 
+def test_a_later_reset_leaves_an_earlier_one_as_young_as_it_is():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    group = BoundGroup(chain_groups(model)[0], model)
+    memory = OptimizerState("fresh")
+    memory.bind([optimizer], [group])
+    train(model, optimizer, 1.0, range(10))
+    memory.forget(group, chosen_units(1))
+    fresh_model = copy.deepcopy(model)
+    fresh = torch.optim.Adam(fresh_model.parameters(), lr=0.1)
+    for step in range(10, 25):
+        if step == 15:
+            memory.forget(group, chosen_units(4))
+        train(model, optimizer, 1.0, [step])
+        train(fresh_model, fresh, 1.0, [step])
+        assert_close(model[0].weight[1], fresh_model[0].weight[1])
+
+
 def test_a_step_without_gradient_does_not_age_a_parameter():
     """Adam skips a parameter whose gradient is None; its entries must then stay as young as they are."""
     model = network()

@@ -208,8 +208,9 @@ class YoungEntries:
         """The chosen units' entries in slice number `index` of the group begin anew."""
         parameter = group.parameter(group.slices()[index].parameter)
         youth = self._youth.setdefault(parameter, _Youth())
-        fresh = torch.full_like(group.age, inf, dtype=torch.float32)
-        since = youth.since.setdefault((group, index), fresh)
+        if (group, index) not in youth.since:
+            youth.since[group, index] = torch.full_like(group.age, inf, dtype=torch.float32)
+        since = youth.since[group, index]
         since[chosen.where] = torch.where(chosen.strength >= 1.0, 0.0, since[chosen.where])
         youth.steps_left = _steps_of_youth(_settings(optimizer, parameter)["betas"], parameter.dtype)
 

@@ -96,9 +96,8 @@ class Schedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("step", "mature", "replaced", "eligible_unit_steps"):
             setattr(self, name, int(state[name]))
-        if (
-            state["replacement_rate"] != self.replacement_rate
-        ):  # what the old rate owed is settled; the new one starts now
+        if state["replacement_rate"] != self.replacement_rate:
+            # what the old rate owed is settled, and the new one starts now: it must not claim the past at once
             self.replaced = self.eligible_unit_steps = 0
         self.arriving = {int(step): int(count) for step, count in state["arriving"]}
 

@@ -48,13 +48,6 @@ def uniform(key: int, start: int, shape: int | tuple[int, ...]) -> NDArray[np.fl
     return ((random_bits(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
 
 
-def normal(key: int, start: int, shape: int | tuple[int, ...]) -> NDArray[np.float64]:
-    """Standard normal numbers `start`, ... of a stream (Box and Muller: each takes two uniform numbers)."""
-    pairs = uniform(key, 2 * start, (int(np.prod(shape)), 2))
-    radius = np.sqrt(-2.0 * np.log1p(-pairs[:, 0]))
-    return (radius * np.cos(2.0 * np.pi * pairs[:, 1])).reshape(shape)
-
-
 def generator(seed: int, *words: str | int) -> np.random.Generator:
     """A NumPy generator of its own for what the words name, where numbers are consumed in bulk."""
     return np.random.Generator(np.random.Philox(key=stream_key(seed, *words)))
