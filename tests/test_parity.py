@@ -9,6 +9,8 @@ from torch import nn, tensor
 from torch.testing import assert_close
 
 from pliant import ContinualBackprop, chain_groups
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import Chosen
 from tests.reference_engines import ConvEngine, DenseEngine, Layer
 
 W = [[0.5, -1.0], [2.0, 0.25], [-0.3, 0.1]]
@@ -92,8 +94,9 @@ def test_the_mean_is_handed_over_where_the_released_engine_adds_zero():
 def test_channel_two_of_four_positions_owns_flattened_inputs_8_to_11():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     (group,) = chain_groups(model)
-    columns = torch.arange(12).expand(2, 12)
-    assert group.outgoing[0].view(columns, stacked=False)[0, 2, :, 0].tolist() == [8, 9, 10, 11]
+    columns = torch.arange(12.0).expand(2, 12)
+    channel = Chosen(torch.tensor([0]), torch.tensor([2]), torch.ones(1), [1])
+    assert BoundGroup(group, model).outgoing[0].read(channel, columns)[0, :, 0].tolist() == [8, 9, 10, 11]
 
 
 class SharedDraws:

@@ -7,7 +7,7 @@ from pliant.utility import UTILITIES, Seen, corrected, dormancy, named_utility, 
 
 
 def seen(magnitude, outgoing, centred=None, incoming=None):
-    columns = [tensor(x or magnitude).unsqueeze(-1) for x in (magnitude, centred, outgoing, incoming)]
+    columns = [tensor(x or magnitude) for x in (magnitude, centred, outgoing, incoming)]
     return Seen(magnitude=columns[0], centred=columns[1], outgoing=columns[2], incoming=columns[3])
 
 
@@ -18,11 +18,6 @@ def test_contribution_is_mean_output_size_times_mean_outgoing_weight_size():
 def test_adaptable_contribution_divides_by_the_incoming_weights():
     two_units = seen([9.0, 9.0], outgoing=[0.5, 1.5], centred=[2.0, 1.0], incoming=[4.0, 0.5])
     assert_close(UTILITIES["adaptable_contribution"](two_units), tensor([0.25, 3.0]))
-
-
-def test_a_unit_with_several_columns_has_the_mean_of_their_products():
-    outgoing, magnitude = tensor([[1.0, 3.0]]), tensor([[2.0, 0.5]])
-    assert_close(UTILITIES["contribution"](Seen(magnitude, magnitude, outgoing, outgoing)), tensor([1.75]))
 
 
 def test_an_unknown_utility_is_an_error_that_lists_the_known_ones_and_the_nearest():

@@ -1,55 +1,96 @@
-"""What each torch optimizer remembers about a weight, and how to forget it.
+"""What each optimizer remembers about a weight, and how to forget it.
 
 A replaced unit must not be moved by the momentum of its predecessor. Policies:
 
-    fresh   the touched entries go on exactly as in an optimizer built at the moment of the reset
-    fill    first moments 0; second moments the mean over the parameter's other entries
-    zero    all moments 0, the step counter that entries share goes on (small second moments under a large
+    fresh   the touched entries go on exactly as in an optimizer built at the moment of the reset, where that is
+            possible; where it is not, as under "fill", and `notes` says so
+    fill    gradient averages 0; gradient sizes the mean over the parameter's other entries
+    zero    averages and sizes 0, the step counter that entries share goes on (small second moments under a large
             counter: up to 6.6 step sizes at once, with Adam's defaults)
     keep    nothing is touched (to replicate codes that did so)
 
-Adam counts steps per parameter, not per entry, so "fresh" redoes the step of young entries from their own moments,
-with τ steps since their reset:
+State is of six kinds, and `RULES` says which key of which optimizer is of which:
 
-    p = p_before (1 - α λ, if decay is decoupled) - α [m / (1 - β1^τ)] / (sqrt(v / (1 - β2^τ)) + ε)
+    average   of gradients, or of steps: 0
+    size      of gradients: 0, or filled
+    peak      largest size so far: like size
+    value     a copy of the parameter: its new value
+    start     what the optimizer starts it at, from the setting named
+    shared    by all entries of the parameter: goes on
 
-An entry lies between two units and is as young as the younger one. It is young until both corrections are
-1 to rounding; the parameter's shared counter serves it from then on. With AMSGrad v is the entry's own maximum.
+What "fresh" takes beyond that:
 
-Source: Kingma and Ba, ICLR 2015, algorithm 1, entry by entry. Scaling the shared step instead errs by 36% at gradients
-of 1e-8, where fresh units begin.
+    SGD, Muon, Adadelta, RMSprop, Rprop, Adagrad   nothing: they correct nothing by a count of steps
+    Adam, AdamW, AdamWScheduleFree                 own counts for young entries (`pliant.young_entries`)
+    Adamax                                         the same for its one average; its size needs no correction
+    NAdam, RAdam                                   filled: their steps depend on the shared count by more than a factor
+    Adafactor                                      filled: one row or column is part of every entry's scale
+    RAdamScheduleFree                              filled, as RAdam
+    ASGD                                           nothing: its decaying step size is the parameter's
+
+State of a broadcast shape (Adafactor's row and column sizes) is a unit's own only along an axis that is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from math import ceil, inf, log
-from typing import Any, ClassVar, Literal, get_args
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.utils.hooks import RemovableHandle
+from torch.optim import Optimizer
 
-from pliant.replacement import blend
-from pliant.units.bound import BoundGroup, Chosen
-from pliant.units.map import Slice
-from pliant.utility import weight_seen
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import BoundSlice, Chosen
+from pliant.young_entries import Averages, YoungEntries
 
 Policy = Literal["fresh", "fill", "zero", "keep"]
 
-FIRST_MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
-    SGD: ("momentum_buffer",),
-    Adam: ("exp_avg",),
-    AdamW: ("exp_avg",),
-}
-SECOND_MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
-    SGD: (),
-    Adam: ("exp_avg_sq", "max_exp_avg_sq"),
-    AdamW: ("exp_avg_sq", "max_exp_avg_sq"),
-}
+
+@dataclass(frozen=True)
+class Rule:
+    """State keys of an optimizer by kind; `start` maps a key to the setting that it starts from."""
+
+    average: tuple[str, ...] = ()
+    size: tuple[str, ...] = ()
+    peak: tuple[str, ...] = ()
+    value: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ("step",)
+    start: Mapping[str, str] | None = None
+    counted: Averages | None = None  # what "fresh" counts by entry
+    fills: bool = False  # "fresh" cannot be exact
+    note: str = ""
+
+    @property
+    def keys(self) -> set[str]:
+        return {*self.average, *self.size, *self.peak, *self.value, *self.shared, *(self.start or {})}
+
+
+_ADAM = Averages("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_FREE = Averages(None, "exp_avg_sq", count="k", decay_in_gradient=False)
+_X = "the average x starts at a unit's new value and goes on with the weights that all entries share"
+
+RULES: dict[str, Rule] = {  # package.class
+    "torch.SGD": Rule(average=("momentum_buffer",)),
+    "torch.Adam": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=_ADAM),
+    "torch.AdamW": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=replace(_ADAM, decay_in_gradient=False)),
+    "torch.Adamax": Rule(("exp_avg",), ("exp_inf",), counted=Averages("exp_avg", None, decay_in_gradient=True)),
+    "torch.NAdam": Rule(("exp_avg",), ("exp_avg_sq",), shared=("step", "mu_product"), fills=True),
+    "torch.RAdam": Rule(("exp_avg",), ("exp_avg_sq",), fills=True),
+    "torch.RMSprop": Rule(("momentum_buffer", "grad_avg"), ("square_avg",), note="a fresh unit's first step is up to "
+                          "1 / sqrt(1 - alpha) step sizes, as RMSprop's own; optimizer_state='fill' avoids it"),
+    "torch.Adadelta": Rule(("acc_delta",), ("square_avg",)),
+    "torch.Adagrad": Rule(start={"sum": "initial_accumulator_value"}, note="the decay of the step size by lr_decay goes on"),
+    "torch.Rprop": Rule(("prev",), start={"step_size": "lr"}),
+    "torch.ASGD": Rule(value=("ax",), shared=("step", "eta", "mu"), note="the decay of the step size goes on"),
+    "torch.Adafactor": Rule(size=("row_var", "col_var", "variance"), fills=True),
+    "torch.Muon": Rule(("momentum_buffer",), note="experimental: every entry of a matrix takes part in every other's step"),
+    "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
+    "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
+    "schedulefree.RAdamScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), fills=True, note=_X),
+}  # fmt: skip
 
 
 class OptimizerState:
@@ -68,18 +109,19 @@ class OptimizerState:
             for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
                 if self._home.setdefault(parameter, optimizer) is not optimizer:
                     raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
+        used: dict[Optimizer, list[BoundSlice]] = {}
         for group in self._groups:
             for part in group.slices():
                 self._check(group, part)
+                used.setdefault(self._optimizer(part), []).append(part)
+        self._rules = {optimizer: RULES[_name(optimizer)] for optimizer in used if self.policy != "keep"}
         self._young = {
-            optimizer: YoungEntries.of(optimizer)
-            for optimizer in {
-                self._home[group.parameter(part.parameter)] for group in groups for part in group.slices()
-            }
-            if _counts_by_entry(self.policy, optimizer)
+            optimizer: YoungEntries.of(optimizer, rule.counted)
+            for optimizer, rule in self._rules.items()
+            if rule.counted is not None and self.policy == "fresh"
         }
         for optimizer, young in self._young.items():
-            young.join(optimizer)
+            young.join(optimizer, used[optimizer])
 
     def detach(self) -> None:
         """Leave the optimizers alone from here on."""
@@ -87,215 +129,117 @@ class OptimizerState:
             young.leave(optimizer)
         self._young = {}
 
-    def _check(self, group: BoundGroup, part: Slice) -> None:
-        optimizer = self._home.get(group.parameter(part.parameter))
+    @property
+    def notes(self) -> list[str]:
+        """Where "fresh" is not quite that, one line an optimizer; for the plan."""
+        found: list[str] = []
+        for optimizer, rule in self._rules.items() if self.policy == "fresh" else ():
+            filled = "optimizer_state='fill': 'fresh' is not possible with its shared state" if rule.fills else ""
+            text = "; ".join(filter(None, (filled, rule.note)))
+            found += [f"{type(optimizer).__name__}: {text}"] if text else []
+        return list(dict.fromkeys(found))
+
+    def optimizer_of(self, parameter: nn.Parameter) -> Optimizer:
+        return self._home[parameter]
+
+    def _optimizer(self, part: BoundSlice) -> Optimizer:
+        return self._home[cast(nn.Parameter, part.parameter)]
+
+    # -- what can be forgotten ------------------------------------------------------------------------------------
+
+    def _check(self, group: BoundGroup, part: BoundSlice) -> None:
+        parameter = cast(nn.Parameter, part.parameter)
+        optimizer = self._home.get(parameter)
         if optimizer is None:
             raise ValueError(
-                f"group '{group.name}': no optimizer given steps '{part.parameter}'. Pass the optimizer that was built "
+                f"group '{group.name}': no optimizer given steps '{part.part.parameter}'. Pass the optimizer that was built "
                 f"from this model's parameters, or leave the group out"
             )
-        kind = type(optimizer)
-        if self.policy != "keep" and kind not in FIRST_MOMENTS:
-            known = ", ".join(each.__name__ for each in FIRST_MOMENTS)
+        if self.policy == "keep":
+            return
+        if _name(optimizer) not in RULES:
+            known = ", ".join(name.partition(".")[2] for name in RULES)
             raise ValueError(
-                f"no rule to forget the state of {kind.__name__} (known: {known}). Use one of them, "
+                f"no rule to forget the state of {type(optimizer).__name__} (known: {known}). Use one of them, "
                 f"or optimizer_state='keep' to leave stale state in replaced units"
             )
-        settings = _settings(optimizer, group.parameter(part.parameter))
-        if self.policy == "fresh" and kind is SGD and settings["momentum"] and settings["dampening"]:
+        _check_keys(optimizer, RULES[_name(optimizer)], part)
+        settings = _settings(optimizer, parameter)
+        if self.policy == "fresh" and settings.get("momentum") and settings.get("dampening"):
             raise ValueError(
                 "optimizer_state='fresh' cannot restart SGD momentum with dampening (its first step is undampened). "
                 "Use dampening=0, or optimizer_state='zero'"
             )
 
-    def optimizer_of(self, parameter: nn.Parameter) -> Optimizer:
-        return self._home[parameter]
+    # -- forgetting -----------------------------------------------------------------------------------------------
 
     def forget(self, group: BoundGroup, chosen: Chosen) -> None:
-        """Forget what is remembered about the chosen units' entries."""
+        """Forget what is remembered about the chosen units' entries, whose new weights are in place."""
         if self.policy == "keep":
             return
-        for index, part in enumerate(group.slices()):
-            parameter = group.parameter(part.parameter)
-            optimizer = self._home[parameter]
-            state: dict[str, Any] = optimizer.state.get(parameter, {})
-            for name in FIRST_MOMENTS[type(optimizer)]:
-                self._write(group, part, chosen, state.get(name), fill=False)
-            for name in SECOND_MOMENTS[type(optimizer)]:
-                self._write(group, part, chosen, state.get(name), fill=self.policy == "fill")
-            if optimizer in self._young and state:
-                self._young[optimizer].rejuvenate(optimizer, group, index, chosen)
+        for part in group.slices():
+            optimizer = self._optimizer(part)
+            state: dict[str, Any] = optimizer.state.get(part.parameter, {})
+            if not state:
+                continue
+            _check_keys(optimizer, self._rules[optimizer], part)
+            self._forget(optimizer, part, chosen, {k: v for k, v in state.items() if isinstance(v, Tensor)})
+            if optimizer in self._young:
+                self._young[optimizer].rejuvenate(optimizer, part, chosen)
 
-    def _write(self, group: BoundGroup, part: Slice, chosen: Chosen, memory: Tensor | None, *, fill: bool) -> None:
-        if memory is None:
-            return
-        view = group.view(part, memory)
-        view[chosen.where] = blend(view[chosen.where], 0.0, chosen.strength)
-        if fill:
-            others = torch.ones_like(view)
-            others[chosen.where] = 0.0
-            axes = tuple(range(1, view.dim()))
-            mean = (view * others).sum(axes) / others.sum(axes).clamp(min=1.0)
-            held = view[chosen.where]
-            view[chosen.where] = held + (chosen.strength * mean[chosen.runs]).reshape(-1, *[1] * (held.dim() - 1))
+    def _forget(self, optimizer: Optimizer, part: BoundSlice, chosen: Chosen, state: dict[str, Tensor]) -> None:
+        rule = self._rules[optimizer]
+        settings = _settings(optimizer, cast(nn.Parameter, part.parameter))
+        if rule.value and not settings.get("train_mode", True):
+            raise RuntimeError(
+                f"'{part.part.parameter}' cannot be reset while {type(optimizer).__name__} is in eval mode, where "
+                f"parameters hold averages: call optimizer.train() before training steps"
+            )
+        fill = self.policy == "fill" or (self.policy == "fresh" and rule.fills)
+        for key, memory in state.items():
+            own = None if key in rule.shared else _within(part, memory)
+            if own is None:
+                continue
+            if key in rule.value:
+                own.write(chosen, part.read(chosen), memory)
+            elif rule.start is not None and key in rule.start:
+                own.write(chosen, settings[rule.start[key]], memory)
+            else:
+                own.write(
+                    chosen, _mean_of_others(own, chosen, memory) if fill and key not in rule.average else 0.0, memory
+                )
+
+    # -- saving ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps since the reset of each unit, for every slice that has a young entry or had one."""
-        return {key: held for young in self._young.values() for key, held in young.state_of(self._groups).items()}
+        """Steps since the reset of each unit's entries, for every slice whose entries count their own."""
+        return {
+            f"{group.name}|{number}": self._young[optimizer].state_of(optimizer, part)
+            for group in self._groups
+            for number, part in enumerate(group.slices())
+            if (optimizer := self._optimizer(part)) in self._young
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for group in self._groups:
-            for young in self._young.values():
-                young.drop(group)
-            for index, part in enumerate(group.slices()):
-                optimizer = self._home[group.parameter(part.parameter)]
-                held = state.get(f"{group.name}|{index}")
-                if held is not None and optimizer in self._young:
-                    self._young[optimizer].load(group, index, held)
+            for number, part in enumerate(group.slices()):
+                optimizer = self._optimizer(part)
+                if optimizer in self._young:
+                    self._young[optimizer].load(optimizer, part, state.get(f"{group.name}|{number}"))
 
 
-def _counts_by_entry(policy: Policy, optimizer: Optimizer) -> bool:
-    """Whether entries must be stepped by their own count: only Adam's steps depend on it."""
-    return policy == "fresh" and "exp_avg" in FIRST_MOMENTS[type(optimizer)]
+def _name(optimizer: Optimizer) -> str:
+    kind = type(optimizer)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
-@dataclass(eq=False)
-class _Youth:
-    """The young entries of one parameter: steps since the reset of each unit that a slice belongs to, inf = never."""
-
-    since: dict[tuple[BoundGroup, int], Tensor] = field(default_factory=dict[tuple[BoundGroup, int], Tensor])
-    before: Tensor | None = None
-    steps_left: int = 0  # host: steps until every entry is of age
-
-
-class YoungEntries:
-    """The entries of one Adam that were reset not long ago, and the hooks that redo their steps.
-
-    One for each optimizer, shared by all methods attached to it; its hooks run before any method's own.
-    """
-
-    _of: ClassVar[WeakKeyDictionary[Optimizer, YoungEntries]] = WeakKeyDictionary()
-
-    def __init__(self) -> None:
-        self.users = 0
-        self._youth: dict[nn.Parameter, _Youth] = {}
-        self._handles: list[RemovableHandle] = []
-
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> YoungEntries:
-        """The one of this optimizer."""
-        return cls._of.setdefault(optimizer, cls())
-
-    def join(self, optimizer: Optimizer) -> None:
-        """One more method relies on it."""
-        self.users += 1
-        if self.users == 1:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
-
-    def leave(self, optimizer: Optimizer) -> None:
-        """One method less. After the last, the shared counter serves all entries, whose moments are scaled to fit it."""
-        self.users -= 1
-        if self.users == 0:
-            for parameter in self._youth:
-                self._come_of_age(optimizer, parameter)
-            for handle in self._handles:
-                handle.remove()
-            self._handles.clear()
-            self._youth.clear()
-
-    def rejuvenate(self, optimizer: Optimizer, group: BoundGroup, index: int, chosen: Chosen) -> None:
-        """The chosen units' entries in slice number `index` of the group begin anew."""
-        parameter = group.parameter(group.slices()[index].parameter)
-        youth = self._youth.setdefault(parameter, _Youth())
-        if (group, index) not in youth.since:
-            youth.since[group, index] = torch.full_like(group.age, inf, dtype=torch.float32)
-        since = youth.since[group, index]
-        since[chosen.where] = torch.where(chosen.strength >= 1.0, 0.0, since[chosen.where])
-        youth.steps_left = _steps_of_youth(_settings(optimizer, parameter)["betas"], parameter.dtype)
-
-    def state_of(self, groups: Iterable[BoundGroup]) -> dict[str, Any]:
-        """What there is of these groups, by group and number of slice."""
-        mine = {id(group) for group in groups}
-        return {
-            f"{group.name}|{index}": {"since": since.clone(), "steps_left": youth.steps_left}
-            for youth in self._youth.values()
-            for (group, index), since in youth.since.items()
-            if id(group) in mine
-        }
-
-    def load(self, group: BoundGroup, index: int, held: dict[str, Any]) -> None:
-        parameter = group.parameter(group.slices()[index].parameter)
-        youth = self._youth.setdefault(parameter, _Youth())
-        youth.since[group, index] = held["since"].to(parameter.device, copy=True)
-        youth.steps_left = max(youth.steps_left, int(held["steps_left"]))
-
-    def drop(self, group: BoundGroup) -> None:
-        """Forget what is known of a group's entries."""
-        for youth in self._youth.values():
-            youth.since = {key: since for key, since in youth.since.items() if key[0] is not group}
-
-    # -- the step of young entries is redone ----------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        for parameter, youth in self._youth.items():
-            youth.before = parameter.detach().clone() if youth.steps_left else None
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        found_inf: Tensor | None = getattr(optimizer, "found_inf", None)  # a fused step that a GradScaler skipped
-        for parameter, youth in self._youth.items():
-            if youth.before is not None and parameter.grad is not None:
-                stepped = torch.ones((), device=parameter.device)
-                if found_inf is not None:
-                    stepped = 1.0 - found_inf.to(parameter.device).reshape(())
-                youth.since = {key: since.to(parameter.device) + stepped for key, since in youth.since.items()}
-                self._redo(optimizer, parameter, youth, youth.before, stepped)
-                youth.steps_left -= 1
-            youth.before = None
-
-    def _redo(
-        self, optimizer: Optimizer, parameter: nn.Parameter, youth: _Youth, before: Tensor, stepped: Tensor
-    ) -> None:
-        settings, state = _settings(optimizer, parameter), optimizer.state[parameter]
-        first, second = (_correction(youth, parameter, beta, state["step"]) for beta in settings["betas"])
-        variance = state["max_exp_avg_sq"] if settings["amsgrad"] else state["exp_avg_sq"]
-        size = settings["lr"]
-        if type(optimizer) is AdamW or settings.get("decoupled_weight_decay", False):
-            before = before * (1.0 - size * settings["weight_decay"])
-        fresh = before - size * (state["exp_avg"] / first) / (variance.sqrt() / second.sqrt() + settings["eps"])
-        target = parameter.detach()
-        young = ((first < 1.0) | (second < 1.0)) & (stepped > 0)
-        target.copy_(torch.where(young, fresh, target))
-
-    @torch.no_grad()
-    def _come_of_age(self, optimizer: Optimizer, parameter: nn.Parameter) -> None:
-        """Scale moments so that the shared correction gives what the entry's own would: m (1 - β^step) / (1 - β^τ)."""
-        youth, state = self._youth[parameter], optimizer.state.get(parameter)
-        if not youth.steps_left or not state:
-            return
-        step = state["step"].to(parameter.device, torch.float32)
-        moments = (("exp_avg",), ("exp_avg_sq", "max_exp_avg_sq"))
-        for names, beta in zip(moments, _settings(optimizer, parameter)["betas"], strict=True):
-            own = _correction(youth, parameter, beta, state["step"])
-            shared = weight_seen(step, float(beta), own.dtype)
-            for name in names:
-                if name in state:
-                    moment: Tensor = state[name]
-                    moment.copy_(torch.where((own < 1.0) & (own > 0.0), moment * shared / own, moment))
-
-
-def _correction(youth: _Youth, parameter: nn.Parameter, beta: float, steps: Tensor) -> Tensor:
-    """1 - β^τ for every entry, τ of the younger of its units, at most the optimizer's own steps; 1 where never reset."""
-    correction = torch.ones_like(parameter)
-    own_steps = steps.to(parameter.device, torch.float32)
-    for (group, index), since in youth.since.items():
-        view = group.view(group.slices()[index], correction)
-        young = torch.where(since.isinf(), since, torch.minimum(since, own_steps))
-        of_unit = weight_seen(young, float(beta), torch.promote_types(parameter.dtype, torch.float32))
-        view.copy_(torch.minimum(view, of_unit.reshape(*of_unit.shape, *[1] * (view.dim() - 2))))
-    return correction
+def _check_keys(optimizer: Optimizer, rule: Rule, part: BoundSlice) -> None:
+    unknown = sorted(set(optimizer.state.get(part.parameter, {})) - rule.keys)
+    if unknown:
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps {', '.join(map(repr, unknown))} for '{part.part.parameter}', and no rule says how "
+            f"to forget it. Use optimizer_state='keep' to leave stale state in replaced units"
+        )
 
 
 def _settings(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
@@ -303,7 +247,39 @@ def _settings(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
     return next(each for each in optimizer.param_groups if any(p is parameter for p in each["params"]))
 
 
-def _steps_of_youth(betas: tuple[float, float], dtype: torch.dtype) -> int:
-    """Steps until 1 - β^τ rounds to 1 for both averages (16,628 for β2 = 0.999 in float32)."""
-    slowest = max(map(float, betas))
-    return 1 if slowest == 0.0 else ceil(log(torch.finfo(dtype).eps / 2) / log(slowest))
+def _within(part: BoundSlice, memory: Tensor) -> BoundSlice | None:
+    """The slice as it lies in state of a broadcast shape; None if that has no axis by which units differ."""
+    whole, held = tuple(part.parameter.shape), tuple(memory.shape)
+    if held == whole:
+        return part
+    if len(held) != len(whole) or any(kept not in (1, size) for kept, size in zip(held, whole, strict=True)):
+        raise ValueError(f"no rule for optimizer state of shape {held} for '{part.part.parameter}', which has {whole}")
+    lead = 1 if part.stacked else 0
+    full = part.part.shape or whole[lead:]
+    seen = _broadcast_shape(full, whole[lead:], held[lead:])
+    if any(seen[axis] != full[axis] for axis in part.part.axes):
+        return None
+    return BoundSlice(replace(part.part, shape=seen), memory, stacked=part.stacked)
+
+
+def _broadcast_shape(split: tuple[int, ...], whole: tuple[int, ...], held: tuple[int, ...]) -> tuple[int, ...]:
+    """`split`, which is `whole` with axes split, with 1 where `held` has 1 in place of an axis of `whole`."""
+    found: list[int] = []
+    for size, kept in zip(whole, held, strict=True):
+        first = len(found)
+        while prod(split[first : len(found)]) < size:
+            found.append(split[len(found)])
+        if kept != size:
+            found[first:] = [1] * (len(found) - first)
+    return (*found, *split[len(found) :])
+
+
+def _mean_of_others(part: BoundSlice, chosen: Chosen, memory: Tensor) -> Tensor:
+    """Mean over the entries of units that stay and of no unit, for each chosen one, shaped to be written."""
+    view = part.front(memory)
+    left = torch.ones(view.shape[0], part.units, device=memory.device)
+    left[chosen.where] = 0.0
+    others = part.spread(left, rest=1.0).expand_as(view)
+    axes = tuple(range(1, view.dim()))
+    mean = torch.where(others > 0, view, 0.0).sum(axes, dtype=left.dtype) / others.sum(axes).clamp(min=1.0)
+    return mean[chosen.runs].to(memory.dtype).view(-1, *[1] * (1 + len(part.row)))

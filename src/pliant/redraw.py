@@ -15,19 +15,22 @@ effect because the mean is cleared one phase too early.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from math import prod, sqrt
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from pliant.initial import INITS, uniform_bound
-from pliant.replacement import blend
-from pliant.units.bound import BoundGroup, Chosen
-from pliant.units.map import Slice
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import BoundSlice, Chosen
 
 Init = str | Callable[[str, tuple[int, ...], torch.Generator], Tensor]
+Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 
-_LAYER_RESETS = (nn.Linear.reset_parameters, _ConvNd.reset_parameters)
+_LIKE_LINEAR = (nn.Linear.reset_parameters, _ConvNd.reset_parameters)
 
 
 class Redraw:
@@ -35,8 +38,10 @@ class Redraw:
 
     Args:
         init: "module" draws what a fresh `reset_parameters()` of the layer would (Linear and Conv: uniform
-            +-1/sqrt(fan_in)); "kaiming", "xavier", "lecun", "default" as in `pliant.initial`; or a callable
-            (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
+            +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read). A
+            layer that has none (a raw parameter) starts like a Linear; the plan shows the standard deviation of
+            what is drawn beside that of the weights as they are. Or "kaiming", "xavier", "lecun", "default" as in
+            `pliant.initial`; or a callable (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
     """
 
@@ -47,85 +52,122 @@ class Redraw:
         self.init = init
         self.hand_over_mean = hand_over_mean
 
-    def bind(self, groups: Sequence[BoundGroup]) -> None:
-        """Check that every layer's fresh weights are known. Raises `TypeError` naming the layer if not."""
-        for group in groups:
-            for part in group.incoming_weights():
-                self._rule(group, part)
+    def fresh_std(self, group: BoundGroup) -> float | None:
+        """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
+        draw = self._rule(group, group.incoming_weights()[0])
+        return draw.std() if isinstance(draw, _Uniform | _ModuleCopy) else None
 
     # -- the phases --------------------------------------------------------------------------------------------
 
     def hand_over(self, group: BoundGroup, chosen: Chosen, mean: Tensor) -> None:
         """Add the chosen units' mean contribution, `mean` (runs, units, columns), to what absorbs it."""
-        for part, (absorber, sign) in group.absorbers().items():
-            weights = group.view(part)[chosen.where]  # (count, columns, next units, ...)
+        for part, columns, absorber, sign in group.absorbers():
+            weights = part.read(chosen)  # (count, columns, next units, ...)
             per_next = weights.flatten(3).sum(3) if weights.dim() > 3 else weights
-            contribution = (per_next * mean[chosen.where].to(per_next.dtype).unsqueeze(-1)).sum(1)
+            contribution = (per_next * mean[chosen.where][:, columns].to(per_next.dtype).unsqueeze(-1)).sum(1)
             finite = torch.where(contribution.isfinite(), contribution, 0.0)
             shares = sign * chosen.strength.to(finite.dtype).unsqueeze(-1) * finite
-            absorber.index_add_(0, chosen.runs, shares.to(absorber.dtype))
+            _add_by_run(absorber, chosen, shares.to(absorber.dtype))
 
     def incoming(self, group: BoundGroup, chosen: Chosen, generators: Sequence[torch.Generator]) -> None:
         """Redraw what computes the chosen units."""
         for part in group.incoming_weights():
-            _write(group.view(part), chosen, self._fresh(group, part, chosen, generators))
+            part.write(chosen, self._fresh(group, part, chosen, generators))
         for part in group.incoming_biases():
-            _write(group.view(part), chosen, 0.0)
-        for norm, module in group.norms():
-            for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-                vector: Tensor | None = getattr(module, name)
-                if vector is not None:
-                    _write(group.view(Slice(norm.module, 0, norm.repeat), vector.detach()), chosen, value)
+            part.write(chosen, 0.0)
+        for part, value in group.own:
+            part.write(chosen, value)
+        for part, vector, value in group.statistics():
+            part.write(chosen, value, vector)
 
     def outgoing(self, group: BoundGroup, chosen: Chosen) -> None:
         """Cut the chosen units off, so that their arrival changes nothing."""
-        for part in group.spec.outgoing:
-            _write(group.view(part), chosen, 0.0)
+        for part in group.outgoing:
+            part.write(chosen, 0.0)
 
     # -- fresh weights -----------------------------------------------------------------------------------------
 
-    def _fresh(self, group: BoundGroup, part: Slice, chosen: Chosen, generators: Sequence[torch.Generator]) -> Tensor:
+    def _fresh(
+        self, group: BoundGroup, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         """(count, repeat, *row): every run draws its own from its generator, on the CPU, so that devices agree."""
-        draw, view = self._rule(group, part), group.view(part)
-        repeat, row = view.shape[2], tuple(view.shape[3:])
-        drawn = [
-            _of_shape(draw(part.parameter, (count * repeat, *row), generator), (count * repeat, *row), part.parameter)
-            .to(view.dtype)
-            .reshape(count, repeat, *row)
-            for count, generator in zip(chosen.counts, generators, strict=True)
-            if count
-        ]
-        return torch.cat(drawn).to(view.device, non_blocking=True)
+        draw, name = self._rule(group, part), part.part.parameter
+        drawn: list[Tensor] = []
+        first = 0
+        for count, generator in zip(chosen.counts, generators, strict=True):
+            if not count:
+                continue
+            if isinstance(draw, _ModuleCopy):
+                drawn.append(draw.of_units(chosen, slice(first, first + count), generator))
+            else:
+                shape = (count * part.repeat, *part.row)
+                fresh = _of_shape(draw(name, shape, generator), shape, name)
+                drawn.append(fresh.reshape(count, part.repeat, *part.row))
+            first += count
+        return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
 
-    def _rule(self, group: BoundGroup, part: Slice) -> Callable[[str, tuple[int, ...], torch.Generator], Tensor]:
+    def _rule(self, group: BoundGroup, part: BoundSlice) -> Draw | _Uniform | _ModuleCopy:
         if callable(self.init):
             return self.init
-        init = self.init
+        dtype, init = part.parameter.dtype, self.init
         if init == "module":
-            owner = group.owner(part)
-            if getattr(type(owner), "reset_parameters", None) not in _LAYER_RESETS:
-                raise TypeError(
-                    f"group '{group.name}': init='module' knows how Linear and Conv layers start, not "
-                    f"{type(owner).__name__} ('{part.parameter}'). Give init='kaiming', 'xavier', 'lecun', 'default' "
-                    f"or a callable"
-                )
+            owner = group.owner(part.part)
+            reset = getattr(type(owner), "reset_parameters", None)
+            if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+                return _Uniform(1.0 / sqrt(owner.hidden_size), dtype)
+            if reset not in (None, *_LIKE_LINEAR) or hasattr(type(owner), "_reset_parameters"):
+                return _ModuleCopy(owner, part)
             init = "default"
-        row = group.view(part).shape[3:]
-        fan_in = row.numel()
-        bound = uniform_bound(init, fan_in, fan_out=group.units * fan_in // row[0], gain=group.spec.gain)
-        dtype = group.parameter(part.parameter).dtype
+        fan_in = prod(part.row)
+        fan_out = group.units * fan_in // part.row[0]
+        return _Uniform(uniform_bound(init, fan_in, fan_out, gain=group.spec.gain), dtype)
 
-        def uniform(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-            return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=generator)
 
-        return uniform
+class _Uniform:
+    """Uniform in [-bound, bound]."""
+
+    def __init__(self, bound: float, dtype: torch.dtype) -> None:
+        self.bound, self.dtype = bound, dtype
+
+    def std(self) -> float:
+        return self.bound / sqrt(3.0)
+
+    def __call__(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype).uniform_(-self.bound, self.bound, generator=generator)
+
+
+class _ModuleCopy:
+    """What a module's own `reset_parameters()` draws, read off a copy on the CPU; the global random state stays as it was."""
+
+    def __init__(self, owner: nn.Module, part: BoundSlice) -> None:
+        self.owner, self.part = owner, part
+
+    def of_units(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+        fresh = self._reset(int(torch.randint(2**62, (), generator=generator)))
+        runs, units, strength = (each[which].cpu() for each in (chosen.runs, chosen.units, chosen.strength))
+        return BoundSlice(self.part.part, fresh, stacked=self.part.stacked).read(Chosen(runs, units, strength, []))
+
+    def std(self) -> float:
+        return float(self._reset(0).double().std(correction=0))
+
+    def _reset(self, seed: int) -> Tensor:
+        copy = deepcopy(self.owner).cpu()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            (getattr(copy, "reset_parameters", None) or cast(Any, copy)._reset_parameters)()
+        return copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).detach()
+
+
+def _add_by_run(absorber: Tensor, chosen: Chosen, shares: Tensor) -> None:
+    """Row r of `absorber` (runs, next units) gains the shares of run r's units, in an order that does not vary."""
+    first = 0
+    for run, count in enumerate(chosen.counts):
+        if count:
+            absorber[run] += shares[first : first + count].sum(0)
+        first += count
 
 
 def _of_shape(fresh: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if fresh.shape != shape:
         raise ValueError(f"init gave shape {tuple(fresh.shape)} for '{name}'; it was asked for {shape}")
     return fresh
-
-
-def _write(view: Tensor, chosen: Chosen, fresh: Tensor | float) -> None:
-    view[chosen.where] = blend(view[chosen.where], fresh, chosen.strength)

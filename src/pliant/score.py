@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import nan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pliant.units.activity import Reading
-from pliant.units.bound import BoundGroup, Chosen
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import Chosen
+from pliant.units.panel import Means, Panel, Span
 from pliant.utility import Seen, Utility, corrected, dormancy, named_utility, running_average
 
 
@@ -35,73 +36,111 @@ class RunningUtility:
         self.rule = named_utility(utility)
         self.decay_rate = decay_rate
         self.reads: Sequence[Reading] = self.rule.reads
-        self._utility: dict[str, Tensor] = {}
-        self._mean: dict[str, Tensor] = {}
+        self._kept: dict[Panel, _Averages] = {}
 
-    def bind(self, groups: Sequence[BoundGroup]) -> None:
-        for group in groups:
-            self._utility[group.name] = torch.zeros_like(group.age, dtype=group.dtype)
-            self._mean[group.name] = self._utility[group.name].unsqueeze(-1).repeat(1, 1, group.columns)
-            group.activity.centre = partial(self._centre, group)
+    def bind(self, panels: Sequence[Panel]) -> None:
+        for panel in panels:
+            self._kept[panel] = _Averages(panel)
+            if "centred" in self.reads:
+                for reader in panel.readers:
+                    reader.centre = partial(self._centre, panel, *panel.columns_of(reader), panel.unit_of_column())
 
-    def update(self, group: BoundGroup) -> None:
+    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
         """Average in this step's activity with the weights as the optimizer left them."""
-        mean = self._mean[group.name]
-        activity = {
-            name: _broken_as_nan(value.to(mean.dtype)).view_as(mean) for name, value in group.activity.take().items()
-        }
-        mean.copy_(running_average(mean, activity["mean"], self.decay_rate))
-        seen = Seen(
-            magnitude=activity.get("magnitude", mean),
-            centred=activity.get("centred", mean),
-            outgoing=group.outgoing_magnitude(),
-            incoming=group.incoming_magnitude(),
+        kept = self._kept[panel]
+        now = means.by_reading
+        mean = now.get("mean", kept.mean)
+        utility = self.rule(
+            Seen(
+                magnitude=now.get("magnitude", mean),
+                centred=now.get("centred", mean),
+                outgoing=panel.outgoing_magnitude() if "outgoing" in self.rule.weights else mean,
+                incoming=panel.incoming_magnitude() if "incoming" in self.rule.weights else mean,
+            )
         )
-        utility = self._utility[group.name]
-        utility.copy_(running_average(utility, self.rule(seen), self.decay_rate))
+        if kept.shares is not None:
+            utility = utility * kept.shares
+        for span in spans:
+            of_units = span.of_columns(utility)
+            if span.width > 1:
+                of_units = of_units.view(panel.runs, -1, span.width).sum(-1)
+            kept.take_in(span.of_units(kept.utility), of_units, self.decay_rate, skipped)
+            absent = skipped if means.ran is None else _either(~means.ran[span.columns], skipped)
+            kept.take_in(span.of_columns(kept.mean), span.of_columns(mean), self.decay_rate, absent)
+            span.of_columns(kept.seen).add_(1 if absent is None else 1.0 - absent.to(kept.seen.dtype))
 
-    def _centre(self, group: BoundGroup, mean_so_far: Tensor) -> Tensor:
-        """The running mean that the coming step will have, for centred utilities; (runs, columns)."""
-        mean = self._mean[group.name].flatten(1).to(mean_so_far.device)
-        age = (group.age + 1).repeat_interleave(group.columns, dim=1).to(mean_so_far.device)
-        return corrected(running_average(mean, mean_so_far, self.decay_rate), age, self.decay_rate)
+    def _centre(
+        self, panel: Panel, columns: Tensor, entries: Tensor, unit_of_column: Tensor, mean_so_far: Tensor
+    ) -> Tensor:
+        """The running mean that the coming step will have, for centred utilities; of the shape of `mean_so_far`."""
+        kept = self._kept[panel]
+        coming = running_average(kept.mean[:, columns], mean_so_far.view(panel.runs, -1)[:, entries], self.decay_rate)
+        centre = torch.zeros_like(mean_so_far)
+        centre.view(panel.runs, -1)[:, entries] = corrected(coming, kept.seen[:, columns] + 1, self.decay_rate)
+        return centre
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
         """Corrected utility, (runs, units); for `utility="random"` a fresh uniform number each."""
         if self.rule.name == "random":
             drawn = torch.stack([torch.rand(group.units, generator=each) for each in generators])
             return drawn.to(group.age.device, group.dtype)
-        return corrected(self._utility[group.name], group.age, self.decay_rate)
+        held = self._kept[group.panel].utility[:, group.panel.span(group).units]
+        return corrected(held, group.age, self.decay_rate)
 
     def mean(self, group: BoundGroup) -> Tensor:
         """Corrected mean activity, (runs, units, columns)."""
-        return corrected(self._mean[group.name], group.age.unsqueeze(-1), self.decay_rate)
+        kept = self._kept[group.panel]
+        held, seen = (group.panel.by_unit(each, group) for each in (kept.mean, kept.seen))
+        return corrected(held, seen, self.decay_rate)
 
     def forget(self, group: BoundGroup, chosen: Chosen) -> None:
-        for held in (self._utility[group.name], self._mean[group.name]):
+        kept = self._kept[group.panel]
+        utility = kept.utility[:, group.panel.span(group).units]
+        for held in (utility, *(group.panel.by_unit(each, group) for each in (kept.mean, kept.seen))):
+            if chosen.full:
+                held[chosen.where] = 0.0
+                continue
             old = held[chosen.where]
             keep = (chosen.strength < 1.0).reshape(-1, *[1] * (old.dim() - 1))
             held[chosen.where] = torch.where(keep, old, 0.0)
 
-    def move(self, group: BoundGroup, device: torch.device) -> None:
-        self._utility[group.name] = self._utility[group.name].to(device)
-        self._mean[group.name] = self._mean[group.name].to(device)
+    def move(self, panel: Panel, device: torch.device) -> None:
+        self._kept[panel].to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "utility": {name: held.clone() for name, held in self._utility.items()},
-            "mean": {name: held.clone() for name, held in self._mean.items()},
-        }
+        return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in _Averages.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, held in self._utility.items():
-            held.copy_(state["utility"][name])
-            self._mean[name].copy_(state["mean"][name])
+        for name in _Averages.names:
+            for kept, held in zip(self._kept.values(), state[name], strict=True):
+                getattr(kept, name).copy_(held)
 
 
-def _broken_as_nan(activity: Tensor) -> Tensor:
-    """Infinite activity, which an average would keep for ever as the highest of utilities, becomes NaN, the least."""
-    return torch.where(activity.isfinite(), activity, nan)
+def _either(absent: Tensor, skipped: Tensor | None) -> Tensor:
+    return absent if skipped is None else absent | (skipped > 0)
+
+
+class _Averages:
+    """Running averages of a panel: of utility (runs, units), of mean activity (runs, columns); the steps a column was seen."""
+
+    names = ("utility", "mean", "seen")
+
+    def __init__(self, panel: Panel) -> None:
+        self.utility = torch.zeros(panel.runs, panel.units, dtype=panel.dtype, device=panel.device)
+        self.mean = torch.zeros(panel.runs, panel.columns, dtype=panel.dtype, device=panel.device)
+        self.seen = torch.zeros_like(self.mean)
+        self.shares = panel.shares()
+
+    def take_in(self, average: Tensor, value: Tensor, decay_rate: float, skipped: Tensor | None) -> None:
+        """`average` moves towards `value`, except where `skipped`."""
+        if skipped is None:
+            average.mul_(decay_rate).add_(value, alpha=1.0 - decay_rate)  # `running_average`, in place
+        else:
+            average.copy_(torch.where(skipped > 0, average, running_average(average, value, decay_rate)))
+
+    def to(self, device: torch.device) -> None:
+        for name in ("utility", "mean", "seen", *(() if self.shares is None else ("shares",))):
+            setattr(self, name, getattr(self, name).to(device))
 
 
 class Dormancy:
@@ -118,18 +157,19 @@ class Dormancy:
 
     def __init__(self) -> None:
         self.reads: Sequence[Reading] = ("magnitude",)
-        self._magnitude: dict[str, Tensor] = {}
+        self._magnitude: dict[Panel, Tensor] = {}
 
-    def bind(self, groups: Sequence[BoundGroup]) -> None:
-        for group in groups:
-            self._magnitude[group.name] = torch.zeros_like(group.age, dtype=group.dtype)
+    def bind(self, panels: Sequence[Panel]) -> None:
+        for panel in panels:
+            self._magnitude[panel] = torch.zeros(panel.runs, panel.units, dtype=panel.dtype, device=panel.device)
 
-    def update(self, group: BoundGroup) -> None:
-        by_column = group.activity.take()["magnitude"].reshape(group.runs, group.units, group.columns)
-        self._magnitude[group.name].copy_(by_column.mean(-1))
+    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+        for span in spans:
+            by_column = span.of_columns(means.by_reading["magnitude"]).view(panel.runs, -1, span.width)
+            span.of_units(self._magnitude[panel]).copy_(by_column.mean(-1))
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
-        return dormancy(self._magnitude[group.name])
+        return dormancy(self._magnitude[group.panel][:, group.panel.span(group).units])
 
     def mean(self, group: BoundGroup) -> Tensor:
         raise ValueError("Dormancy keeps no means to hand over; use Redraw(hand_over_mean=False)")
@@ -137,8 +177,8 @@ class Dormancy:
     def forget(self, group: BoundGroup, chosen: Chosen) -> None:
         """Nothing is remembered from step to step."""
 
-    def move(self, group: BoundGroup, device: torch.device) -> None:
-        self._magnitude[group.name] = self._magnitude[group.name].to(device)
+    def move(self, panel: Panel, device: torch.device) -> None:
+        self._magnitude[panel] = self._magnitude[panel].to(device)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

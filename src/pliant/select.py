@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pliant.replacement import Schedule, least_useful
 from pliant.streams import stream_key
-from pliant.units.bound import BoundGroup, Chosen
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import Chosen
 
 Count = Literal["accumulate", "bernoulli"]
 Eligible = Literal["mature", "all"]
@@ -94,7 +95,7 @@ def _first_of_each_run(least: Tensor, due: list[int]) -> Chosen:
         pairs = [(run, rank) for run, count in enumerate(due) for rank in range(count)]
         runs, ranks = torch.tensor(pairs).to(least.device, non_blocking=True).unbind(1)
         units = least[runs, ranks]
-    return Chosen(runs, units, torch.ones(len(units), device=least.device), due)
+    return Chosen(runs, units, torch.ones(len(units), device=least.device), due, full=True)
 
 
 class Threshold:
@@ -127,7 +128,7 @@ class Threshold:
         if not len(units):
             return None
         counts = [int(count) for count in low.sum(1)]
-        return Chosen(runs, units, torch.ones(len(units), device=low.device), counts)
+        return Chosen(runs, units, torch.ones(len(units), device=low.device), counts, full=True)
 
     def stats(self, group: BoundGroup) -> dict[str, Any]:
         return {}

@@ -18,18 +18,22 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypedDict
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.optimizer_state import OptimizerState
+from pliant.ranks import Ranks
 from pliant.redraw import Redraw
-from pliant.replacement import blend
 from pliant.units.activity import Reading
-from pliant.units.bound import BoundGroup, Chosen
-from pliant.units.map import Slice, UnitGroup, UnitMap
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.map import PlanRow, UnitGroup, UnitMap
+from pliant.units.panel import Means, Panel, Span
+from pliant.units.trace import trace
 
 log = logging.getLogger("pliant")
 
@@ -47,12 +51,12 @@ class Score(Protocol):
         """What a saved state is only good for: names, strings and numbers."""
         ...
 
-    def bind(self, groups: Sequence[BoundGroup]) -> None:
-        """Start at zero for these groups."""
+    def bind(self, panels: Sequence[Panel]) -> None:
+        """Start at zero for the groups of these panels."""
         ...
 
-    def update(self, group: BoundGroup) -> None:
-        """Take in what the group did in this step."""
+    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+        """Take in what the groups in `spans` did in this step; where `skipped` is 1 the optimizer left the step out."""
         ...
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
@@ -67,8 +71,8 @@ class Score(Protocol):
         """The chosen units are new."""
         ...
 
-    def move(self, group: BoundGroup, device: torch.device) -> None:
-        """What is kept of the group goes to `device`."""
+    def move(self, panel: Panel, device: torch.device) -> None:
+        """What is kept of the panel goes to `device`."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -96,6 +100,21 @@ class Select(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Where(TypedDict, total=False):
+    """Where a method attaches: what `UnitReset` takes beside the four parts, and every method passes on."""
+
+    groups: Sequence[UnitGroup] | UnitMap
+    example_inputs: Any
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    strict: bool
+    residual: bool
+    heads: bool
+    seed: int | Sequence[int] | None
+    attach: bool
+    process_group: dist.ProcessGroup | Literal["auto"] | None
+
+
 class UnitReset:
     """Resets hidden units of `model` after each step of `optimizer`.
 
@@ -103,10 +122,17 @@ class UnitReset:
         model: the network that trains.
         optimizer: what steps it, or several (each parameter is looked up in its own); a group's clock is the
             optimizer of its first incoming weight.
-        groups: the units, see `pliant.units.UnitGroup` and `chain_groups`.
         score, select, redraw, forget: the four parts.
-        seed: of all draws, or one for each run of a stack; None takes `torch.initial_seed()`.
+        example_inputs: what one forward takes (a tensor, a tuple of positional or a mapping of keyword arguments, or a list
+            of those): the units are found by `pliant.units.trace`. Or
+        groups: the units by hand, from `chain_groups`, or an edited `UnitMap`.
+        include, exclude: patterns of group or parameter names (`fnmatch`), see `UnitMap`.
+        strict, residual, heads: which kinds of unit are found, see `pliant.units.trace`.
+        seed: of all draws, or one for each run of a stack; None takes `torch.initial_seed()`, under data parallelism
+            that of rank 0.
         attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there.
+        process_group: "auto" shares statistics over the ranks of a DistributedDataParallel model; a process group does so
+            for any model that is the same on all its ranks; None leaves every rank to itself.
 
     Raises `ValueError` or `TypeError` if a group does not fit the model or no optimizer steps it, and
     `RuntimeError` at the first step if the tapped modules never ran in training mode.
@@ -117,32 +143,46 @@ class UnitReset:
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
-        groups: Sequence[UnitGroup],
         score: Score,
         select: Select,
         redraw: Redraw,
         forget: OptimizerState,
+        groups: Sequence[UnitGroup] | UnitMap | None = None,
+        example_inputs: Any = None,
+        include: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        strict: bool = False,
+        residual: bool = False,
+        heads: bool = False,
         seed: int | Sequence[int] | None = None,
         attach: bool = True,
+        process_group: dist.ProcessGroup | Literal["auto"] | None = "auto",
     ) -> None:
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-        self.groups = [BoundGroup(spec, model) for spec in groups]
-        self._heard: set[str] = set()  # groups whose taps ran since we attached
+        reads_activity = bool(score.reads)
+        kinds = {"strict": strict, "residual": residual, "heads": heads}
+        units = _units(model, groups, example_inputs, reads_activity, kinds).include(*_patterns(include))
+        units = units.exclude(*_patterns(exclude))
+        names = Names(model)
+        self.groups = [BoundGroup(spec, names) for spec in units.groups]
+        self._heard: set[Panel] = set()  # panels of which anything ran since we attached
+        self._places = [place for group in self.groups for place in group.places()]
         self._steps = {group.name: 0 for group in self.groups}
         self._last: dict[str, int | None] = dict.fromkeys(self._steps)
         self._replaced = {group.name: [0] * group.runs for group in self.groups}
-        self._check_overlap()
-        self.seeds = self._seeds_of_runs(seed)
+        self._check_groups(reads_activity)
+        self._ranks = Ranks(model, process_group)
+        self.seeds = self._ranks.agree_on(self._seeds_of_runs(seed))
         self.generators = [torch.Generator().manual_seed(each) for each in self.seeds]
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
-        self.score.bind(self.groups)
+        self.panels = self._panels(names)
+        self.score.bind(self.panels)
         self.select.bind(self.groups, self.seeds)
-        self.redraw.bind(self.groups)
-        self.plan = UnitMap([group.plan_row(hand_over=redraw.hand_over_mean) for group in self.groups])
+        self.plan = UnitMap([self._plan_row(group) for group in self.groups], units.skipped)
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
-        self._handles = [group.listen(score.reads) for group in self.groups]
+        self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
 
@@ -151,13 +191,14 @@ class UnitReset:
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`."""
+        skipped: Tensor | None = getattr(optimizer, "found_inf", None)  # a GradScaler's, for fused steps
         chosen: dict[BoundGroup, Chosen] = {}
-        for group in self._observed(optimizer):
-            group.age += 1
-            self.score.update(group)
-            units = self.select(group, lambda group=group: self.score.value(group, self.generators))
-            if units is not None:
-                chosen[group] = units
+        for panel in self.panels:
+            if optimizer in (None, panel.clock):
+                for group in self._observe(panel, skipped):
+                    units = self.select(group, lambda group=group: self.score.value(group, self.generators))
+                    if units is not None:
+                        chosen[group] = units
         self._replace(chosen)
 
     def _replace(self, chosen: dict[BoundGroup, Chosen]) -> None:
@@ -173,7 +214,7 @@ class UnitReset:
             _clear_gradients(group, units)
             self.forget.forget(group, units)
             self.score.forget(group, units)
-            group.age[units.where] = torch.where(units.strength >= 1.0, 0, group.age[units.where])
+            group.age[units.where] = 0 if units.full else torch.where(units.strength >= 1.0, 0, group.age[units.where])
             self._count(group, units)
 
     def _count(self, group: BoundGroup, units: Chosen) -> None:
@@ -182,24 +223,47 @@ class UnitReset:
         self._last[group.name] = self._steps[group.name]
         log.debug("replaced %s units of '%s' at step %d", units.counts, group.name, self._steps[group.name])
 
-    def _observed(self, optimizer: Optimizer | None) -> list[BoundGroup]:
-        """Groups of this clock that ran since its last step; the others keep theirs."""
-        clocked = [group for group in self.groups if optimizer in (None, self.forget.optimizer_of(group.first))]
-        observed = [group for group in clocked if group.activity.examples]
-        self._heard.update(group.name for group in observed)
-        if clocked and not any(group.name in self._heard for group in clocked):
-            names = ", ".join(sorted({f"'{group.spec.tap.module}'" for group in clocked}))
+    def _observe(self, panel: Panel, skipped: Tensor | None) -> list[BoundGroup]:
+        """Take in what the groups of a panel did, and return those that did anything; the others keep their clock."""
+        if panel.device != panel.groups[0].first.device:
+            self._move(panel, panel.groups[0].first.device)
+        self._ranks.share(panel)
+        groups = panel.ran()
+        self._check(panel, groups)
+        spans = panel.spans(groups)
+        for span in spans:
+            span.of_units(panel.age).add_(1)
+        if groups:
+            self.score.update(panel, spans, panel.take(), skipped)
+        for group in groups:
+            self._steps[group.name] += 1
+        return groups
+
+    def _check(self, panel: Panel, ran: Sequence[BoundGroup]) -> None:
+        """Raise `RuntimeError` if the panel was never read, or a parameter is no longer the model's."""
+        if not ran and panel not in self._heard:
+            names = ", ".join(sorted({f"'{tap.module}'" for group in panel.groups for tap in group.spec.taps}))
             raise RuntimeError(
                 f"the optimizer stepped, but none of the tapped modules ({names}) ran in training mode with gradients before "
                 f"it. Call model.train(), and attach before the first call of a compiled model"
             )
-        for group in observed:
-            self._steps[group.name] += 1
-            if group.age.device != group.first.device:
-                self._move(group, group.first.device)
-        return observed
+        self._heard.add(panel)
+        for home, leaf, parameter in self._places:
+            if home.get(leaf) is not parameter:
+                name = next(
+                    part.part.parameter for each in self.groups for part in each.slices() if part.parameter is parameter
+                )
+                raise RuntimeError(
+                    f"'{name}' was replaced by another tensor after attaching (load_state_dict(assign=True), a conversion, a "
+                    f"parametrization?). detach(), and attach to the model as it is now"
+                )
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"optimizer.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
+                f"{type(self).__name__} with attach=False, and call its step() after every replay"
+            )
         self.step(optimizer)
 
     # -- what happened -----------------------------------------------------------------------------------------
@@ -234,13 +298,13 @@ class UnitReset:
 
     def to(self, device: torch.device | str) -> Self:
         """Move our state. It follows the model by itself at the next step."""
-        for group in self.groups:
-            self._move(group, torch.device(device))
+        for panel in self.panels:
+            self._move(panel, torch.device(device))
         return self
 
-    def _move(self, group: BoundGroup, device: torch.device) -> None:
-        group.to(device)
-        self.score.move(group, device)
+    def _move(self, panel: Panel, device: torch.device) -> None:
+        panel.to(device)
+        self.score.move(panel, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
@@ -248,7 +312,7 @@ class UnitReset:
             "format": FORMAT,
             "fingerprint": self.plan.fingerprint(),
             "settings": self._settings(),
-            "groups": {group.name: group.state_dict() for group in self.groups},
+            "panels": [panel.state_dict() for panel in self.panels],
             "counts": {
                 name: {"steps": self._steps[name], "replaced": list(self._replaced[name]), "last": self._last[name]}
                 for name in self._steps
@@ -273,8 +337,9 @@ class UnitReset:
         for name, mine in self._settings().items():
             if state["settings"].get(name) != mine:
                 raise ValueError(f"this state was saved with {name} = {state['settings'].get(name)}, here it is {mine}")
+        for panel, held in zip(self.panels, state["panels"], strict=True):
+            panel.load_state_dict(held)
         for group in self.groups:
-            group.load_state_dict(state["groups"][group.name])
             held = state["counts"][group.name]
             self._steps[group.name], self._last[group.name] = held["steps"], held["last"]
             self._replaced[group.name] = list(held["replaced"])
@@ -298,15 +363,26 @@ class UnitReset:
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise TypeError(f"{type(self).__name__} holds hooks on one model and cannot be pickled; save its state_dict()")
 
-    # -- construction checks -----------------------------------------------------------------------------------
+    # -- construction ------------------------------------------------------------------------------------------
 
-    def _check_overlap(self) -> None:
-        """No group named twice, no slice in two groups, one number of runs."""
+    def _panels(self, names: Names) -> list[Panel]:
+        """Groups side by side that are on one device and step together."""
+        clocks = {id(p): each for each in self.optimizers for settings in each.param_groups for p in settings["params"]}
+        together: dict[tuple[torch.device, Optimizer | None], list[BoundGroup]] = {}
+        for group in self.groups:
+            together.setdefault((group.first.device, clocks.get(id(group.first))), []).append(group)
+        return [Panel(groups, names, clock) for (_, clock), groups in together.items()]
+
+    def _plan_row(self, group: BoundGroup) -> PlanRow:
+        return group.plan_row(hand_over=self.redraw.hand_over_mean, fresh_std=self.redraw.fresh_std(group))
+
+    def _check_groups(self, reads_activity: bool) -> None:
+        """No group named twice, no slice in two groups, one number of runs, a tap where activity is needed."""
         if not self.groups:
             raise ValueError("no groups given, so no unit could ever be replaced")
         places = {
-            "incoming": [_place(group, part) for group in self.groups for part in group.spec.incoming],
-            "outgoing": [_place(group, part) for group in self.groups for part in group.spec.outgoing],
+            "incoming": [place for group in self.groups for part in group.incoming for place in _places(part)],
+            "outgoing": [place for group in self.groups for part in group.outgoing for place in _places(part)],
         }
         twice = [name for name, count in Counter(group.name for group in self.groups).items() if count > 1]
         if twice:
@@ -318,6 +394,11 @@ class UnitReset:
                 raise ValueError(f"the same {kind} slice is given more than once: {'; '.join(twice)}")
         if len({group.spec.runs for group in self.groups}) > 1:
             raise ValueError("all groups must have the same number of runs")
+        for group in self.groups:
+            if reads_activity and not group.spec.taps:
+                raise ValueError(
+                    f"group '{group.name}' has no tap to read its activity from; give one, or use utility='weight'"
+                )
 
     def _seeds_of_runs(self, seed: int | Sequence[int] | None) -> list[int]:
         runs = self.groups[0].runs
@@ -329,14 +410,43 @@ class UnitReset:
         return list(seed)
 
 
-def _place(group: BoundGroup, part: Slice) -> tuple[tuple[int, int], str]:
+def _units(
+    model: nn.Module,
+    groups: Sequence[UnitGroup] | UnitMap | None,
+    example_inputs: Any,
+    reads_activity: bool,
+    kinds: dict[str, bool],
+) -> UnitMap:
+    """The units that were given, or those that are found with the example inputs."""
+    if (groups is None) == (example_inputs is None):
+        raise ValueError(
+            "give either example_inputs=x (the units are found by running the model on it) or groups=[UnitGroup(...), ...]"
+        )
+    if groups is None:
+        return trace(model, example_inputs, activity=reads_activity, **kinds)
+    named = [name for name, wanted in kinds.items() if wanted]
+    if named:
+        raise ValueError(f"{', '.join(named)}: only with example_inputs; groups given by hand are taken as they are")
+    if isinstance(groups, UnitMap):
+        return groups
+    names = Names(model)
+    return UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
+
+
+def _patterns(given: str | Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given
+
+
+def _places(part: BoundSlice) -> list[tuple[object, str]]:
     """Which entries a slice owns, whatever name they go by, and that name."""
-    return (id(group.parameter(part.parameter)), part.axis), f"{part.parameter}, axis {part.axis}"
+    spec = part.part
+    name = f"{spec.parameter}, axis {spec.axis}"
+    if spec.index is None:
+        return [((id(part.parameter), spec.axis, spec.shape, position), name) for position in range(part.index.numel())]
+    return [((id(part.parameter), spec.axis, spec.shape, position), name) for row in spec.index for position in row]
 
 
 def _clear_gradients(group: BoundGroup, chosen: Chosen) -> None:
     for part in group.slices():
-        gradient = group.parameter(part.parameter).grad
-        if gradient is not None:
-            view = group.view(part, gradient)
-            view[chosen.where] = blend(view[chosen.where], 0.0, chosen.strength)
+        if part.parameter.grad is not None:
+            part.write(chosen, 0.0, part.parameter.grad)

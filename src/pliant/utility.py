@@ -10,7 +10,7 @@ not summed (a constant factor within a group; ranks agree). After a flatten a un
 the product is taken per column and then averaged, as the released code does, but each column is centred on
 its own mean, where the released code centres all of them on one.
 
-Everything takes (..., units, columns) or (..., units) and returns (..., units).
+Formulas take and give one number a column, (..., columns); `pliant.score` adds them up by unit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import log
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,25 +29,26 @@ from pliant.units.activity import Reading
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a group after one step, each (..., units, columns); only what a utility `reads` is there."""
+    """What is known after one step, each (..., columns); only what a utility `reads` and the `weights` it names are there."""
 
     magnitude: Tensor  # mean |h| over the batch
     centred: Tensor  # mean |h - running mean of h| over the batch
     outgoing: Tensor  # mean |w| over the weights that leave the column
-    incoming: Tensor  # mean |w| over the weights that enter the unit, bias not counted; one column
+    incoming: Tensor  # mean |w| over the weights that enter the unit, bias not counted
 
 
 @dataclass(frozen=True)
 class Utility:
-    """A named utility: its formula and the activity it reads."""
+    """A named utility: its formula, the activity it reads, and the weights it looks at."""
 
     name: str
     formula: Callable[[Seen], Tensor]
     reads: tuple[Reading, ...]
+    weights: tuple[Literal["outgoing", "incoming"], ...]
 
     def __call__(self, seen: Seen) -> Tensor:
-        """Instantaneous utility of each unit, (..., units)."""
-        return self.formula(seen).mean(dim=-1)
+        """Instantaneous utility at each column, (..., columns)."""
+        return self.formula(seen)
 
 
 def weight(seen: Seen) -> Tensor:
@@ -81,19 +83,19 @@ def feature_by_input(seen: Seen) -> Tensor:
 
 def random(seen: Seen) -> Tensor:
     """Nothing is measured: the rank of units is drawn anew whenever some are due (a control)."""
-    return torch.zeros_like(seen.incoming)
+    return torch.zeros_like(seen.magnitude)
 
 
 UTILITIES = {
     utility.name: utility
     for utility in (
-        Utility("contribution", contribution, ("magnitude",)),
-        Utility("adaptable_contribution", adaptable_contribution, ("centred",)),
-        Utility("zero_contribution", zero_contribution, ("centred",)),
-        Utility("weight", weight, ()),
-        Utility("adaptation", adaptation, ()),
-        Utility("feature_by_input", feature_by_input, ("centred",)),
-        Utility("random", random, ()),
+        Utility("contribution", contribution, ("magnitude",), ("outgoing",)),
+        Utility("adaptable_contribution", adaptable_contribution, ("centred",), ("outgoing", "incoming")),
+        Utility("zero_contribution", zero_contribution, ("centred",), ("outgoing",)),
+        Utility("weight", weight, (), ("outgoing",)),
+        Utility("adaptation", adaptation, (), ("incoming",)),
+        Utility("feature_by_input", feature_by_input, ("centred",), ("incoming",)),
+        Utility("random", random, (), ()),
     )
 }
 

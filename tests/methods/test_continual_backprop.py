@@ -13,7 +13,7 @@ from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chai
 from pliant.optimizer_state import OptimizerState
 from pliant.redraw import Redraw
 from pliant.score import RunningUtility
-from pliant.units.bound import Chosen
+from pliant.units.entries import Chosen
 from tests.networks import NETWORKS, OPTIMIZERS, batch, enough, mlp, replaced, train
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
@@ -316,16 +316,23 @@ def test_init_takes_a_callable_that_sees_name_shape_and_generator():
     assert (model[0].weight[first] == 3.0).all()
 
 
-def test_init_module_of_a_layer_it_does_not_know_is_an_error():
+def test_init_module_draws_what_the_layer_s_own_reset_draws_and_not_from_the_global_generator():
     class Scaled(nn.Linear):
         def reset_parameters(self):
-            nn.init.constant_(self.weight, 1.0)
+            nn.init.normal_(self.weight, 5.0, 0.1)
+            nn.init.zeros_(self.bias)
 
-    model = nn.Sequential(Scaled(3, 4), nn.ReLU(), nn.Linear(4, 1))
-    optimizer = torch.optim.Adam(model.parameters())
-    with pytest.raises(TypeError, match=r"not Scaled \('0.weight'\)"):
-        ContinualBackprop(model, optimizer, groups=chain_groups(model))
-    assert not optimizer._optimizer_step_pre_hooks, "a construction that failed left hooks behind"
+    model = nn.Sequential(Scaled(6, 40), nn.ReLU(), nn.Linear(40, 2))
+    optimizer, cbp = attached(model, attach=False)
+    before = torch.get_rng_state()
+    model(torch.zeros(2, 6))
+    nn.init.zeros_(model[0].weight.data)
+    cbp._replace({cbp.groups[0]: Chosen(torch.zeros(2, dtype=torch.int64), torch.tensor([3, 7]), torch.ones(2), [2])})
+    assert torch.equal(torch.get_rng_state(), before)
+    fresh = model[0].weight[[3, 7]]
+    assert fresh.mean().item() == pytest.approx(5.0, abs=0.2)
+    assert not torch.equal(fresh[0], fresh[1])
+    assert cbp.plan.rows[0].fresh_std == pytest.approx(0.1, rel=0.2)
 
 
 # -- training loops ----------------------------------------------------------------------------------------------
@@ -1037,7 +1044,7 @@ def test_forgetting_train_after_loading_a_state_is_an_error_at_the_first_step():
 def test_a_tap_of_the_wrong_width_is_an_error_at_the_first_pass():
     model = mlp()
     build(model, tap=Tap("0"))
-    with pytest.raises(ValueError, match="the input of '0' has 6 entries along axis -1, but its group has 12"):
+    with pytest.raises(ValueError, match="the input of '0' has 6 entries along axis -1, but its groups have 12"):
         model(torch.ones(1, 6))
 
 
@@ -1058,10 +1065,14 @@ def test_a_state_of_another_format_is_an_error():
 def test_the_plan_prints_what_feeds_and_what_is_fed():
     _, cbp = attached(NETWORKS["convnet"][0]())
     lines = str(cbp.plan).splitlines()
-    assert lines[0].split() == ["group", "units", "incoming", "outgoing", "activity", "hand-over"]
+    assert lines[0].split()[:7] == ["group", "kind", "units", "incoming", "outgoing", "activity", "hand-over"]
     assert "1.0.weight[i]" in lines[2]
     assert "4.weight[:, i x4]" in lines[2]
-    assert lines[2].endswith("exact")
+    assert lines[2].split()[-4:-3] == ["exact"]
+    bound = 1 / (6 * 2 * 2) ** 0.5  # what a fresh Conv2d(6, 5, 2) draws, beside what there is
+    fresh, now = (float(lines[2].split()[place]) for place in (-3, -1))
+    assert fresh == pytest.approx(bound / 3**0.5, rel=1e-2)
+    assert now == pytest.approx(fresh, rel=0.1)
 
 
 def test_it_is_a_unit_reset():

@@ -17,6 +17,7 @@ works), `pliant.optimizer_state` (fresh state for SGD, Adam, AdamW).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import nn
 from torch.optim import Optimizer
@@ -25,8 +26,7 @@ from pliant.optimizer_state import OptimizerState, Policy
 from pliant.redraw import Init, Redraw
 from pliant.score import RunningUtility
 from pliant.select import Count, Eligible, ReplacementRate
-from pliant.unit_reset import UnitReset
-from pliant.units.map import UnitGroup
+from pliant.unit_reset import UnitReset, Where
 from pliant.utility import Utility
 
 
@@ -36,7 +36,6 @@ class ContinualBackprop(UnitReset):
     Args:
         model: the network.
         optimizer: what steps it, or several.
-        groups: the hidden units, by hand or from `pliant.units.chain_groups(model)`.
         replacement_rate: share of mature units replaced per optimizer step. 0 observes and writes nothing.
         maturity_threshold: optimizer steps; a unit may be replaced when its age is greater.
         decay_rate: of the running averages; 0 = instantaneous.
@@ -46,19 +45,19 @@ class ContinualBackprop(UnitReset):
         hand_over_mean: move the unit's mean contribution into its consumer.
         optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.optimizer_state`.
         init: "module", a name, or a callable, see `pliant.redraw.Redraw`.
-        seed: of all draws; None takes `torch.initial_seed()`.
-        attach: False waits for `cbp.step()` after each `optimizer.step()`.
+        where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
+            `residual`, `heads`, `seed`, `attach` and `process_group` as in `pliant.unit_reset.UnitReset`.
 
     Raises `ValueError` or `TypeError` at construction for what does not fit.
 
     >>> import torch
-    >>> from pliant.units import chain_groups
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    >>> cbp = ContinualBackprop(model, optimizer, groups=chain_groups(model), replacement_rate=0.1, maturity_threshold=5)
+    >>> x = torch.randn(16, 4)
+    >>> cbp = ContinualBackprop(model, optimizer, example_inputs=x, replacement_rate=0.1, maturity_threshold=5)
     >>> for _ in range(20):
     ...     optimizer.zero_grad()
-    ...     model(torch.randn(16, 4)).square().mean().backward()
+    ...     model(x).square().mean().backward()
     ...     optimizer.step()
     >>> cbp.stats()["0"]["replaced"]
     [8]
@@ -69,7 +68,6 @@ class ContinualBackprop(UnitReset):
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
-        groups: Sequence[UnitGroup],
         replacement_rate: float = 1e-4,
         maturity_threshold: int = 1000,
         decay_rate: float = 0.99,
@@ -79,17 +77,14 @@ class ContinualBackprop(UnitReset):
         hand_over_mean: bool = True,
         optimizer_state: Policy = "fresh",
         init: Init = "module",
-        seed: int | Sequence[int] | None = None,
-        attach: bool = True,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__(
             model,
             optimizer,
-            groups=groups,
             score=RunningUtility(utility, decay_rate),
             select=ReplacementRate(replacement_rate, maturity_threshold, count, eligible),
             redraw=Redraw(init, hand_over_mean=hand_over_mean),
             forget=OptimizerState(optimizer_state),
-            seed=seed,
-            attach=attach,
+            **where,
         )

@@ -10,6 +10,7 @@ one extra batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import nn
 from torch.optim import Optimizer
@@ -18,36 +19,32 @@ from pliant.optimizer_state import OptimizerState, Policy
 from pliant.redraw import Init, Redraw
 from pliant.score import Dormancy
 from pliant.select import Threshold
-from pliant.unit_reset import UnitReset
-from pliant.units.map import UnitGroup
+from pliant.unit_reset import UnitReset, Where
 
 
 class ReDo(UnitReset):
-    """Attach ReDo to a model and its optimizer. `tau` is a share of the layer's mean activity, `period` optimizer steps."""
+    """Attach ReDo to a model and its optimizer. `tau` is a share of the layer's mean activity, `period` optimizer steps.
+
+    `where`: `example_inputs=x` or `groups=...`, and the rest as in `pliant.unit_reset.UnitReset`.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
-        groups: Sequence[UnitGroup],
         tau: float = 0.025,
         period: int = 1000,
         optimizer_state: Policy = "fresh",
         init: Init = "module",
-        seed: int | Sequence[int] | None = None,
-        attach: bool = True,
+        **where: Unpack[Where],
     ) -> None:
-        parts = Dormancy(), Threshold(tau, period), Redraw(init, hand_over_mean=False), OptimizerState(optimizer_state)
-        score, select, redraw, forget = parts
         super().__init__(
             model,
             optimizer,
-            groups=groups,
-            score=score,
-            select=select,
-            redraw=redraw,
-            forget=forget,
-            seed=seed,
-            attach=attach,
+            score=Dormancy(),
+            select=Threshold(tau, period),
+            redraw=Redraw(init, hand_over_mean=False),
+            forget=OptimizerState(optimizer_state),
+            **where,
         )

@@ -1,119 +1,290 @@
 """What hidden units did since the last optimizer step, read while the network trains.
 
 A hook on the consumer of a group sees its units after activation, pooling, dropout and flatten, however the
-model computes them. For every column (one unit may own several after a flatten) it keeps, over all
-examples and positions of all forward passes since the last step,
+model computes them. For every entry along the unit axis (one unit may own several after a flatten) a reader sums, over
+all examples and positions of all forward passes since the last step,
 
-    mean h,  mean |h|  and, where a utility asks for it,  mean |h - m|,
+    h,  |h|  and, where a utility asks for it,  |h - m|,
 
 m being the running mean with the passes so far taken in. With one forward pass a step this is the released
-code's definition; with gradient accumulation each pass is centred on the passes up to it.
+code's definition; with gradient accumulation each pass is centred on the passes up to it. Sums are kept in float32 at
+least, in place, so that a compiled model is still one graph. Dividing by the number of summed examples makes a pass that
+activation checkpointing runs twice count once.
 
 Nothing is read in evaluation mode or without gradients, nor from a copy of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
+from pliant.units.entries import ones
 from pliant.units.map import Tap
 
 Reading = Literal["mean", "magnitude", "centred"]
 
 
-@dataclass
-class Activity:
-    """Sums of one group's activity since the last step, each (runs, columns); `examples` is how many were summed."""
+class Reader:
+    """Sums of what passed one place in the model since the last step, each (runs, entries).
 
-    tap: Tap
-    stacked: bool
-    reads: Collection[Reading]
-    centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
-    columns: int = 0
-    examples: int = 0
+    `ran` and, in eager mode, `examples` (how many were summed) are known to the host: no step asks the device whether
+    there is anything to read. A compiled model counts on the device, in `counted`: a number of Python's that grows with every
+    step would compile it anew.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, tap: Tap, module: nn.Module, parameter: Tensor | None, *, runs: int | None) -> None:
+        self.tap, self.module, self.parameter = tap, module, parameter
+        self.runs = runs
+        self.entries = 0
+        self.ran = False
+        self.captured = False  # a CUDA graph holds the reading: replaying it runs no Python
+        self.examples = 0
+        self.compiled = False  # `counted` holds something
+        self.centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
         self.sums: dict[Reading, Tensor] = {}
 
-    def observe(self, module: nn.Module, values: Tensor) -> None:
+    def allocate(self, reads: Sequence[Reading], dtype: torch.dtype, device: torch.device) -> None:
+        shape = (self.entries,) if self.runs is None else (self.runs, self.entries)
+        self.sums = {
+            reading: torch.zeros(shape, dtype=dtype, device=device) for reading in dict.fromkeys(("mean", *reads))
+        }
+        self.counted = torch.zeros((), dtype=dtype, device=device)
+
+    def observe(self, values: Tensor) -> None:
         """Add one forward pass."""
-        if not module.training or not torch.is_grad_enabled():
-            return
-        with torch.no_grad():
-            by_column = self._by_column(values.detach())
-            self.examples += by_column.shape[1]
-            self._add("mean", by_column.sum(1))
-            if "magnitude" in self.reads:
-                self._add("magnitude", by_column.abs().sum(1))
-            if self.centre is not None and "centred" in self.reads:
-                centre = self.centre(self.sums["mean"] / self.examples)
-                self._add("centred", (by_column - centre.unsqueeze(1)).abs_().sum(1))
+        values = values.detach()
+        if not torch.compiler.is_compiling():
+            self._refuse_what_cannot_be_read(values)
+        by_entry = self._entries_last(values)
+        self.ran = True
+        self._count(by_entry.numel() // next(iter(self.sums.values())).numel())
+        self._add("mean", by_entry)
+        if "magnitude" in self.sums:
+            self._add("magnitude", by_entry.abs())
+        if self.centre is not None and "centred" in self.sums:
+            centre = self.centre(self.sums["mean"] / self.count()).to(by_entry.dtype)
+            between = [1] * (by_entry.dim() - centre.dim())
+            self._add("centred", (by_entry - centre.view(*centre.shape[:-1], *between, self.entries)).abs_())
 
-    def _by_column(self, values: Tensor) -> Tensor:
-        """(runs, examples and positions, columns), at least float32."""
-        runs_first = values if self.stacked else values.unsqueeze(0)
-        axis = self.tap.axis if self.tap.axis < 0 else self.tap.axis + 1
-        columns_last = runs_first.movedim(axis, -1)
-        if columns_last.shape[-1] != self.columns:
+    def _entries_last(self, values: Tensor) -> Tensor:
+        """`values` as (..., entries), or (runs, ..., entries): a view."""
+        axis = self.tap.axis if self.tap.axis < 0 or self.runs is None else self.tap.axis + 1
+        by_entry = values if axis in (-1, values.dim() - 1) else values.movedim(axis, -1)
+        width = by_entry.shape[-1]
+        if width == self.entries:
+            return by_entry
+        if width < self.entries or self.tap.index is None:
             raise ValueError(
-                f"the {self.tap.at} of '{self.tap.module}' has {columns_last.shape[-1]} entries along axis {self.tap.axis}, "
-                f"but its group has {self.columns} (units times repeat): correct the group's Tap"
+                f"the {self.tap} has {width} entries along axis {self.tap.axis}, but its groups have "
+                f"{self.entries} (units times repeat): correct the group's Tap"
             )
-        wide = columns_last if columns_last.dtype.itemsize >= 4 else columns_last.float()
-        return wide.flatten(1, -2) if wide.dim() > 2 else wide.unsqueeze(1)
+        return by_entry[..., : self.entries]
 
-    def _add(self, reading: Reading, total: Tensor) -> None:
-        held = self.sums.get(reading)
-        self.sums[reading] = total if held is None else held.add_(total)
+    def _count(self, examples: int) -> None:
+        if torch.compiler.is_compiling() or self.captured:
+            self.counted += examples
+            self.compiled = True
+        else:
+            self.examples += examples
 
-    def take(self) -> dict[Reading, Tensor]:
-        """The means, each (runs, columns), and start afresh."""
-        means: dict[Reading, Tensor] = {reading: total / self.examples for reading, total in self.sums.items()}
-        self.sums, self.examples = {}, 0
-        return means
+    def count(self) -> Tensor | int:
+        """How many examples and positions were summed."""
+        return self.counted + self.examples if self.compiled else self.examples
+
+    def _add(self, reading: Reading, values: Tensor) -> None:
+        total = self.sums[reading]
+        if values.dim() == 2 and total.dim() == 1 and values.dtype == total.dtype:
+            total.addmv_(values.t(), ones(len(values), values))  # the sum below, at a third of its cost
+        else:
+            axes = tuple(range(total.dim() - 1, values.dim() - 1))
+            total += values.sum(axes, dtype=total.dtype) if axes else values
+
+    def _refuse_what_cannot_be_read(self, values: Tensor) -> None:
+        if is_functorch_wrapped_tensor(values):
+            raise RuntimeError(
+                f"the {self.tap} runs under torch.func (vmap, grad, ...), whose tensors cannot be read from a hook. Call "
+                f"detach(), or give the stack of networks as groups with runs=..."
+            )
+        if values.is_cuda and torch.cuda.is_current_stream_capturing():
+            self.captured = True
+
+    def clear(self) -> None:
+        """What is summed from here on belongs to the next step. The sums themselves are zeroed by the panel, all at once."""
+        self.ran, self.examples, self.compiled = False, 0, self.captured
 
     def to(self, device: torch.device) -> None:
         self.sums = {reading: total.to(device) for reading, total in self.sums.items()}
+        self.counted = self.counted.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"examples": self.examples, **{reading: total.clone() for reading, total in self.sums.items()}}
+        host = {name: getattr(self, name) for name in ("ran", "examples", "compiled")}
+        return {**host, "counted": self.counted.clone(), **{k: v.clone() for k, v in self.sums.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.examples = int(state["examples"])
-        self.sums = {
-            reading: state[reading].clone() for reading in ("mean", "magnitude", "centred") if reading in state
-        }
+        self.ran, self.examples, self.compiled = bool(state["ran"]), int(state["examples"]), bool(state["compiled"])
+        for reading, total in (*self.sums.items(), ("counted", self.counted)):
+            total.copy_(state[reading])
+
+    def attach(self) -> RemovableHandle:
+        """Start to read; the handle stops it."""
+        if self.tap.at == "input":
+            return self.module.register_forward_pre_hook(InputHook(self), with_kwargs=True)
+        if self.tap.at == "output":
+            return self.module.register_forward_hook(OutputHook(self))
+        return OperandHandle(self)
 
 
-class ActivityHook:
-    """The hook itself. A copy or a pickle of a model carries an `InertHook` instead, which feeds nothing and holds nothing."""
+# -- the hooks: a copy or a pickle of a model carries `InertHook`s instead, which feed nothing and hold nothing ----------
 
-    def __init__(self, activity: Activity) -> None:
-        self.activity = activity
 
-    def attach(self, module: nn.Module) -> RemovableHandle:
-        if self.activity.tap.at == "input":
-            return module.register_forward_pre_hook(self)
-        return module.register_forward_hook(self)
+class InertHook:
+    """What is left of a hook in a copy of a model: nothing is read."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-        if output is None and not args:
-            raise ValueError(
-                f"'{self.activity.tap.module}' was called by keyword only; activity is read from the first positional argument"
-            )
-        self.activity.observe(module, args[0] if output is None else output)
+    def __call__(self, module: nn.Module, *args: Any) -> None: ...
+
+
+class _Hook:
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
     def __reduce__(self) -> tuple[type[InertHook], tuple[()]]:
         return InertHook, ()
 
+    def _observe(self, values: Any) -> None:
+        tap = self.reader.tap
+        if isinstance(values, PackedSequence):
+            values = values.data
+        if not isinstance(values, Tensor):
+            raise ValueError(
+                f"the {tap} (argument {tap.argument!r}) is a {type(values).__name__}, not a tensor: name the one to read with "
+                f"Tap(argument=...)"
+            )
+        self.reader.observe(values)
 
-class InertHook:
-    """What is left of an `ActivityHook` in a copy of a model: nothing is read."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None: ...
+class InputHook(_Hook):
+    """Reads what a module is given."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        argument = self.reader.tap.argument
+        if isinstance(argument, int) and argument < len(args):
+            self._observe(args[argument])
+        elif argument in kwargs:
+            self._observe(kwargs[argument])
+        elif argument == 0 and len(kwargs) == 1:
+            self._observe(next(iter(kwargs.values())))
+        else:
+            raise ValueError(
+                f"'{self.reader.tap.module}' was called without argument {argument!r}, where activity is read: name a keyword "
+                f"argument with Tap(argument='...')"
+            )
+
+
+class OutputHook(_Hook):
+    """Reads what a module returns."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        argument = self.reader.tap.argument
+        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
+            output = cast(tuple[Any, ...], output)[cast(int, argument)]
+        elif isinstance(argument, str):
+            output = cast(dict[str, Any], output)[argument]
+        self._observe(output)
+
+
+class OperandHandle(RemovableHandle):
+    """Watches the matrix products of a module while it runs, from a hook before it to a hook after it."""
+
+    def __init__(self, reader: Reader) -> None:
+        hook = _OperandHook(reader)
+        self._handles = (
+            reader.module.register_forward_pre_hook(hook),
+            reader.module.register_forward_hook(hook.leave, always_call=True),
+        )
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class _OperandHook(_Hook):
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(reader)
+        self.watches: list[_WatchProducts | None] = []
+        self.leave = _LeaveHook(self)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"the {self.reader.tap} can be read in eager mode only. Exclude its group, or compile a part of the model "
+                f"that does not contain '{self.reader.tap.module}'"
+            )
+        reads = module.training and torch.is_grad_enabled()
+        self.watches.append(_WatchProducts(self.reader) if reads else None)
+        if reads:
+            self.watches[-1].__enter__()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class _LeaveHook(_Hook):
+    def __init__(self, entered: _OperandHook) -> None:
+        super().__init__(entered.reader)
+        self.entered = entered
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        watch = self.entered.watches.pop() if self.entered.watches else None
+        if watch is not None:
+            watch.__exit__(None, None, None)
+
+
+_PRODUCTS = {  # products of matrices: where the two factors are among the arguments
+    torch.ops.aten.mm.default: (0, 1),
+    torch.ops.aten.bmm.default: (0, 1),
+    torch.ops.aten.mv.default: (0, 1),
+    torch.ops.aten.linear.default: (0, 1),
+    torch.ops.aten.addmm.default: (1, 2),
+    torch.ops.aten.baddbmm.default: (1, 2),
+    torch.ops.aten.convolution.default: (0, 1),
+}
+
+
+class _WatchProducts(TorchDispatchMode):
+    """Reads the other factor of every product with the parameter, or with a cast or view of it."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.reader = reader
+        self.copies: list[
+            Tensor
+        ] = []  # casts made by autocast; held, so that no other tensor takes their place in memory
+
+    def _is_the_parameter(self, value: Any) -> bool:
+        if not isinstance(value, Tensor):
+            return False
+        storage = value.untyped_storage().data_ptr()
+        held = (cast(Tensor, self.reader.parameter), *self.copies)
+        return any(each.untyped_storage().data_ptr() == storage for each in held)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        factors = _PRODUCTS.get(func)
+        if factors is not None:
+            left, right = (args[place] for place in factors)
+            if self._is_the_parameter(right):
+                self.reader.observe(left)
+            elif self._is_the_parameter(left):
+                self.reader.observe(right)
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and self._is_the_parameter(args[0]):
+            self.copies.append(result)
+        return result

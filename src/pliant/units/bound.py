@@ -1,140 +1,175 @@
-"""A `UnitGroup` found in a live model: its parameters, its clock and its hook.
+"""A `UnitGroup` found in a live model: its parameters, its consumers and their places in the panel.
 
-Every view has the units up front, (runs, units, columns, ...), so that the engine never knows whether a unit is
-a row, a filter or a block of columns; one network is a stack of one run.
+Outgoing slices that are read at one tap form a `Consumer`. The group's columns are those of its consumers, one after another:
+what a unit did is known, and its mean handed over, by column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, cast
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from pliant.units.activity import Activity, ActivityHook, Reading
-from pliant.units.map import BN, PlanRow, Slice, UnitGroup
+from pliant.units.entries import BoundSlice, Chosen  # noqa: F401  (moved; helpers still import it here)
+from pliant.units.map import BN, Own, PlanRow, Slice, Tap, UnitGroup
+
+if TYPE_CHECKING:
+    from pliant.units.panel import Panel
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(eq=False)
-class Chosen:
-    """The units that are replaced in one step, as three (count,) tensors; `counts` says how many in each run."""
+class Consumer:
+    """What reads a group at one tap: outgoing slices, and the columns of the group that stand for them."""
 
-    runs: Tensor
-    units: Tensor
-    strength: Tensor  # 1 = full replacement
-    counts: list[int]
+    tap: Tap | None
+    slices: list[BoundSlice]
+    first: int  # columns [first, first + repeat) of every unit
 
     @property
-    def where(self) -> tuple[Tensor, Tensor]:
-        """Index of the first two axes of any (runs, units, ...) view."""
-        return self.runs, self.units
+    def repeat(self) -> int:
+        return self.slices[0].repeat
+
+    @property
+    def rows(self) -> int:
+        """Weights that leave each column."""
+        return sum(prod(part.row) for part in self.slices)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.first, self.first + self.repeat)
 
 
 class BoundGroup:
     """The units of one group in a model. Raises `ValueError` or `TypeError`, naming the group, if they are not there."""
 
-    def __init__(self, spec: UnitGroup, model: nn.Module) -> None:
+    panel: Panel  # where its statistics are kept
+
+    def __init__(self, spec: UnitGroup, model: nn.Module | Names) -> None:
         self.spec = spec
         self.name = spec.name
-        self._parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))  # pyright: ignore[reportUnknownArgumentType]
+        self._model = model if isinstance(model, Names) else Names(model)
+        if not (spec.incoming and spec.outgoing):
+            raise ValueError(f"group '{self.name}' needs at least one incoming and one outgoing slice")
+        if spec.runs is not None and spec.runs < 1:
+            raise ValueError(f"group '{self.name}': runs must be at least 1, got {spec.runs}")
         self.runs = 1 if spec.runs is None else spec.runs
-        self.units, self.columns = self._measure()
+        self.incoming = [self._bind(part) for part in spec.incoming]
+        self.outgoing = [self._bind(part) for part in spec.outgoing]
+        self.norms = [(norm, self._batch_norm(norm)) for norm in spec.affine if isinstance(norm, BN)]
+        self.own = [*self._own()]
+        self.units = self._count_units()
+        self.consumers = self._consumers()
         self._check_absorbers()
-        self.age = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.first.device)
-        self.activity = Activity(spec.tap, spec.stacked, (), columns=self.units * self.columns)
-        self.consumer = self._module(spec.tap.module)
 
     # -- what the group is made of ------------------------------------------------------------------------------
 
     @property
     def first(self) -> nn.Parameter:
         """The first incoming parameter: its optimizer is the group's clock, its device the group's device."""
-        return self.parameter(self.spec.incoming[0].parameter)
+        return cast(nn.Parameter, self.incoming[0].parameter)
+
+    @property
+    def age(self) -> Tensor:
+        """Optimizer steps since each unit was new, (runs, units)."""
+        return self.panel.age_of(self)
+
+    @property
+    def columns(self) -> int:
+        """Entries that stand for one unit, over all taps."""
+        return sum(consumer.repeat for consumer in self.consumers)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of statistics: the parameters', at least float32."""
         return self.first.dtype if self.first.dtype.itemsize >= 4 else torch.float32
 
-    def parameter(self, name: str) -> nn.Parameter:
-        if name not in self._parameters:
-            near = get_close_matches(name, self._parameters, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise ValueError(f"group '{self.name}': the model has no parameter '{name}'{hint}")
-        return self._parameters[name]
+    def slices(self) -> list[BoundSlice]:
+        """Every part of a parameter that is a unit's: incoming, outgoing, own."""
+        return [*self.incoming, *self.outgoing, *(part for part, _ in self.own)]
 
-    def slices(self) -> list[Slice]:
-        """Incoming, then outgoing, then the batch norms' own."""
-        affine = [
-            Slice(f"{norm.module}.{name}", 0, norm.repeat) for norm in self.spec.affine for name in ("weight", "bias")
-        ]
-        owned = [part for part in affine if part.parameter in self._parameters]
-        return [*self.spec.incoming, *self.spec.outgoing, *owned]
-
-    def view(self, part: Slice, tensor: Tensor | None = None) -> Tensor:
-        """A slice by unit, (runs, units, repeat, ...): of its parameter, or of `tensor` of the parameter's shape."""
-        source = self.parameter(part.parameter).detach() if tensor is None else tensor
-        return part.view(source, stacked=self.spec.stacked)
-
-    def incoming_weights(self) -> list[Slice]:
+    def incoming_weights(self) -> list[BoundSlice]:
         """The incoming slices that are weights: a bias has nothing left once its unit is fixed."""
-        return [part for part in self.spec.incoming if self.view(part).dim() > 3]
+        return [part for part in self.incoming if part.row]
 
-    def incoming_biases(self) -> list[Slice]:
-        return [part for part in self.spec.incoming if self.view(part).dim() == 3]
+    def incoming_biases(self) -> list[BoundSlice]:
+        return [part for part in self.incoming if not part.row]
 
-    def norms(self) -> list[tuple[BN, nn.Module]]:
-        return [(norm, self._module(norm.module)) for norm in self.spec.affine]
-
-    def _module(self, name: str) -> nn.Module:
-        if name not in self._modules:
-            near = get_close_matches(name, self._modules, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise ValueError(f"group '{self.name}': the model has no module '{name}'{hint}")
-        return self._modules[name]
+    def statistics(self) -> list[tuple[BoundSlice, Tensor, float]]:
+        """Running means and variances of the batch norms, with the values they start from."""
+        found: list[tuple[BoundSlice, Tensor, float]] = []
+        for norm, module in self.norms:
+            for name, start in (("running_mean", 0.0), ("running_var", 1.0)):
+                vector = cast(Tensor | None, getattr(module, name, None))
+                if vector is not None:
+                    part = Slice(f"{norm.module}.{name}", 0, norm.repeat, norm.index)
+                    found.append((BoundSlice(part, vector, stacked=self.spec.stacked), vector, start))
+        return found
 
     def owner(self, part: Slice) -> nn.Module:
         """The module that holds a slice's parameter."""
-        return self._module(part.parameter.rpartition(".")[0])
+        return self._model.module(part.parameter.rpartition(".")[0], self.name)
+
+    def module(self, name: str) -> nn.Module:
+        return self._model.module(name, self.name)
+
+    def parameter(self, name: str) -> nn.Parameter:
+        return self._model.parameter(name, self.name)
+
+    def places(self) -> list[tuple[dict[str, Any], str, Tensor]]:
+        """Where the model keeps each parameter: its module's dictionary, the name in it, and the parameter."""
+        stems = [part.part.parameter.rpartition(".") for part in self.slices()]
+        homes = [cast(dict[str, Any], self._model.modules[stem]._parameters) for stem, _, _ in stems]  # pyright: ignore[reportPrivateUsage]
+        return [
+            (home, leaf, part.parameter) for home, (_, _, leaf), part in zip(homes, stems, self.slices(), strict=True)
+        ]
 
     # -- weights as the utilities see them ----------------------------------------------------------------------
 
     def outgoing_magnitude(self) -> Tensor:
         """Mean |w| over all weights that leave each column, (runs, units, columns)."""
-        views = [self.view(part).flatten(3) for part in self.spec.outgoing]
-        total = torch.stack([view.abs().sum(-1, dtype=self.dtype) for view in views]).sum(0)
-        return total / sum(view.shape[-1] for view in views)
+        return torch.cat(
+            [
+                torch.stack([part.magnitude(self.dtype) for part in each.slices]).sum(0) / each.rows
+                for each in self.consumers
+            ],
+            dim=2,
+        )
 
     def incoming_magnitude(self) -> Tensor:
-        """Mean |w| over all weights that enter each unit, (runs, units, 1)."""
-        views = [self.view(part).flatten(2) for part in self.incoming_weights()]
-        total = torch.stack([view.abs().sum(-1, keepdim=True, dtype=self.dtype) for view in views]).sum(0)
-        return total / sum(view.shape[-1] for view in views)
+        """Mean |w| over all weights that enter each unit, (runs, units)."""
+        parts = self.incoming_weights()
+        total = torch.stack([part.magnitude(self.dtype).sum(2) for part in parts]).sum(0)
+        return total / sum(part.repeat * prod(part.row) for part in parts)
 
     # -- where the mean goes -----------------------------------------------------------------------------------
 
-    def absorbers(self) -> dict[Slice, tuple[Tensor, float]]:
-        """What takes over a replaced unit's mean contribution, by outgoing slice: (runs, next units) and its sign."""
-        found: dict[Slice, tuple[Tensor, float]] = {}
-        for part in self.spec.outgoing:
-            target = self._absorber_name(part)
-            if isinstance(target, BN):
-                mean = cast(Tensor | None, getattr(self._module(target.module), "running_mean", None))
-                if mean is None:
-                    raise ValueError(
-                        f"group '{self.name}': '{target.module}' keeps no running mean to hand a mean over to"
-                    )
-                found[part] = mean, -1.0
-            elif target is not None:
-                found[part] = self.parameter(target).detach(), 1.0
-        return {part: (vector if self.spec.stacked else vector[None], sign) for part, (vector, sign) in found.items()}
+    def absorbers(self) -> list[tuple[BoundSlice, slice, Tensor, float]]:
+        """What takes over a replaced unit's mean contribution: outgoing slice, its columns, (runs, next units), sign."""
+        found: list[tuple[BoundSlice, slice, Tensor, float]] = []
+        for consumer in self.consumers:
+            for part in consumer.slices if consumer.tap is not None else ():
+                target = self._absorber_name(part.part)
+                if isinstance(target, BN):
+                    vector, sign = self._running_mean(target), -1.0
+                elif target is not None:
+                    vector, sign = self.parameter(target).detach(), 1.0
+                else:
+                    continue
+                found.append((part, consumer.columns, vector if self.spec.stacked else vector[None], sign))
+        return found
+
+    def _running_mean(self, norm: BN) -> Tensor:
+        mean = cast(Tensor | None, getattr(self.module(norm.module), "running_mean", None))
+        if mean is None:
+            raise ValueError(f"group '{self.name}': '{norm.module}' keeps no running mean to hand a mean over to")
+        return mean
 
     def _absorber_name(self, part: Slice) -> str | BN | None:
         if self.spec.hand_over is not None:
@@ -143,56 +178,123 @@ class BoundGroup:
                 raise ValueError(f"group '{self.name}': hand_over to '{target}', which is frozen")
             return target
         stem, _, leaf = part.parameter.rpartition(".")
-        bias = self._parameters.get(f"{stem}.bias")
+        bias = self._model.parameters.get(f"{stem}.bias")
         return f"{stem}.bias" if leaf == "weight" and bias is not None and bias.requires_grad else None
 
-    def plan_row(self, *, hand_over: bool) -> PlanRow:
+    def plan_row(self, *, hand_over: bool, fresh_std: float | None = None) -> PlanRow:
         """This group's line of the plan."""
-        return PlanRow(self.spec, self.units, self._hand_over_kind() if hand_over else "off")
+        kind = self._hand_over_kind() if hand_over else "off"
+        return PlanRow(self.spec, self.units, kind, fresh_std, self._current_std())
+
+    def _current_std(self) -> float | None:
+        part = self.incoming_weights()[0]
+        held = part.front().flatten(1, len(part.leading))[:, part.index.flatten().to(part.parameter.device)]
+        return None if held.is_meta else float(held.double().std(correction=0))
 
     def _hand_over_kind(self) -> Literal["exact", "interior", "none"]:
-        if set(self.absorbers()) != set(self.spec.outgoing):
+        absorbed = [part for part, *_ in self.absorbers()]
+        if len(absorbed) != len(self.outgoing):
             return "none"
         padded = any(
-            getattr(self.owner(part), "padding", 0) not in (0, (0,), (0, 0), "valid") for part in self.spec.outgoing
+            getattr(self.owner(part.part), "padding", 0) not in (0, (0,), (0, 0), (0, 0, 0), "valid")
+            for part in self.outgoing
         )
         return "interior" if padded else "exact"
 
-    # -- construction checks -----------------------------------------------------------------------------------
+    # -- construction -------------------------------------------------------------------------------------------
 
-    def _measure(self) -> tuple[int, int]:
-        """Units, and columns of each; raises where shapes disagree."""
-        spec = self.spec
-        if not (spec.incoming and spec.outgoing):
-            raise ValueError(f"group '{self.name}' needs at least one incoming and one outgoing slice")
-        if spec.runs is not None and spec.runs < 1:
-            raise ValueError(f"group '{self.name}': runs must be at least 1, got {spec.runs}")
-        sizes = {part: self._units_along(part) for part in self.slices()}
-        units = sizes[spec.incoming[0]]
-        wrong = [f"{part} gives {size}" for part, size in sizes.items() if size != units]
+    def _bind(self, part: Slice) -> BoundSlice:
+        parameter = self.parameter(part.parameter)
+        if not parameter.requires_grad:
+            raise ValueError(
+                f"group '{self.name}': '{part.parameter}' is frozen (requires_grad=False); leave the group out"
+            )
+        if not parameter.is_floating_point() or parameter.layout is not torch.strided:
+            raise TypeError(
+                f"group '{self.name}': '{part.parameter}' is {parameter.dtype}, {parameter.layout}; units live in dense "
+                f"floating-point parameters"
+            )
+        if type(parameter).__name__ == "DTensor" or type(parameter.data).__name__ == "DTensor":
+            raise TypeError(
+                f"group '{self.name}': '{part.parameter}' is a DTensor (FSDP, tensor parallel): not supported"
+            )
+        shape = tuple(parameter.shape[1:] if self.spec.stacked else parameter.shape)
+        if self.spec.stacked and parameter.shape[0] != self.runs:
+            raise ValueError(
+                f"group '{self.name}': axis 0 of '{part.parameter}' is {parameter.shape[0]}, but runs={self.runs}"
+            )
+        if part.shape is not None and prod(part.shape) != prod(shape):
+            raise ValueError(f"group '{self.name}': '{part.parameter}' of shape {shape} cannot be seen as {part.shape}")
+        seen = part.shape or shape
+        for axis in part.axes:
+            if not 0 <= axis < len(seen):
+                raise ValueError(f"group '{self.name}': '{part.parameter}' of shape {seen} has no axis {axis}")
+        positions = prod(seen[axis] for axis in part.axes)
+        if part.index is None and positions % part.repeat:
+            raise ValueError(
+                f"group '{self.name}': {positions} entries of {part} do not divide by repeat={part.repeat}"
+            )
+        return BoundSlice(part, parameter, stacked=self.spec.stacked)
+
+    def _own(self) -> list[tuple[BoundSlice, float]]:
+        """Parameters that scale and shift single units, with the values they start from."""
+        found: list[tuple[BoundSlice, float]] = []
+        for each in self.spec.affine:
+            if isinstance(each, Own):
+                found.append((self._bind(each.part), each.value))
+                continue
+            for name, start in (("weight", 1.0), ("bias", 0.0)):
+                if f"{each.module}.{name}" in self._model.parameters:
+                    found.append((self._bind(Slice(f"{each.module}.{name}", 0, each.repeat, each.index)), start))
+        return found
+
+    def _batch_norm(self, norm: BN) -> nn.Module:
+        module = self.module(norm.module)
+        if not isinstance(module, _BATCH_NORMS):
+            raise TypeError(
+                f"group '{self.name}': BN('{norm.module}') names a {type(module).__name__}, not a batch norm"
+            )
+        units = self.incoming[0].units
+        if norm.index is None and module.num_features != units * norm.repeat:
+            raise ValueError(
+                f"group '{self.name}': batch norm '{norm.module}' has {module.num_features} channels, "
+                f"not {units} units x {norm.repeat}"
+            )
+        return module
+
+    def _count_units(self) -> int:
+        first = self.incoming[0]
+        wrong = [f"{part.part} gives {part.units}" for part in self.slices() if part.units != first.units]
         if wrong:
-            raise ValueError(f"group '{self.name}': {spec.incoming[0]} gives {units} units but {'; '.join(wrong)}")
+            raise ValueError(f"group '{self.name}': {first.part} gives {first.units} units but {'; '.join(wrong)}")
         if not self.incoming_weights():
             raise ValueError(f"group '{self.name}': no incoming slice is a weight, so there is nothing to redraw")
-        repeats = {part.repeat for part in spec.outgoing}
-        if len(repeats) > 1:
-            raise ValueError(
-                f"group '{self.name}': its outgoing slices have different repeats {sorted(repeats)}; give one group each"
-            )
-        self._check_norms(units)
-        return units, repeats.pop()
+        return first.units
 
-    def _check_norms(self, units: int) -> None:
-        for norm, module in self.norms():
-            if not isinstance(module, _BATCH_NORMS):
-                raise TypeError(
-                    f"group '{self.name}': BN('{norm.module}') names a {type(module).__name__}, not a batch norm"
-                )
-            if module.num_features != units * norm.repeat:
+    def _consumers(self) -> list[Consumer]:
+        """Outgoing slices by tap. A tap shared by several of them must see the same columns for each."""
+        taps: tuple[Tap | None, ...] = self.spec.taps or (None,) * len(self.outgoing)
+        if len(taps) != len(self.outgoing):
+            raise ValueError(f"group '{self.name}': {len(taps)} taps for {len(self.outgoing)} outgoing slices")
+        by_tap: dict[Tap | None, list[BoundSlice]] = {}
+        for part, tap in zip(self.outgoing, taps, strict=True):
+            by_tap.setdefault(tap, []).append(part)
+        consumers: list[Consumer] = []
+        for tap, parts in by_tap.items():
+            repeats = {part.repeat for part in parts}
+            if len(repeats) > 1:
                 raise ValueError(
-                    f"group '{self.name}': batch norm '{norm.module}' has {module.num_features} channels, "
-                    f"not {units} units x {norm.repeat}"
+                    f"group '{self.name}': outgoing slices with repeats {sorted(repeats)} share the tap at the {tap}; "
+                    f"give one Tap each"
                 )
+            if tap is not None:
+                self.module(tap.module)
+            if tap is not None and tap.index is not None and len(tap.index) != self.units:
+                raise ValueError(
+                    f"group '{self.name}': the tap at the {tap} has {len(tap.index)} units, not {self.units}"
+                )
+            consumers.append(Consumer(tap, parts, sum(each.repeat for each in consumers)))
+        return consumers
 
     def _check_absorbers(self) -> None:
         """Means are handed to vectors that exist and fit."""
@@ -202,52 +304,38 @@ class BoundGroup:
                 raise ValueError(
                     f"group '{self.name}': hand_over names '{name}', which is not outgoing ({', '.join(outgoing)})"
                 )
-        for part, (vector, _) in self.absorbers().items():
-            wanted = (self.runs, self.view(part).shape[3])
+        for part, _, vector, _ in self.absorbers():
+            wanted = (self.runs, part.row[0])
             if vector.shape != wanted:
                 raise ValueError(
-                    f"group '{self.name}': what takes the mean of '{part.parameter}' has shape {tuple(vector.shape)}, "
+                    f"group '{self.name}': what takes the mean of '{part.part.parameter}' has shape {tuple(vector.shape)}, "
                     f"not {wanted}, (runs, next units)"
                 )
 
-    def _units_along(self, part: Slice) -> int:
-        parameter = self.parameter(part.parameter)
-        if not parameter.requires_grad:
-            raise ValueError(
-                f"group '{self.name}': '{part.parameter}' is frozen (requires_grad=False); leave the group out"
-            )
-        shape = parameter.shape[1:] if self.spec.stacked else parameter.shape
-        if self.spec.stacked and parameter.shape[0] != self.runs:
-            raise ValueError(
-                f"group '{self.name}': axis 0 of '{part.parameter}' is {parameter.shape[0]}, but runs={self.runs}"
-            )
-        if not 0 <= part.axis < len(shape):
-            raise ValueError(f"group '{self.name}': '{part.parameter}' of shape {tuple(shape)} has no axis {part.axis}")
-        units, rest = divmod(shape[part.axis], part.repeat)
-        if rest:
-            raise ValueError(
-                f"group '{self.name}': {shape[part.axis]} entries of {part} do not divide by repeat={part.repeat}"
-            )
-        return units
-
-    # -- living with the model ----------------------------------------------------------------------------------
-
-    def listen(self, reads: Collection[Reading]) -> RemovableHandle:
-        """Start to read activity."""
-        self.activity.reads = reads
-        return ActivityHook(self.activity).attach(self.consumer)
-
-    def to(self, device: torch.device) -> None:
-        self.age = self.age.to(device)
-        self.activity.to(device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"age": self.age.clone(), "activity": self.activity.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.age.copy_(state["age"])
-        self.activity.load_state_dict(state["activity"])
-        self.activity.to(self.age.device)
-
     def __repr__(self) -> str:
         return f"BoundGroup('{self.name}', units={self.units}, runs={self.runs})"
+
+
+class Names:
+    """Parameters and modules of a model by every name they have."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
+        self.modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
+
+    def parameter(self, name: str, group: str) -> nn.Parameter:
+        return _looked_up(self.parameters, name, group, "parameter")
+
+    def module(self, name: str, group: str) -> nn.Module:
+        return _looked_up(self.modules, name, group, "module")
+
+
+_T = TypeVar("_T")
+
+
+def _looked_up(names: Mapping[str, _T], name: str, group: str, what: str) -> _T:
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ValueError(f"group '{group}': the model has no {what} '{name}'{hint}")
+    return names[name]

@@ -2,63 +2,99 @@
 
 A unit is the smallest set of weights that can be redrawn together without any other unit noticing:
 
-    incoming   slices that compute it (weight row, filter, bias)
-    affine     what scales and shifts it alone (its entry in a batch norm)
+    incoming   slices that compute it (weight row, filter, the gate rows of an LSTM, bias)
+    affine     what scales and shifts it alone (its entry in a norm)
     outgoing   slices that read it (weight column, input channel, a block of columns after a flatten)
 
 Units with the same incoming and outgoing parameters form a `UnitGroup`, within which they compete. A
 group is plain data that names parameters and modules of a model; `BoundGroup` finds them in a live one.
+`pliant.units.trace` finds groups in any model, `chain_groups` in a plain chain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
-
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal, Self
 
 from pliant.initial import GAINS
+
+Index = tuple[tuple[int, ...], ...]
+Kind = Literal["exact", "approximate", "recurrent"]
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The part of a parameter that belongs to each unit: unit `i` owns `repeat` indices from `i * repeat` along `axis`.
+    """The part of a parameter that belongs to each unit.
 
-    `axis` counts in the parameter of one network, so a run axis in front (`UnitGroup.runs`) does not shift it.
+    Unit `i` owns the `repeat` positions `index[i]` along `axis`, or, without an `index`, those from `i * repeat` on.
+
+    Args:
+        parameter: its name in the model.
+        axis: where units lie. It counts in the parameter of one network, so a run axis in front (`UnitGroup.runs`) does
+            not shift it. Several axes are read as one, the last running fastest (the experts and units of a
+            stack of experts; the groups and channels of a grouped convolution).
+        repeat: positions a unit owns.
+        index: (units, repeat) positions along `axis`, for gates, fused projections, concatenations and shuffles.
+        shape: the parameter seen in this shape, an axis of it split (filters of a grouped convolution by group).
     """
 
     parameter: str
-    axis: int
+    axis: int | tuple[int, ...]
     repeat: int = 1
+    index: Index | None = None
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.repeat < 1:
             raise ValueError(f"Slice('{self.parameter}'): repeat must be at least 1, got {self.repeat}")
+        _check_index(f"Slice('{self.parameter}')", self.index, self.repeat)
 
-    def view(self, tensor: Tensor, *, stacked: bool) -> Tensor:
-        """`tensor` (the parameter, or state of its shape) by unit: (runs, units, repeat, ...), a view, never a copy."""
-        runs_first = tensor if stacked else tensor.unsqueeze(0)
-        units_second = runs_first.movedim(self.axis + 1, 1)
-        runs, entries, *rest = units_second.shape
-        return units_second.view(runs, entries // self.repeat, self.repeat, *rest)
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return (self.axis,) if isinstance(self.axis, int) else self.axis
 
     def __str__(self) -> str:
         repeat = f" x{self.repeat}" if self.repeat > 1 else ""
-        return f"{self.parameter}[{':, ' * self.axis}i{repeat}]"
+        which = f"i{repeat}" if self.index is None else f"{_brief(self.index)}"
+        where = [
+            which if axis == self.axes[-1] else "g" if axis in self.axes else ":" for axis in range(self.axes[-1] + 1)
+        ]
+        return f"{self.parameter}[{', '.join(where)}]"
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Where activity is read: at the `input` or `output` of a module, units (times `repeat`) along `axis`."""
+    """Where activity is read, units (times repeat) along `axis` of a floating-point tensor.
+
+    Args:
+        module: its name in the model, "" for the model itself.
+        at: "input" or "output" of the module; "operand": what meets `parameter` in a matrix product inside the module
+            (works where no module's input is the tensor in question; eager mode only).
+        axis: of that tensor; every other axis is averaged over.
+        index: (units, repeat) positions along `axis`; without it, all of them in order.
+        argument: which of several positional inputs or outputs, or the name of a keyword argument.
+        parameter: of `at="operand"`.
+    """
 
     module: str
-    at: Literal["input", "output"] = "input"
+    at: Literal["input", "output", "operand"] = "input"
     axis: int = -1
+    index: Index | None = None
+    argument: int | str = 0
+    parameter: str | None = None
 
     def __post_init__(self) -> None:
-        if self.at not in ("input", "output"):
-            raise ValueError(f"Tap('{self.module}'): at must be 'input' or 'output', got '{self.at}'")
+        if self.at not in ("input", "output", "operand"):
+            raise ValueError(f"Tap('{self.module}'): at must be 'input', 'output' or 'operand', got '{self.at}'")
+        if (self.at == "operand") != (self.parameter is not None):
+            raise ValueError(f"Tap('{self.module}'): at='operand' and parameter=... go together")
+        _check_index(f"Tap('{self.module}')", self.index, None)
+
+    def __str__(self) -> str:
+        place = f"{self.at} of '{self.module}'" if self.module else f"{self.at} of the model"
+        return place if self.parameter is None else f"operand of '{self.parameter}'"
 
 
 @dataclass(frozen=True)
@@ -67,15 +103,36 @@ class BN:
 
     module: str
     repeat: int = 1
+    index: Index | None = None
+
+    def __str__(self) -> str:
+        return self.module
+
+
+@dataclass(frozen=True)
+class Own:
+    """Entries of a parameter that scale one unit alone (of a layer norm, a learned slope) and start at `value`."""
+
+    part: Slice
+    value: float
+
+    def __str__(self) -> str:
+        return str(self.part)
 
 
 @dataclass(frozen=True)
 class UnitGroup:
     """Hidden units that share their incoming and outgoing parameters.
 
+    `tap` is one for all outgoing slices, or one for each, in their order. A group without any (`()`) can be ranked by
+    weights alone (`utility="weight"`).
+
     `hand_over` says where the mean contribution of a replaced unit goes: outgoing parameter -> bias (a
     parameter's name), or `BN` when a consumer without bias feeds a batch norm. None means the `bias` beside
     each outgoing `weight`, where there is one.
+
+    `kind` is "exact" if a redraw of incoming and affine cannot show once outgoing is zero, "approximate" if a norm over
+    units lies between, "recurrent" if the units also feed themselves.
 
     `gain` is that of the activation, for `init="kaiming"` and `"xavier"`; ReLU's by default.
 
@@ -89,16 +146,27 @@ class UnitGroup:
     name: str
     incoming: Sequence[Slice]
     outgoing: Sequence[Slice]
-    tap: Tap
-    affine: Sequence[BN] = ()
+    tap: Tap | Sequence[Tap]
+    affine: Sequence[BN | Own] = ()
     hand_over: Mapping[str, str | BN] | None = None
     gain: float = GAINS["relu"]
     runs: int | None = None
+    kind: Kind = "exact"
 
     @property
     def stacked(self) -> bool:
         """Whether axis 0 of each parameter is the run."""
         return self.runs is not None
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """One for each outgoing slice, in order; one tap for several slices of the same repeat stands for all of them."""
+        return (self.tap,) * len(self.outgoing) if isinstance(self.tap, Tap) else tuple(self.tap)
+
+    def parameters(self) -> list[str]:
+        """Names of every parameter of which a unit owns a part."""
+        own = [each.part for each in self.affine if isinstance(each, Own)]
+        return [part.parameter for part in (*self.incoming, *self.outgoing, *own)]
 
 
 @dataclass(frozen=True)
@@ -108,27 +176,128 @@ class PlanRow:
     group: UnitGroup
     units: int
     hand_over: Literal["exact", "interior", "none", "off"]
+    fresh_std: float | None = None  # standard deviation of what `init` draws
+    current_std: float | None = None  # of the incoming weights when the plan was made
 
     def cells(self) -> tuple[str, ...]:
-        incoming = [*map(str, self.group.incoming), *(norm.module for norm in self.group.affine)]
+        incoming = ", ".join([*map(str, self.group.incoming), *map(str, self.group.affine)])
         outgoing = ", ".join(map(str, self.group.outgoing))
-        tap = f"{self.group.tap.at} of {self.group.tap.module}"
-        return self.group.name, str(self.units), ", ".join(incoming), outgoing, tap, self.hand_over
+        taps = ", ".join(dict.fromkeys(map(str, self.group.taps))) or "none"
+        stds = [f"{std:.3g}" if std is not None else "-" for std in (self.fresh_std, self.current_std)]
+        return (
+            *(self.group.name, self.group.kind, str(self.units), incoming, outgoing, taps, self.hand_over),
+            " / ".join(stds),
+        )
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Parameters that are left alone, and why. `units` is how many would have been there, where that is known."""
+
+    parameters: tuple[str, ...]
+    reason: str
+    units: int | None = None
 
 
 @dataclass(frozen=True)
 class UnitMap:
-    """The plan: every resettable unit, what feeds it, what it feeds, and where its mean contribution goes. Prints as a table."""
+    """The plan: every resettable unit, what feeds it, what it feeds, where its mean contribution goes, and what was left out.
+
+    Prints as a table. `include`, `exclude` and `with_groups` give an edited copy.
+    """
 
     rows: Sequence[PlanRow] = field(default=())
+    skipped: Sequence[Skipped] = field(default=())
+
+    @property
+    def groups(self) -> list[UnitGroup]:
+        """What every reset method takes as `groups`."""
+        return [row.group for row in self.rows]
+
+    def include(self, *patterns: str) -> Self:
+        """Only the groups whose name, or one of whose parameters, matches a pattern (`fnmatch`).
+
+        Raises `ValueError` for a pattern that names nothing, or only what had to be skipped, with the reason.
+        """
+        if not patterns:
+            return self
+        for pattern in patterns:
+            if not any(_matches(row.group, pattern) for row in self.rows):
+                raise ValueError(self._no_match("include", pattern))
+        kept = [any(_matches(row.group, pattern) for pattern in patterns) for row in self.rows]
+        return self._only(kept, "not included")
+
+    def exclude(self, *patterns: str) -> Self:
+        """Without the groups whose name, or one of whose incoming parameters, matches a pattern (`fnmatch`).
+
+        Raises `ValueError` for a pattern that names nothing.
+        """
+        for pattern in patterns:
+            names = [name for each in self.skipped for name in each.parameters]
+            known = any(_matches(row.group, pattern) for row in self.rows)
+            if not known and not any(_name_matches(name, pattern) for name in names):
+                raise ValueError(self._no_match("exclude", pattern))
+        kept = [not any(_matches(row.group, pattern) for pattern in patterns) for row in self.rows]
+        return self._only(kept, "excluded")
+
+    def _only(self, kept: Sequence[bool], reason: str) -> Self:
+        rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
+        gone = [
+            Skipped(tuple(part.parameter for part in row.group.incoming), reason, row.units)
+            for row, keep in zip(self.rows, kept, strict=True)
+            if not keep
+        ]
+        return replace(self, rows=rows, skipped=[*self.skipped, *gone])
+
+    def _no_match(self, what: str, pattern: str) -> str:
+        reasons = [
+            f"{', '.join(each.parameters)}: {each.reason}"
+            for each in self.skipped
+            if any(_name_matches(name, pattern) for name in each.parameters)
+        ]
+        if reasons:
+            return f"{what}='{pattern}' names what cannot be reset: {'; '.join(reasons)}"
+        return f"{what}='{pattern}' matches no group and no parameter; groups: {', '.join(row.group.name for row in self.rows)}"
 
     def fingerprint(self) -> list[str]:
         """One line a group, blind to the prefixes that DistributedDataParallel and `torch.compile` add to names."""
-        return [" | ".join(row.cells()[:4]).replace("_orig_mod.", "").replace("module.", "") for row in self.rows]
+        return [
+            " | ".join((row.cells()[0], *row.cells()[2:5])).replace("_orig_mod.", "").replace("module.", "")
+            for row in self.rows
+        ]
 
     def __str__(self) -> str:
-        head = ("group", "units", "incoming", "outgoing", "activity", "hand-over")
+        head = ("group", "kind", "units", "incoming", "outgoing", "activity", "hand-over", "init std / now")
         table = [head, *(row.cells() for row in self.rows)]
         widths = [max(len(cells[column]) for cells in table) for column in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table]
+        if self.skipped:
+            lines += ["", "left alone"]
+            names = [", ".join(each.parameters) for each in self.skipped]
+            width = min(max(map(len, names)), 60)
+            lines += [f"  {name.ljust(width)}  {each.reason}" for name, each in zip(names, self.skipped, strict=True)]
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _check_index(where: str, index: Index | None, repeat: int | None) -> None:
+    if index is None:
+        return
+    widths = {len(row) for row in index}
+    if len(widths) != 1 or (repeat is not None and widths != {repeat}):
+        raise ValueError(
+            f"{where}: every row of index must have {repeat or 'the same number of'} positions, got {widths}"
+        )
+
+
+def _brief(index: Index) -> str:
+    """The positions of the first unit, and dots."""
+    first = ", ".join(map(str, index[0][:4]))
+    return f"({first}{', ..' if len(index[0]) > 4 else ''}), .."
+
+
+def _name_matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
+
+
+def _matches(group: UnitGroup, pattern: str) -> bool:
+    return _name_matches(group.name, pattern) or any(_name_matches(part.parameter, pattern) for part in group.incoming)

@@ -1,0 +1,105 @@
+"""One executed operation, as a rule sees it."""
+
+# pyright: reportPrivateUsage=false
+# An operation's schema has no public name in PyTorch.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any, cast
+
+from torch import Tensor
+from torch._ops import OpOverload
+
+from pliant.units.record import Record
+from pliant.units.shadows import Arrays
+
+
+@dataclass
+class Call:
+    """An ATen operation with its arguments and result."""
+
+    record: Record
+    op: OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+
+    @cached_property
+    def name(self) -> str:
+        """Without namespace, overload and the underscore of in-place forms."""
+        name = operation_name(self.op)
+        return name if name.startswith("__") else name.rstrip("_")
+
+    @property
+    def overload(self) -> str:
+        return self.op._overloadname
+
+    @cached_property
+    def inputs(self) -> list[Tensor]:
+        return list(tensors_in((self.args, self.kwargs)))
+
+    @cached_property
+    def outputs(self) -> list[Tensor]:
+        return list(tensors_in(self.result))
+
+    @property
+    def output(self) -> Tensor:
+        return self.outputs[0]
+
+    @property
+    def where(self) -> str:
+        return self.record.labels.now
+
+    @property
+    def in_place(self) -> bool:
+        return self.op._schema.is_mutable
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by the name it has in the schema, given or not."""
+        for position, argument in enumerate(self.op._schema.arguments):
+            if argument.name == name:
+                if position < len(self.args):
+                    return self.args[position]
+                return self.kwargs.get(name, argument.default_value if argument.has_default_value() else default)
+        return default
+
+    def write(self, arrays: Arrays) -> None:
+        """Labels of every output."""
+        for output in self.outputs:
+            self.record.memory.write(output, arrays)
+
+    def give_up(self, reason: str) -> None:
+        """Units that come in cannot be told apart any more, nor can parameters be reset."""
+        self.record.unexplained(self.inputs)
+        for tensor in self.inputs:
+            self.record.kill(self.record.live(tensor), reason)
+        self.write({})
+
+    def is_computed(self, tensor: Tensor) -> bool:
+        """Whether the tensor is a function of parameters alone."""
+        shadow = self.record.memory.shadow(tensor)
+        return bool(shadow.computed_from) and not shadow.data and not self.record.live(tensor)
+
+
+def operation_name(op: OpOverload) -> str:
+    return op._schema.name.rpartition("::")[2]
+
+
+def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
+    """Every tensor in nested containers, dataclasses and plain objects (distributions, model outputs)."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, Mapping):
+        for item in cast(Mapping[Any, Any], value).values():
+            yield from tensors_in(item, depth - 1)
+    elif depth and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for item in cast(Sequence[Any], value):
+            yield from tensors_in(item, depth - 1)
+    elif depth and is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name), depth - 1)
+    elif depth and hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        yield from tensors_in(vars(value), depth - 1)

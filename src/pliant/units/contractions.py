@@ -1,0 +1,259 @@
+"""Products: where units are read, and where new ones begin.
+
+    weight x activation   out[n, m] = sum_k act[n, k] W[k, m]
+        a family that is constant over n for each k     read: unit k owns W[k, :]; its labels end here
+        a family that is constant over k                passes through (depthwise, token mixing)
+        any other                                       dead
+        and the columns W[:, m] compute new atoms, keyed by the parameter
+
+    activation x activation                             join along the contracted axis (attention)
+
+A convolution is the same with channels for k and m, groups as a batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from pliant.units.call import Call
+from pliant.units.elementwise import pointwise
+from pliant.units.labels import by_group, compress, distinct, uniform
+from pliant.units.lanes import Lanes, lanes
+from pliant.units.record import Product, Record
+from pliant.units.shadows import Arrays
+from pliant.units.taps import find_tap
+
+Fate = Literal["read", "pass", "dead"]
+Placed = Callable[[Tensor], Tensor]
+
+
+@dataclass(eq=False)
+class Operands:
+    """An activation and a weight of one product, brought into standard form."""
+
+    activation: Tensor
+    weight: Tensor
+    blocks: Tensor  # the weight seen as (batch, k, m, kernel)
+    standard: Placed  # labels of the activation -> (batch, n, k), broadcast
+    back: Placed  # (batch, n, m) labels, broadcast -> the shape of the result, broadcast
+    axis: int  # of the activation that is contracted
+    groups: int = 1
+    pointwise: bool = True  # each n of the result depends on one n of the activation
+
+
+def matmul(call: Call) -> None:
+    """mm, bmm and their kin: the operand that is whole parameters is the weight, the second if both are."""
+    *before, a, b = call.args[:3] if call.name in ("addmm", "baddbmm") else call.args[:2]
+    bias = before[0] if before else None
+    if _is_weight(call.record, b):
+        weigh(call, _right(call, a, b), bias)
+    elif _is_weight(call.record, a):
+        weigh(call, _left(call, a, b), bias)
+    else:
+        _multiply(call, a, b)
+        if bias is not None:
+            pointwise(call, [bias, call.output], "shift")
+
+
+def _right(call: Call, a: Tensor, b: Tensor) -> Operands:
+    """activation @ weight"""
+    batch, n, m = _three(call.output)
+    blocks = b.reshape(-1, a.shape[-1], m, 1)
+
+    def back(labels: Tensor) -> Tensor:
+        return labels.expand(batch, n, m).reshape(call.output.shape)
+
+    return Operands(a, b, blocks, _batched, back, axis=a.dim() - 1)
+
+
+def _left(call: Call, a: Tensor, b: Tensor) -> Operands:
+    """weight @ activation, transposed"""
+    batch, m, n = _three(call.output)
+    blocks = a.reshape(-1, m, b.shape[-2], 1).transpose(1, 2)
+
+    def standard(labels: Tensor) -> Tensor:
+        return _batched(labels).transpose(1, 2)
+
+    def back(labels: Tensor) -> Tensor:
+        return labels.expand(batch, n, m).transpose(1, 2).reshape(call.output.shape)
+
+    return Operands(b, a, blocks, standard, back, axis=b.dim() - 2)
+
+
+def _batched(labels: Tensor) -> Tensor:
+    """Three axes: a matrix is a batch of one."""
+    return labels.reshape(-1, *labels.shape[-2:])
+
+
+def convolution(call: Call) -> None:
+    x, weight, bias = call.args[:3]
+    groups, transposed = call.argument("groups"), call.argument("transposed")
+    if not _is_weight(call.record, weight):
+        _computed_weight(call, x, weight)
+        return
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    blocks = split if transposed else split.transpose(1, 2)
+    still = all(stride == 1 for stride in call.argument("stride")) and call.output.shape[2:] == x.shape[2:]
+    aligned = still and prod(weight.shape[2:]) == 1
+    space = [1] * (x.dim() - 2)
+
+    def standard(labels: Tensor) -> Tensor:
+        by_channel = labels.numel() == labels.shape[1]
+        split = by_group(labels if by_channel else labels.expand(x.shape), x.shape[1], groups)
+        return split.movedim((1, 2), (0, -1)).flatten(1, -2)
+
+    def back(labels: Tensor) -> Tensor:
+        channels = labels.expand(groups, -1, blocks.shape[2])
+        if channels.shape[1] == 1:
+            return channels.reshape(1, -1, *space)
+        spread = channels.reshape(groups, x.shape[0], *x.shape[2:], blocks.shape[2])
+        return spread.movedim((0, -1), (1, 2)).flatten(1, 2)
+
+    weigh(call, Operands(x, weight, blocks, standard, back, 1, groups, aligned), None)
+    if bias is not None:
+        pointwise(call, [bias.view(-1, *space), call.output], "shift")
+        if groups == 1:
+            call.record.take_mean(call.record.products[-1], bias)
+
+
+def embedding(call: Call) -> None:
+    """Rows of a table: its columns are channels of a stream."""
+    if _is_weight(call.record, call.args[0]):
+        call.write(call.record.columns(call.args[0]))
+    else:
+        call.give_up(f"no rule for {call.where} of a computed table")
+
+
+def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
+    """A weight meets an activation: reads end, passing families go on, new atoms begin."""
+    record = call.record
+    batch, k, m, _ = operands.blocks.shape
+    inputs, outputs = _both_lanes(record, operands)
+    if operands.groups > 1 and k == 1:
+        inputs = []  # a depthwise weight scales its channel, and reads no other
+    product = Product(call.where, record.module, record.memory.parameters_in(operands.weight), inputs, outputs)
+    product.recurrent = next((f.name for f in record.stack if isinstance(f.module, nn.RNNBase)), None)
+    record.products.append(product)
+    record.unexplained([operands.activation])
+    if inputs is None or outputs is None:
+        record.unexplained([operands.weight])
+
+    arrays = {family: operands.standard(labels) for family, labels in record.arrays(operands.activation).items()}
+    passing: Arrays = {}
+    for family, (fate, labels) in _fates(record, arrays, operands).items():
+        if fate == "read" and inputs is not None:
+            product.reads[family] = labels.expand(batch, 1, k).flatten()
+        elif fate == "pass":
+            passing[family] = operands.back(labels)
+        else:
+            record.kill([family], f"units do not lie along whole slices of the weight in {call.where}")
+
+    computed = record.computed(outputs or [], batch * m)
+    begun = {family: operands.back(labels.view(batch, 1, m)) for family, labels in computed.items()}
+    call.write({**passing, **_joined(record, passing, begun)})
+    if product.reads:
+        product.tap = find_tap(record, product, operands.activation, operands.weight, operands.axis)
+    if operands.groups == 1:
+        record.results[record.memory.key(call.output)] = product, call.output._version
+    if bias is not None:
+        pointwise(call, [bias, call.output], "shift")
+        record.take_mean(product, bias)
+
+
+def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tuple[Fate, Tensor]]:
+    """What becomes of each family: read with labels (batch, 1, k), passed with labels (batch, n, 1), or dead."""
+    k = operands.blocks.shape[1]
+    columns = {family: uniform(labels, (1,)) for family, labels in arrays.items()}
+    passes = {family: uniform(labels, (2,)) for family, labels in arrays.items()}
+    told_apart = any(columns[family] is not None and passes[family] is None for family in arrays)
+    fates: dict[int, tuple[Fate, Tensor]] = {}
+    for family, labels in arrays.items():
+        column, through = columns[family], passes[family]
+        depthwise = operands.groups > 1 and k == 1
+        gate = told_apart and k > 1 and through is not None and _single(record, through)
+        if column is None and through is None:
+            column = _ragged(record, labels)
+        if column is not None and not (depthwise or gate):
+            fates[family] = "read", column
+        elif through is not None and (operands.pointwise or through.shape[1] == 1):
+            fates[family] = "pass", through
+        else:
+            fates[family] = "dead", labels
+    return fates
+
+
+def _single(record: Record, labels: Tensor) -> bool:
+    """Whether no label is a set of several atoms."""
+    return not any(label in record.labels.sets for label in distinct(labels))
+
+
+def _ragged(record: Record, labels: Tensor) -> Tensor | None:
+    """Unions over n, if those of different k share no atom (early steps of a recurrence depend on fewer)."""
+    column = record.labels.reduce(labels, (1,))
+    sets = [record.labels.members(label) for label in distinct(column)]
+    disjoint = sum(map(len, sets)) == len(frozenset[int]().union(*sets))
+    return column if len(sets) > 1 and disjoint else None
+
+
+def _joined(record: Record, passing: Arrays, begun: Arrays) -> Arrays:
+    """A family that passes through its own weight keeps both labels."""
+    return {f: record.labels.join(passing[f], labels) if f in passing else labels for f, labels in begun.items()}
+
+
+def _both_lanes(record: Record, operands: Operands) -> tuple[list[Lanes] | None, list[Lanes] | None]:
+    """Where the rows and columns of the weight lie in its parameters; found once for each view of a parameter."""
+    weight, memory = operands.weight, record.memory
+    view = memory.key(weight), weight.storage_offset(), weight.size(), weight.stride(), operands.blocks.shape
+    if view not in record.lanes or not memory.holds_parameter(weight):
+        blocks, groups = operands.blocks, operands.groups
+        inputs = lanes(memory, blocks, groups, last=True)
+        record.lanes[view] = inputs, lanes(memory, blocks.transpose(1, 2), groups)
+    return record.lanes[view]
+
+
+def _multiply(call: Call, a: Tensor, b: Tensor) -> None:
+    """Two activations: join along the contracted axis. A weight that the model computes is no slice of a parameter."""
+    record = call.record
+    for weight, activation in ((b, a), (a, b)):
+        if call.is_computed(weight) and not call.is_computed(activation):
+            _computed_weight(call, activation, weight)
+            return
+    record.unexplained([a, b])
+    left, right = record.arrays(a), record.arrays(b)
+    if left and right:
+        record.multiplied.update(left, right)
+    arrays: Arrays = {}
+    for family in left.keys() | right.keys():
+        parts = [record.labels.reduce(left[family], (-1,))] if family in left else []
+        parts += [record.labels.reduce(right[family], (-2,))] if family in right else []
+        joined = parts[0] if len(parts) == 1 else record.labels.join(*parts)
+        arrays[family] = compress(joined)
+    call.write(arrays)
+
+
+def _computed_weight(call: Call, activation: Tensor, weight: Tensor) -> None:
+    record = call.record
+    sources = record.memory.shadow(weight).computed_from | record.memory.parameters_in(weight)
+    for number in sorted(sources):
+        record.elsewhere[number] = f"computed weight ({record.computation(number)})"
+    reason = record.elsewhere[min(sources)] if sources else f"computed weight in {call.where}"
+    record.kill([*record.live(activation), *record.live(weight)], reason)
+
+
+def _is_weight(record: Record, tensor: Tensor) -> bool:
+    if not record.memory.has_addresses(tensor):
+        return False
+    if record.memory.holds_parameter(tensor):
+        return True
+    addresses = record.memory.addresses(tensor)
+    return addresses is not None and bool((addresses != NONE).all())
+
+
+def _three(result: Tensor) -> tuple[int, int, int]:
+    batch, rows, columns = result.reshape(-1, *result.shape[-2:]).shape
+    return batch, rows, columns

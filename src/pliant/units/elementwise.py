@@ -1,0 +1,114 @@
+"""Elementwise operations: labels join, and parameters that meet them belong to their units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pliant.initial import GAINS, leaky_relu_gain
+from pliant.units.call import Call
+from pliant.units.labels import compress
+from pliant.units.record import Record, Role
+from pliant.units.shadows import Arrays
+
+ROLES: dict[str, Role] = {"add": "shift", "sub": "shift", "mul": "scale", "_prelu_kernel": "slope"}
+
+ACTIVATIONS: dict[str, Callable[[Call], float]] = {
+    **dict.fromkeys(("relu", "elu", "silu", "gelu", "mish", "softplus", "threshold"), lambda call: GAINS["relu"]),
+    **dict.fromkeys(("hardswish", "hardsigmoid", "log_sigmoid_forward"), lambda call: GAINS["linear"]),
+    "tanh": lambda call: GAINS["tanh"],
+    "sigmoid": lambda call: GAINS["sigmoid"],
+    "leaky_relu": lambda call: leaky_relu_gain(call.argument("negative_slope")),
+    "hardtanh": lambda call: GAINS["relu"] if call.argument("min_val") == 0 else GAINS["linear"],
+    "_prelu_kernel": lambda call: leaky_relu_gain(0.25),
+}
+SELU_SCALE = 1.0507009873554805
+
+
+def elementwise(call: Call) -> None:
+    """The rule of every operation whose tag says pointwise."""
+    _note_gain(call)
+    if _is_root(call) or any(call.record.memory.shadow(tensor).rooted for tensor in call.inputs):
+        for output in call.outputs:
+            call.record.memory.shadow(output).rooted = True
+    pointwise(call, call.inputs, ROLES.get(call.name))
+
+
+def pointwise(call: Call, operands: Sequence[Tensor], role: Role | None) -> None:
+    """Join the labels of `operands` into the output; a parameter among them plays `role`."""
+    record = call.record
+    arrays = [record.arrays(operand) for operand in operands]
+    if call.name == "add" and len(operands) == 2:
+        _note_residual(record, operands, arrays)
+    joined: Arrays = {}
+    for family in dict.fromkeys(family for known in arrays for family in known):
+        meeting = [(operand, known[family]) for operand, known in zip(operands, arrays, strict=True) if family in known]
+        joined[family] = _join(call, meeting)
+    for operand in operands:
+        if record.memory.has_addresses(operand):
+            if role is not None and joined:
+                record.own(operand, joined, role)
+                _note_bias(record, operands, operand, role)
+            else:
+                record.unexplained([operand])
+    call.write(joined)
+
+
+def _join(call: Call, meeting: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Union, but for numbers that meet a mean or norm over themselves: a hand-written layer norm."""
+    labels = call.record.labels
+    if len(meeting) == 2 and call.name in ("sub", "mul", "div"):
+        for (x, known), (statistic, of_all) in (meeting, meeting[::-1]):
+            divides = call.name == "sub" or call.record.memory.shadow(statistic).rooted
+            if divides and _is_statistic(call.record, x, known, statistic, of_all):
+                call.record.mix(of_all)
+                return known
+    joined = meeting[0][1]
+    for _, other in meeting[1:]:
+        joined = labels.join(joined, other)
+    return joined
+
+
+def _is_statistic(record: Record, x: Tensor, known: Tensor, statistic: Tensor, of_all: Tensor) -> bool:
+    """Whether `statistic` is broadcast over exactly the units of `x` that it depends on."""
+    if statistic.dim() != x.dim():
+        return False
+    over = [dim for dim in range(x.dim()) if statistic.shape[dim] == 1 < x.shape[dim]]
+    if not over or known.shape == of_all.shape:
+        return False
+    return torch.equal(compress(record.labels.reduce(known, over)), of_all)
+
+
+def _is_root(call: Call) -> bool:
+    return call.name in ("sqrt", "rsqrt") or (call.name == "pow" and call.argument("exponent") in (0.5, -0.5))
+
+
+def _note_gain(call: Call) -> None:
+    if call.name not in ACTIVATIONS:
+        return
+    selu = call.name == "elu" and call.argument("scale") == SELU_SCALE
+    gain = GAINS["selu"] if selu else ACTIVATIONS[call.name](call)
+    for tensor in call.inputs:
+        for family in call.record.live(tensor):
+            call.record.gains.setdefault(family, set()).add(gain)
+
+
+def _note_residual(record: Record, operands: Sequence[Tensor], arrays: list[Arrays]) -> None:
+    """A sum of x and F(x), each with units that the other has not: channels of a stream."""
+    for stream, branch in ((0, 1), (1, 0)):
+        old, new = record.memory.shadow(operands[stream]), record.memory.shadow(operands[branch])
+        apart = arrays[branch].keys() - arrays[stream].keys() and (
+            arrays[stream].keys() - arrays[branch].keys() or not arrays[stream]
+        )
+        if apart and old.data and old.made_by is not None and new.ancestors >> old.made_by & 1 and old is not new:
+            record.residual.update(*arrays)
+
+
+def _note_bias(record: Record, operands: Sequence[Tensor], bias: Tensor, role: Role) -> None:
+    """A bias that is added to the very result of a product takes over mean contributions like the product's own."""
+    for operand in operands:
+        product, version = record.results.get(record.memory.key(operand), (None, 0))
+        if product is not None and role == "shift" and operand._version == version and bias.shape == operand.shape[-1:]:
+            record.take_mean(product, bias)

@@ -1,0 +1,117 @@
+"""The entries of a parameter, reached by unit.
+
+A `BoundSlice` shows any tensor of its parameter's shape (the parameter, its gradient, a moment) as (runs, units, repeat,
+...), so that the engine never knows whether a unit is a row, a filter, a set of gate rows or a block of columns; one
+network is a stack of one run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from pliant.replacement import blend
+from pliant.units.map import Slice
+
+
+@dataclass(eq=False)
+class Chosen:
+    """The units that are replaced in one step, as three (count,) tensors; `counts` says how many in each run.
+
+    `full` is what the host knows of `strength`: True if every unit is replaced fully, which costs less.
+    """
+
+    runs: Tensor
+    units: Tensor
+    strength: Tensor  # 1 = full replacement
+    counts: list[int]
+    full: bool = False
+
+    @property
+    def where(self) -> tuple[Tensor, Tensor]:
+        """Index of the first two axes of any (runs, units, ...) tensor."""
+        return self.runs, self.units
+
+
+class BoundSlice:
+    """A `Slice` of a live parameter, or of a vector of its shape (a running mean, a moment): `tensor` in the methods."""
+
+    def __init__(self, part: Slice, parameter: Tensor, *, stacked: bool) -> None:
+        self.part, self.parameter, self.stacked = part, parameter, stacked
+        front = self.front()
+        self.leading = tuple(front.shape[1 : 1 + len(part.axes)])
+        self.row = tuple(front.shape[1 + len(part.axes) :])
+        positions = prod(self.leading)
+        index = torch.arange(positions).view(-1, part.repeat) if part.index is None else torch.tensor(part.index)
+        if part.index is not None and (int(index.min()) < 0 or int(index.max()) >= positions):
+            raise ValueError(f"the index of {part} leaves its {positions} positions")
+        self.index = index.to(parameter.device)  # (units, repeat)
+
+    @property
+    def units(self) -> int:
+        return len(self.index)
+
+    @property
+    def repeat(self) -> int:
+        return self.index.shape[1]
+
+    def front(self, tensor: Tensor | None = None) -> Tensor:
+        """`tensor` as (runs, *axes of units, *row): a view, never a copy."""
+        source = self.parameter.detach() if tensor is None else tensor
+        runs_first = source if self.stacked else source.unsqueeze(0)
+        if self.part.shape is not None:
+            runs_first = runs_first.view(runs_first.shape[0], *self.part.shape)
+        axes = [axis + 1 for axis in self.part.axes]
+        return runs_first.movedim(axes, list(range(1, len(axes) + 1)))
+
+    def _places(self, chosen: Chosen) -> tuple[Tensor, ...]:
+        """Index of the chosen units' positions in `front`."""
+        if self.index.device != chosen.units.device:
+            self.index = self.index.to(chosen.units.device)
+        positions = self.index[chosen.units]  # (count, repeat)
+        axes = torch.unravel_index(positions, self.leading) if len(self.leading) > 1 else (positions,)
+        return chosen.runs.unsqueeze(1), *axes
+
+    def read(self, chosen: Chosen, tensor: Tensor | None = None) -> Tensor:
+        """The chosen units' entries, (count, repeat, *row), a copy."""
+        return self.front(tensor)[self._places(chosen)]
+
+    def write(self, chosen: Chosen, fresh: Tensor | float, tensor: Tensor | None = None) -> None:
+        """Move the chosen units' entries to `fresh`, by their strength."""
+        front, places = self.front(tensor), self._places(chosen)
+        front[places] = fresh if chosen.full else blend(front[places], fresh, chosen.strength)
+
+    def magnitude(self, dtype: torch.dtype) -> Tensor:
+        """Sum of |w| over the row of each position, (runs, units, repeat)."""
+        front = self.front()
+        axes = tuple(range(1 + len(self.leading), front.dim()))
+        sums = front.abs().sum(axes, dtype=dtype) if axes else front.abs().to(dtype)
+        by_position = sums.flatten(1)
+        if self.part.index is None:
+            return by_position.view(-1, self.units, self.repeat)
+        return by_position[:, self.index.to(by_position.device)]
+
+    def spread(self, values: Tensor, rest: float) -> Tensor:
+        """`values` (runs, units) at every entry of their units and `rest` elsewhere; broadcasts against `front()`."""
+        positions = values.new_full((values.shape[0], prod(self.leading)), rest)
+        index = self.index.to(values.device)
+        positions[:, index.flatten()] = values.repeat_interleave(self.repeat, dim=1)
+        return positions.view(-1, *self.leading, *[1] * len(self.row))
+
+
+_ONES: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def ones(count: int, like: Tensor) -> Tensor:
+    """(count,) ones, kept between calls; only to be read."""
+    if torch.compiler.is_compiling():
+        return like.new_ones(count)
+    key = count, like.dtype, like.device
+    if key not in _ONES:
+        if len(_ONES) >= 256:
+            _ONES.clear()
+        _ONES[key] = like.new_ones(count)
+    return _ONES[key]

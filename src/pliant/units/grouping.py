@@ -1,0 +1,199 @@
+"""From a record to the plan: units of one signature become a `UnitGroup`, or are left alone with a reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pliant.initial import GAINS
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.labels import ints
+from pliant.units.lanes import Lane, Lanes
+from pliant.units.leftovers import left_alone
+from pliant.units.map import BN, Index, Kind, Own, PlanRow, Slice, Tap, UnitGroup, UnitMap
+from pliant.units.record import Product, Record
+from pliant.units.table import PartRole, Signature, UnitTable
+from pliant.units.verdicts import Facts, Options, Verdicts
+
+__all__ = ["Options", "unit_map"]
+
+_STARTS_AT = {"scale": 1.0, "slope": 0.25}
+
+
+def unit_map(record: Record, model: nn.Module, options: Options) -> UnitMap:
+    """The plan for what one forward recorded."""
+    table = UnitTable(record)
+    verdicts = Verdicts(table, options)
+    alike: dict[tuple[Signature, Facts], list[int]] = defaultdict(list)
+    for unit, signature in table.signatures.items():
+        alike[signature, verdicts.facts(unit)].append(unit)
+    members: dict[tuple[Signature, Kind, str | None], list[int]] = defaultdict(list)
+    for (signature, facts), units in alike.items():
+        members[signature, verdicts.kind(signature, facts), verdicts.reason(signature, facts)] += units
+    rows: list[PlanRow] = []
+    refused: list[tuple[Signature, str, int]] = []
+    names, taken = Names(model), set[str]()
+    for (signature, kind, reason), units in sorted(members.items(), key=lambda item: _first(table, item[0][0])):
+        if reason is None:
+            group = _Builder(table, signature, units).group(kind, taken)
+            if group.taps or not options.activity:
+                taken.add(group.name)
+                rows.append(BoundGroup(group, names).plan_row(hand_over=True))
+                continue
+            reason = _unseen(group)
+        refused.append((signature, reason, len(units)))
+    return UnitMap(rows, left_alone(table, rows, refused))
+
+
+def _unseen(group: UnitGroup) -> str:
+    read = ", ".join(dict.fromkeys(part.parameter for part in group.outgoing))
+    return f"no module shows what {read} reads; utility='weight' would rank it without"
+
+
+def _first(table: UnitTable, signature: Signature) -> int:
+    """The number of the first incoming parameter."""
+    lanes = [table.parts[part].lane for part in table.parts_of(signature, "incoming")]
+    return min(lane.parameter for lane in lanes if lane is not None)
+
+
+class _Builder:
+    """Puts one group together from its units."""
+
+    def __init__(self, table: UnitTable, signature: Signature, units: list[int]) -> None:
+        self.table, self.record = table, table.record
+        self.signature = signature
+        first = table.positions(units, self._of("incoming")[0])[:, 0]
+        self.units = ints(torch.tensor(units)[first.argsort()])
+
+    def _of(self, *roles: PartRole) -> list[int]:
+        return self.table.parts_of(self.signature, *roles)
+
+    def _lane(self, part: int) -> Lane:
+        lane = self.table.parts[part].lane
+        assert lane is not None
+        return lane
+
+    def group(self, kind: Kind, taken: set[str]) -> UnitGroup:
+        weights, outgoing = self._of("incoming"), self._of("outgoing")
+        return UnitGroup(
+            name=_unique(self._name(weights[0]), taken),
+            incoming=[self._slice(part) for part in [*weights, *self._of("shift")]],
+            outgoing=[self._slice(part) for part in outgoing],
+            tap=self._taps(outgoing),
+            affine=[
+                *(BN(self.table.parts[part].module, *self._places(part)) for part in self._of("norm")),
+                *(
+                    Own(self._slice(part), _STARTS_AT[self.table.parts[part].role])
+                    for part in self._of("scale", "slope")
+                ),
+            ],
+            hand_over=self._hand_over(outgoing),
+            gain=self._gain(),
+            kind=kind,
+        )
+
+    def _parameter(self, part: int) -> str:
+        return self.record.memory.names[self._lane(part).parameter]
+
+    # -- places ---------------------------------------------------------------------------------------------------
+
+    def _places(self, part: int) -> tuple[int, Index | None]:
+        """`repeat` and `index` of a slice."""
+        positions = self.table.positions(self.units, part)
+        lane = self.table.parts[part].lane
+        return positions.shape[1], _index(positions, lane.positions if lane else self._channels(part))
+
+    def _channels(self, part: int) -> int:
+        module = self.table.parts[part].module
+        return next(len(normed.labels) for normed in self.record.normed if normed.module == module)
+
+    def _slice(self, part: int) -> Slice:
+        lane = self._lane(part)
+        shape = None if lane.shape == tuple(self.record.memory.parameters[lane.parameter].shape) else lane.shape
+        axis = lane.axes[0] if len(lane.axes) == 1 else lane.axes
+        return Slice(self._parameter(part), axis, *self._places(part), shape=shape)
+
+    def _name(self, part: int) -> str:
+        """The module that holds the weight, without what wrappers put in front."""
+        name = self._parameter(part).removeprefix(self.record.prefix).replace("_orig_mod.", "")
+        return name.removesuffix(".weight")
+
+    # -- activity and means ---------------------------------------------------------------------------------------
+
+    def _taps(self, outgoing: list[int]) -> Tap | tuple[Tap, ...]:
+        """One for all where they agree, none where one is missing."""
+        found = [self._tap(part) for part in outgoing]
+        taps = tuple(tap for tap in found if tap is not None)
+        if len(taps) < len(found):
+            return ()
+        return taps[0] if len(set(taps)) == 1 else taps
+
+    def _tap(self, part: int) -> Tap | None:
+        for product, lanes in self._readers(part):
+            if product.recurrent is not None:
+                return self._carried(product.recurrent)
+            if product.tap is not None:
+                row_at = torch.full((lanes.lane.positions,), -1)
+                row_at[lanes.positions] = lanes.rows
+                rows = row_at[self.table.positions(self.units, part)]
+                if int(rows.min()) >= 0:
+                    count = sum(len(each.rows) for each in product.inputs or [])
+                    return _indexed(product.tap, _index(rows, count))
+        return None
+
+    def _carried(self, module: str) -> Tap | None:
+        """The output of a recurrent module, if every unit is seen there equally often."""
+        if module not in self.record.carried:
+            return None
+        tap, by_family = self.record.carried[module]
+        for labels in by_family.values():
+            units = self.table.unit_of(labels)
+            at = [torch.nonzero(units == unit).flatten() for unit in self.units]
+            if len({len(positions) for positions in at}) == 1 and len(at[0]) > 0:
+                return _indexed(tap, _index(torch.stack(at), len(units)))
+        return None
+
+    def _hand_over(self, outgoing: list[int]) -> dict[str, str | BN]:
+        """Where every product with a weight agrees on what takes over a mean."""
+        found: dict[str, str | BN] = {}
+        for part in outgoing:
+            takers = {product.takes_mean for product, _ in self._readers(part)}
+            (taker,) = takers if len(takers) == 1 else (None,)
+            if taker is not None and len(self._lane(part).axes) == 1:
+                found[self._parameter(part)] = taker
+        return found
+
+    def _readers(self, part: int) -> Iterable[tuple[Product, Lanes]]:
+        for product in self.record.products:
+            for lanes in product.inputs or []:
+                if lanes.lane == self._lane(part):
+                    yield product, lanes
+
+    def _gain(self) -> float:
+        families = set[int]().union(*(self.table.families[unit] for unit in self.units))
+        gains = set[float]().union(*(self.record.gains.get(family, set[float]()) for family in families))
+        if not gains:
+            return GAINS["linear"]
+        return gains.pop() if len(gains) == 1 else GAINS["relu"]
+
+
+def _index(positions: Tensor, size: int) -> Index | None:
+    """None where the units own all positions in order."""
+    if positions.numel() == size and torch.equal(positions.flatten(), torch.arange(size)):
+        return None
+    return tuple(tuple(ints(row)) for row in positions)
+
+
+def _indexed(tap: Tap, index: Index | None) -> Tap:
+    return Tap(tap.module, tap.at, tap.axis, index, tap.argument, tap.parameter)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}#{number}"
+    return unique

@@ -1,0 +1,137 @@
+"""Operations that move numbers: the same operation runs on their labels.
+
+Flatten, concatenation, shuffles, head splits, window partitions and writes into slices need no index arithmetic of our own:
+the labels go where the numbers go, and so do the addresses of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from pliant.units.call import Call, tensors_in
+from pliant.units.labels import NONE
+from pliant.units.shadows import ADDRESSES, Arrays
+
+_NOT_FOR_LABELS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "value"}
+
+
+def relabel(call: Call, run: Callable[..., Any], fixed: Collection[int] = ()) -> None:
+    """Run the operation with the labels of each family, then with the addresses, in place of all tensors but `fixed`."""
+    record = call.record
+    families = dict.fromkeys(family for tensor in call.inputs for family in record.live(tensor))
+    addressed = any(map(record.memory.has_addresses, call.inputs))
+    kwargs = {name: value for name, value in call.kwargs.items() if name not in _NOT_FOR_LABELS}
+    results: list[Arrays] = [{} for _ in call.outputs]
+    for family in [*families, *([ADDRESSES] if addressed else [])]:
+
+        def instead(value: Any, family: int = family) -> Any:
+            return _values(call, family, value) if isinstance(value, Tensor) and id(value) not in fixed else value
+
+        moved = tensors_in(run(*tree_map(instead, call.args), **tree_map(instead, kwargs)))
+        for arrays, values in zip(results, moved, strict=True):
+            arrays[family] = values
+    for output, arrays in zip(call.outputs, results, strict=True):
+        record.memory.write(output, arrays)
+
+
+def _values(call: Call, family: int, tensor: Tensor) -> Tensor:
+    """Labels (or addresses) of a tensor in its full shape, a copy where the operation would write into it."""
+    memory = call.record.memory
+    if family == ADDRESSES:
+        values = memory.addresses(tensor)
+    else:
+        values = memory.labels(tensor, family) if family in memory.families(tensor) else None
+    full = (torch.full((1,) * tensor.dim(), NONE) if values is None else values).expand(tensor.shape)
+    return full.clone() if call.in_place else full
+
+
+def layout(call: Call) -> None:
+    relabel(call, call.op)
+
+
+def indexed(call: Call) -> None:
+    """Integer and boolean operands say where; units on which that depends are lost."""
+    where = [tensor for tensor in call.inputs[1:] if not (tensor.is_floating_point() or tensor.is_complex())]
+    for tensor in where:
+        call.record.kill(call.record.live(tensor), f"decides what {call.where} picks")
+    relabel(call, call.op, fixed={id(tensor) for tensor in where})
+
+
+def put(call: Call) -> None:
+    """`a[index] = b`; adding into `a` has no rule."""
+    if call.argument("accumulate"):
+        call.give_up(f"no rule for {call.where} with accumulate=True")
+    else:
+        indexed(call)
+
+
+def filled(call: Call) -> None:
+    """A number is written at places along an axis."""
+    index = call.args[2]
+    call.record.kill(call.record.live(index), f"decides where {call.where} writes")
+
+    def run(x: Tensor, dim: int, index: Tensor, *_: Any) -> Any:
+        return call.op(x, dim, index, NONE)
+
+    relabel(call, run, fixed={id(index)})
+
+
+def padded(call: Call) -> None:
+    def run(x: Tensor, pad: list[int], *_: Any) -> Any:
+        return call.op(x, pad, NONE)
+
+    relabel(call, run)
+
+
+def windows(call: Call) -> None:
+    """Needs floating point, and pads with zero."""
+
+    def run(x: Tensor, *rest: Any) -> Tensor:
+        return call.op((x + 1).double(), *rest).long() - 1
+
+    relabel(call, run)
+
+
+def copied(call: Call) -> None:
+    """A plain copy: what a weight reads here can be seen at the original."""
+    _copy(call, call.inputs[0], call.output)
+    memory = call.record.memory
+    memory.shadow(call.output).original = memory.key(call.inputs[0]), call.inputs[0]._version
+
+
+def copied_into(call: Call) -> None:
+    """`a[...] = b`: what was known of the place is replaced."""
+    _copy(call, call.args[1], call.args[0])
+
+
+def _copy(call: Call, source: Tensor, destination: Tensor) -> None:
+    addresses = call.record.memory.addresses(source)
+    found = call.record.arrays(source)
+    call.record.memory.write(destination, found if addresses is None else {**found, ADDRESSES: addresses})
+
+
+def paired(call: Call) -> None:
+    """Real pairs seen as complex numbers, and back."""
+    arrays = call.record.arrays(call.inputs[0])
+    if call.name == "view_as_real":
+        call.write({family: labels.unsqueeze(-1) for family, labels in arrays.items()})
+    else:
+        joined = {family: call.record.labels.reduce(labels, (-1,)) for family, labels in arrays.items()}
+        call.write({family: labels.squeeze(-1) for family, labels in joined.items()})
+
+
+def scattered_sum(call: Call) -> None:
+    """index_add, scatter_add: anything that is added may land anywhere along the axis."""
+    x, axis, index, source = call.args[:4]
+    call.record.kill(call.record.live(index), f"decides where {call.where} adds")
+    known, added = call.record.arrays(x), call.record.arrays(source)
+    for family, labels in added.items():
+        spread = call.record.labels.reduce(labels, (axis,))
+        known[family] = call.record.labels.join(known[family], spread) if family in known else spread
+    call.record.unexplained([source])
+    call.write(known)

@@ -1,0 +1,58 @@
+"""What was left alone: every trainable parameter that no group holds, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pliant.units.map import BN, PlanRow, Skipped
+from pliant.units.record import Record
+from pliant.units.table import Signature, UnitTable
+
+
+def left_alone(
+    table: UnitTable, rows: Sequence[PlanRow], refused: Sequence[tuple[Signature, str, int]]
+) -> list[Skipped]:
+    """Refused units, then parameters that are no unit's; one line for each reason and module."""
+    memory = table.record.memory
+    lines: list[Skipped] = []
+    for signature, reason, units in refused:
+        lines.append(Skipped(_parameters(table, signature), reason, units))
+    mentioned = _held(rows).union(*(line.parameters for line in lines))
+    for number, name in enumerate(memory.names):
+        if name not in mentioned and memory.parameters[number].requires_grad:
+            lines.append(Skipped((name,), _why_nobody_owns(table.record, number)))
+    return _merged(lines, memory.names)
+
+
+def _parameters(table: UnitTable, signature: Signature) -> tuple[str, ...]:
+    """Of units of this signature, in the model's order."""
+    names = table.record.memory.names
+    found = [table.parts[part] for part in table.parts_of(signature, "incoming", "norm", "scale", "shift", "slope")]
+    own = [names[part.lane.parameter] for part in found if part.lane is not None]
+    norms = [f"{part.module}.{leaf}" for part in found if part.role == "norm" for leaf in ("weight", "bias")]
+    return tuple(sorted({*own, *norms} & set(names), key=names.index))
+
+
+def _held(rows: Sequence[PlanRow]) -> set[str]:
+    norms = [norm.module for row in rows for norm in row.group.affine if isinstance(norm, BN)]
+    held = {name for row in rows for name in row.group.parameters()}
+    return held | {f"{norm}.{leaf}" for norm in norms for leaf in ("weight", "bias")}
+
+
+def _why_nobody_owns(record: Record, number: int) -> str:
+    if number in record.elsewhere:
+        return record.elsewhere[number]
+    met = {owned.lanes.lane.parameter for owned in record.owned} | {n for p in record.products for n in p.parameters}
+    return "no unit owns it alone" if number in met else "meets no unit in this forward"
+
+
+def _merged(lines: Sequence[Skipped], order: Sequence[str]) -> list[Skipped]:
+    """Lines of one reason and one module as one."""
+    found: dict[tuple[str, str], Skipped] = {}
+    for line in lines:
+        key = line.parameters[0].rpartition(".")[0], line.reason
+        other = found.get(key, Skipped((), line.reason))
+        counts = [units for units in (other.units, line.units) if units is not None]
+        names = tuple(sorted({*other.parameters, *line.parameters}, key=order.index))
+        found[key] = Skipped(names, line.reason, sum(counts) if counts else None)
+    return list(found.values())

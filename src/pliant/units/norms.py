@@ -1,0 +1,75 @@
+"""Norms: labels pass; units that share a mean or variance are mixed; a scale and a shift belong to what they meet.
+
+batch norm          a statistic for each channel                           nothing is mixed
+layer, RMS norm     one over the normalised axes of each example           all units along them
+group norm          one over the channels of a group                       the units of the group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pliant.units.call import Call
+from pliant.units.labels import by_group, by_position
+from pliant.units.record import Normed, Role
+from pliant.units.shadows import Arrays
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_ROLES: tuple[Role, Role] = ("scale", "shift")
+
+
+def batch_norm(call: Call) -> None:
+    """Each channel has its own mean, variance, scale and shift."""
+    record, x = call.record, call.args[0]
+    arrays = record.arrays(x)
+    channels = {family: by_position(labels, 1) for family, labels in arrays.items()}
+    record.kill(
+        [f for f, labels in channels.items() if labels is None], f"several units in one channel of {call.where}"
+    )
+    frame = record.stack[-1] if record.stack else None
+    whole = {family: labels.expand(x.shape[1]) for family, labels in channels.items() if labels is not None}
+    if frame is not None and isinstance(frame.module, _BATCH_NORMS):
+        record.normed += [Normed(frame.name, labels) for labels in whole.values()]
+        product, version = record.results.get(record.memory.key(x), (None, 0))
+        if product is not None and version == x._version and frame.module.running_mean is not None:
+            record.absorb(product, frame.name)
+    else:
+        _affine(call, call.args[1:3], whole)
+    call.record.memory.write(call.output, {family: labels for family, labels in arrays.items() if family in whole})
+
+
+def layer_norm(call: Call) -> None:
+    x = call.args[0]
+    dims = list(range(x.dim() - len(call.argument("normalized_shape")), x.dim()))
+    arrays = call.record.arrays(x)
+    _mix(call, arrays, dims)
+    _affine(call, [call.argument("weight"), call.argument("bias")], arrays)
+    call.record.memory.write(call.output, arrays)
+
+
+def group_norm(call: Call) -> None:
+    x, groups = call.args[0], call.argument("group")
+    arrays = call.record.arrays(x)
+    _mix(call, {f: by_group(labels, x.shape[1], groups) for f, labels in arrays.items()}, list(range(2, x.dim() + 1)))
+    channels = {family: by_position(labels, 1) for family, labels in arrays.items()}
+    _affine(call, call.args[1:3], {family: labels for family, labels in channels.items() if labels is not None})
+    call.record.memory.write(call.output, arrays)
+
+
+def _mix(call: Call, arrays: Arrays, dims: list[int]) -> None:
+    """All units that share a statistic, of whatever family."""
+    shared: Tensor | None = None
+    for labels in arrays.values():
+        union = call.record.labels.reduce(labels, dims)
+        shared = union if shared is None else call.record.labels.join(shared, union)
+    if shared is not None:
+        call.record.mix(shared)
+
+
+def _affine(call: Call, parameters: Sequence[Tensor | None], arrays: Arrays) -> None:
+    """A scale and a shift."""
+    for role, parameter in zip(_ROLES, parameters, strict=True):
+        if parameter is not None and call.record.memory.has_addresses(parameter):
+            call.record.own(parameter, arrays, role)

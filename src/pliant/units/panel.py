@@ -1,0 +1,353 @@
+"""Statistics of all groups on one device, side by side in flat tensors, so that a step costs few operations however many
+groups there are.
+
+    entries   what the readers sum, one after another; a reader serves every group that reads there
+    columns   of groups: `columns[:, j]` is entry `entry_of_column[j]`; the columns of a unit stand together
+    units     of groups, one after another
+
+Groups with equally many columns a unit are neighbours, and neighbours that ran in a step are one `Span`: its columns viewed
+as (runs, units, width) lie on its units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from pliant.units.activity import Reader, Reading
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.entries import BoundSlice, ones
+from pliant.units.map import Tap
+
+
+class Span(NamedTuple):
+    """Neighbouring groups with `width` columns a unit: their places among all units and all columns."""
+
+    units: slice
+    columns: slice
+    width: int
+
+    def of_units(self, tensor: Tensor) -> Tensor:
+        """Its part of `tensor` (runs, all units), which is all of it as a rule: an index costs as much as an operation."""
+        return tensor if self.units.stop - self.units.start == tensor.shape[1] else tensor[:, self.units]
+
+    def of_columns(self, tensor: Tensor) -> Tensor:
+        """Its part of `tensor` (runs, all columns)."""
+        return tensor if self.columns.stop - self.columns.start == tensor.shape[1] else tensor[:, self.columns]
+
+
+@dataclass
+class Means:
+    """What the columns did since the last step, each (runs, columns); `ran` is None if all of them did anything."""
+
+    by_reading: dict[Reading, Tensor]
+    ran: Tensor | None
+
+
+class Panel:
+    """Groups on one device that step together: their readers, ages and places. All have equally many runs."""
+
+    def __init__(self, groups: Sequence[BoundGroup], names: Names, clock: Optimizer | None) -> None:
+        self.clock = clock
+        self.groups = sorted(groups, key=lambda group: group.columns)
+        self.runs = groups[0].runs
+        self.device = groups[0].first.device
+        self.dtype = max((group.dtype for group in groups), key=lambda dtype: dtype.itemsize)
+        self.units = self.columns = 0
+        self._spans: dict[BoundGroup, Span] = {}
+        for group in self.groups:
+            units, columns = self.units, self.columns
+            self.units, self.columns = units + group.units, columns + group.units * group.columns
+            self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
+        self._all_spans = _joined(self._spans.values())
+        self.age = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
+        self._place_readers(names)
+        self._place_outgoing()
+        for group in self.groups:
+            group.panel = self
+
+    def _place_readers(self, names: Names) -> None:
+        """One reader for each place in the model, and the entry that every column finds its sums in."""
+        self.readers: list[Reader] = []
+        self._readers_of: dict[BoundGroup, list[Reader]] = {group: [] for group in self.groups}
+        taken: dict[tuple[object, ...], tuple[Reader, set[int]]] = {}
+        local: list[
+            tuple[Reader | None, Tensor]
+        ] = []  # of every consumer in order: reader, (units, repeat) entries of it
+        for group in self.groups:
+            for consumer in group.consumers:
+                if consumer.tap is None:
+                    local.append((None, torch.zeros(group.units, consumer.repeat, dtype=torch.int64)))
+                    continue
+                index = _entries(consumer.tap, group.units, consumer.repeat)
+                reader = self._reader(taken, group, consumer.tap, index, names)
+                self._readers_of[group].append(reader)
+                local.append((reader, index))
+        self._number_entries(local)
+
+    def _reader(
+        self,
+        taken: dict[tuple[object, ...], tuple[Reader, set[int]]],
+        group: BoundGroup,
+        tap: Tap,
+        index: Tensor,
+        names: Names,
+    ) -> Reader:
+        """The reader at a tap: an earlier group's if it reads other entries there, since an entry has one running mean."""
+        wanted = set(cast(list[int], index.flatten().tolist()))
+        key = (id(names.module(tap.module, group.name)), tap.at, tap.axis, tap.argument, tap.parameter)
+        while key in taken and taken[key][1] & wanted:
+            key = (*key, "again")
+        if key not in taken:
+            parameter = names.parameter(tap.parameter, group.name) if tap.parameter else None
+            module = names.module(tap.module, group.name)
+            taken[key] = Reader(tap, module, parameter, runs=group.spec.runs), set()
+            self.readers.append(taken[key][0])
+        reader, entries = taken[key]
+        entries |= wanted
+        reader.entries = max(reader.entries, max(entries) + 1)
+        return reader
+
+    def _number_entries(self, local: Sequence[tuple[Reader | None, Tensor]]) -> None:
+        starts: dict[Reader | None, int] = {}
+        total = 0
+        for reader in self.readers:
+            starts[reader] = total
+            total += reader.entries
+        self._silent = total  # one more entry, always 0, for consumers that nothing is read from
+        places = iter(local)
+        pieces: list[Tensor] = []
+        owners: list[Tensor] = []
+        numbers = {reader: number for number, reader in enumerate(self.readers)}
+        for group in self.groups:
+            of_group = [next(places) for _ in group.consumers]
+            found = [index + starts[reader] if reader else index.fill_(self._silent) for reader, index in of_group]
+            pieces.append(torch.cat(found, dim=1).flatten())
+            owner = [torch.full_like(index, numbers[reader] if reader else len(numbers)) for reader, index in of_group]
+            owners.append(torch.cat(owner, dim=1).flatten())
+        self.entry_of_column = torch.cat(pieces).to(self.device)
+        self.reader_of_column = torch.cat(owners).to(self.device)
+        silent = bool((self.entry_of_column == self._silent).any())
+        self._identity = (
+            not silent
+            and torch.equal(self.entry_of_column.cpu(), torch.arange(total)[: len(self.entry_of_column)])
+            and total == len(self.entry_of_column)
+        )
+
+    def _place_outgoing(self) -> None:
+        """Where each outgoing slice's sums of |w| go, and the number of weights behind each column."""
+        self._outgoing_sums = torch.zeros(self.runs, self.columns, dtype=self.dtype, device=self.device)
+        self._outgoing: list[_Magnitude] = []
+        rows: list[Tensor] = []
+        for group in self.groups:
+            of_group = self.by_unit(self._outgoing_sums, group)
+            for each in group.consumers:
+                target = of_group[:, :, each.columns]
+                self._outgoing += [_Magnitude(part, target, first=part is each.slices[0]) for part in each.slices]
+            counts = torch.cat([torch.full((each.repeat,), 1.0 / each.rows) for each in group.consumers])
+            rows.append(counts.repeat(group.units))
+        self._per_row = torch.cat(rows).to(self.device, self.dtype)
+
+    # -- places -------------------------------------------------------------------------------------------------
+
+    def span(self, group: BoundGroup) -> Span:
+        return self._spans[group]
+
+    def spans(self, groups: Sequence[BoundGroup]) -> list[Span]:
+        """The spans that these groups make, given in the panel's order."""
+        if len(groups) == len(self.groups):
+            return self._all_spans
+        return _joined(self._spans[group] for group in groups)
+
+    def by_unit(self, columns: Tensor, group: BoundGroup) -> Tensor:
+        """A group's part of `columns` (runs, all columns), as a view (runs, units, columns of a unit)."""
+        return columns[:, self._spans[group].columns].view(self.runs, group.units, group.columns)
+
+    def age_of(self, group: BoundGroup) -> Tensor:
+        """Optimizer steps since a unit was new, (runs, units), a view."""
+        return self.age[:, self._spans[group].units]
+
+    def ran(self) -> list[BoundGroup]:
+        """The groups of which anything was read since the last step. One without a tap always counts as read."""
+        if all(reader.ran for reader in self.readers):
+            return self.groups
+        return [group for group in self.groups if self._ran(self._readers_of[group])]
+
+    def _ran(self, readers: Sequence[Reader]) -> bool:
+        return not readers or any(reader.ran or reader.captured for reader in readers)
+
+    # -- one step -----------------------------------------------------------------------------------------------
+
+    def take(self) -> Means:
+        """The means since the last step, and start afresh. Infinite sums become NaN: an average would keep them for ever."""
+        quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
+        readings: list[Reading] = list(self.readers[0].sums) if self.readers else []
+        sums = [reader.sums[reading] for reading in readings for reader in self.readers]
+        if not sums:
+            return Means({}, None)
+        means = torch.cat(sums, dim=-1).view(self.runs, -1).div_(self._counts(len(readings)))
+        means = torch.add(means, means, alpha=0.0)  # infinity times 0 is NaN
+        torch._foreach_zero_([*sums, *(each.counted for each in self.readers if each.compiled)])  # pyright: ignore
+        for reader in self.readers:
+            reader.clear()
+        by_reading: dict[Reading, Tensor] = dict(zip(readings, means.chunk(len(readings), dim=1), strict=True))
+        if not self._identity:
+            by_reading = {reading: self._columns(entries) for reading, entries in by_reading.items()}
+        ran = ~torch.isin(self.reader_of_column, torch.tensor(quiet, device=self.device)) if quiet else None
+        return Means(by_reading, ran)
+
+    def _counts(self, readings: int) -> Tensor | int:
+        """What to divide all sums by, one reading after another: one number if the host knows it, as a rule."""
+        counts = [reader.count() for reader in self.readers]
+        first = counts[0]
+        if isinstance(first, int) and all(each == first for each in counts):
+            return first
+        each = [torch.as_tensor(n, dtype=self.dtype).to(self.device, non_blocking=True) for n in counts]
+        widths = [each.expand(reader.entries) for each, reader in zip(each, self.readers, strict=True)]
+        return torch.cat(widths * readings).clamp(min=1.0)
+
+    def _columns(self, entries: Tensor) -> Tensor:
+        """(runs, entries) -> (runs, columns), 0 where nothing is read."""
+        return torch.nn.functional.pad(entries, (0, 1))[:, self.entry_of_column]
+
+    def outgoing_magnitude(self) -> Tensor:
+        """Mean |w| over all weights that leave each column, (runs, columns); the same memory at every call."""
+        for magnitude in self._outgoing:
+            magnitude.write()
+        return self._outgoing_sums * self._per_row
+
+    def incoming_magnitude(self) -> Tensor:
+        """Mean |w| over all weights that enter each unit, at each of its columns, (runs, columns)."""
+        by_group = [group.incoming_magnitude().repeat_interleave(group.columns, dim=1) for group in self.groups]
+        return torch.cat(by_group, dim=1).to(self.dtype)
+
+    def shares(self) -> Tensor | None:
+        """What each column counts for in its unit, (columns,), 1 in sum; None if every unit has one column.
+
+        A unit with several consumers is weighed by the number of weights in each, so that its contribution is the sum
+        over consumers of (sum |w| x |h|) over their total number of weights.
+        """
+        if all(group.columns == 1 for group in self.groups):
+            return None
+        pieces: list[Tensor] = []
+        for group in self.groups:
+            rows = sum(consumer.rows for consumer in group.consumers)
+            of_unit = torch.cat(
+                [torch.full((each.repeat,), each.rows / rows / each.repeat) for each in group.consumers]
+            )
+            pieces.append(of_unit.repeat(group.units))
+        return torch.cat(pieces).to(self.device, self.dtype)
+
+    def columns_of(self, reader: Reader) -> tuple[Tensor, Tensor]:
+        """The columns that a reader serves and their entries within it."""
+        columns = (self.reader_of_column == self.readers.index(reader)).nonzero().flatten()
+        start = sum(each.entries for each in self.readers[: self.readers.index(reader)])
+        return columns, self.entry_of_column[columns] - start
+
+    def unit_of_column(self) -> Tensor:
+        owners = [
+            torch.arange(group.units).repeat_interleave(group.columns) + self._spans[group].units.start
+            for group in self.groups
+        ]
+        return torch.cat(owners).to(self.device)
+
+    # -- living with the model ----------------------------------------------------------------------------------
+
+    def listen(self, reads: Sequence[Reading]) -> list[RemovableHandle]:
+        """Start to read activity."""
+        for reader in self.readers:
+            reader.allocate(reads, self.dtype, self.device)
+        return [reader.attach() for reader in self.readers]
+
+    def share_between_ranks(self, process_group: dist.ProcessGroup, *, agree: bool) -> None:
+        """Add up sums and counts over the ranks of a data-parallel model, uneven batches included, in one message.
+
+        `agree` also lets ranks agree on which readers ran, where a rank may leave a part of the model out.
+        """
+        for reader in self.readers:
+            reader.counted += reader.examples
+            reader.examples, reader.compiled = 0, True
+        tensors = [tensor for reader in self.readers for tensor in (*reader.sums.values(), reader.counted)]
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat, group=process_group)
+        for tensor, piece in zip(tensors, _split(flat, tensors), strict=True):
+            tensor.copy_(piece)
+        if agree:
+            ran = torch.tensor([reader.ran for reader in self.readers], dtype=torch.int32, device=self.device)
+            dist.all_reduce(ran, group=process_group)
+            for reader, anywhere in zip(self.readers, cast(list[int], ran.tolist()), strict=True):
+                reader.ran = bool(anywhere)
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        for name in ("age", "entry_of_column", "reader_of_column"):
+            setattr(self, name, getattr(self, name).to(device))
+        self._place_outgoing()
+        for reader in self.readers:
+            reader.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "age": [self.age_of(group).clone() for group in self.groups],
+            "activity": [reader.state_dict() for reader in self.readers],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for group, held in zip(self.groups, state["age"], strict=True):
+            self.age_of(group).copy_(held)
+        for reader, held in zip(self.readers, state["activity"], strict=True):
+            reader.load_state_dict(held)
+
+
+class _Magnitude:
+    """Writes a slice's sums of |w| to `target` (runs, units, repeat), or adds them if it is not the first there."""
+
+    def __init__(self, part: BoundSlice, target: Tensor, *, first: bool) -> None:
+        self.part, self.target, self.first = part, target, first
+        weights, spec = part.parameter, part.part
+        regular = spec.index is None and spec.shape is None and not part.stacked and part.repeat == 1
+        self.is_matrix = regular and first and weights.dim() == 2 and weights.dtype == target.dtype
+        self.line = target[0, :, 0]
+
+    def write(self) -> None:
+        if self.is_matrix:  # the sum over its rows is a product with ones, at half the cost
+            sizes = self.part.parameter.abs()
+            torch.mv(sizes if self.part.part.axis == 0 else sizes.t(), ones(self.part.row[0], sizes), out=self.line)
+        elif self.first:
+            self.target.copy_(self.part.magnitude(self.target.dtype))
+        else:
+            self.target.add_(self.part.magnitude(self.target.dtype))
+
+
+def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """`flat` cut into the shapes of others."""
+    pieces = cast(Sequence[Tensor], flat.split([tensor.numel() for tensor in like]))
+    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Neighbours of equal width made one."""
+    joined: list[Span] = []
+    for span in spans:
+        last = joined[-1] if joined else None
+        if last is not None and last.width == span.width and last.units.stop == span.units.start:
+            units, columns = slice(last.units.start, span.units.stop), slice(last.columns.start, span.columns.stop)
+            joined[-1] = Span(units, columns, span.width)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _entries(tap: Tap, units: int, repeat: int) -> Tensor:
+    """(units, repeat) positions along the axis of a tap."""
+    index = torch.arange(units * repeat).view(units, repeat) if tap.index is None else torch.tensor(tap.index)
+    if index.shape != (units, repeat):
+        raise ValueError(f"the tap at the {tap} has {tuple(index.shape)} positions, its slices {(units, repeat)}")
+    return index

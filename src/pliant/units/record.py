@@ -1,0 +1,212 @@
+"""What one executed forward says about units, before any two rows are known to be one unit.
+
+    family    the rows of one weight: atoms, from which units are put together later
+    product   a weight met an activation: which atoms it read, which it computed
+    owned     entries of a parameter that met one label each: biases, scales, slopes
+    mixed     sets of atoms whose numbers share one mean or variance
+    dead      families that met an operation without a rule, with the reason
+
+The rules write it, `grouping` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from re import sub
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pliant.units.labels import NONE, Labels, distinct
+from pliant.units.lanes import Lane, Lanes, lanes, own_lanes
+from pliant.units.map import BN, Tap
+from pliant.units.shadows import ADDRESSES, Arrays, Key, Memory
+
+Role = Literal["shift", "scale", "slope"]
+
+
+@dataclass(eq=False)
+class Frame:
+    """A module that runs, and its tensor arguments with storage and version at entry."""
+
+    module: nn.Module
+    name: str
+    inputs: list[tuple[int | str, Tensor, tuple[Key, int]]]
+
+
+@dataclass(eq=False)
+class Product:
+    """A weight met an activation. Rows of `inputs` count the contracted axis, rows of `outputs` the units computed."""
+
+    where: str
+    module: str
+    parameters: frozenset[int]
+    inputs: list[Lanes] | None
+    outputs: list[Lanes] | None
+    reads: dict[int, Tensor] = field(default_factory=dict[int, Tensor])  # family -> label of each input row
+    takes_mean: str | BN | None = None
+    recurrent: str | None = None  # the nn.LSTM, nn.GRU or nn.RNN that ran it
+    biased: bool = False
+    tap: Tap | None = None  # one position along its axis for each input row
+    embedding: bool = False
+
+    def explained(self) -> Tensor:
+        """Whether some unit is known to be what each input row reads."""
+        assert self.inputs is not None
+        rows = sum(len(lanes.rows) for lanes in self.inputs)
+        known = torch.zeros(rows, dtype=torch.bool)
+        for labels in self.reads.values():
+            known |= labels != NONE
+        return known
+
+
+@dataclass(eq=False)
+class Owned:
+    """Entries of a parameter, one label each."""
+
+    role: Role
+    lanes: Lanes
+    labels: Tensor
+
+
+@dataclass(eq=False)
+class Normed:
+    """Channels of a batch norm, one label each."""
+
+    module: str
+    labels: Tensor
+
+
+class Record:
+    """The record of one forward, and the means to write it."""
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module], prefix: str = ""
+    ) -> None:
+        self.prefix = prefix  # what DataParallel and `torch.compile` put in front of every name
+        self.labels = Labels()
+        self.memory = Memory(parameters)
+        self.modules = modules
+        self.module_names = {module: name for name, module in reversed(list(modules.items()))}
+        self.stack: list[Frame] = []
+        self.step = 0
+
+        self.families: dict[Lane, int] = {}
+        self.atoms: list[int] = []  # first atom of each family
+        self.products: list[Product] = []
+        self.owned: list[Owned] = []
+        self.normed: list[Normed] = []
+        self.mixed: dict[int, str] = {}  # label -> where
+        self.carried: dict[str, tuple[Tap, dict[int, Tensor]]] = {}  # output of a recurrent module, label by position
+        self.outputs: dict[tuple[Key, int], tuple[str, int, Tensor]] = {}  # of modules: name, argument, tensor
+        self.results: dict[Key, tuple[Product, int]] = {}  # whose result a storage holds, and at what version
+        self.gains: dict[int, set[float]] = {}
+        self.dead: dict[int, str] = {}
+        self.residual: set[int] = set()
+        self.multiplied: set[int] = set()  # families that met another in an activation product: attention
+        self.lanes: dict[Any, tuple[list[Lanes] | None, list[Lanes] | None]] = {}  # of the parameter views met so far
+        self.elsewhere: dict[int, str] = {}  # parameter -> a use that no rule explains
+        self.escaped: list[tuple[str, Tensor]] = []  # where labels left the model
+
+    @property
+    def module(self) -> str:
+        return self.stack[-1].name if self.stack else ""
+
+    def owner(self, parameter: str) -> nn.Module | None:
+        """The module that holds a parameter."""
+        return self.modules.get(parameter.rpartition(".")[0])
+
+    def computation(self, number: int) -> str:
+        """What computes a weight from this parameter, as far as names tell."""
+        name = self.memory.names[number]
+        module, _, leaf = name.rpartition(".")
+        if ".parametrizations." in f".{name}":
+            owner = name[: f".{name}".index(".parametrizations.")].rstrip(".")
+            kinds = [type(each).__name__ for each in self.modules[module].children()]
+            return f"{', '.join(map(_snake, kinds))} in '{owner}'"
+        for suffix, kind in (("_g", "weight_norm"), ("_v", "weight_norm"), ("_orig", "spectral_norm")):
+            if leaf.endswith(suffix):
+                return f"{kind} in '{module}'"
+        return f"from '{name}' in {self.labels.now}"
+
+    def live(self, tensor: Tensor) -> list[int]:
+        return [family for family in self.memory.families(tensor) if family not in self.dead]
+
+    def arrays(self, tensor: Tensor) -> Arrays:
+        """Labels of every live family of a tensor."""
+        return {family: self.memory.labels(tensor, family) for family in self.live(tensor)}
+
+    def kill(self, families: list[int], reason: str) -> None:
+        for family in families:
+            self.dead.setdefault(family, reason)
+
+    def computed(self, found: list[Lanes], rows: int) -> Arrays:
+        """New labels for the rows that a weight computes; the same row of the same weight is always the same atom."""
+        arrays: Arrays = {}
+        for lane in found:
+            if lane.lane not in self.families:
+                self.families[lane.lane] = len(self.atoms)
+                self.atoms.append(self.labels.atoms(lane.lane.positions))
+            family = self.families[lane.lane]
+            values = arrays.setdefault(family, torch.full((rows,), NONE))
+            values[lane.rows] = self.atoms[family] + lane.positions
+        return arrays
+
+    def own(self, parameter: Tensor, arrays: Arrays, role: Role) -> None:
+        """A parameter meets labels elementwise: which entries belong to one label each?"""
+        addresses = self.memory.addresses(parameter)
+        assert addresses is not None
+        for number in self.memory.parameters_in(parameter):
+            for family, labels in arrays.items():
+                found = own_lanes(self.memory, number, addresses, labels) if family != ADDRESSES else None
+                if found is not None:
+                    self.owned.append(Owned(role, *found))
+
+    def columns(self, table: Tensor) -> Arrays:
+        """The columns of an embedding begin new units; its rows are read by no unit."""
+        found = lanes(self.memory, table.t()[None, :, :, None])
+        if found is None:
+            self.unexplained([table])
+            return {}
+        parameters = self.memory.parameters_in(table)
+        self.products.append(Product(self.labels.now, self.module, parameters, None, found, embedding=True))
+        return self.computed(found, table.shape[1])
+
+    def unexplained(self, tensors: list[Tensor]) -> None:
+        """Parameters among `tensors` are used in a way that belongs to no unit."""
+        for tensor in tensors:
+            if self.memory.has_addresses(tensor):
+                for number in self.memory.parameters_in(tensor):
+                    self.elsewhere.setdefault(number, self.labels.now)
+
+    def mix(self, labels: Tensor) -> None:
+        """The atoms of each label share a statistic."""
+        for label in distinct(labels):
+            self.mixed.setdefault(label, self.labels.now)
+
+    def absorb(self, product: Product, norm: str) -> None:
+        """The result of `product` goes straight into a batch norm, whose running mean can take over a mean contribution."""
+        if (
+            product.takes_mean is None
+            and not product.biased
+            and product.outputs is not None
+            and len(product.outputs) == 1
+        ):
+            product.takes_mean = BN(norm)
+
+    def take_mean(self, product: Product, bias: Tensor) -> None:
+        """`bias` was added to the result of `product`: it can take over a mean contribution, if it is one parameter."""
+        product.biased = True
+        number = self.memory.whole(bias)
+        outputs = product.outputs
+        if number is None or not self.memory.parameters[number].requires_grad or outputs is None or len(outputs) != 1:
+            return
+        if len(outputs[0].lane.axes) == 1 and bias.shape == (outputs[0].lane.positions,):
+            product.takes_mean = self.memory.names[number]
+
+
+def _snake(name: str) -> str:
+    """_WeightNorm -> weight_norm"""
+    return sub(r"(?<=[a-z])(?=[A-Z])", "_", name.lstrip("_")).lower()

@@ -1,0 +1,186 @@
+"""What each ATen operation does to labels: the table is at the end, one line for each way.
+
+    layout        moves numbers: the same operation runs on the labels
+    elementwise   joins labels (the default of every operation that PyTorch tags as pointwise)
+    pooled        joins over space, channel by channel
+    along         joins along the axis it works on and keeps the shape
+    reduced       joins along the axes it removes
+    norms         pass labels; what shares a mean or variance is mixed
+    products      read units and begin new ones: `contractions`
+
+An operation that is not listed makes every family that it touches dead: nothing is elementwise by default. To add one, write
+its name in the line that fits; a new way is a function of a `Call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from pliant.units.call import Call
+from pliant.units.contractions import convolution, embedding, matmul
+from pliant.units.elementwise import elementwise
+from pliant.units.layout import (
+    copied,
+    copied_into,
+    filled,
+    indexed,
+    layout,
+    padded,
+    paired,
+    put,
+    scattered_sum,
+    windows,
+)
+from pliant.units.norms import batch_norm, group_norm, layer_norm
+from pliant.units.shadows import Arrays
+
+Rule = Callable[[Call], None]
+
+
+def rule_of(call: Call) -> Rule:
+    """By name and overload, by name, or by the tag that says pointwise; else `unknown`."""
+    if call.op.namespace not in ("aten", "prims"):
+        return unknown
+    by_tag = elementwise if torch.Tag.pointwise in call.op.tags else unknown
+    return RULES.get(f"{call.name}.{call.overload}", RULES.get(call.name, by_tag))
+
+
+def unknown(call: Call) -> None:
+    """No rule: whatever units come in cannot be told apart any more."""
+    call.give_up(f"no rule for {call.where}")
+
+
+def constant(call: Call) -> None:
+    """The result does not depend on the numbers of the operands."""
+    call.write({})
+
+
+def joined(call: Call, dims: list[int], *, keep: bool) -> None:
+    """Union along `dims` of the first operand."""
+    x = call.inputs[0]
+    call.record.unexplained(call.inputs)
+    for family, labels in call.record.arrays(x).items():
+        union = call.record.labels.reduce(labels, dims)
+        if not keep:
+            union = union.reshape([size for dim, size in enumerate(union.shape) if dim not in dims])
+        for output in call.outputs:
+            call.record.memory.write(output, {**call.record.arrays(output), family: union})
+
+
+def pooled(space: int) -> Rule:
+    """Each channel keeps to itself; the last `space` axes do not."""
+    return lambda call: joined(call, list(range(call.inputs[0].dim() - space, call.inputs[0].dim())), keep=True)
+
+
+def along(call: Call) -> None:
+    joined(call, [call.argument("dim", -1) % max(call.inputs[0].dim(), 1)], keep=True)
+
+
+def reduced(call: Call) -> None:
+    dim, rank = call.argument("dim"), call.inputs[0].dim()
+    dims = [dim] if isinstance(dim, int) else list(dim or range(rank))
+    joined(call, [d % rank for d in dims], keep=bool(call.argument("keepdim", False)))
+    for output in call.outputs:
+        call.record.memory.shadow(output).rooted = call.name in ("linalg_vector_norm", "norm", "std")
+
+
+def attention(call: Call) -> None:
+    """softmax(q k') v for each head; a key or value head may serve several query heads."""
+    record = call.record
+    heads = call.output.shape[1]
+    over = zip(call.args[:3], ((2, 3), (2, 3), (2,)), strict=True)
+    arrays: Arrays = {}
+    labelled = [tensor for tensor in call.args[:3] if record.live(tensor)]
+    for tensor, dims in over:
+        record.unexplained([tensor])
+        for family, labels in record.arrays(tensor).items():
+            union = record.labels.reduce(labels.expand(-1, tensor.shape[1], -1, -1), dims)
+            union = union.expand(-1, tensor.shape[1] if union.shape[1] > 1 else 1, -1, -1)
+            if 1 < union.shape[1] < heads:
+                union = union.repeat_interleave(heads // union.shape[1], 1)
+            arrays[family] = record.labels.join(arrays[family], union) if family in arrays else union
+    if len(labelled) > 1:
+        record.multiplied.update(arrays)
+    record.memory.write(call.output, arrays)
+
+
+WAYS: list[tuple[Rule, str]] = [
+    (copied, "clone _to_copy lift_fresh contiguous _unsafe_view"),
+    (copied_into, "copy"),
+    (
+        layout,
+        "cat stack flip roll rot90 repeat tile pixel_shuffle pixel_unshuffle "
+        "channel_shuffle native_channel_shuffle slice_scatter select_scatter diagonal_scatter "
+        "as_strided_scatter unbind_copy unsafe_split unsafe_split_with_sizes unsafe_chunk "
+        "split_with_sizes_copy slice_copy expand_copy permute_copy view_copy _reshape_alias "
+        "_pack_padded_sequence",
+    ),
+    (
+        indexed,
+        "index _unsafe_index index_select gather take index_copy scatter.src repeat_interleave.self_Tensor",
+    ),
+    (put, "index_put _index_put_impl"),
+    (filled, "scatter.value index_fill"),
+    (padded, "constant_pad_nd"),
+    (windows, "im2col"),
+    (paired, "view_as_complex view_as_real"),
+    (scattered_sum, "index_add scatter_add"),
+    (
+        constant,
+        "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones "
+        "new_empty new_full new_empty_strided zero fill.Scalar bernoulli.p bernoulli.float normal.default "
+        "uniform exponential random is_same_size",
+    ),
+    (
+        elementwise,
+        "_prelu_kernel native_dropout _fused_dropout rrelu_with_noise log_sigmoid_forward celu selu "
+        "hardswish softshrink bernoulli tril triu",
+    ),
+    (
+        pooled(1),
+        "avg_pool1d adaptive_avg_pool1d max_pool1d reflection_pad1d replication_pad1d upsample_nearest1d "
+        "upsample_linear1d _upsample_nearest_exact1d",
+    ),
+    (
+        pooled(2),
+        "max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d "
+        "adaptive_max_pool2d fractional_max_pool2d reflection_pad2d replication_pad2d upsample_nearest2d "
+        "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+        "_upsample_nearest_exact2d",
+    ),
+    (
+        pooled(3),
+        "max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d "
+        "reflection_pad3d replication_pad3d upsample_nearest3d upsample_trilinear3d "
+        "_upsample_nearest_exact3d",
+    ),
+    (
+        along,
+        "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin sort sort.stable topk argsort",
+    ),
+    (
+        reduced,
+        "sum mean amax amin aminmax max.default max.dim min.default min.dim var std var_mean std_mean "
+        "prod norm linalg_vector_norm logsumexp any all argmax argmin median.dim median.default "
+        "count_nonzero kthvalue mode",
+    ),
+    (
+        attention,
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_fused_attention_overrideable",
+    ),
+    (
+        batch_norm,
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+        "_batch_norm_with_update _batch_norm_no_update",
+    ),
+    (layer_norm, "native_layer_norm rms_norm _fused_rms_norm"),
+    (group_norm, "native_group_norm"),
+    (embedding, "embedding"),
+    (convolution, "convolution _convolution"),
+    (matmul, "mm bmm addmm baddbmm"),
+]
+
+RULES: dict[str, Rule] = {name: rule for rule, names in WAYS for name in names.split()}

@@ -1,0 +1,289 @@
+"""Find the units of any model: run it once, and watch.
+
+Every ATen operation of one real forward runs under a dispatch mode, which keeps labels beside the numbers (`rules`): which
+units is this number made of? A weight that reads labels and computes new ones tells which of its rows and
+columns belong to which unit (`grouping`). What cannot be proved is left out, with the reason in the plan.
+
+The model is afterwards as it was: parameters, buffers, modes, hooks and the random state, to the bit.
+"""
+
+# pyright: reportPrivateUsage=false
+# Buffers by name, the version of a tensor and the switch of oneDNN have no public name in PyTorch.
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map
+
+from pliant.units.call import Call, operation_name, tensors_in
+from pliant.units.grouping import Options, unit_map
+from pliant.units.map import PlanRow, Skipped, UnitMap
+from pliant.units.record import Frame, Record
+from pliant.units.rules import rule_of
+from pliant.units.taps import note_outputs
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    residual: bool = False,
+    heads: bool = False,
+    strict: bool = False,
+    activity: bool = False,
+) -> UnitMap:
+    """Every resettable unit of a model, and what was left alone with the reason.
+
+    Args:
+        example_inputs: a tensor (the one argument of the forward), a tuple (its arguments), a mapping (its keyword
+            arguments), or a list of those where control flow depends on the input: only groups that all agree on are kept.
+            A batch of two and small images are enough; sequences need two steps or more.
+        residual: also channels of residual streams, where no norm over units lies between.
+        heads: also attention heads.
+        strict: without units that a norm over units lets others notice.
+        activity: only units whose activity some hook can see.
+
+    Raises `ValueError` where nothing is found, with the plan, and for models that cannot be traced; `RuntimeError` where
+    the forward raises.
+
+    >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> [(row.group.name, row.units) for row in trace(model, torch.zeros(2, 3)).rows]
+    [('0', 8)]
+    """
+    options = Options(residual=residual, heads=heads, strict=strict, activity=activity)
+    examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
+    if not examples:
+        raise ValueError("trace: example_inputs is an empty list; give at least one example")
+    _check_model(model)
+    for example in examples:
+        _check_devices(model, example)
+    on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
+    traced = model if on_cpu else copy.deepcopy(model).cpu()
+    maps = [unit_map(_run(traced, _to_cpu(example)), traced, options) for example in examples]
+    found = maps[0] if len(maps) == 1 else _agreed(maps)
+    if not found.rows:
+        raise ValueError(f"trace: no resettable unit found in {type(model).__name__}.\n{found}")
+    return found
+
+
+class Shadowing(TorchDispatchMode):
+    """Runs each operation, then its rule. Keeps a copy of whatever parameter is about to be written."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+        self.before: list[tuple[Tensor, Tensor]] = []
+        self._saved: set[int] = set()
+        self.failed: str | None = None  # the operation whose rule raised: our fault, not the model's
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func._schema.is_mutable:
+            self._save(args)
+        result = func(*args, **(kwargs or {}))
+        self.record.step += 1
+        self.record.labels.now = f"{func.namespace}::{operation_name(func)} in '{self.record.module}'"
+        try:
+            self._apply(Call(self.record, func, args, kwargs or {}, result))
+        except Exception:
+            self.failed = self.record.labels.now
+            raise
+        return result
+
+    def _save(self, args: tuple[Any, ...]) -> None:
+        for number, parameter in enumerate(self.record.memory.parameters):
+            written = args and isinstance(args[0], Tensor) and self.record.memory.holds_parameter(args[0])
+            if written and number not in self._saved and number in self.record.memory.parameters_in(args[0]):
+                self._saved.add(number)
+                self.before.append((parameter, parameter.detach().clone()))
+
+    def _apply(self, call: Call) -> None:
+        """The rule, unless the result is only another view."""
+        memory = self.record.memory
+        if not call.inputs or not call.outputs:
+            return
+        keys = {memory.key(tensor) for tensor in call.inputs}
+        is_view = not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
+        if is_view or torch.Tag.inplace_view in call.op.tags:
+            return
+        rule = rule_of(call)
+        _note_ancestry(call, constant=rule.__name__ == "constant")
+        if any(memory.has_addresses(tensor) or memory.families(tensor) for tensor in call.inputs):
+            rule(call)
+
+
+def _note_ancestry(call: Call, *, constant: bool) -> None:
+    """Which operations, which parameters and whether any input the results depend on."""
+    record, memory = call.record, call.record.memory
+    sources = [] if constant else [memory.shadow(tensor) for tensor in call.inputs]
+    computed = frozenset[int]().union(*(source.computed_from for source in sources))
+    for tensor in call.inputs if not constant else ():
+        computed |= memory.parameters_in(tensor) if memory.has_addresses(tensor) else frozenset()
+    for output in call.outputs:
+        shadow = memory.shadow(output)
+        for source in sources:
+            shadow.ancestors |= source.ancestors
+            shadow.data |= source.data
+        shadow.ancestors |= 1 << record.step
+        shadow.computed_from |= computed
+        if shadow.made_by is None or call.in_place:
+            shadow.made_by = record.step
+
+
+def _run(model: nn.Module, example: Any) -> Record:
+    """One forward under the mode."""
+    inner = _unwrapped(model)
+    args, kwargs = _arguments(example)
+    modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
+    prefix = "".join(f"{name}." for name, module in modules.items() if module is inner and name)
+    record = Record(dict(model.named_parameters()), modules, prefix)
+    for tensor in tensors_in((args, kwargs)):
+        shadow = record.memory.shadow(tensor)
+        shadow.data, shadow.made_by, shadow.ancestors = True, 0, 1
+    mode = Shadowing(record)
+    with _left_as_it_was(model, mode), _watched(record), torch.enable_grad(), mode:
+        try:
+            output = inner(*args, **kwargs)
+        except Exception as error:
+            if mode.failed is not None:
+                raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
+            raise RuntimeError(
+                f"tracing: the forward of {type(inner).__name__} raised with the example inputs given: {error}"
+            ) from error
+    for tensor in tensors_in(output):
+        _escape(record, tensor, "reaches the model output")
+    for name, buffer in model.named_buffers():
+        _escape(record, buffer, f"is kept in the buffer '{name}'")
+    return record
+
+
+def _escape(record: Record, tensor: Tensor, reason: str) -> None:
+    record.escaped += [(reason, labels) for labels in record.arrays(tensor).values()]
+
+
+@contextmanager
+def _watched(record: Record) -> Generator[None]:
+    """Hooks that keep the stack of running modules; without the mode, they run no operation of the model."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with _disable_current_modes():
+            inputs = [
+                (argument, value, (record.memory.key(value), value._version))
+                for argument, value in [*enumerate(args), *kwargs.items()]
+                if isinstance(value, Tensor)
+            ]
+            record.stack.append(Frame(module, record.module_names[module], cast(Any, inputs)))
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        with _disable_current_modes():
+            note_outputs(record, record.stack.pop(), output)
+
+    with ExitStack() as stack:
+        for module in record.module_names:
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        yield
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module, mode: Shadowing) -> Generator[None]:
+    """Train mode and plain kernels inside; afterwards everything as before."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    onednn = torch._C._get_mkldnn_enabled()  # fused recurrent kernels show no product
+    compiles = "torch._dynamo" in sys.modules  # otherwise nothing in the model is compiled
+    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+    try:
+        with torch.random.fork_rng(devices=[]), eager:
+            torch._C._set_mkldnn_enabled(False)
+            for module in modes:
+                module.training = True
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(onednn)
+        for module, training in modes.items():
+            module.training = training
+        for module, names in buffers:
+            module._buffers.clear()
+            module._buffers.update(names)
+        with torch.no_grad():
+            for tensor, value in [*contents, *mode.before]:
+                tensor.copy_(value)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that only parallelise or compile it; names keep their prefix."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        model = cast(nn.Module, model.module if isinstance(model, wrappers) else model._orig_mod)
+    return model
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(cast(Mapping[str, Any], example))
+    return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})
+
+
+def _to_cpu(example: Any) -> Any:
+    args, kwargs = _arguments(example)
+
+    def move(value: Any) -> Any:
+        return value.cpu() if isinstance(value, Tensor) else value
+
+    moved = tree_map(move, (args, kwargs))
+    return moved[1] if isinstance(example, Mapping) else moved[0]
+
+
+def _check_model(model: nn.Module) -> None:
+    """Raises `ValueError` for what tracing does not cover."""
+    name = type(model).__name__
+    for path, module in cast(Any, model.named_modules()):
+        if isinstance(module, LazyModuleMixin) and cast(Any, module).has_uninitialized_params():
+            raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
+        if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
+            raise ValueError(f"trace: '{path}' of {name} is quantised; quantised models do not learn and have no units")
+    for path, tensor in model.named_parameters():
+        kind = type(tensor.data).__name__ if type(tensor) is nn.Parameter else type(tensor).__name__
+        if kind not in ("Tensor", "Parameter", "Buffer"):
+            raise ValueError(f"trace: '{path}' of {name} is a {kind}; sharded and wrapped parameters are not covered")
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"trace: '{path}' of {name} is {tensor.layout}; only dense parameters are covered")
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"trace: {name} has no parameters")
+
+
+def _check_devices(model: nn.Module, example: Any) -> None:
+    devices = {parameter.device for parameter in model.parameters()}
+    for tensor in tensors_in(example):
+        if tensor.device not in devices:
+            at = ", ".join(sorted(map(str, devices)))
+            raise ValueError(
+                f"trace: an example input is on {tensor.device}, but {type(model).__name__} is on {at}; "
+                "move the example inputs there"
+            )
+
+
+def _agreed(maps: Sequence[UnitMap]) -> UnitMap:
+    """Groups that every example shows alike."""
+    kept: list[PlanRow] = []
+    skipped: list[Skipped] = list(maps[0].skipped)
+    for row in (row for found in maps for row in found.rows):
+        if all(row.group in found.groups for found in maps):
+            kept += [row] if row.group not in [other.group for other in kept] else []
+        else:
+            names = tuple(dict.fromkeys(part.parameter for part in row.group.incoming))
+            differs = Skipped(names, "differs between the example inputs", row.units)
+            skipped += [differs] if differs not in skipped else []
+    return UnitMap(kept, skipped)
