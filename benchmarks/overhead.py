@@ -63,7 +63,7 @@ WORKLOADS = [
     Workload("784-100x3, Adam", lambda: mlp(784, 100, 100, 100, 10), digits, 10, adam, 1.15),
     Workload(
         *("conv net, SGD", convolutional, lambda: torch.rand(100, 3, 32, 32), 2, sgd, 1.05),
-        rate=0.005, maturity=100, warmup=150, turns=60, steps=4,
+        rate=0.0008, maturity=100, warmup=150, turns=250, steps=4,
     ),
     Workload(
         *("ResNet-18, SGD", lambda: resnet(Basic, (2, 2, 2, 2)), lambda: torch.rand(32, 3, 32, 32), 100, sgd, 1.05),

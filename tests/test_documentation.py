@@ -21,8 +21,11 @@ def named(pages):
 
 
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=named(PYTHON))
-def test_python_examples_run(page, code):
+def test_python_examples_run_and_print_what_the_page_says(page, code, capsys):
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
+    shown = re.match(r"\s*```text\n(.*?)```", page.read_text().split(f"```python\n{code}```")[1], flags=re.S)
+    if shown:
+        assert capsys.readouterr().out == shown[1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -93,7 +93,9 @@ LAYOUTS = {
     "filters of a grouped convolution": (
         {"w": (6, 2, 3, 3), "v": (4, 6)}, [Slice("w", (0, 1), shape=(2, 3, 2, 3, 3))], [Slice("v", 1)], None, [0, 4],
     ),
-    "a stack of runs": ({"w": (2, 6, 4), "b": (2, 6), "v": (2, 3, 6)}, [Slice("w", 0), Slice("b", 0)], [Slice("v", 1)], 2, [1, 4]),
+    "a stack of runs": (
+        {"w": (2, 6, 4), "b": (2, 6), "v": (2, 3, 6)}, [Slice("w", 0), Slice("b", 0)], [Slice("v", 1)], 2, [1, 4],
+    ),
     "many entries, few of them young": (
         {"w": (200, 100), "v": (90, 200)}, [Slice("w", 0)], [Slice("v", 1)], None, [1, 150],
     ),
@@ -245,7 +247,7 @@ def test_parameters_whose_counts_differ_are_each_corrected_by_their_own():
 
 def test_stopping_and_resuming_young_entries_changes_nothing():
     model, group, optimizer, memory, *_ = pair()
-    other, other_group, other_optimizer, other_memory, *_ = pair()
+    other, _, other_optimizer, other_memory, *_ = pair()
     for step in range(40):
         if step in (5, 18):
             memory.forget(group, chosen_units(step % 4))

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from pliant.methods import ReDo as ReDo
     from pliant.unit_reset import UnitReset as UnitReset
     from pliant.units import BN as BN
+    from pliant.units import Own as Own
     from pliant.units import Slice as Slice
     from pliant.units import Tap as Tap
     from pliant.units import UnitGroup as UnitGroup
+    from pliant.units import UnitMap as UnitMap
     from pliant.units import chain_groups as chain_groups
+    from pliant.units import trace as trace
 
 __version__ = "0.1.0"
 
@@ -25,13 +28,19 @@ _HOMES = {
     "ReDo": "pliant.methods",
     "UnitReset": "pliant.unit_reset",
     "UnitGroup": "pliant.units",
+    "UnitMap": "pliant.units",
     "Slice": "pliant.units",
     "Tap": "pliant.units",
     "BN": "pliant.units",
+    "Own": "pliant.units",
     "chain_groups": "pliant.units",
+    "trace": "pliant.units",
 }
 
-__all__ = ["BN", "ContinualBackprop", "ReDo", "Slice", "Tap", "UnitGroup", "UnitReset", "chain_groups"]
+__all__ = [
+    *("BN", "ContinualBackprop", "Own", "ReDo", "Slice", "Tap"),
+    *("UnitGroup", "UnitMap", "UnitReset", "chain_groups", "trace"),
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -205,7 +205,7 @@ class _Piece:
     """Entries at `places` along `axis` of a parameter, or all of them, and their W from each set of units they lie between."""
 
     def __init__(self, member: _Member, shares: Sequence[Tensor], axis: int = 0, places: Tensor | None = None) -> None:
-        self.parameter, self._shares = member.parameter, shares
+        self.member, self.parameter, self._shares = member, member.parameter, shares
         self._axis, self._places = axis, places
         self._splits = list(member.parts.values()) if member.reshaped else None
         self.share = shares[0]
@@ -373,22 +373,19 @@ class _Batch:
     def make_up(self, optimizer: Optimizer) -> None:
         """Move moments of young entries by the shares that the coming step leaves out, and count the step."""
         known = cast(dict[nn.Parameter, dict[str, Any]], optimizer.state)
-        stepped = [each for each in self.members if each.parameter.grad is not None and known.get(each.parameter)]
-        young = [[member for member in stepped if member.left[row]] for row in (0, 1)]
+        held = {each: known.get(each.parameter) for each in self.members if each.parameter.grad is not None}
+        states = {member: state for member, state in held.items() if state}
+        young = [[member for member in states if member.left[row]] for row in (0, 1)]
         if young[0] or young[1]:
-            counts = self._counts(stepped, known)
+            counts = self._counts(states)
             kept = _kept(optimizer, self.ages.device)
             for row, beta in enumerate(_betas(self.averages, self.settings)):
                 if young[row]:
-                    self._shares[row].find(beta, self._count(counts), kept)
-                    scale = self._shares[row].scale
-                    self._move(
-                        row,
-                        self._pieces(row, young[row]),
-                        {m.parameter: scale(beta, counts[m]) for m in young[row]},
-                        optimizer,
-                    )
-            self._grow(stepped, 1 if kept is None else kept.to(torch.int64))
+                    shares = self._shares[row]
+                    shares.find(beta, self._count(counts), kept)
+                    scales = {member: shares.scale(beta, counts[member]) for member in young[row]}
+                    self._move(row, self._pieces(row, young[row]), states, scales, optimizer)
+            self._grow(list(states), 1 if kept is None else kept.to(torch.int64))
 
     def _pieces(self, row: int, young: list[_Member]) -> list[_Piece]:
         """Laid out anew when other parameters or other units are young."""
@@ -403,15 +400,15 @@ class _Batch:
     def forget_plans(self) -> None:
         self._plans = [([], []), ([], [])]
 
-    def _counts(
-        self, stepped: list[_Member], known: dict[nn.Parameter, dict[str, Any]]
-    ) -> dict[_Member, float | Tensor]:
+    def _counts(self, states: dict[_Member, dict[str, Any]]) -> dict[_Member, float | Tensor]:
         """Steps so far. Parameters that were found to agree, and are always stepped together, go on to agree."""
-        together = stepped == self.members
-        read = stepped[:1] if together and self._agree else stepped
-        found = [self.averages.count_of(self.settings, known[member.parameter]) for member in read]
-        self._agree = together and all(isinstance(each, float) and each == found[0] for each in found)
-        return dict(zip(stepped, found * len(stepped) if len(found) == 1 else found, strict=False))
+        together = len(states) == len(self.members)
+        first = self.averages.count_of(self.settings, next(iter(states.values())))
+        if together and self._agree:
+            return dict.fromkeys(states, first)
+        found = {member: self.averages.count_of(self.settings, state) for member, state in states.items()}
+        self._agree = together and all(isinstance(each, float) and each == first for each in found.values())
+        return found
 
     def _count(self, counts: dict[_Member, float | Tensor]) -> float | Tensor:
         """One number if the host knows it and parameters agree, else one for each position."""
@@ -422,15 +419,20 @@ class _Batch:
         return torch.stack(on_device)[self._owner]
 
     def _move(
-        self, row: int, pieces: list[_Piece], scales: dict[nn.Parameter, float | Tensor], optimizer: Optimizer
+        self,
+        row: int,
+        pieces: list[_Piece],
+        states_of: dict[_Member, dict[str, Any]],
+        scales: dict[_Member, float | Tensor],
+        optimizer: Optimizer,
     ) -> None:
         """m or v moves by W towards the scaled g or g²; the maximum of v shrinks."""
         gradients = self._gradients(pieces, optimizer)
         targets = _foreach_mul(gradients, gradients) if row else gradients
         if any(isinstance(scale, Tensor) or scale != 1.0 for scale in scales.values()):
-            targets = _foreach_mul(targets, [scales[piece.parameter] for piece in pieces])
+            targets = _foreach_mul(targets, [scales[piece.member] for piece in pieces])
         shares = [piece.share for piece in pieces]
-        states = [optimizer.state[piece.parameter] for piece in pieces]
+        states = [states_of[piece.member] for piece in pieces]
         moment = self.averages.second if row else self.averages.first
         for key in (moment, self.averages.maximum) if row else (moment,):
             if key is not None and key in states[0]:

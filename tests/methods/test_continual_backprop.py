@@ -323,7 +323,7 @@ def test_init_module_draws_what_the_layer_s_own_reset_draws_and_not_from_the_glo
             nn.init.zeros_(self.bias)
 
     model = nn.Sequential(Scaled(6, 40), nn.ReLU(), nn.Linear(40, 2))
-    optimizer, cbp = attached(model, attach=False)
+    _, cbp = attached(model, attach=False)
     before = torch.get_rng_state()
     model(torch.zeros(2, 6))
     nn.init.zeros_(model[0].weight.data)

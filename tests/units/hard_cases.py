@@ -129,6 +129,23 @@ def mlp_norm(norm: Callable[[int], nn.Module], bias: bool = True) -> nn.Module:
     )
 
 
+def written_out_norm() -> nn.Module:
+    """An RMS norm in plain operations, as many transformers write it."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        h = F.relu(net.first(x))
+        h = net.scale * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return net.third(F.relu(net.second(h)))
+
+    return Net(
+        run,
+        first=nn.Linear(6, 8),
+        scale=nn.Parameter(torch.ones(8)),
+        second=nn.Linear(8, 5),
+        third=nn.Linear(5, 2),
+    )
+
+
 def functional_mlp() -> nn.Module:
     def run(net: Any, x: Tensor) -> Tensor:
         return F.linear(F.relu(F.linear(x, net.w1, net.b1)), net.w2, net.b2)
@@ -834,6 +851,15 @@ CASES = [
         LAST_OF_THREE,
         {"0.weight": "(?i)layer.?norm|norm over units"},
         {"strict": True},
+    ),
+    Case(
+        "mlp, a norm written out",
+        written_out_norm,
+        VECTOR,
+        {
+            "first.weight": Units(8, "first.weight first.bias scale", "second.weight", "approximate"),
+            "second.weight": Units(5, "second.weight second.bias", "third.weight"),
+        },
     ),
     Case(
         "mlp, a learned slope for each unit",

@@ -333,6 +333,35 @@ def test_evaluation_mode_gives_the_same_groups(case):
     assert trace(model.eval(), example, **case.options).groups == plan.groups
 
 
+# -- several examples, and inputs by name ------------------------------------------------------------------------------
+
+
+def test_a_group_that_differs_between_examples_is_left_alone():
+    def run(net, x):
+        h = torch.relu(net.first(x))
+        h = torch.relu(net.up(h) if x.sum() > 0 else net.down(h))
+        return net.last(torch.relu(net.common(h)))
+
+    parts = {"first": (6, 8), "up": (8, 5), "down": (8, 5), "common": (5, 4), "last": (4, 2)}
+    model, x = Net(run, **{name: nn.Linear(*shape) for name, shape in parts.items()}), torch.ones(2, 6)
+    assert [group.name for group in trace(model, x).groups] == ["first", "up", "common"]
+    both = trace(model, [x, -x])
+    assert [group.name for group in both.groups] == ["common"]
+    reasons = {name: each.reason for each in both.skipped for name in each.parameters}
+    assert "differs between the example inputs" in reasons["first.weight"]
+
+
+def test_inputs_by_name_and_by_position_give_the_same_plan():
+    model = Net(lambda net, a, b: net.last(torch.relu(net.first(a) + b)), first=nn.Linear(6, 8), last=nn.Linear(8, 2))
+    named = nn.Module()
+    named.forward = lambda *, a, b: model(a, b)
+    named.add_module("inner", model)
+    a, b = torch.randn(2, 6), torch.randn(2, 8)
+    by_position, by_name = trace(model, (a, b)), trace(named, {"a": a, "b": b})
+    assert [row.units for row in by_position.rows] == [row.units for row in by_name.rows] == [8]
+    assert by_name.groups[0].incoming[0].parameter == "inner.first.weight"
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 

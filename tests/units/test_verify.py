@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from pliant.units import BN, Own, Slice, Tap, UnitGroup, UnitMap, chain_groups
 from pliant.units.bound import BoundGroup
-from pliant.units.probe import Probe
 from pliant.units.trace import trace
-from pliant.units.trial import separating_sets
 from pliant.units.verify import verify
+from pliant.units.verify.probe import Probe
+from pliant.units.verify.trial import separating_sets
 
 
 def plan(net, *groups):

@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from tests.zoo.models import Model, zoo
 
 SMALL = 200_000  # parameters; of larger networks a sample is verified:
 GROUPS = 3  # groups, spread over the depth
-ROUNDS = 2  # sets of half of their units, which finds whatever is wrong with many
+ROUNDS = 2  # and of each group two sets of half of its units, which shows whatever is wrong with many
 
 
 @dataclass(frozen=True)
@@ -37,40 +38,27 @@ class Row:
     seconds: float
     plan: UnitMap | None
 
-    def cells(self) -> tuple[str, ...]:
-        kinds = [str(self.kinds.get(kind, 0)) for kind in ("exact", "approximate", "recurrent")]
-        verdicts = [str(self.verdicts.get(verdict, 0)) for verdict in ("vacuous", "wrong")]
-        verified = str(sum(self.verdicts.values()))
-        hidden = "-" if self.hidden is None else f"{self.hidden:.0%}"
-        size = f"{self.parameters / 1e6:.2f}"
-        return (
-            *(
-                self.model.name,
-                self.model.source,
-                size,
-                str(self.units),
-                *kinds,
-                str(self.skipped),
-                verified,
-                *verdicts,
-            ),
-            *(hidden, f"{self.whole:.0%}", f"{self.seconds:.2f}"),
-        )
-
-
-HEAD = (
-    *(
-        "network",
-        "from",
-        "million parameters",
-        "units",
-        "exact groups",
-        "approximate",
-        "recurrent",
-        "parameters left alone",
-    ),
-    *("verified", "vacuous", "wrong", "of the hidden weights", "of all weights", "seconds to trace"),
-)
+    def cells(self) -> dict[str, str]:
+        """Column -> what stands there."""
+        counts = {
+            "units": self.units,
+            "exact groups": self.kinds.get("exact", 0),
+            "approximate": self.kinds.get("approximate", 0),
+            "recurrent": self.kinds.get("recurrent", 0),
+            "parameters left alone": self.skipped,
+            "verified": sum(self.verdicts.values()),
+            "vacuous": self.verdicts.get("vacuous", 0),
+            "wrong": self.verdicts.get("wrong", 0),
+        }
+        return {
+            "network": self.model.name,
+            "from": self.model.source,
+            "million parameters": f"{self.parameters / 1e6:.2f}",
+            **{name: str(count) for name, count in counts.items()},
+            "of the hidden weights": "-" if self.hidden is None else f"{self.hidden:.0%}",
+            "of all weights": f"{self.whole:.0%}",
+            "seconds to trace": f"{self.seconds:.2f}",
+        }
 
 
 def measure(entry: Model) -> Row:
@@ -86,7 +74,8 @@ def measure(entry: Model) -> Row:
     names = [row.group.name for row in sample]
     rounds = ROUNDS if large else None
     verification = verify(plan, model, example, groups=names, rounds=rounds) if plan else None
-    hidden = [name for name, each in model.named_parameters() if entry.is_hidden(name) and each.dim() > 1]
+    weights = [name for name, each in model.named_parameters() if each.dim() > 1]
+    hidden = [name for name in weights if entry.is_hidden(name)]
     return Row(
         model=entry,
         parameters=count,
@@ -96,9 +85,7 @@ def measure(entry: Model) -> Row:
         verdicts=Counter(row.verdict for row in verification.rows) if verification else {},
         wrong=tuple(f"{row.group.name}: {row.why}" for row in verification.wrong) if verification else (),
         hidden=_share(model, hidden, plan, incoming_only=True) if hidden else None,
-        whole=_share(
-            model, [name for name, each in model.named_parameters() if each.dim() > 1], plan, incoming_only=False
-        ),
+        whole=_share(model, weights, plan, incoming_only=False),
         skipped=sum(len(each.parameters) for each in plan.skipped) if plan else len(list(model.parameters())),
         seconds=seconds,
         plan=plan,
@@ -139,7 +126,7 @@ def _mask(part: Slice, parameter: torch.Tensor) -> torch.Tensor:
     return mask.view(parameter.shape)
 
 
-def line(cells: tuple[str, ...]) -> str:
+def line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -147,10 +134,14 @@ def main(part: str = "") -> None:
     torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    print(line(HEAD), line(("---",) * len(HEAD)), sep="\n")
+    headed = False
     for entry in zoo():
         if part in entry.name:
-            print(line(measure(entry).cells()), flush=True)
+            cells = measure(entry).cells()
+            if not headed:
+                print(line(cells), line(["---"] * len(cells)), sep="\n")
+            headed = True
+            print(line(cells.values()), flush=True)
 
 
 if __name__ == "__main__":

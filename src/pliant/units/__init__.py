@@ -2,5 +2,6 @@
 
 from pliant.units.chain import chain_groups
 from pliant.units.map import BN, Own, Skipped, Slice, Tap, UnitGroup, UnitMap
+from pliant.units.trace import trace
 
-__all__ = ["BN", "Own", "Skipped", "Slice", "Tap", "UnitGroup", "UnitMap", "chain_groups"]
+__all__ = ["BN", "Own", "Skipped", "Slice", "Tap", "UnitGroup", "UnitMap", "chain_groups", "trace"]

@@ -208,7 +208,7 @@ class OperandHandle(RemovableHandle):
     """Watches the matrix products of a module while it runs, from a hook before it to a hook after it."""
 
     def __init__(self, reader: Reader) -> None:
-        hook = _OperandHook(reader)
+        hook = OperandHook(reader)
         self._handles = (
             reader.module.register_forward_pre_hook(hook),
             reader.module.register_forward_hook(hook.leave, always_call=True),
@@ -219,7 +219,7 @@ class OperandHandle(RemovableHandle):
             handle.remove()
 
 
-class _OperandHook(_Hook):
+class OperandHook(_Hook):
     def __init__(self, reader: Reader) -> None:
         super().__init__(reader)
         self.watches: list[_WatchProducts | None] = []
@@ -238,7 +238,7 @@ class _OperandHook(_Hook):
 
 
 class _LeaveHook(_Hook):
-    def __init__(self, entered: _OperandHook) -> None:
+    def __init__(self, entered: OperandHook) -> None:
         super().__init__(entered.reader)
         self.entered = entered
 

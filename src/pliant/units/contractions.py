@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pliant.units.call import Call
 from pliant.units.elementwise import pointwise
-from pliant.units.labels import by_group, compress, distinct, uniform
+from pliant.units.labels import NONE, by_group, compress, distinct, uniform
 from pliant.units.lanes import Lanes, lanes
 from pliant.units.record import Product, Record
 from pliant.units.shadows import Arrays

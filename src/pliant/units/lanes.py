@@ -67,10 +67,10 @@ def lanes(memory: Memory, operand: Tensor, groups: int = 1, *, last: bool = Fals
 
 def _plain_block(memory: Memory, operand: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The one block of a view of a contiguous parameter, from its strides: nothing is as large as the parameter."""
-    first = memory.first_of(operand) + operand.storage_offset()
-    batch, k, m, kernel = (torch.arange(n) * step for n, step in zip(operand.shape, operand.stride(), strict=True))
-    column = first + (batch[:, None] + k).flatten()
-    row = first + (m[:, None] + kernel).flatten()
+    start = memory.first_of(operand) + operand.storage_offset()
+    batch, k, m, kernel = (torch.arange(n).mul(step) for n, step in zip(operand.shape, operand.stride(), strict=True))
+    column = batch.add(start)[:, None].add(k).flatten()
+    row = m.add(start)[:, None].add(kernel).flatten()
     return _parameter(memory, column[:1]), torch.arange(len(column)), column, row
 
 

@@ -16,9 +16,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from torch import nn
 
 from pliant.initial import GAINS
+
+if TYPE_CHECKING:
+    from pliant.units.verify import Verification
 
 Index = tuple[tuple[int, ...], ...]
 Kind = Literal["exact", "approximate", "recurrent"]
@@ -203,7 +208,7 @@ class Skipped:
 class UnitMap:
     """The plan: every resettable unit, what feeds it, what it feeds, where its mean contribution goes, and what was left out.
 
-    Prints as a table. `include`, `exclude` and `with_groups` give an edited copy.
+    Prints as a table. `include`, `exclude` and `add` give an edited copy; `verify` proves it.
     """
 
     rows: Sequence[PlanRow] = field(default=())
@@ -239,6 +244,27 @@ class UnitMap:
                 raise ValueError(self._no_match("exclude", pattern))
         kept = [not any(_matches(row.group, pattern) for pattern in patterns) for row in self.rows]
         return self._only(kept, "excluded")
+
+    def add(self, model: nn.Module, *groups: UnitGroup) -> Self:
+        """With groups given by hand, each checked against the model; one of an existing name takes that group's place."""
+        from pliant.units.bound import BoundGroup  # it needs this module
+
+        by_hand = {group.name: BoundGroup(group, model).plan_row(hand_over=True) for group in groups}
+        return replace(self, rows=[*(row for row in self.rows if row.group.name not in by_hand), *by_hand.values()])
+
+    def verify(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        groups: Sequence[str] | None = None,
+        rounds: int | None = None,
+        seed: int = 0,
+    ) -> Verification:
+        """Prove on a copy, in float64, that resets of these units do what they must: see `pliant.units.verify`."""
+        from pliant.units.verify import verify  # it needs this module
+
+        return verify(self, model, example_inputs, groups=groups, rounds=rounds, seed=seed)
 
     def _only(self, kept: Sequence[bool], reason: str) -> Self:
         rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]

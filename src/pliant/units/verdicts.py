@@ -82,6 +82,7 @@ class Verdicts:
         return next(self._reasons(signature, facts), None)
 
     def _reasons(self, signature: Signature, facts: Facts) -> Iterator[str]:
+        yield from self._unread_state(signature)
         yield from self._not_asked_for(signature, facts)
         yield from (self.record.dead[family] for family in sorted(facts.families) if family in self.record.dead)
         if facts.escaped:
@@ -96,7 +97,6 @@ class Verdicts:
             yield f"its outgoing weight '{facts.shared}' is also used elsewhere"
         yield from self._embedded(signature)
         yield from self._frozen(signature)
-        yield from self._unread_state(signature)
 
     def _not_asked_for(self, signature: Signature, facts: Facts) -> Iterator[str]:
         if not self._recurs(signature) and facts.families & self.record.residual:

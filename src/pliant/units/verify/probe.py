@@ -21,10 +21,10 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from pliant.units.activity import InputHook, OutputHook, Reader, _OperandHook  # pyright: ignore[reportPrivateUsage]
+from pliant.units.activity import InputHook, OperandHook, OutputHook, Reader
 from pliant.units.call import tensors_in
-from pliant.units.held_norms import HeldNorms
 from pliant.units.map import Tap
+from pliant.units.verify.held_norms import HeldNorms
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -152,7 +152,7 @@ class _Seen(Reader):
         if self.tap.at == "output":
             given = OutputHook(self)
             return [self.module.register_forward_hook(lambda _, args, output: given(training, args, output))]
-        inside = _OperandHook(self)
+        inside = OperandHook(self)
         return [
             self.module.register_forward_pre_hook(lambda _, args: inside(training, args)),
             self.module.register_forward_hook(inside.leave, always_call=True),

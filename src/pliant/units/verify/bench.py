@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pliant.units.bound import BoundGroup, Consumer
 from pliant.units.entries import BoundSlice, Chosen
-from pliant.units.probe import Probe
+from pliant.units.verify.probe import Probe
 
 
 @dataclass

@@ -25,12 +25,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pliant.units.bench import Bench, chosen, covered, differ, entries
 from pliant.units.bound import BoundGroup, Consumer
 from pliant.units.entries import BoundSlice
-from pliant.units.forgotten import forgotten
 from pliant.units.map import UnitGroup
-from pliant.units.probe import Probe, distance, same
+from pliant.units.verify.bench import Bench, chosen, covered, differ, entries
+from pliant.units.verify.forgotten import forgotten
+from pliant.units.verify.probe import Probe, distance, same
 
 __all__ = ["Trial", "Verified", "covered", "separating_sets"]
 

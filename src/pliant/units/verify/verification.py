@@ -1,6 +1,6 @@
 """Proof by trial that units are what a plan says: `UnitMap.verify`.
 
-On a copy of the model (`pliant.units.probe`) each group goes through the tests of `pliant.units.trial`. The verdict:
+On a copy of the model (`probe`) each group goes through the tests of `trial`. The verdict:
 
     exact        redrawn units cannot be seen once their outgoing weights are zero, and everything else shows that it must
     approximate  the same while the statistics of a norm over the units are held; `moved` says how much they move
@@ -21,8 +21,8 @@ from torch import nn
 
 from pliant.units.bound import BoundGroup
 from pliant.units.map import UnitGroup, UnitMap
-from pliant.units.probe import Probe
-from pliant.units.trial import Trial, Verified, covered
+from pliant.units.verify.probe import Probe
+from pliant.units.verify.trial import Trial, Verified, covered
 
 
 @dataclass(frozen=True)

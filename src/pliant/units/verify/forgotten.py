@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pliant.units.bench import Bench, Pass
+from pliant.units.verify.bench import Bench, Pass
 
 Axes = tuple[int, ...]
 

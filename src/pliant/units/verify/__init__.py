@@ -1,0 +1,5 @@
+"""Proof, in float64 and on a copy, that resets of a plan's units do what they must and no more."""
+
+from pliant.units.verify.verification import Verification, verify
+
+__all__ = ["Verification", "verify"]

@@ -1,0 +1,168 @@
+"""What the table of hard cases does not show: where addresses are lanes, how taps and names are chosen, what is refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pliant.initial import GAINS
+from pliant.units import BN, Slice, Tap
+from pliant.units.lanes import lanes
+from pliant.units.shadows import Memory
+from pliant.units.trace import trace
+
+
+class Net(nn.Module):
+    """A forward given as a function of the module and its inputs."""
+
+    def __init__(self, forward, **children):
+        super().__init__()
+        self._forward = forward
+        for name, child in children.items():
+            setattr(self, name, child)
+
+    def forward(self, *inputs):
+        return self._forward(self, *inputs)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def only_group(model, *inputs, **options):
+    (group,) = trace(model, inputs, **options).groups
+    return group
+
+
+def test_a_group_names_the_weights_that_enter_and_leave_each_unit():
+    group = only_group(mlp(), torch.zeros(2, 3))
+    assert group.incoming == [Slice("0.weight", 0), Slice("0.bias", 0)]
+    assert group.outgoing == [Slice("2.weight", 1)]
+    assert group.tap == Tap("2", "input", -1)
+    assert group.hand_over == {"2.weight": "2.bias"}
+    assert (group.name, group.kind, group.gain) == ("0", "exact", GAINS["relu"])
+
+
+def test_a_flattened_channel_owns_a_block_of_columns_and_its_batch_norm_entries():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
+    group = only_group(net, torch.randn(2, 1, 2, 2))
+    assert group.outgoing == [Slice("4.weight", 1, repeat=4)]
+    assert group.affine == [BN("1")]
+    assert group.gain == GAINS["tanh"]
+
+
+def test_a_bias_free_product_that_goes_straight_into_a_batch_norm_hands_means_to_it():
+    direct = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5, bias=False), nn.BatchNorm1d(5), nn.Linear(5, 1))
+    later = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5, bias=False), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 1))
+    assert trace(direct, torch.randn(2, 3)).groups[0].hand_over == {"1.weight": BN("2")}
+    assert trace(later, torch.randn(2, 3)).groups[0].hand_over == {}
+
+
+def test_what_was_changed_in_place_after_the_call_is_not_what_the_module_was_given():
+    inner = Net(lambda net, h: F.linear(h.relu_(), net.w), w=nn.Parameter(torch.randn(2, 4)))
+    outer = Net(lambda net, x: net.inner(net.first(x)), first=nn.Linear(3, 4), inner=inner)
+    group = only_group(outer, torch.randn(2, 3))
+    assert group.tap == Tap("inner", "operand", 1, parameter="inner.w")
+
+
+def test_a_scalar_gate_is_not_coupled_to_all_that_it_multiplies():
+    def gated(net, x):
+        return net.head(net.body(x) * net.gate(x))
+
+    net = Net(gated, body=nn.Linear(3, 4), gate=nn.Linear(3, 1), head=nn.Linear(4, 2))
+    assert only_group(net, torch.randn(2, 3)).name == "body"
+
+
+def test_units_of_a_parameter_in_channels_last_memory_are_counted_in_logical_order():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 1, 3)).to(memory_format=torch.channels_last)
+    assert not net[0].weight.is_contiguous()
+    group = only_group(net, torch.randn(2, 2, 6, 6))
+    assert group.incoming[0] == Slice("0.weight", 0)
+    assert group.outgoing == [Slice("2.weight", 1)]
+
+
+def test_a_row_is_a_lane_only_if_it_is_complete():
+    weight = nn.Parameter(torch.zeros(3, 4))
+    memory = Memory({"w": weight})
+    whole, half = weight.detach().t()[None, :, :, None], weight.detach()[:, :2][None, :, :, None]
+    (found,) = lanes(memory, whole)
+    assert found.lane.axes == (1,)
+    assert found.positions.tolist() == [0, 1, 2, 3]
+    assert lanes(memory, half) is None
+
+
+def test_hidden_units_of_a_recurrence_need_two_time_steps_to_be_seen():
+    net = Net(lambda net, x: net.head(net.core(x)[0]), core=nn.GRU(3, 4), head=nn.Linear(4, 2))
+    assert only_group(net, torch.randn(2, 1, 3)).kind == "recurrent"
+    with pytest.raises(ValueError, match=r"'core.weight_hh_l0' reads no unit in one time step"):
+        trace(net, torch.randn(1, 1, 3))
+
+
+def test_several_examples_keep_the_groups_on_which_they_agree():
+    def branching(net, x):
+        h = net.first(x).relu()
+        return net.left(h) if x.sum() > 0 else net.right(net.middle(h).relu())
+
+    layers = {"left": nn.Linear(4, 2), "middle": nn.Linear(4, 5), "right": nn.Linear(5, 2)}
+    net = Net(branching, first=nn.Linear(3, 4), **layers)
+    with pytest.raises(ValueError, match=r"first.weight, first.bias +differs between the example inputs"):
+        trace(net, [torch.ones(2, 3), -torch.ones(2, 3)])
+    assert [group.name for group in trace(net, [-torch.ones(2, 3)]).groups] == ["first", "middle"]
+
+
+def test_groups_without_a_tap_are_kept_unless_activity_is_asked_for():
+    net = Net(lambda net, x: net.head(net.core(x)[0]), core=nn.GRU(3, 4, num_layers=2), head=nn.Linear(4, 2))
+    x = torch.randn(2, 1, 3)
+    assert [len(group.taps) for group in trace(net, x).groups] == [0, 2]
+    plan = trace(net, x, activity=True)
+    assert [group.name for group in plan.groups] == ["core.weight_ih_l1"]
+    assert any("utility='weight'" in each.reason for each in plan.skipped)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "prefix"),
+    [(nn.DataParallel, "module."), (lambda net: torch.compile(net, backend="eager"), "_orig_mod.")],
+    ids=["DataParallel", "compile"],
+)
+def test_parameters_of_a_wrapped_model_keep_its_prefix(wrapped, prefix):
+    group = only_group(wrapped(mlp()), torch.zeros(2, 3))
+    assert group.name == "0"
+    assert group.incoming[0].parameter == f"{prefix}0.weight"
+    assert group.tap.module == f"{prefix}2"
+
+
+def test_a_parameter_that_the_forward_writes_is_put_back_and_left_alone():
+    def decaying(net, x):
+        with torch.no_grad():
+            net.first.weight.mul_(0.5)
+        return net.head(net.first(x))
+
+    net = Net(decaying, first=nn.Linear(3, 4), head=nn.Linear(4, 2))
+    before = net.first.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"'first.weight' is also used elsewhere, by aten::mul_"):
+        trace(net, torch.randn(2, 3))
+    assert torch.equal(net.first.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "message"),
+    [
+        (mlp(), torch.zeros(2, 3, device="meta"), "an example input is on meta, but Sequential is on cpu"),
+        (nn.Sequential(nn.LazyLinear(2)), torch.zeros(2, 3), "'0' of Sequential is lazy"),
+        (nn.ReLU(), torch.zeros(2, 3), "ReLU has no parameters"),
+        (nn.Linear(3, 2), torch.zeros(2, 3), "no resettable unit found in Linear"),
+        (mlp(), [], "give at least one example"),
+    ],
+)
+def test_what_cannot_be_traced_is_named(model, example, message):
+    with pytest.raises(ValueError, match=message):
+        trace(model, example)
+
+
+def test_a_forward_that_raises_says_so_and_leaves_the_modes_alone():
+    net = mlp().eval()
+    with pytest.raises(
+        RuntimeError, match="the forward of Sequential raised with the example inputs given: mat1 and mat2"
+    ):
+        trace(net, torch.zeros(2, 5))
+    assert not any(module.training or module._forward_hooks or module._forward_pre_hooks for module in net.modules())
