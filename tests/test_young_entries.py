@@ -93,6 +93,9 @@ LAYOUTS = {
     "filters of a grouped convolution": (
         {"w": (6, 2, 3, 3), "v": (4, 6)}, [Slice("w", (0, 1), shape=(2, 3, 2, 3, 3))], [Slice("v", 1)], None, [0, 4],
     ),
+    "units on three axes of one tensor": (
+        {"w": (4, 4, 4), "v": (2, 4)}, [Slice("w", 0)], [Slice("w", 1), Slice("w", 2), Slice("v", 1)], None, [1, 3],
+    ),
     "a stack of runs": (
         {"w": (2, 6, 4), "b": (2, 6), "v": (2, 3, 6)}, [Slice("w", 0), Slice("b", 0)], [Slice("v", 1)], 2, [1, 4],
     ),

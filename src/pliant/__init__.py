@@ -38,8 +38,17 @@ _HOMES = {
 }
 
 __all__ = [
-    *("BN", "ContinualBackprop", "Own", "ReDo", "Slice", "Tap"),
-    *("UnitGroup", "UnitMap", "UnitReset", "chain_groups", "trace"),
+    "BN",
+    "ContinualBackprop",
+    "Own",
+    "ReDo",
+    "Slice",
+    "Tap",
+    "UnitGroup",
+    "UnitMap",
+    "UnitReset",
+    "chain_groups",
+    "trace",
 ]
 
 

@@ -167,8 +167,7 @@ class UnitReset:
         self.groups = [BoundGroup(spec, names) for spec in units.groups]
         self._heard: set[Panel] = set()  # panels of which anything ran since we attached
         self._places = [place for group in self.groups for place in group.places()]
-        self._steps = {group.name: 0 for group in self.groups}
-        self._last: dict[str, int | None] = dict.fromkeys(self._steps)
+        self._last: dict[str, int | None] = {group.name: None for group in self.groups}
         self._replaced = {group.name: [0] * group.runs for group in self.groups}
         self._check_groups(reads_activity)
         self._ranks = Ranks(model, process_group)
@@ -214,14 +213,14 @@ class UnitReset:
             _clear_gradients(group, units)
             self.forget.forget(group, units)
             self.score.forget(group, units)
-            group.age[units.where] = 0 if units.full else torch.where(units.strength >= 1.0, 0, group.age[units.where])
+            group.panel.renew(group, units)
             self._count(group, units)
 
     def _count(self, group: BoundGroup, units: Chosen) -> None:
         for run, count in enumerate(units.counts):
             self._replaced[group.name][run] += count
-        self._last[group.name] = self._steps[group.name]
-        log.debug("replaced %s units of '%s' at step %d", units.counts, group.name, self._steps[group.name])
+        self._last[group.name] = group.steps
+        log.debug("replaced %s units of '%s' at step %d", units.counts, group.name, group.steps)
 
     def _observe(self, panel: Panel, skipped: Tensor | None) -> list[BoundGroup]:
         """Take in what the groups of a panel did, and return those that did anything; the others keep their clock."""
@@ -230,13 +229,10 @@ class UnitReset:
         self._ranks.share(panel)
         groups = panel.ran()
         self._check(panel, groups)
-        spans = panel.spans(groups)
-        for span in spans:
-            span.of_units(panel.age).add_(1)
-        if groups:
-            self.score.update(panel, spans, panel.take(), skipped)
         for group in groups:
-            self._steps[group.name] += 1
+            panel.steps[group] += 1
+        if groups:
+            self.score.update(panel, panel.spans(groups), panel.take(), skipped)
         return groups
 
     def _check(self, panel: Panel, ran: Sequence[BoundGroup]) -> None:
@@ -272,7 +268,7 @@ class UnitReset:
         """For each group, host integers: steps seen, units replaced (one entry a run), the last step that replaced any."""
         return {
             group.name: {
-                "steps": self._steps[group.name],
+                "steps": group.steps,
                 "replaced": list(self._replaced[group.name]),
                 "last_replaced_at": self._last[group.name],
                 **self.select.stats(group),
@@ -314,8 +310,8 @@ class UnitReset:
             "settings": self._settings(),
             "panels": [panel.state_dict() for panel in self.panels],
             "counts": {
-                name: {"steps": self._steps[name], "replaced": list(self._replaced[name]), "last": self._last[name]}
-                for name in self._steps
+                name: {"replaced": list(replaced), "last": self._last[name]}
+                for name, replaced in self._replaced.items()
             },
             "score": self.score.state_dict(),
             "select": self.select.state_dict(),
@@ -341,7 +337,7 @@ class UnitReset:
             panel.load_state_dict(held)
         for group in self.groups:
             held = state["counts"][group.name]
-            self._steps[group.name], self._last[group.name] = held["steps"], held["last"]
+            self._last[group.name] = held["last"]
             self._replaced[group.name] = list(held["replaced"])
         self.score.load_state_dict(state["score"])
         self.select.load_state_dict(state["select"])

@@ -55,9 +55,7 @@ class Averages:
     second: str | None  # average of their squares, by betas[1]
     maximum: str | None = None  # of `second`
     count: str = "step"  # key of the state, or of the settings
-    decay_in_gradient: bool | None = (
-        None  # weight decay is added to the gradient; None: unless `decoupled_weight_decay`
-    )
+    decay_in_gradient: bool | None = None  # whether weight decay is; None: unless `decoupled_weight_decay`
 
     def count_of(self, settings: dict[str, Any], state: dict[str, Any]) -> float | Tensor:
         """Steps so far: a number if the host knows it, else a scalar on the device."""
@@ -219,9 +217,11 @@ class _Piece:
             shares = [_unsplit(part, share) for part, share in zip(self._splits, shares, strict=True)]
         share = self.of(shares[0])
         for other in shares[1:]:
-            if self._room is None:
+            if self._room is None or len(shares) > 2:
                 self._room = torch.maximum(share, other)
-            share = torch.maximum(share, other, out=self._room)
+            else:
+                torch.maximum(share, other, out=self._room)
+            share = self._room
         self.share = share
 
     def of(self, tensor: Tensor) -> Tensor:

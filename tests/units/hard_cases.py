@@ -146,6 +146,24 @@ def written_out_norm() -> nn.Module:
     )
 
 
+def response_norm() -> nn.Module:
+    """Each unit's size over positions, divided by the mean size of all units, scales it (ConvNeXt V2)."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        h = F.relu(net.first(x))
+        size = h.norm(dim=1, keepdim=True)
+        h = h + net.scale * h * (size / (size.mean(-1, keepdim=True) + 1e-6))
+        return net.third(F.relu(net.second(h)))
+
+    return Net(
+        run,
+        first=nn.Linear(6, 8),
+        scale=nn.Parameter(torch.ones(8)),
+        second=nn.Linear(8, 5),
+        third=nn.Linear(5, 2),
+    )
+
+
 def functional_mlp() -> nn.Module:
     def run(net: Any, x: Tensor) -> Tensor:
         return F.linear(F.relu(F.linear(x, net.w1, net.b1)), net.w2, net.b2)
@@ -860,6 +878,13 @@ CASES = [
             "first.weight": Units(8, "first.weight first.bias scale", "second.weight", "approximate"),
             "second.weight": Units(5, "second.weight second.bias", "third.weight"),
         },
+    ),
+    Case(
+        "mlp, global response norm",
+        response_norm,
+        PATCHES,
+        {"second.weight": Units(5, "second.weight second.bias", "third.weight")},
+        {"first.weight": "all units mixed"},
     ),
     Case(
         "mlp, a learned slope for each unit",

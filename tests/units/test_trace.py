@@ -166,3 +166,42 @@ def test_a_forward_that_raises_says_so_and_leaves_the_modes_alone():
     ):
         trace(net, torch.zeros(2, 5))
     assert not any(module.training or module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_vector_of_weights_reads_hidden_units():
+    net = Net(lambda net, x: net.first(x).relu() @ net.w, first=nn.Linear(3, 4), w=nn.Parameter(torch.randn(4)))
+    group = only_group(net, torch.randn(2, 3))
+    assert group.outgoing == [Slice("w", 0)]
+    assert group.tap.parameter == "w"
+
+
+def test_units_that_reach_a_mask_or_an_index_are_lost():
+    def masked(net, x):
+        q = x[:, None]
+        h = net.first(x).relu()
+        attended = F.scaled_dot_product_attention(q, q, q, attn_mask=h[:, None, :, :1].expand(2, 1, 3, 3))
+        return net.head(attended)
+
+    net = Net(masked, first=nn.Linear(4, 4), head=nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"read by no weight|reaches the model output"):
+        trace(net, torch.randn(2, 3, 4))
+
+    def picked(net, x):
+        return net.head(net.table(net.first(x).argmax(-1)))
+
+    net = Net(picked, first=nn.Linear(3, 4), table=nn.Embedding(4, 5), head=nn.Linear(5, 2))
+    with pytest.raises(ValueError, match="no rule for this operand of aten::embedding in 'table'"):
+        trace(net, torch.randn(2, 3))
+
+
+def test_a_bias_that_is_not_added_along_the_outputs_takes_no_mean_over():
+    along_batch = nn.Parameter(torch.zeros(4))
+    net = Net(
+        lambda net, x: net.head((net.first(x).relu() @ net.w).t() + net.b),
+        first=nn.Linear(3, 4),
+        w=nn.Parameter(torch.randn(4, 4)),
+        b=along_batch,
+        head=nn.Linear(4, 2),
+    )
+    group = next(group for group in trace(net, torch.randn(4, 3)).groups if group.name == "first")
+    assert group.hand_over == {}

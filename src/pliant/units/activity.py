@@ -26,7 +26,6 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from pliant.units.entries import ones
 from pliant.units.map import Tap
 
 Reading = Literal["mean", "magnitude", "centred"]
@@ -57,18 +56,24 @@ class Reader:
             reading: torch.zeros(shape, dtype=dtype, device=device) for reading in dict.fromkeys(("mean", *reads))
         }
         self.counted = torch.zeros((), dtype=dtype, device=device)
+        self._ones = torch.ones(0, dtype=dtype, device=device)
 
     def observe(self, values: Tensor) -> None:
         """Add one forward pass."""
         values = values.detach()
-        if not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
             self._refuse_what_cannot_be_read(values)
         by_entry = self._entries_last(values)
         self.ran = True
-        self._count(by_entry.numel() // next(iter(self.sums.values())).numel())
-        self._add("mean", by_entry)
-        if "magnitude" in self.sums:
-            self._add("magnitude", by_entry.abs())
+        mean = self.sums["mean"]
+        self._count(by_entry.numel() // mean.numel(), on_device=compiling or self.captured)
+        if by_entry.dim() == 2 and mean.dim() == 1 and by_entry.dtype == mean.dtype and not compiling:
+            self._add_rows(by_entry)
+        else:
+            self._add("mean", by_entry)
+            if "magnitude" in self.sums:
+                self._add("magnitude", by_entry.abs())
         if self.centre is not None and "centred" in self.sums:
             centre = self.centre(self.sums["mean"] / self.count()).to(by_entry.dtype)
             between = [1] * (by_entry.dim() - centre.dim())
@@ -88,8 +93,8 @@ class Reader:
             )
         return by_entry[..., : self.entries]
 
-    def _count(self, examples: int) -> None:
-        if torch.compiler.is_compiling() or self.captured:
+    def _count(self, examples: int, *, on_device: bool) -> None:
+        if on_device:
             self.counted += examples
             self.compiled = True
         else:
@@ -101,11 +106,16 @@ class Reader:
 
     def _add(self, reading: Reading, values: Tensor) -> None:
         total = self.sums[reading]
-        if values.dim() == 2 and total.dim() == 1 and values.dtype == total.dtype:
-            total.addmv_(values.t(), ones(len(values), values))  # the sum below, at a third of its cost
-        else:
-            axes = tuple(range(total.dim() - 1, values.dim() - 1))
-            total += values.sum(axes, dtype=total.dtype) if axes else values
+        axes = tuple(range(total.dim() - 1, values.dim() - 1))
+        total += values.sum(axes, dtype=total.dtype) if axes else values
+
+    def _add_rows(self, values: Tensor) -> None:
+        """`_add` for (examples, entries): a sum over rows is a product with ones, at a third of its cost."""
+        if len(self._ones) != len(values):
+            self._ones = values.new_ones(len(values))
+        self.sums["mean"].addmv_(values.t(), self._ones)
+        if "magnitude" in self.sums:
+            self.sums["magnitude"].addmv_(values.abs().t(), self._ones)
 
     def _refuse_what_cannot_be_read(self, values: Tensor) -> None:
         if is_functorch_wrapped_tensor(values):
@@ -122,7 +132,7 @@ class Reader:
 
     def to(self, device: torch.device) -> None:
         self.sums = {reading: total.to(device) for reading, total in self.sums.items()}
-        self.counted = self.counted.to(device)
+        self.counted, self._ones = self.counted.to(device), self._ones.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         host = {name: getattr(self, name) for name in ("ran", "examples", "compiled")}

@@ -76,6 +76,11 @@ class BoundGroup:
         return cast(nn.Parameter, self.incoming[0].parameter)
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps in which the group was seen."""
+        return self.panel.steps[self]
+
+    @property
     def age(self) -> Tensor:
         """Optimizer steps since each unit was new, (runs, units)."""
         return self.panel.age_of(self)

@@ -78,6 +78,12 @@ class Call:
             self.record.kill(self.record.live(tensor), reason)
         self.write({})
 
+    def lose_others(self, *followed: Tensor) -> None:
+        """Only the units of `followed` go on; a mask or an affine that depends on others would hide them."""
+        for tensor in self.inputs:
+            if not any(tensor is other for other in followed):
+                self.record.kill(self.record.live(tensor), f"no rule for this operand of {self.where}")
+
     def is_computed(self, tensor: Tensor) -> bool:
         """Whether the tensor is a function of parameters alone."""
         shadow = self.record.memory.shadow(tensor)

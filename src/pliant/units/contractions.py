@@ -50,6 +50,11 @@ def matmul(call: Call) -> None:
     """mm, bmm and their kin: the operand that is whole parameters is the weight, the second if both are."""
     *before, a, b = call.args[:3] if call.name in ("addmm", "baddbmm") else call.args[:2]
     bias = before[0] if before else None
+    if call.name == "mv":
+        if not (call.record.memory.shadow(a).data or call.record.memory.shadow(b).data):
+            call.give_up(f"no rule for {call.where} without data")  # power iteration: a step in computing a weight
+            return
+        b = b.unsqueeze(-1)
     if _is_weight(call.record, b):
         weigh(call, _right(call, a, b), bias)
     elif _is_weight(call.record, a):
@@ -62,7 +67,7 @@ def matmul(call: Call) -> None:
 
 def _right(call: Call, a: Tensor, b: Tensor) -> Operands:
     """activation @ weight"""
-    batch, n, m = _three(call.output)
+    batch, n, m = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
     blocks = b.reshape(-1, a.shape[-1], m, 1)
 
     def back(labels: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ def _right(call: Call, a: Tensor, b: Tensor) -> Operands:
 
 def _left(call: Call, a: Tensor, b: Tensor) -> Operands:
     """weight @ activation, transposed"""
-    batch, m, n = _three(call.output)
+    batch, m, n = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
     blocks = a.reshape(-1, m, b.shape[-2], 1).transpose(1, 2)
 
     def standard(labels: Tensor) -> Tensor:
@@ -117,12 +122,12 @@ def convolution(call: Call) -> None:
     weigh(call, Operands(x, weight, blocks, standard, back, 1, groups, aligned), None)
     if bias is not None:
         pointwise(call, [bias.view(-1, *space), call.output], "shift")
-        if groups == 1:
-            call.record.take_mean(call.record.products[-1], bias)
+        call.record.take_mean(call.record.products[-1], call.output, 1, bias)
 
 
 def embedding(call: Call) -> None:
     """Rows of a table: its columns are channels of a stream."""
+    call.lose_others(call.args[0])
     if _is_weight(call.record, call.args[0]):
         call.write(call.record.columns(call.args[0]))
     else:
@@ -136,7 +141,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     inputs, outputs = _both_lanes(record, operands)
     if operands.groups > 1 and k == 1:
         inputs = []  # a depthwise weight scales its channel, and reads no other
-    product = Product(call.where, record.module, record.memory.parameters_in(operands.weight), inputs, outputs)
+    product = Product(call.where, record.memory.parameters_in(operands.weight), inputs, outputs)
     product.recurrent = next((f.name for f in record.stack if isinstance(f.module, nn.RNNBase)), None)
     record.products.append(product)
     record.unexplained([operands.activation])
@@ -158,11 +163,12 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     call.write({**passing, **_joined(record, passing, begun)})
     if product.reads:
         product.tap = find_tap(record, product, operands.activation, operands.weight, operands.axis)
-    if operands.groups == 1:
+    product.grouped = operands.groups > 1
+    if not product.grouped:
         record.results[record.memory.key(call.output)] = product, call.output._version
     if bias is not None:
         pointwise(call, [bias, call.output], "shift")
-        record.take_mean(product, bias)
+        record.take_mean(product, call.output, -1, bias)
 
 
 def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tuple[Fate, Tensor]]:
@@ -175,7 +181,8 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
     for family, labels in arrays.items():
         column, through = columns[family], passes[family]
         depthwise = operands.groups > 1 and k == 1
-        gate = told_apart and k > 1 and through is not None and _single(record, through)
+        one_of_many = told_apart or record.sizes[family] > 1
+        gate = k > 1 and through is not None and one_of_many and _single(record, through)
         if column is None and through is None:
             column = _ragged(record, labels)
         if column is not None and not (depthwise or gate):
@@ -233,7 +240,7 @@ def _multiply(call: Call, a: Tensor, b: Tensor) -> None:
         parts += [record.labels.reduce(right[family], (-2,))] if family in right else []
         joined = parts[0] if len(parts) == 1 else record.labels.join(*parts)
         arrays[family] = compress(joined)
-    call.write(arrays)
+    call.write({f: labels.squeeze(-1) if call.output.dim() < labels.dim() else labels for f, labels in arrays.items()})
 
 
 def _computed_weight(call: Call, activation: Tensor, weight: Tensor) -> None:
@@ -252,8 +259,3 @@ def _is_weight(record: Record, tensor: Tensor) -> bool:
         return True
     addresses = record.memory.addresses(tensor)
     return addresses is not None and bool((addresses != NONE).all())
-
-
-def _three(result: Tensor) -> tuple[int, int, int]:
-    batch, rows, columns = result.reshape(-1, *result.shape[-2:]).shape
-    return batch, rows, columns

@@ -109,6 +109,6 @@ def _note_residual(record: Record, operands: Sequence[Tensor], arrays: list[Arra
 def _note_bias(record: Record, operands: Sequence[Tensor], bias: Tensor, role: Role) -> None:
     """A bias that is added to the very result of a product takes over mean contributions like the product's own."""
     for operand in operands:
-        product, version = record.results.get(record.memory.key(operand), (None, 0))
-        if product is not None and role == "shift" and operand._version == version and bias.shape == operand.shape[-1:]:
-            record.take_mean(product, bias)
+        product = record.product_of(operand)
+        if product is not None and role == "shift":
+            record.take_mean(product, operand, -1, bias)

@@ -100,18 +100,3 @@ class BoundSlice:
         index = self.index.to(values.device)
         positions[:, index.flatten()] = values.repeat_interleave(self.repeat, dim=1)
         return positions.view(-1, *self.leading, *[1] * len(self.row))
-
-
-_ONES: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
-
-
-def ones(count: int, like: Tensor) -> Tensor:
-    """(count,) ones, kept between calls; only to be read."""
-    if torch.compiler.is_compiling():
-        return like.new_ones(count)
-    key = count, like.dtype, like.device
-    if key not in _ONES:
-        if len(_ONES) >= 256:
-            _ONES.clear()
-        _ONES[key] = like.new_ones(count)
-    return _ONES[key]

@@ -101,29 +101,29 @@ def _parameter(memory: Memory, addresses: Tensor) -> Tensor:
 def _fit(rows: Tensor, row: Tensor, number: int, shape: tuple[int, ...], last: bool) -> tuple[Lane, Tensor] | None:
     """The lane, seen in `shape`, and the position of each row, given the first element of each and all of the first."""
     axes = _fixed_axes(row, shape, last)
-    if not axes or rows.max() >= prod(shape) or rows.min() < 0:
+    if axes is None or rows.max() >= prod(shape) or rows.min() < 0:
         return None
     where = torch.unravel_index(rows, shape)
     if any(bool((at != at[0]).any()) for axis, at in enumerate(where) if axis not in axes):
         return None
-    return Lane(number, axes, shape), _ravel([where[axis] for axis in axes], [shape[axis] for axis in axes])
+    return Lane(number, axes, shape), _ravel(rows, [where[axis] for axis in axes], [shape[axis] for axis in axes])
 
 
-def _fixed_axes(row: Tensor, shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
-    """The axes along which a row does not move, if it is complete along all others."""
+def _fixed_axes(row: Tensor, shape: tuple[int, ...], last: bool) -> tuple[int, ...] | None:
+    """The axes along which a row does not move, if it is complete along all others; none of a vector that is one row."""
     if row.max() >= prod(shape) or row.min() < 0:
-        return ()
+        return None
     moves = [bool((at != at[0]).any()) for at in torch.unravel_index(row, shape)] if shape else []
     fixed = tuple(axis for axis, size in enumerate(shape) if size > 1 and not moves[axis])
     single = tuple(axis for axis, size in enumerate(shape) if size == 1)
     complete = len(values(row)) * prod(shape[axis] for axis in fixed) == prod(shape)
     if not complete:
-        return ()
+        return None
     return fixed or (single[-1:] if last else single[:1])
 
 
-def _ravel(where: list[Tensor], sizes: list[int]) -> Tensor:
-    position = torch.zeros_like(where[0])
+def _ravel(rows: Tensor, where: list[Tensor], sizes: list[int]) -> Tensor:
+    position = torch.zeros_like(rows)
     for at, size in zip(where, sizes, strict=True):
         position = position * size + at
     return position

@@ -40,8 +40,11 @@ def _held(rows: Sequence[PlanRow]) -> set[str]:
 
 
 def _why_nobody_owns(record: Record, number: int) -> str:
+    owner = record.memory.names[number].rpartition(".")[0]
+    computed = [why for why in record.elsewhere.values() if why.endswith(f"in '{owner}')")]
     if number in record.elsewhere:
-        return record.elsewhere[number]
+        why = record.elsewhere[number]
+        return why if "computed weight" in why else computed[0] if computed else f"meets no unit alone in {why}"
     met = {owned.lanes.lane.parameter for owned in record.owned} | {n for p in record.products for n in p.parameters}
     return "no unit owns it alone" if number in met else "meets no unit in this forward"
 

@@ -23,6 +23,7 @@ _ROLES: tuple[Role, Role] = ("scale", "shift")
 def batch_norm(call: Call) -> None:
     """Each channel has its own mean, variance, scale and shift."""
     record, x = call.record, call.args[0]
+    call.lose_others(x)
     arrays = record.arrays(x)
     channels = {family: by_position(labels, 1) for family, labels in arrays.items()}
     record.kill(
@@ -32,9 +33,9 @@ def batch_norm(call: Call) -> None:
     whole = {family: labels.expand(x.shape[1]) for family, labels in channels.items() if labels is not None}
     if frame is not None and isinstance(frame.module, _BATCH_NORMS):
         record.normed += [Normed(frame.name, labels) for labels in whole.values()]
-        product, version = record.results.get(record.memory.key(x), (None, 0))
-        if product is not None and version == x._version and frame.module.running_mean is not None:
-            record.absorb(product, frame.name)
+        product = record.product_of(x)
+        if product is not None and frame.module.running_mean is not None:
+            record.absorb(product, x, frame.name)
     else:
         _affine(call, call.args[1:3], whole)
     call.record.memory.write(call.output, {family: labels for family, labels in arrays.items() if family in whole})
@@ -42,6 +43,7 @@ def batch_norm(call: Call) -> None:
 
 def layer_norm(call: Call) -> None:
     x = call.args[0]
+    call.lose_others(x)
     dims = list(range(x.dim() - len(call.argument("normalized_shape")), x.dim()))
     arrays = call.record.arrays(x)
     _mix(call, arrays, dims)
@@ -51,6 +53,7 @@ def layer_norm(call: Call) -> None:
 
 def group_norm(call: Call) -> None:
     x, groups = call.args[0], call.argument("group")
+    call.lose_others(x)
     arrays = call.record.arrays(x)
     _mix(call, {f: by_group(labels, x.shape[1], groups) for f, labels in arrays.items()}, list(range(2, x.dim() + 1)))
     channels = {family: by_position(labels, 1) for family, labels in arrays.items()}

@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pliant.units.activity import Reader, Reading
 from pliant.units.bound import BoundGroup, Names
-from pliant.units.entries import BoundSlice, ones
+from pliant.units.entries import BoundSlice, Chosen
 from pliant.units.map import Tap
 
 
@@ -67,7 +67,8 @@ class Panel:
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
         self._all_spans = _joined(self._spans.values())
-        self.age = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
+        self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)  # at which step of its group
+        self.steps = dict.fromkeys(self.groups, 0)
         self._place_readers(names)
         self._place_outgoing()
         for group in self.groups:
@@ -171,29 +172,33 @@ class Panel:
         return columns[:, self._spans[group].columns].view(self.runs, group.units, group.columns)
 
     def age_of(self, group: BoundGroup) -> Tensor:
-        """Optimizer steps since a unit was new, (runs, units), a view."""
-        return self.age[:, self._spans[group].units]
+        """Optimizer steps since each unit was new, (runs, units)."""
+        return self.steps[group] - self._born[:, self._spans[group].units]
+
+    def renew(self, group: BoundGroup, chosen: Chosen) -> None:
+        """The age of chosen units that are fully replaced is 0 again."""
+        born = self._born[:, self._spans[group].units]
+        now = self.steps[group]
+        born[chosen.where] = now if chosen.full else torch.where(chosen.strength >= 1.0, now, born[chosen.where])
 
     def ran(self) -> list[BoundGroup]:
         """The groups of which anything was read since the last step. One without a tap always counts as read."""
-        if all(reader.ran for reader in self.readers):
+        if all([reader.ran for reader in self.readers]):
             return self.groups
-        return [group for group in self.groups if self._ran(self._readers_of[group])]
-
-    def _ran(self, readers: Sequence[Reader]) -> bool:
-        return not readers or any(reader.ran or reader.captured for reader in readers)
+        heard = {reader for reader in self.readers if reader.ran or reader.captured}
+        return [group for group in self.groups if heard.intersection(self._readers_of[group]) or not group.spec.taps]
 
     # -- one step -----------------------------------------------------------------------------------------------
 
     def take(self) -> Means:
         """The means since the last step, and start afresh. Infinite sums become NaN: an average would keep them for ever."""
-        quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
-        readings: list[Reading] = list(self.readers[0].sums) if self.readers else []
-        sums = [reader.sums[reading] for reading in readings for reader in self.readers]
-        if not sums:
+        if not self.readers:
             return Means({}, None)
+        quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
+        readings: list[Reading] = list(self.readers[0].sums)
+        sums = [reader.sums[reading] for reading in readings for reader in self.readers]
         means = torch.cat(sums, dim=-1).view(self.runs, -1).div_(self._counts(len(readings)))
-        means = torch.add(means, means, alpha=0.0)  # infinity times 0 is NaN
+        means.add_(means, alpha=0.0)  # infinity times 0 is NaN
         torch._foreach_zero_([*sums, *(each.counted for each in self.readers if each.compiled)])  # pyright: ignore
         for reader in self.readers:
             reader.clear()
@@ -207,7 +212,7 @@ class Panel:
         """What to divide all sums by, one reading after another: one number if the host knows it, as a rule."""
         counts = [reader.count() for reader in self.readers]
         first = counts[0]
-        if isinstance(first, int) and all(each == first for each in counts):
+        if isinstance(first, int) and all([each == first for each in counts]):
             return first
         each = [torch.as_tensor(n, dtype=self.dtype).to(self.device, non_blocking=True) for n in counts]
         widths = [each.expand(reader.entries) for each, reader in zip(each, self.readers, strict=True)]
@@ -287,7 +292,7 @@ class Panel:
 
     def to(self, device: torch.device) -> None:
         self.device = device
-        for name in ("age", "entry_of_column", "reader_of_column"):
+        for name in ("_born", "entry_of_column", "reader_of_column"):
             setattr(self, name, getattr(self, name).to(device))
         self._place_outgoing()
         for reader in self.readers:
@@ -295,13 +300,14 @@ class Panel:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "age": [self.age_of(group).clone() for group in self.groups],
+            "steps": list(self.steps.values()),
+            "born": self._born.clone(),
             "activity": [reader.state_dict() for reader in self.readers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for group, held in zip(self.groups, state["age"], strict=True):
-            self.age_of(group).copy_(held)
+        self.steps = dict(zip(self.groups, map(int, state["steps"]), strict=True))
+        self._born.copy_(state["born"])
         for reader, held in zip(self.readers, state["activity"], strict=True):
             reader.load_state_dict(held)
 
@@ -314,12 +320,12 @@ class _Magnitude:
         weights, spec = part.parameter, part.part
         regular = spec.index is None and spec.shape is None and not part.stacked and part.repeat == 1
         self.is_matrix = regular and first and weights.dim() == 2 and weights.dtype == target.dtype
-        self.line = target[0, :, 0]
+        self.line, self.ones = target[0, :, 0], target.new_ones(part.row[0] if part.row else 1)
 
     def write(self) -> None:
         if self.is_matrix:  # the sum over its rows is a product with ones, at half the cost
             sizes = self.part.parameter.abs()
-            torch.mv(sizes if self.part.part.axis == 0 else sizes.t(), ones(self.part.row[0], sizes), out=self.line)
+            torch.mv(sizes if self.part.part.axis == 0 else sizes.t(), self.ones, out=self.line)
         elif self.first:
             self.target.copy_(self.part.magnitude(self.target.dtype))
         else:

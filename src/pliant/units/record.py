@@ -9,6 +9,9 @@
 The rules write it, `grouping` reads it.
 """
 
+# pyright: reportPrivateUsage=false
+# The version of a tensor has no public name in PyTorch.
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -19,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pliant.units.labels import NONE, Labels, distinct
+from pliant.units.labels import NONE, Labels, by_position, distinct
 from pliant.units.lanes import Lane, Lanes, lanes, own_lanes
 from pliant.units.map import BN, Tap
 from pliant.units.shadows import ADDRESSES, Arrays, Key, Memory
@@ -41,7 +44,6 @@ class Product:
     """A weight met an activation. Rows of `inputs` count the contracted axis, rows of `outputs` the units computed."""
 
     where: str
-    module: str
     parameters: frozenset[int]
     inputs: list[Lanes] | None
     outputs: list[Lanes] | None
@@ -49,6 +51,7 @@ class Product:
     takes_mean: str | BN | None = None
     recurrent: str | None = None  # the nn.LSTM, nn.GRU or nn.RNN that ran it
     biased: bool = False
+    grouped: bool = False
     tap: Tap | None = None  # one position along its axis for each input row
     embedding: bool = False
 
@@ -95,6 +98,7 @@ class Record:
 
         self.families: dict[Lane, int] = {}
         self.atoms: list[int] = []  # first atom of each family
+        self.sizes: list[int] = []  # and how many it has
         self.products: list[Product] = []
         self.owned: list[Owned] = []
         self.normed: list[Normed] = []
@@ -149,6 +153,7 @@ class Record:
             if lane.lane not in self.families:
                 self.families[lane.lane] = len(self.atoms)
                 self.atoms.append(self.labels.atoms(lane.lane.positions))
+                self.sizes.append(lane.lane.positions)
             family = self.families[lane.lane]
             values = arrays.setdefault(family, torch.full((rows,), NONE))
             values[lane.rows] = self.atoms[family] + lane.positions
@@ -171,7 +176,7 @@ class Record:
             self.unexplained([table])
             return {}
         parameters = self.memory.parameters_in(table)
-        self.products.append(Product(self.labels.now, self.module, parameters, None, found, embedding=True))
+        self.products.append(Product(self.labels.now, parameters, None, found, embedding=True))
         return self.computed(found, table.shape[1])
 
     def unexplained(self, tensors: list[Tensor]) -> None:
@@ -181,30 +186,40 @@ class Record:
                 for number in self.memory.parameters_in(tensor):
                     self.elsewhere.setdefault(number, self.labels.now)
 
+    def product_of(self, result: Tensor) -> Product | None:
+        """The product whose very result this is."""
+        product, version = self.results.get(self.memory.key(result), (None, 0))
+        return product if version == result._version else None
+
+    def absorb(self, product: Product, result: Tensor, norm: str) -> None:
+        """The result goes straight into a batch norm, whose running mean can take over a mean contribution."""
+        if product.takes_mean is None and not product.biased and self._aligned(product, result, 1):
+            product.takes_mean = BN(norm)
+
+    def take_mean(self, product: Product, result: Tensor, axis: int, bias: Tensor) -> None:
+        """A bias was added along an axis of the result: it can take over a mean contribution, if it is one parameter."""
+        product.biased = True
+        number = self.memory.whole(bias)
+        if number is None or not self.memory.parameters[number].requires_grad or bias.shape != (result.shape[axis],):
+            return
+        if self._aligned(product, result, axis):
+            product.takes_mean = self.memory.names[number]
+
+    def _aligned(self, product: Product, result: Tensor, axis: int) -> bool:
+        """Whether position i along the axis is output i of the weight."""
+        if product.grouped or product.outputs is None or len(product.outputs) != 1:
+            return False
+        lane = product.outputs[0].lane
+        family = self.families[lane]
+        if family not in self.live(result) or len(lane.axes) != 1:
+            return False
+        labels = by_position(self.memory.labels(result, family), axis)
+        return labels is not None and torch.equal(labels, self.atoms[family] + torch.arange(lane.positions))
+
     def mix(self, labels: Tensor) -> None:
         """The atoms of each label share a statistic."""
         for label in distinct(labels):
             self.mixed.setdefault(label, self.labels.now)
-
-    def absorb(self, product: Product, norm: str) -> None:
-        """The result of `product` goes straight into a batch norm, whose running mean can take over a mean contribution."""
-        if (
-            product.takes_mean is None
-            and not product.biased
-            and product.outputs is not None
-            and len(product.outputs) == 1
-        ):
-            product.takes_mean = BN(norm)
-
-    def take_mean(self, product: Product, bias: Tensor) -> None:
-        """`bias` was added to the result of `product`: it can take over a mean contribution, if it is one parameter."""
-        product.biased = True
-        number = self.memory.whole(bias)
-        outputs = product.outputs
-        if number is None or not self.memory.parameters[number].requires_grad or outputs is None or len(outputs) != 1:
-            return
-        if len(outputs[0].lane.axes) == 1 and bias.shape == (outputs[0].lane.positions,):
-            product.takes_mean = self.memory.names[number]
 
 
 def _snake(name: str) -> str:

@@ -60,6 +60,7 @@ def constant(call: Call) -> None:
 def joined(call: Call, dims: list[int], *, keep: bool) -> None:
     """Union along `dims` of the first operand."""
     x = call.inputs[0]
+    call.lose_others(x)
     call.record.unexplained(call.inputs)
     for family, labels in call.record.arrays(x).items():
         union = call.record.labels.reduce(labels, dims)
@@ -88,20 +89,17 @@ def reduced(call: Call) -> None:
 
 def attention(call: Call) -> None:
     """softmax(q k') v for each head; a key or value head may serve several query heads."""
-    record = call.record
-    heads = call.output.shape[1]
-    over = zip(call.args[:3], ((2, 3), (2, 3), (2,)), strict=True)
+    record, operands, heads = call.record, call.args[:3], call.output.shape[1]
+    call.lose_others(*operands)
+    record.unexplained(call.inputs)
     arrays: Arrays = {}
-    labelled = [tensor for tensor in call.args[:3] if record.live(tensor)]
-    for tensor, dims in over:
-        record.unexplained([tensor])
-        for family, labels in record.arrays(tensor).items():
-            union = record.labels.reduce(labels.expand(-1, tensor.shape[1], -1, -1), dims)
-            union = union.expand(-1, tensor.shape[1] if union.shape[1] > 1 else 1, -1, -1)
+    for operand, mixed_axes in zip(operands, ((2, 3), (2, 3), (2,)), strict=True):
+        for family, labels in record.arrays(operand).items():
+            union = record.labels.reduce(labels, mixed_axes)
             if 1 < union.shape[1] < heads:
                 union = union.repeat_interleave(heads // union.shape[1], 1)
             arrays[family] = record.labels.join(arrays[family], union) if family in arrays else union
-    if len(labelled) > 1:
+    if sum(bool(record.live(operand)) for operand in operands) > 1:
         record.multiplied.update(arrays)
     record.memory.write(call.output, arrays)
 
@@ -122,7 +120,7 @@ WAYS: list[tuple[Rule, str]] = [
         "index _unsafe_index index_select gather take index_copy scatter.src repeat_interleave.self_Tensor",
     ),
     (put, "index_put _index_put_impl"),
-    (filled, "scatter.value index_fill"),
+    (filled, "scatter.value index_fill.int_Scalar"),
     (padded, "constant_pad_nd"),
     (windows, "im2col"),
     (paired, "view_as_complex view_as_real"),
@@ -180,7 +178,7 @@ WAYS: list[tuple[Rule, str]] = [
     (group_norm, "native_group_norm"),
     (embedding, "embedding"),
     (convolution, "convolution _convolution"),
-    (matmul, "mm bmm addmm baddbmm"),
+    (matmul, "mm mv bmm addmm baddbmm"),
 ]
 
 RULES: dict[str, Rule] = {name: rule for rule, names in WAYS for name in names.split()}

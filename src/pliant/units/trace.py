@@ -147,9 +147,9 @@ def _run(model: nn.Module, example: Any) -> Record:
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
     prefix = "".join(f"{name}." for name, module in modules.items() if module is inner and name)
     record = Record(dict(model.named_parameters()), modules, prefix)
-    for tensor in tensors_in((args, kwargs)):
+    for record.step, tensor in enumerate(tensors_in((args, kwargs))):
         shadow = record.memory.shadow(tensor)
-        shadow.data, shadow.made_by, shadow.ancestors = True, 0, 1
+        shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record)
     with _left_as_it_was(model, mode), _watched(record), torch.enable_grad(), mode:
         try:
@@ -255,6 +255,10 @@ def _check_model(model: nn.Module) -> None:
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
             raise ValueError(f"trace: '{path}' of {name} is quantised; quantised models do not learn and have no units")
     for path, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise ValueError(
+                f"trace: '{path}' of {name} is on the meta device; tracing runs the model, which needs its numbers"
+            )
         kind = type(tensor.data).__name__ if type(tensor) is nn.Parameter else type(tensor).__name__
         if kind not in ("Tensor", "Parameter", "Buffer"):
             raise ValueError(f"trace: '{path}' of {name} is a {kind}; sharded and wrapped parameters are not covered")

@@ -89,6 +89,8 @@ class Verdicts:
             yield facts.escaped
         if not self._parameters(signature, "outgoing"):
             yield "read by no weight"
+        if not all(lane.axes for lane in self._lanes(signature, "incoming")):
+            yield "the only unit of a vector"
         collapsed = facts.families & self.table.collapsed
         if collapsed:
             yield f"all units mixed by {self._mixer(collapsed)}"
@@ -143,6 +145,9 @@ class Verdicts:
     def _frozen(self, signature: Signature) -> Iterator[str]:
         lanes = [self.table.parts[number].lane for number, _ in signature]
         numbers = {lane.parameter for lane in lanes if lane is not None}
+        norms = [self.table.parts[number].module for number in self.table.parts_of(signature, "norm")]
+        affine = {f"{norm}.{leaf}" for norm in norms for leaf in ("weight", "bias")}
+        numbers |= {number for number, name in enumerate(self.record.memory.names) if name in affine}
         frozen = [number for number in numbers if not self.record.memory.parameters[number].requires_grad]
         if frozen:
             yield f"frozen (requires_grad=False): {self._names(frozen)}"
