@@ -1,7 +1,6 @@
 from collections import OrderedDict
 
 import pytest
-import torch
 from torch import nn
 
 from pliant.units import BN, Slice, Tap, chain_groups
@@ -109,13 +108,3 @@ def test_what_a_chain_cannot_hold_is_named(net, message):
 def test_what_stands_behind_the_last_weight_layer_does_not_matter():
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Softmax(-1))
     assert len(chain_groups(net)) == 1
-
-
-def test_views_by_unit_write_through_to_the_parameter():
-    weight = torch.zeros(2, 6)
-    Slice("w", 1, repeat=3).view(weight, stacked=False)[0, 1] = 1.0
-    assert weight.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
-    stacked = torch.zeros(2, 4, 3)
-    Slice("w", 0).view(stacked, stacked=True)[1, 2] = 1.0
-    assert stacked[1, 2].tolist() == [1, 1, 1]
-    assert stacked.sum() == 3

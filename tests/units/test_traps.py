@@ -5,11 +5,11 @@ import inspect
 
 import pytest
 import torch
-from pliant.units.trace import trace
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pliant import ContinualBackprop
+from pliant.units.trace import trace
 from tests.networks import enough, replaced
 from tests.units.hard_cases import BY_NAME, Net
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from pliant.units.entries import BoundSlice, Chosen  # noqa: F401  (moved; helpers still import it here)
+from pliant.units.entries import BoundSlice
 from pliant.units.map import BN, Own, PlanRow, Slice, Tap, UnitGroup
 
 if TYPE_CHECKING:

@@ -67,7 +67,9 @@ class Panel:
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
         self._all_spans = _joined(self._spans.values())
-        self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)  # at which step of its group
+        self._born = torch.zeros(
+            self.runs, self.units, dtype=torch.int64, device=self.device
+        )  # at which step of its group
         self.steps = dict.fromkeys(self.groups, 0)
         self._place_readers(names)
         self._place_outgoing()
@@ -183,7 +185,7 @@ class Panel:
 
     def ran(self) -> list[BoundGroup]:
         """The groups of which anything was read since the last step. One without a tap always counts as read."""
-        if all([reader.ran for reader in self.readers]):
+        if all(reader.ran for reader in self.readers):
             return self.groups
         heard = {reader for reader in self.readers if reader.ran or reader.captured}
         return [group for group in self.groups if heard.intersection(self._readers_of[group]) or not group.spec.taps]
@@ -212,7 +214,7 @@ class Panel:
         """What to divide all sums by, one reading after another: one number if the host knows it, as a rule."""
         counts = [reader.count() for reader in self.readers]
         first = counts[0]
-        if isinstance(first, int) and all([each == first for each in counts]):
+        if isinstance(first, int) and all(each == first for each in counts):
             return first
         each = [torch.as_tensor(n, dtype=self.dtype).to(self.device, non_blocking=True) for n in counts]
         widths = [each.expand(reader.entries) for each, reader in zip(each, self.readers, strict=True)]

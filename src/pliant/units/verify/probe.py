@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from pliant.units.activity import InputHook, OperandHook, OutputHook, Reader
-from pliant.units.call import tensors_in
 from pliant.units.map import Tap
+from pliant.units.trace.call import tensors_in
 from pliant.units.verify.held_norms import HeldNorms
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -2,7 +2,7 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from pliant.units.labels import NONE, Labels, by_position, compress, uniform
+from pliant.units.trace.labels import NONE, Labels, by_position, compress, uniform
 
 
 def three_atoms() -> Labels:

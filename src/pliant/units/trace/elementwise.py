@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pliant.initial import GAINS, leaky_relu_gain
-from pliant.units.call import Call
-from pliant.units.labels import compress
-from pliant.units.record import Record, Role
-from pliant.units.shadows import Arrays
+from pliant.units.trace.call import Call
+from pliant.units.trace.labels import compress
+from pliant.units.trace.record import Record, Role
+from pliant.units.trace.shadows import Arrays
 
 ROLES: dict[str, Role] = {"add": "shift", "sub": "shift", "mul": "scale", "_prelu_kernel": "slope"}
 

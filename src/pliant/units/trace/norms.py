@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pliant.units.call import Call
-from pliant.units.labels import by_group, by_position
-from pliant.units.record import Normed, Role
-from pliant.units.shadows import Arrays
+from pliant.units.trace.call import Call
+from pliant.units.trace.labels import by_group, by_position
+from pliant.units.trace.record import Normed, Role
+from pliant.units.trace.shadows import Arrays
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _ROLES: tuple[Role, Role] = ("scale", "shift")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pliant.units.labels import distinct
-from pliant.units.lanes import Lane
 from pliant.units.map import Kind
-from pliant.units.record import Record
-from pliant.units.table import PartRole, Signature, UnitTable
+from pliant.units.trace.labels import distinct
+from pliant.units.trace.lanes import Lane
+from pliant.units.trace.record import Record
+from pliant.units.trace.table import PartRole, Signature, UnitTable
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pliant.units.labels import NONE, distinct, ints, runs, values
-from pliant.units.lanes import Lane
-from pliant.units.record import Record, Role
+from pliant.units.trace.labels import NONE, distinct, ints, runs, values
+from pliant.units.trace.lanes import Lane
+from pliant.units.trace.record import Record, Role
 
 PartRole = Literal["incoming", "outgoing", "norm"] | Role
 

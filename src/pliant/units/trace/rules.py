@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import torch
 
-from pliant.units.call import Call
-from pliant.units.contractions import convolution, embedding, matmul
-from pliant.units.elementwise import elementwise
-from pliant.units.layout import (
+from pliant.units.trace.call import Call
+from pliant.units.trace.contractions import convolution, embedding, matmul
+from pliant.units.trace.elementwise import elementwise
+from pliant.units.trace.layout import (
     copied,
     copied_into,
     filled,
@@ -33,8 +33,8 @@ from pliant.units.layout import (
     scattered_sum,
     windows,
 )
-from pliant.units.norms import batch_norm, group_norm, layer_norm
-from pliant.units.shadows import Arrays
+from pliant.units.trace.norms import batch_norm, group_norm, layer_norm
+from pliant.units.trace.shadows import Arrays
 
 Rule = Callable[[Call], None]
 

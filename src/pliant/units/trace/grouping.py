@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pliant.initial import GAINS
 from pliant.units.bound import BoundGroup, Names
-from pliant.units.labels import ints
-from pliant.units.lanes import Lane, Lanes
-from pliant.units.leftovers import left_alone
 from pliant.units.map import BN, Index, Kind, Own, PlanRow, Slice, Tap, UnitGroup, UnitMap
-from pliant.units.record import Product, Record
-from pliant.units.table import PartRole, Signature, UnitTable
-from pliant.units.verdicts import Facts, Options, Verdicts
+from pliant.units.trace.labels import ints
+from pliant.units.trace.lanes import Lane, Lanes
+from pliant.units.trace.leftovers import left_alone
+from pliant.units.trace.record import Product, Record
+from pliant.units.trace.table import PartRole, Signature, UnitTable
+from pliant.units.trace.verdicts import Facts, Options, Verdicts
 
 __all__ = ["Options", "unit_map"]
 

@@ -14,10 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pliant.units.call import tensors_in
-from pliant.units.labels import by_position
 from pliant.units.map import Tap
-from pliant.units.record import Frame, Product, Record
+from pliant.units.trace.call import tensors_in
+from pliant.units.trace.labels import by_position
+from pliant.units.trace.record import Frame, Product, Record
 
 
 def find_tap(record: Record, product: Product, activation: Tensor, weight: Tensor, axis: int) -> Tap | None:

@@ -13,8 +13,8 @@ from typing import Any, cast
 from torch import Tensor
 from torch._ops import OpOverload
 
-from pliant.units.record import Record
-from pliant.units.shadows import Arrays
+from pliant.units.trace.record import Record
+from pliant.units.trace.shadows import Arrays
 
 
 @dataclass

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pliant.units.call import Call, tensors_in
-from pliant.units.labels import NONE
-from pliant.units.shadows import ADDRESSES, Arrays
+from pliant.units.trace.call import Call, tensors_in
+from pliant.units.trace.labels import NONE
+from pliant.units.trace.shadows import ADDRESSES, Arrays
 
 _NOT_FOR_LABELS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "value"}
 

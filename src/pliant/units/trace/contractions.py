@@ -20,13 +20,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pliant.units.call import Call
-from pliant.units.elementwise import pointwise
-from pliant.units.labels import NONE, by_group, compress, distinct, uniform
-from pliant.units.lanes import Lanes, lanes
-from pliant.units.record import Product, Record
-from pliant.units.shadows import Arrays
-from pliant.units.taps import find_tap
+from pliant.units.trace.call import Call
+from pliant.units.trace.elementwise import pointwise
+from pliant.units.trace.labels import NONE, by_group, compress, distinct, uniform
+from pliant.units.trace.lanes import Lanes, lanes
+from pliant.units.trace.record import Product, Record
+from pliant.units.trace.shadows import Arrays
+from pliant.units.trace.taps import find_tap
 
 Fate = Literal["read", "pass", "dead"]
 Placed = Callable[[Tensor], Tensor]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pliant.units.labels import NONE, compress, ints, values
+from pliant.units.trace.labels import NONE, compress, ints, values
 
 ADDRESSES = -1  # beside the families, which count from 0
 Arrays = dict[int, Tensor]

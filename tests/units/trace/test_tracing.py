@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from pliant.initial import GAINS
 from pliant.units import BN, Slice, Tap
-from pliant.units.lanes import lanes
-from pliant.units.shadows import Memory
 from pliant.units.trace import trace
+from pliant.units.trace.lanes import lanes
+from pliant.units.trace.shadows import Memory
 
 
 class Net(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pliant.units.map import BN, PlanRow, Skipped
-from pliant.units.record import Record
-from pliant.units.table import Signature, UnitTable
+from pliant.units.trace.record import Record
+from pliant.units.trace.table import Signature, UnitTable
 
 
 def left_alone(

@@ -24,12 +24,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from pliant.units.call import Call, operation_name, tensors_in
-from pliant.units.grouping import Options, unit_map
 from pliant.units.map import PlanRow, Skipped, UnitMap
-from pliant.units.record import Frame, Record
-from pliant.units.rules import rule_of
-from pliant.units.taps import note_outputs
+from pliant.units.trace.call import Call, operation_name, tensors_in
+from pliant.units.trace.grouping import Options, unit_map
+from pliant.units.trace.record import Frame, Record
+from pliant.units.trace.rules import rule_of
+from pliant.units.trace.taps import note_outputs
 
 
 def trace(

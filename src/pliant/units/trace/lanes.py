@@ -17,8 +17,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pliant.units.labels import NONE, broadcast, values
-from pliant.units.shadows import Memory
+from pliant.units.trace.labels import NONE, broadcast, values
+from pliant.units.trace.shadows import Memory
 
 
 @dataclass(frozen=True)

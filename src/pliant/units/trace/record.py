@@ -22,10 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pliant.units.labels import NONE, Labels, by_position, distinct
-from pliant.units.lanes import Lane, Lanes, lanes, own_lanes
 from pliant.units.map import BN, Tap
-from pliant.units.shadows import ADDRESSES, Arrays, Key, Memory
+from pliant.units.trace.labels import NONE, Labels, by_position, distinct
+from pliant.units.trace.lanes import Lane, Lanes, lanes, own_lanes
+from pliant.units.trace.shadows import ADDRESSES, Arrays, Key, Memory
 
 Role = Literal["shift", "scale", "slope"]
 
