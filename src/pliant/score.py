@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -64,10 +65,31 @@ class RunningUtility:
             of_units = span.of_columns(utility)
             if span.width > 1:
                 of_units = of_units.view(panel.runs, -1, span.width).sum(-1)
-            kept.take_in(span.of_units(kept.utility), of_units, self.decay_rate, skipped)
-            absent = skipped if means.ran is None else _either(~means.ran[span.columns], skipped)
-            kept.take_in(span.of_columns(kept.mean), span.of_columns(mean), self.decay_rate, absent)
-            span.of_columns(kept.seen).add_(1 if absent is None else 1.0 - absent.to(kept.seen.dtype))
+            averages = [span.of_units(kept.utility), span.of_columns(kept.mean)]
+            values = [of_units, span.of_columns(mean)]
+            seen = span.of_columns(kept.seen)
+            if skipped is None and means.ran is None:
+                torch._foreach_mul_(averages, self.decay_rate)  # pyright: ignore  (`running_average`, in place)
+                torch._foreach_add_(averages, values, alpha=1.0 - self.decay_rate)  # pyright: ignore
+                seen.add_(1)
+            else:
+                self._take_in_part(averages, values, seen, means.ran, span, skipped)
+
+    def _take_in_part(
+        self,
+        averages: Sequence[Tensor],
+        values: Sequence[Tensor],
+        seen: Tensor,
+        ran: Tensor | None,
+        span: Span,
+        skipped: Tensor | None,
+    ) -> None:
+        """The averages move, except of columns that did not run, and not at all in a step that the optimizer skipped."""
+        left_out = torch.zeros((), dtype=torch.bool, device=seen.device) if skipped is None else skipped > 0
+        silent = left_out if ran is None else left_out | ~ran[span.columns]
+        for average, value, stays in zip(averages, values, (left_out, silent), strict=True):
+            average.copy_(torch.where(stays, average, running_average(average, value, self.decay_rate)))
+        seen.add_((~silent).to(seen.dtype))
 
     def _centre(
         self, panel: Panel, columns: Tensor, entries: Tensor, unit_of_column: Tensor, mean_so_far: Tensor
@@ -85,6 +107,8 @@ class RunningUtility:
             drawn = torch.stack([torch.rand(group.units, generator=each) for each in generators])
             return drawn.to(group.age.device, group.dtype)
         held = self._kept[group.panel].utility[:, group.panel.span(group).units]
+        if "incoming" not in self.rule.weights:
+            held = torch.where(held.isinf(), nan, held)  # activity was infinite once: broken, not most useful of all
         return corrected(held, group.age, self.decay_rate)
 
     def mean(self, group: BoundGroup) -> Tensor:
@@ -116,10 +140,6 @@ class RunningUtility:
                 getattr(kept, name).copy_(held)
 
 
-def _either(absent: Tensor, skipped: Tensor | None) -> Tensor:
-    return absent if skipped is None else absent | (skipped > 0)
-
-
 class _Averages:
     """Running averages of a panel: of utility (runs, units), of mean activity (runs, columns); the steps a column was seen."""
 
@@ -130,13 +150,6 @@ class _Averages:
         self.mean = torch.zeros(panel.runs, panel.columns, dtype=panel.dtype, device=panel.device)
         self.seen = torch.zeros_like(self.mean)
         self.shares = panel.shares()
-
-    def take_in(self, average: Tensor, value: Tensor, decay_rate: float, skipped: Tensor | None) -> None:
-        """`average` moves towards `value`, except where `skipped`."""
-        if skipped is None:
-            average.mul_(decay_rate).add_(value, alpha=1.0 - decay_rate)  # `running_average`, in place
-        else:
-            average.copy_(torch.where(skipped > 0, average, running_average(average, value, decay_rate)))
 
     def to(self, device: torch.device) -> None:
         for name in ("utility", "mean", "seen", *(() if self.shares is None else ("shares",))):

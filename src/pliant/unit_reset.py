@@ -177,10 +177,12 @@ class UnitReset:
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
         self.panels = self._panels(names)
+        self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
         self.score.bind(self.panels)
         self.select.bind(self.groups, self.seeds)
-        self.plan = UnitMap([self._plan_row(group) for group in self.groups], units.skipped)
+        rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
+        self.plan = UnitMap(rows, units.skipped, self.forget.notes)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
@@ -255,7 +257,7 @@ class UnitReset:
                 )
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if self._on_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 f"optimizer.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
                 f"{type(self).__name__} with attach=False, and call its step() after every replay"
@@ -279,8 +281,7 @@ class UnitReset:
     # -- attaching, moving, saving ------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Remove every hook. From here on the optimizer counts young entries' steps with its shared counter, and their
-        moments are scaled to fit it."""
+        """Remove every hook. From here on the optimizer steps the entries of young units like all others."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -16,7 +16,7 @@ Nothing is read in evaluation mode or without gradients, nor from a copy of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -50,13 +50,12 @@ class Reader:
         self.centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
         self.sums: dict[Reading, Tensor] = {}
 
-    def allocate(self, reads: Sequence[Reading], dtype: torch.dtype, device: torch.device) -> None:
-        shape = (self.entries,) if self.runs is None else (self.runs, self.entries)
-        self.sums = {
-            reading: torch.zeros(shape, dtype=dtype, device=device) for reading in dict.fromkeys(("mean", *reads))
-        }
-        self.counted = torch.zeros((), dtype=dtype, device=device)
-        self._ones = torch.ones(0, dtype=dtype, device=device)
+    def allocate(self, sums: dict[Reading, Tensor]) -> None:
+        """Where to sum what is read, by reading: (entries,), or (runs, entries) for a stack. Views of the panel's."""
+        self.sums = sums
+        self.reads_magnitude = "magnitude" in sums and not self.tap.nonnegative  # else |h| = h
+        like = sums["mean"]
+        self.counted, self._ones = like.new_zeros(()), like.new_ones(0)
 
     def observe(self, values: Tensor) -> None:
         """Add one forward pass."""
@@ -72,7 +71,7 @@ class Reader:
             self._add_rows(by_entry)
         else:
             self._add("mean", by_entry)
-            if "magnitude" in self.sums:
+            if self.reads_magnitude:
                 self._add("magnitude", by_entry.abs())
         if self.centre is not None and "centred" in self.sums:
             centre = self.centre(self.sums["mean"] / self.count()).to(by_entry.dtype)
@@ -114,7 +113,7 @@ class Reader:
         if len(self._ones) != len(values):
             self._ones = values.new_ones(len(values))
         self.sums["mean"].addmv_(values.t(), self._ones)
-        if "magnitude" in self.sums:
+        if self.reads_magnitude:
             self.sums["magnitude"].addmv_(values.abs().t(), self._ones)
 
     def _refuse_what_cannot_be_read(self, values: Tensor) -> None:
@@ -128,20 +127,17 @@ class Reader:
 
     def clear(self) -> None:
         """What is summed from here on belongs to the next step. The sums themselves are zeroed by the panel, all at once."""
+        if self.compiled:
+            self.counted.zero_()
         self.ran, self.examples, self.compiled = False, 0, self.captured
-
-    def to(self, device: torch.device) -> None:
-        self.sums = {reading: total.to(device) for reading, total in self.sums.items()}
-        self.counted, self._ones = self.counted.to(device), self._ones.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         host = {name: getattr(self, name) for name in ("ran", "examples", "compiled")}
-        return {**host, "counted": self.counted.clone(), **{k: v.clone() for k, v in self.sums.items()}}
+        return {**host, "counted": self.counted.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ran, self.examples, self.compiled = bool(state["ran"]), int(state["examples"]), bool(state["compiled"])
-        for reading, total in (*self.sums.items(), ("counted", self.counted)):
-            total.copy_(state[reading])
+        self.counted.copy_(state["counted"])
 
     def attach(self) -> RemovableHandle:
         """Start to read; the handle stops it."""

@@ -81,6 +81,7 @@ class Tap:
         index: (units, repeat) positions along `axis`; without it, all of them in order.
         argument: which of several positional inputs or outputs, or the name of a keyword argument.
         parameter: of `at="operand"`.
+        nonnegative: what is read is never below zero (behind a ReLU), so that its size need not be read apart.
     """
 
     module: str
@@ -89,6 +90,7 @@ class Tap:
     index: Index | None = None
     argument: int | str = 0
     parameter: str | None = None
+    nonnegative: bool = False
 
     def __post_init__(self) -> None:
         if self.at not in ("input", "output", "operand"):
@@ -213,6 +215,7 @@ class UnitMap:
 
     rows: Sequence[PlanRow] = field(default=())
     skipped: Sequence[Skipped] = field(default=())
+    notes: Sequence[str] = field(default=())  # what the optimizers cannot forget exactly
 
     @property
     def groups(self) -> list[UnitGroup]:
@@ -302,6 +305,8 @@ class UnitMap:
             names = [", ".join(each.parameters) for each in self.skipped]
             width = min(max(map(len, names)), 60)
             lines += [f"  {name.ljust(width)}  {each.reason}" for name, each in zip(names, self.skipped, strict=True)]
+        if self.notes:
+            lines += ["", *self.notes]
         return "\n".join(line.rstrip() for line in lines)
 
 

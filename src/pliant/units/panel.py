@@ -22,9 +22,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from pliant.units.activity import Reader, Reading
-from pliant.units.bound import BoundGroup, Names
+from pliant.units.bound import BoundGroup, Consumer, Names
 from pliant.units.entries import BoundSlice, Chosen
 from pliant.units.map import Tap
+
+_SCRATCH = 2**20  # entries: larger matrices take memory of their own while |w| is summed
 
 
 class Span(NamedTuple):
@@ -145,18 +147,18 @@ class Panel:
         )
 
     def _place_outgoing(self) -> None:
-        """Where each outgoing slice's sums of |w| go, and the number of weights behind each column."""
-        self._outgoing_sums = torch.zeros(self.runs, self.columns, dtype=self.dtype, device=self.device)
+        """Where each outgoing slice's mean |w| goes."""
+        self._outgoing_means = torch.zeros(self.runs, self.columns, dtype=self.dtype, device=self.device)
         self._outgoing: list[_Magnitude] = []
-        rows: list[Tensor] = []
         for group in self.groups:
-            of_group = self.by_unit(self._outgoing_sums, group)
+            of_group = self.by_unit(self._outgoing_means, group)
             for each in group.consumers:
                 target = of_group[:, :, each.columns]
-                self._outgoing += [_Magnitude(part, target, first=part is each.slices[0]) for part in each.slices]
-            counts = torch.cat([torch.full((each.repeat,), 1.0 / each.rows) for each in group.consumers])
-            rows.append(counts.repeat(group.units))
-        self._per_row = torch.cat(rows).to(self.device, self.dtype)
+                self._outgoing += [_Magnitude(each, part, target) for part in each.slices]
+        small = [each.part.parameter.numel() for each in self._outgoing if each.is_matrix]
+        scratch = self._outgoing_means.new_empty(min(max(small, default=0), _SCRATCH))
+        for each in self._outgoing:
+            each.share(scratch)
 
     # -- places -------------------------------------------------------------------------------------------------
 
@@ -193,32 +195,33 @@ class Panel:
     # -- one step -----------------------------------------------------------------------------------------------
 
     def take(self) -> Means:
-        """The means since the last step, and start afresh. Infinite sums become NaN: an average would keep them for ever."""
+        """The means since the last step, and start afresh."""
         if not self.readers:
             return Means({}, None)
         quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
-        readings: list[Reading] = list(self.readers[0].sums)
-        sums = [reader.sums[reading] for reading in readings for reader in self.readers]
-        means = torch.cat(sums, dim=-1).view(self.runs, -1).div_(self._counts(len(readings)))
-        means.add_(means, alpha=0.0)  # infinity times 0 is NaN
-        torch._foreach_zero_([*sums, *(each.counted for each in self.readers if each.compiled)])  # pyright: ignore
+        means = self._sums / self._counts()
+        self._sums.zero_()
         for reader in self.readers:
             reader.clear()
-        by_reading: dict[Reading, Tensor] = dict(zip(readings, means.chunk(len(readings), dim=1), strict=True))
+        by_reading: dict[Reading, Tensor] = dict(zip(self._readings, means.unbind(), strict=True))
+        if self._all_nonnegative:
+            by_reading["magnitude"] = by_reading["mean"]
+        elif self._nonnegative is not None and "magnitude" in by_reading:
+            by_reading["magnitude"] = torch.where(self._nonnegative, by_reading["mean"], by_reading["magnitude"])
         if not self._identity:
             by_reading = {reading: self._columns(entries) for reading, entries in by_reading.items()}
         ran = ~torch.isin(self.reader_of_column, torch.tensor(quiet, device=self.device)) if quiet else None
         return Means(by_reading, ran)
 
-    def _counts(self, readings: int) -> Tensor | int:
-        """What to divide all sums by, one reading after another: one number if the host knows it, as a rule."""
+    def _counts(self) -> Tensor | int:
+        """What to divide the sums by: one number if the host knows it, as a rule, or one for each entry."""
         counts = [reader.count() for reader in self.readers]
         first = counts[0]
         if isinstance(first, int) and all(each == first for each in counts):
             return first
         each = [torch.as_tensor(n, dtype=self.dtype).to(self.device, non_blocking=True) for n in counts]
         widths = [each.expand(reader.entries) for each, reader in zip(each, self.readers, strict=True)]
-        return torch.cat(widths * readings).clamp(min=1.0)
+        return torch.cat(widths).clamp(min=1.0)
 
     def _columns(self, entries: Tensor) -> Tensor:
         """(runs, entries) -> (runs, columns), 0 where nothing is read."""
@@ -228,7 +231,7 @@ class Panel:
         """Mean |w| over all weights that leave each column, (runs, columns); the same memory at every call."""
         for magnitude in self._outgoing:
             magnitude.write()
-        return self._outgoing_sums * self._per_row
+        return self._outgoing_means
 
     def incoming_magnitude(self) -> Tensor:
         """Mean |w| over all weights that enter each unit, at each of its columns, (runs, columns)."""
@@ -269,9 +272,24 @@ class Panel:
 
     def listen(self, reads: Sequence[Reading]) -> list[RemovableHandle]:
         """Start to read activity."""
-        for reader in self.readers:
-            reader.allocate(reads, self.dtype, self.device)
+        self._readings: list[Reading] = list(dict.fromkeys(("mean", *reads)))
+        entries = sum(reader.entries for reader in self.readers)
+        shape = (len(self._readings), self.runs, entries)
+        self._allocate(torch.zeros(shape, dtype=self.dtype, device=self.device))
         return [reader.attach() for reader in self.readers]
+
+    def _allocate(self, sums: Tensor) -> None:
+        """Give every reader its part of `sums` (readings, runs, entries), which is zeroed and shared in one operation."""
+        self._sums = sums
+        first = 0
+        for reader in self.readers:
+            of_reader = sums[:, :, first : first + reader.entries]
+            by_run = of_reader if reader.runs is not None else of_reader.squeeze(1)
+            reader.allocate(dict(zip(self._readings, by_run.unbind(), strict=True)))
+            first += reader.entries
+        signs = [torch.full((reader.entries,), reader.tap.nonnegative) for reader in self.readers]
+        self._nonnegative = torch.cat(signs).to(self.device) if any(map(torch.any, signs)) else None
+        self._all_nonnegative = all(map(torch.all, signs))
 
     def share_between_ranks(self, process_group: dist.ProcessGroup, *, agree: bool) -> None:
         """Add up sums and counts over the ranks of a data-parallel model, uneven batches included, in one message.
@@ -281,7 +299,7 @@ class Panel:
         for reader in self.readers:
             reader.counted += reader.examples
             reader.examples, reader.compiled = 0, True
-        tensors = [tensor for reader in self.readers for tensor in (*reader.sums.values(), reader.counted)]
+        tensors = [self._sums, *(reader.counted for reader in self.readers)]
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat, group=process_group)
         for tensor, piece in zip(tensors, _split(flat, tensors), strict=True):
@@ -297,41 +315,56 @@ class Panel:
         for name in ("_born", "entry_of_column", "reader_of_column"):
             setattr(self, name, getattr(self, name).to(device))
         self._place_outgoing()
-        for reader in self.readers:
-            reader.to(device)
+        counted = [reader.counted for reader in self.readers]
+        self._allocate(self._sums.to(device))
+        for reader, held in zip(self.readers, counted, strict=True):
+            reader.counted.copy_(held)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps": list(self.steps.values()),
             "born": self._born.clone(),
+            "sums": self._sums.clone(),
             "activity": [reader.state_dict() for reader in self.readers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = dict(zip(self.groups, map(int, state["steps"]), strict=True))
         self._born.copy_(state["born"])
+        self._sums.copy_(state["sums"])
         for reader, held in zip(self.readers, state["activity"], strict=True):
             reader.load_state_dict(held)
 
 
 class _Magnitude:
-    """Writes a slice's sums of |w| to `target` (runs, units, repeat), or adds them if it is not the first there."""
+    """A slice's part of the mean |w| of its consumer: written to `target` (runs, units, repeat), or added behind the first."""
 
-    def __init__(self, part: BoundSlice, target: Tensor, *, first: bool) -> None:
-        self.part, self.target, self.first = part, target, first
+    def __init__(self, consumer: Consumer, part: BoundSlice, target: Tensor) -> None:
+        self.part, self.target, self.rows = part, target, consumer.rows
+        self.first = part is consumer.slices[0]
         weights, spec = part.parameter, part.part
         regular = spec.index is None and spec.shape is None and not part.stacked and part.repeat == 1
-        self.is_matrix = regular and first and weights.dim() == 2 and weights.dtype == target.dtype
-        self.line, self.ones = target[0, :, 0], target.new_ones(part.row[0] if part.row else 1)
+        self.is_matrix = regular and self.first and weights.dim() == 2 and weights.dtype == target.dtype
+        self.line, self.share_of_row = (
+            target[0, :, 0],
+            target.new_full((part.row[0] if part.row else 1,), 1.0 / self.rows),
+        )
+
+    def share(self, scratch: Tensor) -> None:
+        """Where |w| of a small matrix may be written: the same memory for all, which stays in the cache."""
+        weights = self.part.parameter
+        fits = self.is_matrix and weights.numel() <= len(scratch)
+        self.sizes = sizes = scratch[: weights.numel()].view(weights.shape) if fits else None
+        self.by_unit = sizes if sizes is None or self.part.part.axis == 0 else sizes.t()
 
     def write(self) -> None:
-        if self.is_matrix:  # the sum over its rows is a product with ones, at half the cost
-            sizes = self.part.parameter.abs()
-            torch.mv(sizes if self.part.part.axis == 0 else sizes.t(), self.ones, out=self.line)
+        if self.sizes is not None and self.by_unit is not None:
+            torch.abs(self.part.parameter, out=self.sizes)
+            torch.mv(self.by_unit, self.share_of_row, out=self.line)  # the mean over its rows, at half the cost
         elif self.first:
-            self.target.copy_(self.part.magnitude(self.target.dtype))
+            self.target.copy_(self.part.magnitude(self.target.dtype)).div_(self.rows)
         else:
-            self.target.add_(self.part.magnitude(self.target.dtype))
+            self.target.add_(self.part.magnitude(self.target.dtype), alpha=1.0 / self.rows)
 
 
 def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

@@ -38,7 +38,7 @@ def test_a_group_names_the_weights_that_enter_and_leave_each_unit():
     group = only_group(mlp(), torch.zeros(2, 3))
     assert group.incoming == [Slice("0.weight", 0), Slice("0.bias", 0)]
     assert group.outgoing == [Slice("2.weight", 1)]
-    assert group.tap == Tap("2", "input", -1)
+    assert group.tap == Tap("2", "input", -1, nonnegative=True)
     assert group.hand_over == {"2.weight": "2.bias"}
     assert (group.name, group.kind, group.gain) == ("0", "exact", GAINS["relu"])
 

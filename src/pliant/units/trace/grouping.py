@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,7 @@ def _index(positions: Tensor, size: int) -> Index | None:
 
 
 def _indexed(tap: Tap, index: Index | None) -> Tap:
-    return Tap(tap.module, tap.at, tap.axis, index, tap.argument, tap.parameter)
+    return replace(tap, index=index)
 
 
 def _unique(name: str, taken: set[str]) -> str:

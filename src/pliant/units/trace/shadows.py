@@ -37,6 +37,7 @@ class Shadow:
     ancestors: int = 0  # bit set of the operations that its numbers depend on
     made_by: int | None = None  # the operation that allocated it
     data: bool = False  # depends on the model's inputs
+    nonnegative: bool = False  # no number in it can be below zero
     computed_from: frozenset[int] = frozenset()  # parameters of which it is a function, not a copy
     rooted: bool = False  # a root was taken after the last mean: a norm, or what was divided by one
     original: tuple[Key, int] | None = None  # storage and version of which it is a plain copy

@@ -25,19 +25,20 @@ def find_tap(record: Record, product: Product, activation: Tensor, weight: Tenso
     if any(isinstance(frame.module, nn.RNNBase) for frame in record.stack):
         return None  # the fused kernels of a recurrent module show nothing but its output: see `note_outputs`
     same = record.memory.identity(activation)
+    nonnegative = record.memory.shadow(activation).nonnegative
     channels = activation.dim() > 2 and axis == 1 and weight.dim() == activation.dim()
     for frame in reversed(record.stack):
         for argument, tensor, at_entry in frame.inputs:
             if at_entry in same and not isinstance(frame.module, nn.RNNCellBase):
                 found = _axis(record, product, tensor, channels)
                 if found is not None:
-                    return Tap(frame.name, "input", found, argument=argument)
+                    return Tap(frame.name, "input", found, argument=argument, nonnegative=nonnegative)
     for identity in same:
         if identity in record.outputs:
             name, argument, tensor = record.outputs[identity]
             found = _axis(record, product, tensor, channels)
             if found is not None:
-                return Tap(name, "output", found, argument=argument)
+                return Tap(name, "output", found, argument=argument, nonnegative=nonnegative)
     number = record.memory.whole_view(weight)
     if number is None or (activation.dim() == 3 and activation.shape[0] > 1 and not channels):
         return None

@@ -29,6 +29,7 @@ from pliant.units.trace.call import Call, operation_name, tensors_in
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, Record
 from pliant.units.trace.rules import rule_of
+from pliant.units.trace.signs import note_sign
 from pliant.units.trace.taps import note_outputs
 
 
@@ -68,7 +69,9 @@ def trace(
         _check_devices(model, example)
     on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
     traced = model if on_cpu else copy.deepcopy(model).cpu()
-    maps = [unit_map(_run(traced, _to_cpu(example)), traced, options) for example in examples]
+    maps = [
+        unit_map(_run(traced, _to_cpu(example), branches=len(examples) > 1), traced, options) for example in examples
+    ]
     found = maps[0] if len(maps) == 1 else _agreed(maps)
     if not found.rows:
         raise ValueError(f"trace: no resettable unit found in {type(model).__name__}.\n{found}")
@@ -78,9 +81,10 @@ def trace(
 class Shadowing(TorchDispatchMode):
     """Runs each operation, then its rule. Keeps a copy of whatever parameter is about to be written."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, *, branches: bool) -> None:
         super().__init__()
         self.record = record
+        self.branches = branches  # another input may take another way: signs are not to be trusted
         self.before: list[tuple[Tensor, Tensor]] = []
         self._saved: set[int] = set()
         self.failed: str | None = None  # the operation whose rule raised: our fault, not the model's
@@ -118,6 +122,8 @@ class Shadowing(TorchDispatchMode):
             return
         rule = rule_of(call)
         _note_ancestry(call, constant=rule.__name__ == "constant")
+        if not self.branches:
+            note_sign(call)
         if any(memory.has_addresses(tensor) or memory.families(tensor) for tensor in call.inputs):
             rule(call)
 
@@ -140,7 +146,7 @@ def _note_ancestry(call: Call, *, constant: bool) -> None:
             shadow.made_by = record.step
 
 
-def _run(model: nn.Module, example: Any) -> Record:
+def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
     """One forward under the mode."""
     inner = _unwrapped(model)
     args, kwargs = _arguments(example)
@@ -150,7 +156,7 @@ def _run(model: nn.Module, example: Any) -> Record:
     for record.step, tensor in enumerate(tensors_in((args, kwargs))):
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
-    mode = Shadowing(record)
+    mode = Shadowing(record, branches=branches)
     with _left_as_it_was(model, mode), _watched(record), torch.enable_grad(), mode:
         try:
             output = inner(*args, **kwargs)
