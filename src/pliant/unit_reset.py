@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
-from typing import Any, Literal, Protocol, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -26,78 +27,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.optimizer_state import OptimizerState
+from pliant.parts import Score, Select
 from pliant.ranks import Ranks
 from pliant.redraw import Redraw
-from pliant.units.activity import Reading
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
-from pliant.units.map import PlanRow, UnitGroup, UnitMap
-from pliant.units.panel import Means, Panel, Span
+from pliant.units.map import PlanRow, Skipped, UnitGroup, UnitMap
+from pliant.units.panel import Panel
 from pliant.units.trace import trace
 
 log = logging.getLogger("pliant")
 
 FORMAT = 1
-
-
-class Score(Protocol):
-    """How useful units are. Remembers what it needs between steps, per group."""
-
-    reads: Sequence[Reading]
-    keeps_means: bool
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a saved state is only good for: names, strings and numbers."""
-        ...
-
-    def bind(self, panels: Sequence[Panel]) -> None:
-        """Start at zero for the groups of these panels."""
-        ...
-
-    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
-        """Take in what the groups in `spans` did in this step; where `skipped` is 1 the optimizer left the step out."""
-        ...
-
-    def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
-        """Usefulness of each unit, (runs, units); less is replaced sooner."""
-        ...
-
-    def mean(self, group: BoundGroup) -> Tensor:
-        """Mean activity of each column, (runs, units, columns), to hand over."""
-        ...
-
-    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
-        """The chosen units are new."""
-        ...
-
-    def move(self, panel: Panel, device: torch.device) -> None:
-        """What is kept of the panel goes to `device`."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Select(Protocol):
-    """Which units go, and when."""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a saved state is only good for: names, strings and numbers."""
-        ...
-
-    def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
-        """Start the clocks of these groups; one seed a run."""
-        ...
-
-    def __call__(self, group: BoundGroup, value: Callable[[], Tensor]) -> Chosen | None:
-        """The units of one group to replace in this step; `value` computes their usefulness if it is needed."""
-        ...
-
-    def stats(self, group: BoundGroup) -> dict[str, Any]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Where(TypedDict, total=False):
@@ -164,9 +105,14 @@ class UnitReset:
         units = _units(model, groups, example_inputs, reads_activity, kinds).include(*_patterns(include))
         units = units.exclude(*_patterns(exclude))
         names = Names(model)
+        if groups is None:
+            units = _stepped(units, names, self.optimizers)
         self.groups = [BoundGroup(spec, names) for spec in units.groups]
         self._heard: set[Panel] = set()  # panels of which anything ran since we attached
+        self._model = model
         self._places = [place for group in self.groups for place in group.places()]
+        self._tapped = {tap.module: names.modules[tap.module] for group in self.groups for tap in group.spec.taps}
+        self._unreached = {name: names.parameters[name] for name in units.unreached}
         self._last: dict[str, int | None] = {group.name: None for group in self.groups}
         self._replaced = {group.name: [0] * group.runs for group in self.groups}
         self._check_groups(reads_activity)
@@ -182,7 +128,7 @@ class UnitReset:
         self.select.bind(self.groups, self.seeds)
         rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
-        self.plan = UnitMap(rows, units.skipped, self.forget.notes)
+        self.plan = UnitMap(rows, units.skipped, [*self.forget.notes, *_warnings(units)], units.unreached)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
@@ -238,7 +184,7 @@ class UnitReset:
         return groups
 
     def _check(self, panel: Panel, ran: Sequence[BoundGroup]) -> None:
-        """Raise `RuntimeError` if the panel was never read, or a parameter is no longer the model's."""
+        """Raise `RuntimeError` if the panel was never read, or the model is no longer the one that was planned."""
         if not ran and panel not in self._heard:
             names = ", ".join(sorted({f"'{tap.module}'" for group in panel.groups for tap in group.spec.taps}))
             raise RuntimeError(
@@ -247,13 +193,27 @@ class UnitReset:
             )
         self._heard.add(panel)
         for home, leaf, parameter in self._places:
-            if home.get(leaf) is not parameter:
-                name = next(
-                    part.part.parameter for each in self.groups for part in each.slices() if part.parameter is parameter
-                )
+            if home.get(leaf) is not parameter or not parameter.requires_grad:
+                raise RuntimeError(_changed(self.groups, home.get(leaf), parameter))
+        if len(ran) < len(panel.groups):
+            self._check_modules(panel)
+        for name, parameter in self._unreached.items():
+            if parameter.grad is not None:
                 raise RuntimeError(
-                    f"'{name}' was replaced by another tensor after attaching (load_state_dict(assign=True), a conversion, a "
-                    f"parametrization?). detach(), and attach to the model as it is now"
+                    f"'{name}' never ran with the example inputs but has a gradient now: it may read units, and the plan does "
+                    f"not know. Give example inputs that reach it, or a list of several"
+                )
+
+    def _check_modules(self, panel: Panel) -> None:
+        """A group that did not run may sit in a module that was taken out of the model."""
+        for tap in (tap for group in panel.groups for tap in group.spec.taps):
+            try:
+                there = self._model.get_submodule(tap.module)
+            except AttributeError:
+                there = None
+            if there is not self._tapped[tap.module]:
+                raise RuntimeError(
+                    f"'{tap.module}' was replaced by another module after attaching. detach(), and attach to the model as it is"
                 )
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
@@ -428,6 +388,45 @@ def _units(
         return groups
     names = Names(model)
     return UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
+
+
+def _stepped(units: UnitMap, names: Names, optimizers: Sequence[Optimizer]) -> UnitMap:
+    """Without the groups of which no optimizer steps a parameter. Raises `ValueError` if that leaves none."""
+    known = {id(p) for each in optimizers for settings in each.param_groups for p in settings["params"]}
+    missing = {
+        row.group.name: [name for name in row.group.parameters() if id(names.parameters[name]) not in known]
+        for row in units.rows
+    }
+    if units.rows and all(missing.values()):
+        first = ", ".join(f"'{name}'" for name in next(iter(missing.values())))
+        raise ValueError(
+            f"no group has all of its parameters in the optimizer given ({first} are not, for a start). Pass the optimizer that "
+            f"was built from this model's parameters, or all of them if there are several"
+        )
+    skipped = [
+        Skipped(tuple(gone), "not in the optimizer", row.units)
+        for row, gone in zip(units.rows, missing.values(), strict=True)
+        if gone
+    ]
+    rows = [row for row in units.rows if not missing[row.group.name]]
+    return replace(units, rows=rows, skipped=[*units.skipped, *skipped])
+
+
+def _warnings(units: UnitMap) -> list[str]:
+    if not units.unreached:
+        return []
+    names = ", ".join(units.unreached)
+    return [f"never ran with the example inputs: {names}. Should it train, the first step raises: it may read units"]
+
+
+def _changed(groups: Sequence[BoundGroup], held: Any, parameter: Tensor) -> str:
+    name = next(part.part.parameter for group in groups for part in group.slices() if part.parameter is parameter)
+    if held is parameter:
+        return f"'{name}' was frozen after attaching. detach(), and attach to what still trains"
+    return (
+        f"'{name}' was replaced by another tensor after attaching (load_state_dict(assign=True), a conversion, a "
+        f"parametrization?). detach(), and attach to the model as it is now"
+    )
 
 
 def _patterns(given: str | Sequence[str]) -> Sequence[str]:

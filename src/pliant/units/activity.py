@@ -16,17 +16,19 @@ Nothing is read in evaluation mode or without gradients, nor from a copy of the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.hooks import RemovableHandle
 
 from pliant.units.map import Tap
+
+log = logging.getLogger("pliant")
+
+PATIENCE = 1000  # training passes without a step, after which something is probably amiss
 
 Reading = Literal["mean", "magnitude", "centred"]
 
@@ -46,6 +48,7 @@ class Reader:
         self.ran = False
         self.captured = False  # a CUDA graph holds the reading: replaying it runs no Python
         self.examples = 0
+        self.passes = 0
         self.compiled = False  # `counted` holds something
         self.centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
         self.sums: dict[Reading, Tensor] = {}
@@ -98,6 +101,14 @@ class Reader:
             self.compiled = True
         else:
             self.examples += examples
+            self.passes += 1
+            if self.passes == PATIENCE:
+                log.warning(
+                    "the %s was read in %d training passes without a step of the optimizer that its method was attached to; a new "
+                    "optimizer needs a new method",
+                    self.tap,
+                    PATIENCE,
+                )
 
     def count(self) -> Tensor | int:
         """How many examples and positions were summed."""
@@ -129,7 +140,7 @@ class Reader:
         """What is summed from here on belongs to the next step. The sums themselves are zeroed by the panel, all at once."""
         if self.compiled:
             self.counted.zero_()
-        self.ran, self.examples, self.compiled = False, 0, self.captured
+        self.ran, self.examples, self.passes, self.compiled = False, 0, 0, self.captured
 
     def state_dict(self) -> dict[str, Any]:
         host = {name: getattr(self, name) for name in ("ran", "examples", "compiled")}
@@ -138,159 +149,3 @@ class Reader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ran, self.examples, self.compiled = bool(state["ran"]), int(state["examples"]), bool(state["compiled"])
         self.counted.copy_(state["counted"])
-
-    def attach(self) -> RemovableHandle:
-        """Start to read; the handle stops it."""
-        if self.tap.at == "input":
-            return self.module.register_forward_pre_hook(InputHook(self), with_kwargs=True)
-        if self.tap.at == "output":
-            return self.module.register_forward_hook(OutputHook(self))
-        return OperandHandle(self)
-
-
-# -- the hooks: a copy or a pickle of a model carries `InertHook`s instead, which feed nothing and hold nothing ----------
-
-
-class InertHook:
-    """What is left of a hook in a copy of a model: nothing is read."""
-
-    def __call__(self, module: nn.Module, *args: Any) -> None: ...
-
-
-class _Hook:
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-
-    def __reduce__(self) -> tuple[type[InertHook], tuple[()]]:
-        return InertHook, ()
-
-    def _observe(self, values: Any) -> None:
-        tap = self.reader.tap
-        if isinstance(values, PackedSequence):
-            values = values.data
-        if not isinstance(values, Tensor):
-            raise ValueError(
-                f"the {tap} (argument {tap.argument!r}) is a {type(values).__name__}, not a tensor: name the one to read with "
-                f"Tap(argument=...)"
-            )
-        self.reader.observe(values)
-
-
-class InputHook(_Hook):
-    """Reads what a module is given."""
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not (module.training and torch.is_grad_enabled()):
-            return
-        argument = self.reader.tap.argument
-        if isinstance(argument, int) and argument < len(args):
-            self._observe(args[argument])
-        elif argument in kwargs:
-            self._observe(kwargs[argument])
-        elif argument == 0 and len(kwargs) == 1:
-            self._observe(next(iter(kwargs.values())))
-        else:
-            raise ValueError(
-                f"'{self.reader.tap.module}' was called without argument {argument!r}, where activity is read: name a keyword "
-                f"argument with Tap(argument='...')"
-            )
-
-
-class OutputHook(_Hook):
-    """Reads what a module returns."""
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not (module.training and torch.is_grad_enabled()):
-            return
-        argument = self.reader.tap.argument
-        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
-            output = cast(tuple[Any, ...], output)[cast(int, argument)]
-        elif isinstance(argument, str):
-            output = cast(dict[str, Any], output)[argument]
-        self._observe(output)
-
-
-class OperandHandle(RemovableHandle):
-    """Watches the matrix products of a module while it runs, from a hook before it to a hook after it."""
-
-    def __init__(self, reader: Reader) -> None:
-        hook = OperandHook(reader)
-        self._handles = (
-            reader.module.register_forward_pre_hook(hook),
-            reader.module.register_forward_hook(hook.leave, always_call=True),
-        )
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-class OperandHook(_Hook):
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader)
-        self.watches: list[_WatchProducts | None] = []
-        self.leave = _LeaveHook(self)
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"the {self.reader.tap} can be read in eager mode only. Exclude its group, or compile a part of the model "
-                f"that does not contain '{self.reader.tap.module}'"
-            )
-        reads = module.training and torch.is_grad_enabled()
-        self.watches.append(_WatchProducts(self.reader) if reads else None)
-        if reads:
-            self.watches[-1].__enter__()  # pyright: ignore[reportOptionalMemberAccess]
-
-
-class _LeaveHook(_Hook):
-    def __init__(self, entered: OperandHook) -> None:
-        super().__init__(entered.reader)
-        self.entered = entered
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        watch = self.entered.watches.pop() if self.entered.watches else None
-        if watch is not None:
-            watch.__exit__(None, None, None)
-
-
-_PRODUCTS = {  # products of matrices: where the two factors are among the arguments
-    torch.ops.aten.mm.default: (0, 1),
-    torch.ops.aten.bmm.default: (0, 1),
-    torch.ops.aten.mv.default: (0, 1),
-    torch.ops.aten.linear.default: (0, 1),
-    torch.ops.aten.addmm.default: (1, 2),
-    torch.ops.aten.baddbmm.default: (1, 2),
-    torch.ops.aten.convolution.default: (0, 1),
-}
-
-
-class _WatchProducts(TorchDispatchMode):
-    """Reads the other factor of every product with the parameter, or with a cast or view of it."""
-
-    def __init__(self, reader: Reader) -> None:
-        super().__init__()
-        self.reader = reader
-        self.copies: list[
-            Tensor
-        ] = []  # casts made by autocast; held, so that no other tensor takes their place in memory
-
-    def _is_the_parameter(self, value: Any) -> bool:
-        if not isinstance(value, Tensor):
-            return False
-        storage = value.untyped_storage().data_ptr()
-        held = (cast(Tensor, self.reader.parameter), *self.copies)
-        return any(each.untyped_storage().data_ptr() == storage for each in held)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        factors = _PRODUCTS.get(func)
-        if factors is not None:
-            left, right = (args[place] for place in factors)
-            if self._is_the_parameter(right):
-                self.reader.observe(left)
-            elif self._is_the_parameter(left):
-                self.reader.observe(right)
-        result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and self._is_the_parameter(args[0]):
-            self.copies.append(result)
-        return result

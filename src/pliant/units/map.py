@@ -186,10 +186,17 @@ class PlanRow:
     fresh_std: float | None = None  # standard deviation of what `init` draws
     current_std: float | None = None  # of the incoming weights when the plan was made
 
+    def fingerprint(self) -> str:
+        """What a saved state must have been saved for."""
+        incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
+        return " | ".join(
+            [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
+        )
+
     def cells(self) -> tuple[str, ...]:
-        incoming = ", ".join([*map(str, self.group.incoming), *map(str, self.group.affine)])
-        outgoing = ", ".join(map(str, self.group.outgoing))
-        taps = ", ".join(dict.fromkeys(map(str, self.group.taps))) or "none"
+        incoming = _some([*map(str, self.group.incoming), *map(str, self.group.affine)])
+        outgoing = _some([*map(str, self.group.outgoing)])
+        taps = _some([*dict.fromkeys(map(str, self.group.taps))]) or "none"
         stds = [f"{std:.3g}" if std is not None else "-" for std in (self.fresh_std, self.current_std)]
         return (
             *(self.group.name, self.group.kind, str(self.units), incoming, outgoing, taps, self.hand_over),
@@ -216,6 +223,7 @@ class UnitMap:
     rows: Sequence[PlanRow] = field(default=())
     skipped: Sequence[Skipped] = field(default=())
     notes: Sequence[str] = field(default=())  # what the optimizers cannot forget exactly
+    unreached: Sequence[str] = field(default=())  # parameters that never ran with the example inputs
 
     @property
     def groups(self) -> list[UnitGroup]:
@@ -290,10 +298,7 @@ class UnitMap:
 
     def fingerprint(self) -> list[str]:
         """One line a group, blind to the prefixes that DistributedDataParallel and `torch.compile` add to names."""
-        return [
-            " | ".join((row.cells()[0], *row.cells()[2:5])).replace("_orig_mod.", "").replace("module.", "")
-            for row in self.rows
-        ]
+        return [row.fingerprint().replace("_orig_mod.", "").replace("module.", "") for row in self.rows]
 
     def __str__(self) -> str:
         head = ("group", "kind", "units", "incoming", "outgoing", "activity", "hand-over", "init std / now")
@@ -302,7 +307,7 @@ class UnitMap:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table]
         if self.skipped:
             lines += ["", "left alone"]
-            names = [", ".join(each.parameters) for each in self.skipped]
+            names = [_some(each.parameters) for each in self.skipped]
             width = min(max(map(len, names)), 60)
             lines += [f"  {name.ljust(width)}  {each.reason}" for name, each in zip(names, self.skipped, strict=True)]
         if self.notes:
@@ -324,6 +329,12 @@ def _brief(index: Index) -> str:
     """The positions of the first unit, and dots."""
     first = ", ".join(map(str, index[0][:4]))
     return f"({first}{', ..' if len(index[0]) > 4 else ''}), .."
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _name_matches(name: str, pattern: str) -> bool:

@@ -22,11 +22,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from pliant.units.activity import Reader, Reading
-from pliant.units.bound import BoundGroup, Consumer, Names
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.entries import Chosen
+from pliant.units.hooks import attach
+from pliant.units.magnitude import SCRATCH, Magnitude
 from pliant.units.map import Tap
-
-_SCRATCH = 2**20  # entries: larger matrices take memory of their own while |w| is summed
 
 
 class Span(NamedTuple):
@@ -149,14 +149,14 @@ class Panel:
     def _place_outgoing(self) -> None:
         """Where each outgoing slice's mean |w| goes."""
         self._outgoing_means = torch.zeros(self.runs, self.columns, dtype=self.dtype, device=self.device)
-        self._outgoing: list[_Magnitude] = []
+        self._outgoing: list[Magnitude] = []
         for group in self.groups:
             of_group = self.by_unit(self._outgoing_means, group)
             for each in group.consumers:
                 target = of_group[:, :, each.columns]
-                self._outgoing += [_Magnitude(each, part, target) for part in each.slices]
+                self._outgoing += [Magnitude(each, part, target) for part in each.slices]
         small = [each.part.parameter.numel() for each in self._outgoing if each.is_matrix]
-        scratch = self._outgoing_means.new_empty(min(max(small, default=0), _SCRATCH))
+        scratch = self._outgoing_means.new_empty(min(max(small, default=0), SCRATCH))
         for each in self._outgoing:
             each.share(scratch)
 
@@ -276,7 +276,7 @@ class Panel:
         entries = sum(reader.entries for reader in self.readers)
         shape = (len(self._readings), self.runs, entries)
         self._allocate(torch.zeros(shape, dtype=self.dtype, device=self.device))
-        return [reader.attach() for reader in self.readers]
+        return [attach(reader) for reader in self.readers]
 
     def _allocate(self, sums: Tensor) -> None:
         """Give every reader its part of `sums` (readings, runs, entries), which is zeroed and shared in one operation."""
@@ -334,37 +334,6 @@ class Panel:
         self._sums.copy_(state["sums"])
         for reader, held in zip(self.readers, state["activity"], strict=True):
             reader.load_state_dict(held)
-
-
-class _Magnitude:
-    """A slice's part of the mean |w| of its consumer: written to `target` (runs, units, repeat), or added behind the first."""
-
-    def __init__(self, consumer: Consumer, part: BoundSlice, target: Tensor) -> None:
-        self.part, self.target, self.rows = part, target, consumer.rows
-        self.first = part is consumer.slices[0]
-        weights, spec = part.parameter, part.part
-        regular = spec.index is None and spec.shape is None and not part.stacked and part.repeat == 1
-        self.is_matrix = regular and self.first and weights.dim() == 2 and weights.dtype == target.dtype
-        self.line, self.share_of_row = (
-            target[0, :, 0],
-            target.new_full((part.row[0] if part.row else 1,), 1.0 / self.rows),
-        )
-
-    def share(self, scratch: Tensor) -> None:
-        """Where |w| of a small matrix may be written: the same memory for all, which stays in the cache."""
-        weights = self.part.parameter
-        fits = self.is_matrix and weights.numel() <= len(scratch)
-        self.sizes = sizes = scratch[: weights.numel()].view(weights.shape) if fits else None
-        self.by_unit = sizes if sizes is None or self.part.part.axis == 0 else sizes.t()
-
-    def write(self) -> None:
-        if self.sizes is not None and self.by_unit is not None:
-            torch.abs(self.part.parameter, out=self.sizes)
-            torch.mv(self.by_unit, self.share_of_row, out=self.line)  # the mean over its rows, at half the cost
-        elif self.first:
-            self.target.copy_(self.part.magnitude(self.target.dtype)).div_(self.rows)
-        else:
-            self.target.add_(self.part.magnitude(self.target.dtype), alpha=1.0 / self.rows)
 
 
 def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

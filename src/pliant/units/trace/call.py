@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
@@ -38,12 +39,17 @@ class Call:
         return self.op._overloadname
 
     @cached_property
+    def every_tensor(self) -> list[Tensor]:
+        """Operands and results, sparse ones too, which have no storage to keep labels beside."""
+        return list(tensors_in((self.args, self.kwargs, self.result)))
+
+    @cached_property
     def inputs(self) -> list[Tensor]:
-        return list(tensors_in((self.args, self.kwargs)))
+        return [tensor for tensor in tensors_in((self.args, self.kwargs)) if tensor.layout is torch.strided]
 
     @cached_property
     def outputs(self) -> list[Tensor]:
-        return list(tensors_in(self.result))
+        return [tensor for tensor in tensors_in(self.result) if tensor.layout is torch.strided]
 
     @property
     def output(self) -> Tensor:

@@ -61,8 +61,10 @@ def _join(call: Call, meeting: list[tuple[Tensor, Tensor]]) -> Tensor:
     labels = call.record.labels
     if len(meeting) == 2 and call.name in ("sub", "mul", "div"):
         for (x, known), (statistic, of_all) in (meeting, meeting[::-1]):
-            divides = call.name == "sub" or call.record.memory.shadow(statistic).rooted
-            if divides and _is_statistic(call.record, x, known, statistic, of_all):
+            shadow = call.record.memory.shadow(statistic)
+            if (shadow.averaged if call.name == "sub" else shadow.rooted) and _is_statistic(
+                call.record, x, known, statistic, of_all
+            ):
                 call.record.mix(of_all)
                 return known
     joined = meeting[0][1]

@@ -46,7 +46,7 @@ def unit_map(record: Record, model: nn.Module, options: Options) -> UnitMap:
                 continue
             reason = _unseen(group)
         refused.append((signature, reason, len(units)))
-    return UnitMap(rows, left_alone(table, rows, refused))
+    return UnitMap(rows, left_alone(table, rows, refused), unreached=_unreached(record))
 
 
 def _unseen(group: UnitGroup) -> str:
@@ -179,6 +179,12 @@ class _Builder:
         if not gains:
             return GAINS["linear"]
         return gains.pop() if len(gains) == 1 else GAINS["relu"]
+
+
+def _unreached(record: Record) -> tuple[str, ...]:
+    """Trainable parameters that took no part in the forward."""
+    trainable = enumerate(record.memory.parameters)
+    return tuple(record.memory.names[n] for n, p in trainable if p.requires_grad and n not in record.reached)
 
 
 def _index(positions: Tensor, size: int) -> Index | None:

@@ -113,6 +113,7 @@ class Record:
         self.lanes: dict[Any, tuple[list[Lanes] | None, list[Lanes] | None]] = {}  # of the parameter views met so far
         self.elsewhere: dict[int, str] = {}  # parameter -> a use that no rule explains
         self.escaped: list[tuple[str, Tensor]] = []  # where labels left the model
+        self.reached: set[int] = set()  # parameters that took part in anything
 
     @property
     def module(self) -> str:
@@ -164,10 +165,14 @@ class Record:
         addresses = self.memory.addresses(parameter)
         assert addresses is not None
         for number in self.memory.parameters_in(parameter):
-            for family, labels in arrays.items():
-                found = own_lanes(self.memory, number, addresses, labels) if family != ADDRESSES else None
-                if found is not None:
-                    self.owned.append(Owned(role, *found))
+            tried = [
+                own_lanes(self.memory, number, addresses, labels) for f, labels in arrays.items() if f != ADDRESSES
+            ]
+            found = [each for each in tried if each is not None]
+            told_apart = [(lane, labels) for lane, labels in found if len(distinct(labels)) > 1]
+            self.owned += [
+                Owned(role, *each) for each in told_apart or found
+            ]  # one unit that gates all of them owns none
 
     def columns(self, table: Tensor) -> Arrays:
         """The columns of an embedding begin new units; its rows are read by no unit."""

@@ -70,6 +70,14 @@ def joined(call: Call, dims: list[int], *, keep: bool) -> None:
             call.record.memory.write(output, {**call.record.arrays(output), family: union})
 
 
+def gated(call: Call) -> None:
+    """One half of the axis gates the other."""
+    x, dim = call.inputs[0], call.argument("dim", -1)
+    call.record.unexplained(call.inputs)
+    halves = {f: labels.expand(x.shape).chunk(2, dim) for f, labels in call.record.arrays(x).items()}
+    call.write({family: call.record.labels.join(*half) for family, half in halves.items()})
+
+
 def pooled(space: int) -> Rule:
     """Each channel keeps to itself; the last `space` axes do not."""
     return lambda call: joined(call, list(range(call.inputs[0].dim() - space, call.inputs[0].dim())), keep=True)
@@ -84,7 +92,8 @@ def reduced(call: Call) -> None:
     dims = [dim] if isinstance(dim, int) else list(dim or range(rank))
     joined(call, [d % rank for d in dims], keep=bool(call.argument("keepdim", False)))
     for output in call.outputs:
-        call.record.memory.shadow(output).rooted = call.name in ("linalg_vector_norm", "norm", "std")
+        shadow = call.record.memory.shadow(output)
+        shadow.averaged, shadow.rooted = call.name == "mean", call.name in ("linalg_vector_norm", "norm", "std")
 
 
 def attention(call: Call) -> None:
@@ -162,7 +171,7 @@ WAYS: list[tuple[Rule, str]] = [
         reduced,
         "sum mean amax amin aminmax max.default max.dim min.default min.dim var std var_mean std_mean "
         "prod norm linalg_vector_norm logsumexp any all argmax argmin median.dim median.default "
-        "count_nonzero kthvalue mode",
+        "count_nonzero kthvalue mode _is_all_true _is_any_true",
     ),
     (
         attention,
@@ -174,6 +183,7 @@ WAYS: list[tuple[Rule, str]] = [
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
         "_batch_norm_with_update _batch_norm_no_update",
     ),
+    (gated, "glu"),
     (layer_norm, "native_layer_norm rms_norm _fused_rms_norm"),
     (group_norm, "native_group_norm"),
     (embedding, "embedding"),

@@ -39,6 +39,7 @@ class Shadow:
     data: bool = False  # depends on the model's inputs
     nonnegative: bool = False  # no number in it can be below zero
     computed_from: frozenset[int] = frozenset()  # parameters of which it is a function, not a copy
+    averaged: bool = False  # the very result of a mean
     rooted: bool = False  # a root was taken after the last mean: a norm, or what was divided by one
     original: tuple[Key, int] | None = None  # storage and version of which it is a plain copy
 

@@ -22,8 +22,6 @@ from pliant.units.trace.record import Frame, Product, Record
 
 def find_tap(record: Record, product: Product, activation: Tensor, weight: Tensor, axis: int) -> Tap | None:
     """The tap of a product; its positions are the rows of `product.inputs`."""
-    if any(isinstance(frame.module, nn.RNNBase) for frame in record.stack):
-        return None  # the fused kernels of a recurrent module show nothing but its output: see `note_outputs`
     same = record.memory.identity(activation)
     nonnegative = record.memory.shadow(activation).nonnegative
     channels = activation.dim() > 2 and axis == 1 and weight.dim() == activation.dim()
@@ -33,6 +31,8 @@ def find_tap(record: Record, product: Product, activation: Tensor, weight: Tenso
                 found = _axis(record, product, tensor, channels)
                 if found is not None:
                     return Tap(frame.name, "input", found, argument=argument, nonnegative=nonnegative)
+    if any(isinstance(frame.module, nn.RNNBase) for frame in record.stack):
+        return None  # the fused kernels of a recurrent module show nothing but its input and output: see `note_outputs`
     for identity in same:
         if identity in record.outputs:
             name, argument, tensor = record.outputs[identity]

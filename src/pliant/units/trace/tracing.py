@@ -24,11 +24,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.units.hooks import nothing_read
 from pliant.units.map import PlanRow, Skipped, UnitMap
 from pliant.units.trace.call import Call, operation_name, tensors_in
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, Record
-from pliant.units.trace.rules import rule_of
+from pliant.units.trace.rules import rule_of, unknown
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.taps import note_outputs
 
@@ -116,11 +117,14 @@ class Shadowing(TorchDispatchMode):
         memory = self.record.memory
         if not call.inputs or not call.outputs:
             return
+        for tensor in call.inputs:
+            if memory.has_addresses(tensor):
+                self.record.reached |= memory.parameters_in(tensor)
         keys = {memory.key(tensor) for tensor in call.inputs}
         is_view = not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
         if is_view or torch.Tag.inplace_view in call.op.tags:
             return
-        rule = rule_of(call)
+        rule = rule_of(call) if all(tensor.layout is torch.strided for tensor in call.every_tensor) else unknown
         _note_ancestry(call, constant=rule.__name__ == "constant")
         if not self.branches:
             note_sign(call)
@@ -157,7 +161,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
-    with _left_as_it_was(model, mode), _watched(record), torch.enable_grad(), mode:
+    with _left_as_it_was(model, mode), _watched(record), nothing_read(), torch.enable_grad(), mode:
         try:
             output = inner(*args, **kwargs)
         except Exception as error:
@@ -166,7 +170,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
             raise RuntimeError(
                 f"tracing: the forward of {type(inner).__name__} raised with the example inputs given: {error}"
             ) from error
-    for tensor in tensors_in(output):
+    for tensor in (each for each in tensors_in(output) if each.layout is torch.strided):
         _escape(record, tensor, "reaches the model output")
     for name, buffer in model.named_buffers():
         _escape(record, buffer, f"is kept in the buffer '{name}'")
@@ -296,4 +300,5 @@ def _agreed(maps: Sequence[UnitMap]) -> UnitMap:
             names = tuple(dict.fromkeys(part.parameter for part in row.group.incoming))
             differs = Skipped(names, "differs between the example inputs", row.units)
             skipped += [differs] if differs not in skipped else []
-    return UnitMap(kept, skipped)
+    never = set(maps[0].unreached).intersection(*(found.unreached for found in maps[1:]))
+    return UnitMap(kept, skipped, unreached=tuple(name for name in maps[0].unreached if name in never))

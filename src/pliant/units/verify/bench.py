@@ -79,7 +79,9 @@ class Bench:
             parameter.copy_(kept)
         moved = torch.zeros(self.group.units, dtype=torch.bool)
         for consumer, old, new in zip(self.watched, start.taps, taps, strict=True):
-            moved |= differ(old, new)[entries(consumer, self.group.units)].any(1)
+            found = differ(old, new)
+            if len(found):  # else other examples are sent there, which tells nothing
+                moved |= found[entries(consumer, self.group.units)].any(1)
         return moved
 
     def influences(self, parameters: Sequence[Tensor], most: int = 4) -> list[Sequence[Tensor | None]]:

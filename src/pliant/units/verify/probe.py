@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from pliant.units.activity import InputHook, OperandHook, OutputHook, Reader
+from pliant.units.activity import Reader
+from pliant.units.hooks import InputHook, OperandHook, OutputHook
 from pliant.units.map import Tap
 from pliant.units.trace.call import tensors_in
 from pliant.units.verify.held_norms import HeldNorms

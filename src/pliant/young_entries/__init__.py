@@ -1,0 +1,32 @@
+"""Entries of an averaging optimizer (Adam and its kin) that were reset while the others went on: each counts its own steps.
+
+Adam's m / (1 - β^t) and v / (1 - β^t) are averages of g and g²: its t-th step moves them towards the new value by
+
+    w(t) = (1 - β) / (1 - β^t)
+
+with t shared by a whole parameter. An entry reset τ - 1 steps ago must move by w(τ) > w(t), and before each step we add
+what the shared one leaves out, on moments that are kept in such a scale that the shared correction is the right one:
+
+    m <- m + W ((1 - β1^(t-1)) g - m),    v <- v + W ((1 - β2^(t-1)) g² - v),    W = (w(τ) - w(t)) / (1 - w(t))
+
+The optimizer then takes exactly a freshly built one's step (to rounding), by its own code: plain, foreach, fused or
+capturable. W is exactly 0 for entries that were never reset and once w(τ) rounds to w(t), after 16,629 steps at
+β2 = 0.999 and float32. AMSGrad's maximum is of v before correction, so it shrinks with the scale: x <- (1 - W) x.
+The moments always fit the shared counter: nothing is to be undone on detaching.
+
+An entry lies between two units and is as young as the younger one: W is the larger of theirs.
+
+Departures: while `betas` are changed from outside, what was averaged so far keeps its weight. A pre-hook that changes
+gradients must be registered before the method. A gradient whose square overflows, which makes Adam stall, gives NaN.
+
+    averages    w and W by age                     batch    parameters stepped alike: their moments are moved
+    ages        the age of each unit's entries     hook     the optimizer's pre-hook, saving and loading
+
+Source: Kingma and Ba, ICLR 2015, algorithm 1, entry by entry.
+"""
+
+from pliant.young_entries.ages import MANY, NEVER
+from pliant.young_entries.averages import Averages, steps_of_youth, weight_of_newest
+from pliant.young_entries.hook import YoungEntries
+
+__all__ = ["MANY", "NEVER", "Averages", "YoungEntries", "steps_of_youth", "weight_of_newest"]
