@@ -44,7 +44,9 @@ def test_a_part_that_the_example_inputs_never_reach_is_in_the_plan_and_an_error_
     model(-torch.ones(2, 6)).sum().backward()
     optimizer.step()
     model(torch.ones(2, 6)).sum().backward()
-    with pytest.raises(RuntimeError, match=r"'experts.1.weight' never ran with the example inputs but has a gradient now"):
+    with pytest.raises(
+        RuntimeError, match=r"'experts.1.weight' never ran with the example inputs but has a gradient now"
+    ):
         optimizer.step()
 
 
@@ -58,7 +60,9 @@ def test_a_replaced_module_is_an_error_at_the_next_step():
     optimizer, _ = attached(model)
     model[4] = nn.Linear(9, 5)
     model(torch.zeros(2, 6)).sum().backward()
-    with pytest.raises(RuntimeError, match=r"'4.weight' was replaced|'4' was replaced by another module after attaching"):
+    with pytest.raises(
+        RuntimeError, match=r"'4.weight' was replaced|'4' was replaced by another module after attaching"
+    ):
         optimizer.step()
 
 
@@ -75,7 +79,9 @@ def test_units_whose_weights_no_optimizer_steps_are_left_alone():
     model = mlp()
     _, cbp = attached(model, torch.optim.SGD(model[2:].parameters(), lr=0.1))
     assert [row.group.name for row in cbp.plan.rows] == ["2"]
-    assert ("0.weight", "0.bias") in [each.parameters for each in cbp.plan.skipped if each.reason == "not in the optimizer"]
+    assert ("0.weight", "0.bias") in [
+        each.parameters for each in cbp.plan.skipped if each.reason == "not in the optimizer"
+    ]
 
 
 def test_an_optimizer_of_another_model_is_an_error_that_names_parameters():

@@ -1,7 +1,6 @@
 """Young entries step as in Adam written out entry by entry, whatever shape their units have and however they are found."""
 
 import copy
-from math import prod
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from pliant.optimizer_state import OptimizerState
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import Chosen
 from pliant.units.map import Slice, Tap, UnitGroup
-from pliant.young_entries import MANY, steps_of_youth
+from pliant.young_entries import ages, steps_of_youth
+from pliant.young_entries.moves import Few
 
 
 class EntryAdam:
@@ -111,7 +111,8 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_young_entries_step_as_in_adam_entry_by_entry(name, amsgrad):
+def test_young_entries_step_as_in_adam_entry_by_entry(name, amsgrad, monkeypatch):
+    monkeypatch.setattr(ages, "MANY", 10_000 if name.startswith("many") else ages.MANY)
     shapes, incoming, outgoing, runs, units = LAYOUTS[name]
     model, plain = Weights(**shapes), Weights(**shapes)
     group = group_of(model, incoming, outgoing, runs)
@@ -131,11 +132,24 @@ def test_young_entries_step_as_in_adam_entry_by_entry(name, amsgrad):
             assert_close(parameter, expected, rtol=1e-10, atol=1e-11)
 
 
-def test_what_is_called_many_entries_is_many():
-    sizes = {name: max(prod(shape) for shape in shapes.values()) for name, (shapes, *_) in LAYOUTS.items()}
-    assert {name for name, size in sizes.items() if size >= MANY} == {
-        name for name in LAYOUTS if name.startswith("many")
-    }
+def few_young(ages_of):
+    return [isinstance(piece, Few) for piece in ages_of.pieces(1, steps_of_youth(0.999, torch.float64))]
+
+
+def test_few_young_entries_of_a_large_parameter_are_moved_alone(monkeypatch):
+    monkeypatch.setattr(ages, "MANY", 100)
+    model = Weights(w=(100, 4), v=(3, 100))
+    group = group_of(model, [Slice("w", 0)], [Slice("v", 1)])
+    rows = group.incoming[0]
+    rows_of = ages.Ages(rows.parameter)
+    rows_of.add(rows)
+    weights = torch.zeros(2, rows_of.size, dtype=torch.float64)
+    rows_of.place(torch.empty(rows_of.size, dtype=torch.int64), weights)
+    assert few_young(rows_of) == []
+    rows_of.renew(rows, chosen_units(1, 2), [10, 10])
+    assert few_young(rows_of) == [True]
+    rows_of.renew(rows, chosen_units(*range(40)), [10, 10])
+    assert few_young(rows_of) == [False]
 
 
 def pair(lr=1e-2, **options):

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
 from pliant.initial import INITS, uniform_bound
 from pliant.units.bound import BoundGroup
@@ -119,6 +119,8 @@ class Redraw:
                 return _ModuleCopy(owner, part)
             init = "default"
         fan_in = prod(part.row)
+        if self.init == "module" and isinstance(group.owner(part.part), _ConvTransposeNd):
+            fan_in = prod(part.parameter.shape[1:])  # what torch takes for it: outputs times kernel
         fan_out = group.units * fan_in // part.row[0]
         return _Uniform(uniform_bound(init, fan_in, fan_out, gain=group.spec.gain), dtype)
 

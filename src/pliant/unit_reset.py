@@ -39,6 +39,7 @@ from pliant.units.trace import trace
 log = logging.getLogger("pliant")
 
 FORMAT = 1
+PATIENCE = 100  # steps after which a group that was never read is worth a word
 
 
 class Where(TypedDict, total=False):
@@ -123,6 +124,7 @@ class UnitReset:
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
         self.panels = self._panels(names)
+        self._patience = Counter[Panel]()  # steps in which some group was not read
         self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
         self.score.bind(self.panels)
         self.select.bind(self.groups, self.seeds)
@@ -197,6 +199,12 @@ class UnitReset:
                 raise RuntimeError(_changed(self.groups, home.get(leaf), parameter))
         if len(ran) < len(panel.groups):
             self._check_modules(panel)
+            self._patience[panel] += 1
+            if self._patience[panel] == PATIENCE:
+                never = ", ".join(f"'{group.name}'" for group in panel.groups if not group.steps)
+                log.warning(
+                    "never read in %d steps, so never replaced: %s (evaluation mode, no gradients?)", PATIENCE, never
+                )
         for name, parameter in self._unreached.items():
             if parameter.grad is not None:
                 raise RuntimeError(
@@ -277,6 +285,7 @@ class UnitReset:
             "score": self.score.state_dict(),
             "select": self.select.state_dict(),
             "forget": self.forget.state_dict(),
+            "seeds": list(self.seeds),
             "generators": [generator.get_state() for generator in self.generators],
         }
 
@@ -300,6 +309,8 @@ class UnitReset:
             held = state["counts"][group.name]
             self._last[group.name] = held["last"]
             self._replaced[group.name] = list(held["replaced"])
+        self.seeds = list(state["seeds"])
+        self.select.bind(self.groups, self.seeds)
         self.score.load_state_dict(state["score"])
         self.select.load_state_dict(state["select"])
         self.forget.load_state_dict(state["forget"])
@@ -309,7 +320,15 @@ class UnitReset:
     def _settings(self) -> dict[str, Any]:
         """What a state depends on; the replacement rate and `count` may change between saving and loading."""
         parts = {"score": type(self.score).__name__, "select": type(self.select).__name__}
-        return {**parts, **self.score.settings, **self.select.settings, "runs": self.groups[0].runs}
+        return {
+            **parts,
+            **self.score.settings,
+            **self.select.settings,
+            "runs": self.groups[0].runs,
+            "optimizers": [type(each).__name__ for each in self.optimizers],
+            "optimizer_state": self.forget.policy,
+            "hand_over_mean": self.redraw.hand_over_mean,
+        }
 
     def __deepcopy__(self, memo: object) -> Self:
         raise TypeError(
@@ -336,7 +355,9 @@ class UnitReset:
     def _check_groups(self, reads_activity: bool) -> None:
         """No group named twice, no slice in two groups, one number of runs, a tap where activity is needed."""
         if not self.groups:
-            raise ValueError("no groups given, so no unit could ever be replaced")
+            raise ValueError(
+                "no groups are left, so no unit could ever be replaced: none were given, or all are excluded"
+            )
         places = {
             "incoming": [place for group in self.groups for part in group.incoming for place in _places(part)],
             "outgoing": [place for group in self.groups for part in group.outgoing for place in _places(part)],

@@ -67,9 +67,12 @@ class Reader:
         if not compiling:
             self._refuse_what_cannot_be_read(values)
         by_entry = self._entries_last(values)
-        self.ran = True
         mean = self.sums["mean"]
-        self._count(by_entry.numel() // mean.numel(), on_device=compiling or self.captured)
+        examples = by_entry.numel() // mean.numel()
+        if examples == 0:
+            return  # an expert that no example is sent to did not run
+        self.ran = True
+        self._count(examples, on_device=compiling or self.captured)
         if by_entry.dim() == 2 and mean.dim() == 1 and by_entry.dtype == mean.dtype and not compiling:
             self._add_rows(by_entry)
         else:
@@ -104,8 +107,8 @@ class Reader:
             self.passes += 1
             if self.passes == PATIENCE:
                 log.warning(
-                    "the %s was read in %d training passes without a step of the optimizer that its method was attached to; a new "
-                    "optimizer needs a new method",
+                    "the %s was read in %d training passes without a step of the optimizer that its method is attached to; "
+                    "a new optimizer needs a new method",
                     self.tap,
                     PATIENCE,
                 )

@@ -33,7 +33,7 @@ class Magnitude:
         self.by_unit = sizes if sizes is None or self.part.part.axis == 0 else sizes.t()
 
     def write(self) -> None:
-        if self.sizes is not None and self.by_unit is not None:
+        if self.sizes is not None and self.by_unit is not None and self.part.parameter.dtype == self.sizes.dtype:
             torch.abs(self.part.parameter, out=self.sizes)
             torch.mv(self.by_unit, self.share_of_row, out=self.line)  # the mean over its rows, at half the cost
         elif self.first:

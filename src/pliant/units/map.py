@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, Self
+from zlib import crc32
 
 from torch import nn
 
@@ -189,9 +190,10 @@ class PlanRow:
     def fingerprint(self) -> str:
         """What a saved state must have been saved for."""
         incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
-        return " | ".join(
-            [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
-        )
+        parts = [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
+        own = [each.part if isinstance(each, Own) else each for each in self.group.affine]
+        indices = [part.index for part in (*self.group.incoming, *own, *self.group.outgoing) if part.index is not None]
+        return " | ".join([*parts, f"index {crc32(repr(indices).encode()):08x}"] if indices else parts)
 
     def cells(self) -> tuple[str, ...]:
         incoming = _some([*map(str, self.group.incoming), *map(str, self.group.affine)])

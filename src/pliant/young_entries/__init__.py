@@ -25,8 +25,8 @@ gradients must be registered before the method. A gradient whose square overflow
 Source: Kingma and Ba, ICLR 2015, algorithm 1, entry by entry.
 """
 
-from pliant.young_entries.ages import MANY, NEVER
+from pliant.young_entries.ages import NEVER
 from pliant.young_entries.averages import Averages, steps_of_youth, weight_of_newest
 from pliant.young_entries.hook import YoungEntries
 
-__all__ = ["MANY", "NEVER", "Averages", "YoungEntries", "steps_of_youth", "weight_of_newest"]
+__all__ = ["NEVER", "Averages", "YoungEntries", "steps_of_youth", "weight_of_newest"]

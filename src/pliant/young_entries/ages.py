@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pliant.units.entries import BoundSlice, Chosen
-from pliant.young_entries.moves import Piece
+from pliant.young_entries.moves import Few, Whole
 
 NEVER = 2**40  # steps since a reset that did not happen
-MANY = 2**17  # entries from which on it pays to look for the young ones
-FEW = 0.15  # share of entries up to which it pays to move only those
+MANY = 2**18  # entries from which on it pays to look for the young ones
+FEW = 0.05  # share of entries up to which it pays to move only those: putting them back is slow
 
 
 class Ages:
@@ -90,21 +90,15 @@ class Ages:
 
     # -- what is to be moved ------------------------------------------------------------------------------------------
 
-    def pieces(self, row: int, ripe: int) -> list[Piece]:
-        """Entries to be moved for average `row`: none, all of them, or the few young ones by axis.
-
-        Pieces cross where units of two axes meet. The first has the right W there, so it must be put back last.
-        """
+    def pieces(self, row: int, ripe: int) -> list[Whole | Few]:
+        """Entries to be moved for average `row`: none, all of them, or the few young ones by axis."""
         young = [key for key, left in self._left.items() if left[row]]
         shares = [self._shares[key][row] for key in young]
         few = self._few(young, ripe) if self.parameter.numel() >= MANY else None
         if few is not None:
-            pieces = [Piece(self.parameter, shares[number:], *each) for number, each in enumerate(few)]
-            return [piece for piece in pieces if piece.size]
-        parts = [self._parts[key] for key in young]
-        if any(part.part.shape is not None for part in parts):
-            return [Piece(self.parameter, shares, splits=parts)]
-        return [Piece(self.parameter, shares)] if young else []
+            kept = [number for number, (_, places) in enumerate(few) if len(places)]
+            return [Few(self.parameter, [few[k] for k in kept], [shares[k] for k in kept])] if kept else []
+        return [Whole(self.parameter, [self._parts[key] for key in young], shares)] if young else []
 
     def _few(self, young: Sequence[object], ripe: int) -> list[tuple[int, Tensor]] | None:
         """Axis and young positions. To look costs nothing on the CPU; elsewhere it would make the host wait."""

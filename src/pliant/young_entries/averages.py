@@ -62,31 +62,35 @@ def steps_of_youth(beta: float, dtype: torch.dtype) -> int:
 
 
 class MissingWeights:
-    """W by age, for one β.
+    """W by age, for one β, of the positions of some parameters.
 
-    Ages grow by one a step. So positions keep their places in a table that moves on under them, for up to `AHEAD` steps,
-    and one lookup is all that a step takes.
+    Ages grow by one a step. So positions keep their places while the table moves on under them, for up to `AHEAD` steps, and
+    a step takes one lookup.
     """
 
     def __init__(self, beta: float, dtype: torch.dtype, device: torch.device) -> None:
-        self.beta, self._dtype = beta, dtype
+        self.beta = beta
         self.ripe = steps_of_youth(beta, dtype)
         newest = weight_of_newest(torch.arange(1, self.ripe + AHEAD + 1, device=device), beta, _wide(dtype))
         newest[self.ripe :] = 1.0 - beta  # of age, or never young
-        beside_one_of_age = ((newest - (1.0 - beta)) / beta).clamp_(min=0.0).to(dtype)
-        self._newest = newest.unfold(0, self.ripe + 1, 1).unbind()
-        self._of_age = beside_one_of_age.unfold(0, self.ripe + 1, 1).unbind()
+        of_age = ((newest - (1.0 - beta)) / beta).clamp_(min=0.0).to(dtype)  # W beside a shared average that is of age
+        self._newest = list(newest.unfold(0, self.ripe + 1, 1))  # from one entry further on each
+        self._of_age = list(of_age.unfold(0, self.ripe + 1, 1))
 
-    def places(self, ages: Tensor) -> Tensor:
-        """Where steps since the reset are found in the table."""
-        return ages.clamp(max=self.ripe)
+    def look(self, ages: Tensor) -> None:
+        """Find the places of these ages."""
+        self._places = ages.clamp(max=self.ripe)
 
-    def find(self, places: Tensor, ahead: int, count: float | Tensor, out: Tensor) -> None:
-        """W of the step after `count` (a number or one for each position), `ahead` steps after the places were found."""
+    def grow(self, steps: Tensor) -> None:
+        """Positions are older by a number that the host does not know."""
+        self._places.add_(steps).clamp_(max=self.ripe)
+
+    def find(self, ahead: int, count: float | Tensor, out: Tensor) -> None:
+        """W of the step after `count` (a number or one for each position), `ahead` steps after the look."""
         if isinstance(count, float) and count >= self.ripe:
-            torch.index_select(self._of_age[ahead], 0, places, out=out)
+            torch.index_select(self._of_age[ahead], 0, self._places, out=out)
         else:
-            out.copy_(self._beside(self._newest[ahead].index_select(0, places), count))
+            out.copy_(self._beside(self._newest[ahead].index_select(0, self._places), count))
 
     def _beside(self, own: Tensor, count: float | Tensor) -> Tensor:
         """W beside a shared average that is not of age."""
@@ -99,9 +103,9 @@ class MissingWeights:
             scale = 1.0 / (1.0 - shared) if count else 0.0
         return own.sub_(shared).clamp_(min=0.0).mul_(scale)
 
-    def scale(self, count: float | Tensor) -> float | Tensor:
-        """1 - β^count, the shared correction."""
-        return 1.0 if isinstance(count, float) and count >= self.ripe else 1.0 - self.beta**count
+    def scale(self, count: float | Tensor) -> float | Tensor | None:
+        """1 - β^count, the shared correction; None once it is 1."""
+        return None if isinstance(count, float) and count >= self.ripe else 1.0 - self.beta**count
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -6,7 +6,6 @@ more. Until then a step costs its moves and little else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 
 from pliant.young_entries.ages import Ages
 from pliant.young_entries.averages import AHEAD, Averages, MissingWeights
-from pliant.young_entries.moves import Move, Piece
+from pliant.young_entries.moves import Plan, Prepare, Towards
 
 States = dict[nn.Parameter, dict[str, Any]]
 
@@ -30,9 +29,10 @@ class Batch:
         self._ages = torch.empty(sum(sizes), dtype=torch.int64, device=like.device)
         self._shares = torch.zeros(2, sum(sizes), dtype=like.dtype, device=like.device)
         self._owner = torch.arange(len(members)).repeat_interleave(torch.tensor(sizes)).to(like.device)
-        ages, shares = self._ages.split(sizes), self._shares.split(sizes, dim=1)
-        for member, own_ages, own_shares in zip(members, ages, shares, strict=True):
-            member.place(own_ages, own_shares)
+        first = 0
+        for member, size in zip(members, sizes, strict=True):
+            member.place(self._ages[first : first + size], self._shares[:, first : first + size])
+            first += size
         self._weights: list[MissingWeights | None] = [None, None]
         self._ahead = 0  # steps that are not in the ages yet
         self._forget_plan()
@@ -54,7 +54,7 @@ class Batch:
     def _forget_plan(self) -> None:
         self._stepped: list[Ages] = []
         self._betas = (0.0, 0.0)
-        self._moves: list[Move] = []
+        self._plans: list[Plan] = []
         self._agree = False  # on a count that the host knows
         self._until = 0  # steps for which it holds
         self._idle = False  # no entry is young
@@ -71,9 +71,9 @@ class Batch:
             if key is not None and young:
                 weights = self._weights_of(row, betas[row])
                 pieces = [piece for member in young for piece in member.pieces(row, weights.ripe)]
-                places, shares = weights.places(self._ages), self._shares[row]
-                self._moves += [Move(key, maximum, row == 1, weights, places, shares, pieces)] if pieces else []
-        counts = list(self._counts(states).values()) if self._moves else []
+                weights.look(self._ages)
+                self._plans += [Plan(key, maximum, row == 1, weights, self._shares[row], pieces)] if pieces else []
+        counts = list(self._counts(states).values()) if self._plans else []
         self._agree = all(isinstance(count, float) and count == counts[0] for count in counts)
 
     def _weights_of(self, row: int, beta: float) -> MissingWeights:
@@ -93,7 +93,7 @@ class Batch:
         if self._ahead >= self._until or betas != self._betas or stepped != self._stepped:
             self._plan(stepped, states, betas)
         kept = _kept(optimizer, self._ages.device)
-        if self._moves:
+        if self._plans:
             self._move(optimizer, states, kept)
         self._count_step(kept)
 
@@ -109,18 +109,18 @@ class Batch:
         return stepped, states
 
     def _move(self, optimizer: Optimizer, states: States, kept: Tensor | None) -> None:
-        first = self.averages.count_of(self.settings, next(iter(states.values()))) if self._agree else None
+        first = next(iter(states.values()))
         counts = {} if self._agree else self._counts(states)
-        by_position = first if first is not None else self._by_position(counts)
-
-        def gradients(pieces: Sequence[Piece]) -> list[Tensor]:
-            return self._gradients(pieces, optimizer, kept)
-
-        for move in self._moves:
-            scale = move.weights.scale
-            move.find_shares(self._ahead, by_position, kept)
-            each = scale(first) if first is not None else [scale(counts[piece.parameter]) for piece in move.pieces]
-            move.apply(states, gradients, each)
+        count = self.averages.count_of(self.settings, first) if self._agree else self._by_position(counts)
+        prepare = self._prepare(optimizer, kept)
+        for plan in self._plans:
+            plan.find_shares(self._ahead, count, kept)
+            towards = Towards(plan.squared, plan.weights.scale(count) if self._agree else None, prepare)
+            for piece in plan.pieces:
+                if not self._agree:
+                    towards.scale = plan.weights.scale(counts[piece.parameter])
+                state = states[piece.parameter]
+                piece.move(towards, state[plan.key], state.get(plan.maximum) if plan.maximum else None)
 
     def _counts(self, states: States) -> dict[nn.Parameter, float | Tensor]:
         """Steps so far."""
@@ -132,20 +132,22 @@ class Batch:
         there = [count.to(self._ages.device, torch.float32).reshape(()) for count in each]
         return torch.stack(there)[self._owner]
 
-    def _gradients(self, pieces: Sequence[Piece], optimizer: Optimizer, kept: Tensor | None) -> list[Tensor]:
-        """What the optimizer averages: sign and weight decay are in it, a GradScaler's factor is not."""
-        gradients = [piece.of(cast(Tensor, piece.parameter.grad)) for piece in pieces]
-        if kept is not None:
-            scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-            factor = torch.ones((), device=kept.device) if scale is None else scale.to(kept.device)
-            gradients = [torch.where(kept, gradient / factor, 0.0) for gradient in gradients]
-        if self.settings.get("maximize", False):
-            gradients = [-gradient for gradient in gradients]
-        decay = self.averages.decay(self.settings)
-        if decay:
-            parameters = [piece.of(piece.parameter) for piece in pieces]
-            gradients = [g.add(p, alpha=decay) for g, p in zip(gradients, parameters, strict=True)]
-        return gradients
+    def _prepare(self, optimizer: Optimizer, kept: Tensor | None) -> Prepare | None:
+        """What the optimizer averages: sign and weight decay are in it, a GradScaler's factor is not. None: g as it is."""
+        decay, negative = self.averages.decay(self.settings), bool(self.settings.get("maximize", False))
+        if kept is None and not decay and not negative:
+            return None
+        scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+        factor = torch.ones((), device=self._ages.device) if scale is None else scale.to(self._ages.device)
+
+        def prepared(gradient: Tensor, parameter: Tensor) -> Tensor:
+            if kept is not None:
+                gradient = torch.where(kept, gradient / factor, 0.0)
+            if negative:
+                gradient = -gradient
+            return gradient.add(parameter, alpha=decay) if decay else gradient
+
+        return prepared
 
     # -- the count ----------------------------------------------------------------------------------------------------
 
@@ -156,8 +158,8 @@ class Batch:
         taken = kept.to(torch.int64)  # the host does not know: it counts the step as taken
         self._grow(taken, 1)
         self._until -= 1
-        for move in self._moves:
-            move.grow(taken)
+        for plan in self._plans:
+            plan.weights.grow(taken)
 
     def _grow(self, steps: int | Tensor, at_most: int) -> None:
         if self._stepped == self.members:

@@ -2,15 +2,16 @@
 
     m <- m + W (s1 g - m),    v <- v + W (s2 g² - v),    x <- (1 - W) x,    s = 1 - β^(t-1)
 
-Time goes into the number of operations more than into their size. So whole parameters are moved, W being 0 at most entries,
-unless they are large and few of their entries are young.
+On small networks time goes into the number of operations and their kinds, not into their size: picking entries out and
+putting them back costs more than moving a whole parameter, with W = 0 at most entries. One parameter is
+moved after the other, so that no more memory is taken than the largest needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,106 +19,93 @@ from torch import Tensor, nn
 from pliant.units.entries import BoundSlice
 from pliant.young_entries.averages import MissingWeights
 
-_foreach_lerp_, _foreach_addcmul_, _foreach_mul, _foreach_mul_ = (
-    getattr(cast(Any, torch), f"_foreach_{name}") for name in ("lerp_", "addcmul_", "mul", "mul_")
-)
-
-
-class Piece:
-    """Entries at `places` along `axis` of a parameter, or all of them, and W from each set of units they lie between."""
-
-    def __init__(
-        self,
-        parameter: nn.Parameter,
-        shares: Sequence[Tensor],
-        axis: int = 0,
-        places: Tensor | None = None,
-        splits: Sequence[BoundSlice] = (),
-    ) -> None:
-        self.parameter, self._shares = parameter, shares
-        self._axis, self._places, self._splits = axis, places, splits
-        self.share = shares[0]
-        self.size = parameter.numel() if places is None else len(places)
-        self.derived = len(shares) > 1 or places is not None or bool(splits)
-        self._room: Tensor | None = None  # kept: fresh memory costs more than the comparison
-
-    def renew(self) -> None:
-        """W of each entry, from that of the positions it lies between."""
-        shares = self._shares
-        if self._splits:
-            shares = [_unsplit(part, share) for part, share in zip(self._splits, shares, strict=True)]
-        share = self.of(shares[0])
-        for other in shares[1:]:
-            if self._room is None or len(shares) > 2:
-                self._room = torch.maximum(share, other)
-            else:
-                torch.maximum(share, other, out=self._room)
-            share = self._room
-        self.share = share
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The entries: `tensor` itself, or a copy that `put` writes back."""
-        return tensor if self._places is None else tensor.index_select(self._axis, self._places)
-
-    def put(self, tensor: Tensor, entries: Tensor) -> None:
-        if self._places is not None:
-            tensor.index_copy_(self._axis, self._places, entries)
+Prepare = Callable[[Tensor, Tensor], Tensor]  # what the optimizer averages, from gradient and parameter
 
 
 @dataclass
-class Move:
+class Towards:
+    """What an average moves towards: g or g², times 1 - β^count where that is not 1."""
+
+    squared: bool
+    scale: float | Tensor | None
+    prepare: Prepare | None
+
+    def __call__(self, gradient: Tensor, parameter: Tensor) -> Tensor:
+        if self.prepare is not None:
+            gradient = self.prepare(gradient, parameter)
+        target = gradient * gradient if self.squared else gradient
+        return target if self.scale is None else target * self.scale
+
+
+class Whole:
+    """All entries of a parameter, and W from each set of units they lie between."""
+
+    def __init__(self, parameter: nn.Parameter, parts: Sequence[BoundSlice], shares: Sequence[Tensor]) -> None:
+        self.parameter, self._shares = parameter, shares
+        self._parts = parts if any(part.part.shape is not None for part in parts) else None
+
+    def move(self, towards: Towards, moment: Tensor, maximum: Tensor | None) -> None:
+        share = self._share()
+        moment.lerp_(towards(cast(Tensor, self.parameter.grad), self.parameter), share)
+        if maximum is not None:
+            maximum.addcmul_(maximum, share, value=-1.0)
+
+    def _share(self) -> Tensor:
+        shares = self._shares
+        if self._parts is not None:
+            shares = [_unsplit(part, share) for part, share in zip(self._parts, shares, strict=True)]
+        return shares[0] if len(shares) == 1 else _largest(shares)
+
+
+class Few:
+    """Entries at some places along each axis of a large parameter."""
+
+    def __init__(self, parameter: nn.Parameter, cuts: Sequence[tuple[int, Tensor]], shares: Sequence[Tensor]) -> None:
+        self.parameter, self._cuts, self._shares = parameter, cuts, shares
+
+    def move(self, towards: Towards, moment: Tensor, maximum: Tensor | None) -> None:
+        """Cuts cross where units of two axes meet. The first has the right W there, so it is put back last."""
+        gradient = cast(Tensor, self.parameter.grad)
+        moved: list[tuple[Tensor, Tensor | None]] = []
+        for number, cut in enumerate(self._cuts):
+            share = _largest([self._shares[number].index_select(*cut), *self._shares[number + 1 :]])
+            entries = moment.index_select(*cut)
+            entries.lerp_(towards(gradient.index_select(*cut), self.parameter.index_select(*cut)), share)
+            largest = None if maximum is None else maximum.index_select(*cut)
+            moved.append((entries, None if largest is None else largest.addcmul_(largest, share, value=-1.0)))
+        for cut, (entries, largest) in reversed(list(zip(self._cuts, moved, strict=True))):
+            moment.index_copy_(*cut, entries)
+            if maximum is not None and largest is not None:
+                maximum.index_copy_(*cut, largest)
+
+
+@dataclass
+class Plan:
     """Of one average: the entries to be moved, and where W comes from."""
 
     key: str  # of the state
     maximum: str | None
     squared: bool
     weights: MissingWeights
-    places: Tensor  # of each position in the table of weights
     shares: Tensor  # W of each position, of which the pieces hold views
-    pieces: Sequence[Piece]
+    pieces: Sequence[Whole | Few]
 
     def find_shares(self, ahead: int, count: float | Tensor, kept: Tensor | None) -> None:
         """W for this step; 0 if it is not `kept`."""
-        self.weights.find(self.places, ahead, count, self.shares)
+        self.weights.find(ahead, count, self.shares)
         if kept is not None:
             self.shares *= kept
-        for piece in self.pieces:
-            if piece.derived:
-                piece.renew()
 
-    def grow(self, steps: Tensor) -> None:
-        """Positions are older by a number that the host does not know."""
-        self.places.add_(steps).clamp_(max=self.weights.ripe)
 
-    def apply(
-        self,
-        states: dict[nn.Parameter, dict[str, Any]],
-        gradients: Callable[[Sequence[Piece]], list[Tensor]],
-        scales: float | list[float | Tensor],
-    ) -> None:
-        """Move the entries; `scales` are 1 - β^count, one for all pieces or one each."""
-        targets = gradients(self.pieces)
-        if self.squared:
-            targets = _foreach_mul(targets, targets)
-        if scales != 1.0:
-            targets = _foreach_mul(targets, scales)
-        held = [states[piece.parameter] for piece in self.pieces]
-        shares = [piece.share for piece in self.pieces]
-        entries = [piece.of(state[self.key]) for piece, state in zip(self.pieces, held, strict=True)]
-        _foreach_lerp_(entries, targets, shares)
-        self._put(self.key, held, entries)
-        if self.maximum is not None and self.maximum in held[0]:
-            entries = [piece.of(state[self.maximum]) for piece, state in zip(self.pieces, held, strict=True)]
-            _foreach_addcmul_(entries, entries, shares, value=-1.0)
-            self._put(self.maximum, held, entries)
-
-    def _put(self, key: str, states: Sequence[dict[str, Any]], entries: Sequence[Tensor]) -> None:
-        for number in reversed(range(len(entries))):
-            self.pieces[number].put(states[number][key], entries[number])
+def _largest(shares: Sequence[Tensor]) -> Tensor:
+    largest = shares[0]
+    for share in shares[1:]:
+        largest = torch.maximum(largest, share)
+    return largest
 
 
 def _unsplit(part: BoundSlice, values: Tensor) -> Tensor:
-    """The same against the parameter as it is, where the slice sees it in another shape."""
+    """W of a slice that sees the parameter in another shape, against the parameter as it is."""
     if part.part.shape is None:
         return values
     runs = values.shape[:1] if part.stacked else ()

@@ -34,7 +34,7 @@ def sign(between, **settings):
         lambda h: F.dropout(F.relu(h), 0.5),
         lambda h: F.relu_(h),
         lambda h: F.relu(h) + F.softplus(h),
-        lambda h: F.relu(h) * 2.0,
+        lambda h: F.relu(h) * torch.ones(8).sigmoid(),
         lambda h: F.max_pool1d(F.relu(h).unsqueeze(-1).expand(-1, -1, 4), 2).mean(-1),
     ],
 )
@@ -49,6 +49,7 @@ def test_behind_a_function_that_is_never_below_zero_nothing_is(between):
         F.gelu,
         lambda h: F.relu(h) - 1.0,
         lambda h: F.relu(h) * -1.0,
+        lambda h: F.relu(h) * 2.0,  # of Python: the next pass may have another
         lambda h: torch.add(F.relu(h), F.relu(h), alpha=-1),
         lambda h: F.relu(h) + h,
         lambda h: F.leaky_relu(F.relu(h)).neg(),

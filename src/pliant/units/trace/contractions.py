@@ -44,6 +44,7 @@ class Operands:
     axis: int  # of the activation that is contracted
     groups: int = 1
     pointwise: bool = True  # each n of the result depends on one n of the activation
+    transposed: bool = False  # a transposed convolution: an input reaches each output through a part of the kernel only
 
 
 def matmul(call: Call) -> None:
@@ -119,7 +120,7 @@ def convolution(call: Call) -> None:
         spread = channels.reshape(groups, x.shape[0], *x.shape[2:], blocks.shape[2])
         return spread.movedim((0, -1), (1, 2)).flatten(1, 2)
 
-    weigh(call, Operands(x, weight, blocks, standard, back, 1, groups, aligned), None)
+    weigh(call, Operands(x, weight, blocks, standard, back, 1, groups, aligned, transposed), None)
     if bias is not None:
         pointwise(call, [bias.view(-1, *space), call.output], "shift")
         call.record.take_mean(call.record.products[-1], call.output, 1, bias)
@@ -143,6 +144,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
         inputs = []  # a depthwise weight scales its channel, and reads no other
     product = Product(call.where, record.memory.parameters_in(operands.weight), inputs, outputs)
     product.recurrent = next((f.name for f in record.stack if isinstance(f.module, nn.RNNBase)), None)
+    product.during = {frame.name: frame.call for frame in record.stack}
     record.products.append(product)
     record.unexplained([operands.activation])
     if inputs is None or outputs is None:
@@ -151,8 +153,11 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     arrays = {family: operands.standard(labels) for family, labels in record.arrays(operands.activation).items()}
     passing: Arrays = {}
     for family, (fate, labels) in _fates(record, arrays, operands).items():
-        if fate == "read" and inputs is not None:
+        if fate == "read" and inputs is not None and _reads_more(record, arrays, labels, operands):
+            record.kill([family], f"its outgoing weight is also used elsewhere: on other numbers in {call.where}")
+        elif fate == "read" and inputs is not None:
             product.reads[family] = labels.expand(batch, 1, k).flatten()
+            product.partial |= bool(((arrays[family] == NONE) & (labels != NONE)).any())
         elif fate == "pass":
             passing[family] = operands.back(labels)
         else:
@@ -163,7 +168,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     call.write({**passing, **_joined(record, passing, begun)})
     if product.reads:
         product.tap = find_tap(record, product, operands.activation, operands.weight, operands.axis)
-    product.grouped = operands.groups > 1
+    product.grouped = operands.groups > 1 or operands.transposed
     if not product.grouped:
         record.results[record.memory.key(call.output)] = product, call.output._version
     if bias is not None:
@@ -192,6 +197,20 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
         else:
             fates[family] = "dead", labels
     return fates
+
+
+def _reads_more(record: Record, arrays: Arrays, column: Tensor, operands: Operands) -> bool:
+    """Whether a position that a unit owns also meets numbers that are no unit's, other than zeros that fill a gap."""
+    if not any(((labels == NONE) & (column != NONE)).any() for labels in arrays.values()):
+        return False
+    activation = operands.activation
+    filled = operands.standard((activation != 0).long()) != 0
+    addresses = record.memory.addresses(activation) if record.memory.has_addresses(activation) else None
+    if addresses is not None:
+        filled |= operands.standard(addresses) != NONE
+    for labels in arrays.values():
+        filled = filled & (labels == NONE)
+    return bool((filled & (column != NONE)).any())
 
 
 def _single(record: Record, labels: Tensor) -> bool:

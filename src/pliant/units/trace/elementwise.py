@@ -50,7 +50,8 @@ def pointwise(call: Call, operands: Sequence[Tensor], role: Role | None) -> None
         if record.memory.has_addresses(operand):
             if role is not None and joined:
                 record.own(operand, joined, role)
-                _note_bias(record, operands, operand, role)
+                if call.name == "add" and call.argument("alpha", 1) == 1:
+                    _note_bias(record, operands, operand)
             else:
                 record.unexplained([operand])
     call.write(joined)
@@ -108,9 +109,9 @@ def _note_residual(record: Record, operands: Sequence[Tensor], arrays: list[Arra
             record.residual.update(*arrays)
 
 
-def _note_bias(record: Record, operands: Sequence[Tensor], bias: Tensor, role: Role) -> None:
+def _note_bias(record: Record, operands: Sequence[Tensor], bias: Tensor) -> None:
     """A bias that is added to the very result of a product takes over mean contributions like the product's own."""
     for operand in operands:
         product = record.product_of(operand)
-        if product is not None and role == "shift":
+        if product is not None:
             record.take_mean(product, operand, -1, bias)

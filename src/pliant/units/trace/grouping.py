@@ -17,6 +17,7 @@ from pliant.units.trace.lanes import Lane, Lanes
 from pliant.units.trace.leftovers import left_alone
 from pliant.units.trace.record import Product, Record
 from pliant.units.trace.table import PartRole, Signature, UnitTable
+from pliant.units.trace.taps import returns_always
 from pliant.units.trace.verdicts import Facts, Options, Verdicts
 
 __all__ = ["Options", "unit_map"]
@@ -133,17 +134,38 @@ class _Builder:
         return taps[0] if len(set(taps)) == 1 else taps
 
     def _tap(self, part: int) -> Tap | None:
-        for product, lanes in self._readers(part):
-            if product.recurrent is not None:
-                return self._carried(product.recurrent)
-            if product.tap is not None:
-                row_at = torch.full((lanes.lane.positions,), -1)
-                row_at[lanes.positions] = lanes.rows
-                rows = row_at[self.table.positions(self.units, part)]
-                if int(rows.min()) >= 0:
-                    count = sum(len(each.rows) for each in product.inputs or [])
-                    return _indexed(product.tap, _index(rows, count))
-        return None
+        """Where every product with these weights reads, and nothing else is shown."""
+        users = list(self._readers(part))
+        readers = [(product, lanes) for product, lanes in users if product.reads]
+        taps = {replace(product.tap, nonnegative=False) if product.tap else None for product, _ in readers}
+        recurrent = {product.recurrent for product, _ in readers}
+        if taps == {None} and len(recurrent) == 1:
+            module = next(iter(recurrent))
+            return self._carried(module) if module is not None else None
+        tap = taps.pop() if len(taps) == 1 else None
+        if tap is None:
+            return None
+        product, lanes = readers[0]
+        calls = {each.during.get(tap.module) for each, _ in users} - {None}
+        if tap.at == "input" and len(calls) < self.record.calls[tap.module]:
+            return None  # the module is also called with what these weights do not read
+        if tap.at == "output" and not returns_always(self.record, product, tap):
+            return None
+        row_at = torch.full((lanes.lane.positions,), -1)
+        row_at[lanes.positions] = lanes.rows
+        rows = row_at[self.table.positions(self.units, part)]
+        if int(rows.min()) < 0:
+            return None
+        count = sum(len(each.rows) for each in product.inputs or [])
+        return replace(tap, index=_index(rows, count), nonnegative=self._nonnegative(tap))
+
+    def _nonnegative(self, tap: Tap) -> bool:
+        """Whether nothing that is shown there, to whatever weight, can be below zero."""
+        return all(
+            product.tap.nonnegative
+            for product in self.record.products
+            if product.tap is not None and replace(product.tap, nonnegative=tap.nonnegative) == tap
+        )
 
     def _carried(self, module: str) -> Tap | None:
         """The output of a recurrent module, if every unit is seen there equally often."""
@@ -154,18 +176,23 @@ class _Builder:
             units = self.table.unit_of(labels)
             at = [torch.nonzero(units == unit).flatten() for unit in self.units]
             if len({len(positions) for positions in at}) == 1 and len(at[0]) > 0:
-                return _indexed(tap, _index(torch.stack(at), len(units)))
+                return replace(tap, index=_index(torch.stack(at), len(units)))
         return None
 
     def _hand_over(self, outgoing: list[int]) -> dict[str, str | BN]:
         """Where every product with a weight agrees on what takes over a mean."""
         found: dict[str, str | BN] = {}
         for part in outgoing:
-            takers = {product.takes_mean for product, _ in self._readers(part)}
+            takers = {self._taker(product) for product, _ in self._readers(part)}
             (taker,) = takers if len(takers) == 1 else (None,)
             if taker is not None and len(self._lane(part).axes) == 1:
                 found[self._parameter(part)] = taker
         return found
+
+    def _taker(self, product: Product) -> str | BN | None:
+        """What takes a mean over for the product, unless something else reads its bare result too."""
+        alone = product.result is None or self.record.read_by[product.result] == 1
+        return product.takes_mean if alone else None
 
     def _readers(self, part: int) -> Iterable[tuple[Product, Lanes]]:
         for product in self.record.products:
@@ -192,10 +219,6 @@ def _index(positions: Tensor, size: int) -> Index | None:
     if positions.numel() == size and torch.equal(positions.flatten(), torch.arange(size)):
         return None
     return tuple(tuple(ints(row)) for row in positions)
-
-
-def _indexed(tap: Tap, index: Index | None) -> Tap:
-    return replace(tap, index=index)
 
 
 def _unique(name: str, taken: set[str]) -> str:

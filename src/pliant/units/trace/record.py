@@ -14,6 +14,7 @@ The rules write it, `grouping` reads it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from re import sub
@@ -37,6 +38,7 @@ class Frame:
     module: nn.Module
     name: str
     inputs: list[tuple[int | str, Tensor, tuple[Key, int]]]
+    call: int  # how often the module was called before
 
 
 @dataclass(eq=False)
@@ -53,6 +55,11 @@ class Product:
     biased: bool = False
     grouped: bool = False
     tap: Tap | None = None  # one position along its axis for each input row
+    during: Mapping[str, int] = field(
+        default_factory=dict[str, int]
+    )  # modules that ran it, and in which of their calls
+    result: tuple[Key, int] | None = None  # its very result, where something after it takes the mean over
+    partial: bool = False  # some of what it reads is no unit's: padding, a first state
     embedding: bool = False
 
     def explained(self) -> Tensor:
@@ -104,7 +111,9 @@ class Record:
         self.normed: list[Normed] = []
         self.mixed: dict[int, str] = {}  # label -> where
         self.carried: dict[str, tuple[Tap, dict[int, Tensor]]] = {}  # output of a recurrent module, label by position
-        self.outputs: dict[tuple[Key, int], tuple[str, int, Tensor]] = {}  # of modules: name, argument, tensor
+        self.outputs: dict[tuple[Key, int], tuple[Frame, int, Tensor]] = {}  # of modules: which call, argument, tensor
+        self.calls: Counter[str] = Counter()  # of each module
+        self.read_by: Counter[tuple[Key, int]] = Counter()  # operations that read the very result of a product
         self.results: dict[Key, tuple[Product, int]] = {}  # whose result a storage holds, and at what version
         self.gains: dict[int, set[float]] = {}
         self.dead: dict[int, str] = {}
@@ -194,11 +203,19 @@ class Record:
     def product_of(self, result: Tensor) -> Product | None:
         """The product whose very result this is."""
         product, version = self.results.get(self.memory.key(result), (None, 0))
-        return product if version == result._version else None
+        if product is not None and version == result._version:
+            product.result = self.memory.key(result), version
+            return product
+        return None
 
     def absorb(self, product: Product, result: Tensor, norm: str) -> None:
         """The result goes straight into a batch norm, whose running mean can take over a mean contribution."""
-        if product.takes_mean is None and not product.biased and self._aligned(product, result, 1):
+        if (
+            product.takes_mean is None
+            and not product.biased
+            and not product.partial
+            and self._aligned(product, result, 1)
+        ):
             product.takes_mean = BN(norm)
 
     def take_mean(self, product: Product, result: Tensor, axis: int, bias: Tensor) -> None:
@@ -206,6 +223,8 @@ class Record:
         product.biased = True
         number = self.memory.whole(bias)
         if number is None or not self.memory.parameters[number].requires_grad or bias.shape != (result.shape[axis],):
+            return
+        if product.partial:
             return
         if self._aligned(product, result, axis):
             product.takes_mean = self.memory.names[number]

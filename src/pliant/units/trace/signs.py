@@ -14,13 +14,21 @@ KEEPS_SIGN = {
 }
 
 
+def _scaled_by_hand(call: Call) -> bool:
+    """Whether a number of Python's takes part, which may be another one, of another sign, in another pass."""
+    numbers = [each for each in (*call.args, *call.kwargs.values()) if isinstance(each, float | int)]
+    return call.name in ("add", "mul", "constant_pad_nd") and any(
+        each != (0 if call.name != "mul" else 1) for each in numbers
+    )
+
+
 def note_sign(call: Call) -> None:
     """Mark what the operation wrote, if nothing in its storage can be below zero."""
     memory = call.record.memory
     positive = call.name in NEVER_BELOW_ZERO or (
         call.name in KEEPS_SIGN
         and all(memory.shadow(tensor).nonnegative for tensor in call.inputs)
-        and all(not isinstance(each, float | int) or each >= 0 for each in (*call.args, *call.kwargs.values()))
+        and not _scaled_by_hand(call)
     )
     for output in call.outputs:
         shadow = memory.shadow(output)

@@ -28,17 +28,17 @@ def find_tap(record: Record, product: Product, activation: Tensor, weight: Tenso
     for frame in reversed(record.stack):
         for argument, tensor, at_entry in frame.inputs:
             if at_entry in same and not isinstance(frame.module, nn.RNNCellBase):
-                found = _axis(record, product, tensor, channels)
+                found = _axis(record, product, tensor, channels) if tensor.numel() == activation.numel() else None
                 if found is not None:
                     return Tap(frame.name, "input", found, argument=argument, nonnegative=nonnegative)
     if any(isinstance(frame.module, nn.RNNBase) for frame in record.stack):
-        return None  # the fused kernels of a recurrent module show nothing but its input and output: see `note_outputs`
+        return None  # the fused kernels of a recurrent module show its input and output alone: see `note_outputs`
     for identity in same:
         if identity in record.outputs:
-            name, argument, tensor = record.outputs[identity]
-            found = _axis(record, product, tensor, channels)
+            frame, argument, tensor = record.outputs[identity]
+            found = _axis(record, product, tensor, channels) if tensor.numel() == activation.numel() else None
             if found is not None:
-                return Tap(name, "output", found, argument=argument, nonnegative=nonnegative)
+                return Tap(frame.name, "output", found, argument=argument, nonnegative=nonnegative)
     number = record.memory.whole_view(weight)
     if number is None or (activation.dim() == 3 and activation.shape[0] > 1 and not channels):
         return None
@@ -64,6 +64,16 @@ def _carries(record: Record, product: Product, tensor: Tensor, axis: int) -> boo
     return True
 
 
+def returns_always(record: Record, product: Product, tap: Tap) -> bool:
+    """Whether every call of the tapped module returns what the product reads, and no call something else."""
+    returned = [
+        tensor
+        for frame, argument, tensor in record.outputs.values()
+        if frame.name == tap.module and argument == tap.argument
+    ]
+    return all(_carries(record, product, tensor, tap.axis) for tensor in returned)
+
+
 def note_outputs(record: Record, frame: Frame, output: Any) -> None:
     """Remember what a module returned, and by label what a recurrent module returned."""
     if isinstance(frame.module, nn.RNNBase):
@@ -76,4 +86,4 @@ def note_outputs(record: Record, frame: Frame, output: Any) -> None:
     for argument, tensor in enumerate(parts):
         if isinstance(tensor, Tensor):
             record.memory.shadow(tensor)
-            record.outputs.setdefault((record.memory.key(tensor), tensor._version), (frame.name, argument, tensor))
+            record.outputs.setdefault((record.memory.key(tensor), tensor._version), (frame, argument, tensor))

@@ -118,6 +118,7 @@ class Shadowing(TorchDispatchMode):
         if not call.inputs or not call.outputs:
             return
         for tensor in call.inputs:
+            self.record.read_by[memory.key(tensor), tensor._version - call.in_place * (tensor is call.inputs[0])] += 1
             if memory.has_addresses(tensor):
                 self.record.reached |= memory.parameters_in(tensor)
         keys = {memory.key(tensor) for tensor in call.inputs}
@@ -192,7 +193,9 @@ def _watched(record: Record) -> Generator[None]:
                 for argument, value in [*enumerate(args), *kwargs.items()]
                 if isinstance(value, Tensor)
             ]
-            record.stack.append(Frame(module, record.module_names[module], cast(Any, inputs)))
+            name = record.module_names[module]
+            record.stack.append(Frame(module, name, cast(Any, inputs), record.calls[name]))
+            record.calls[name] += 1
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         with _disable_current_modes():

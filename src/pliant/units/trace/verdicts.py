@@ -73,9 +73,13 @@ class Verdicts:
     # -- the verdict ----------------------------------------------------------------------------------------------
 
     def kind(self, signature: Signature, facts: Facts) -> Kind:
-        if self._parameters(signature, "incoming") & self._parameters(signature, "outgoing"):
-            return "recurrent"
-        return "approximate" if facts.mixed else "exact"
+        if facts.mixed:
+            return "approximate"
+        return (
+            "recurrent"
+            if self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
+            else "exact"
+        )
 
     def reason(self, signature: Signature, facts: Facts) -> str | None:
         """Why units are left alone, None where they are not."""
@@ -95,7 +99,8 @@ class Verdicts:
         if collapsed:
             yield f"all units mixed by {self._mixer(collapsed)}"
         yield from self._tied(signature)
-        if facts.shared and self.kind(signature, facts) != "recurrent":
+        both = self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
+        if facts.shared and facts.shared not in {self.record.memory.names[number] for number in both}:
             yield f"its outgoing weight '{facts.shared}' is also used elsewhere"
         yield from self._embedded(signature)
         yield from self._frozen(signature)

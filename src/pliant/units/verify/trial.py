@@ -205,7 +205,9 @@ class Trial:
             self.bench.restore()
             seen = self.bench.run().taps[self.bench.watched.index(consumer)]
             if seen:
-                raise Failed("vacuous", f"the {tap} sees other examples once these units are redrawn: nothing is proved")
+                raise Failed(
+                    "vacuous", f"the {tap} sees other examples once these units are redrawn: nothing is proved"
+                )
             raise Failed("wrong", f"the {tap} never sees a tensor: the module is bypassed")
         if int(wanted.max()) >= width or (tap.index is None and wanted.numel() != width):
             raise Failed("wrong", f"the {tap} has {width} entries along axis {tap.axis}, not {wanted.numel()}")
