@@ -1078,3 +1078,49 @@ def test_the_plan_prints_what_feeds_and_what_is_fed():
 def test_it_is_a_unit_reset():
     _, cbp = attached(mlp())
     assert isinstance(cbp, UnitReset)
+
+
+def test_a_state_remembers_its_seeds_so_another_global_seed_draws_the_same_counts():
+    def run(split):
+        torch.manual_seed(3)
+        model = mlp()
+        optimizer, cbp = attached(model, count="bernoulli", seed=None)
+        train(model, optimizer, range(60))
+        if split:
+            held = copy.deepcopy((model.state_dict(), optimizer.state_dict(), cbp.state_dict()))
+            torch.manual_seed(99)
+            model = mlp(seed=99)
+            optimizer, cbp = attached(model, count="bernoulli", seed=None)
+            for each, state in zip((model, optimizer, cbp), held, strict=True):
+                each.load_state_dict(state)
+        train(model, optimizer, range(60, 160))
+        return model, cbp
+
+    (straight, cbp), (resumed, _) = run(split=False), run(split=True)
+    enough(cbp)
+    assert same(straight, resumed)
+
+
+def test_a_state_of_another_optimizer_or_of_other_positions_is_an_error():
+    _, cbp = attached(mlp())
+    _, adam = attached(mlp(), "adam")
+    with pytest.raises(ValueError, match="saved with optimizers"):
+        adam.load_state_dict(cbp.state_dict())
+
+    def shuffled(groups):
+        return nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ChannelShuffle(groups), nn.Conv2d(8, 2, 1))
+
+    methods = []
+    for model in (shuffled(2), shuffled(4)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        methods.append(ContinualBackprop(model, optimizer, example_inputs=torch.randn(2, 3, 4, 4)))
+    with pytest.raises(ValueError, match="saved for other units"):
+        methods[1].load_state_dict(methods[0].state_dict())
+
+
+def test_a_group_that_is_never_read_is_named_in_the_log(caplog):
+    model = mlp()
+    optimizer, _ = attached(model)
+    model[4].eval()  # what group '2' is read by
+    train(model, optimizer, range(100))
+    assert "never read in 100 steps, so never replaced: '2'" in caplog.text

@@ -19,8 +19,9 @@ An entry lies between two units and is as young as the younger one: W is the lar
 Departures: while `betas` are changed from outside, what was averaged so far keeps its weight. A pre-hook that changes
 gradients must be registered before the method. A gradient whose square overflows, which makes Adam stall, gives NaN.
 
-    averages    w and W by age                     batch    parameters stepped alike: their moments are moved
-    ages        the age of each unit's entries     hook     the optimizer's pre-hook, saving and loading
+    averages    w and W by age                 batch    parameters stepped alike: what is planned for the next steps
+    ages        the age of each position       hook     the optimizer's pre-hook; resets, saving and loading
+    moves       of the moments, before a step
 
 Source: Kingma and Ba, ICLR 2015, algorithm 1, entry by entry.
 """

@@ -155,8 +155,8 @@ class Batch:
         if kept is None:
             self._ahead += 1
             return
-        taken = kept.to(torch.int64)  # the host does not know: it counts the step as taken
-        self._grow(taken, 1)
+        taken = kept.to(torch.int64)
+        self._grow(taken, 1)  # the host does not know, and counts the step as taken
         self._until -= 1
         for plan in self._plans:
             plan.weights.grow(taken)

@@ -1,0 +1,133 @@
+"""What a tap shows must be what the unit did, and nothing else; where no place shows that, the unit is left alone."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from pliant import ContinualBackprop, trace
+
+
+class Net(nn.Module):
+    """A forward that is a function of named parts."""
+
+    def __init__(self, run, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.run = run
+
+    def forward(self, *inputs):
+        return self.run(self, *inputs)
+
+
+def seen(model, *inputs):
+    """(mean, utility) of every group after one forward, as the engine read them."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = ContinualBackprop(model, optimizer, example_inputs=inputs, attach=False, decay_rate=0.0)
+    model(*inputs)
+    cbp.step()
+    return [(cbp.score.mean(group)[0], cbp.score.value(group, [])[0]) for group in cbp.groups]
+
+
+def test_one_reader_of_two_branches_reads_each_by_its_own_sign():
+    """A ReLU and a tanh meet the same head: the second is not above zero because the first is."""
+    model = Net(
+        lambda net, x: net.head(torch.relu(net.a(x))) + net.head(torch.tanh(net.b(x))),
+        a=nn.Linear(4, 6), b=nn.Linear(4, 6), head=nn.Linear(6, 2),
+    )  # fmt: skip
+    x = torch.randn(64, 4)
+    ((_, utility),) = seen(model, x)
+    both = torch.cat([torch.relu(model.a(x)), torch.tanh(model.b(x))])
+    assert_close(utility, model.head.weight.abs().mean(0) * both.abs().mean(0))
+
+
+def test_a_part_of_a_module_s_input_is_not_read_at_that_input():
+    """The head of a class token: the module is given all tokens, the weight reads the first."""
+    model = Net(
+        lambda net, x: net.head(torch.relu(net.first(x))),
+        first=nn.Linear(4, 6), head=Net(lambda net, h: F.linear(h[:, 0], net.w), w=nn.Parameter(torch.randn(3, 6))),
+    )  # fmt: skip
+    x = torch.randn(16, 7, 4)
+    x[:, 0] += 3.0
+    ((mean, _),) = seen(model, x)
+    assert_close(mean[:, 0], torch.relu(model.first(x))[:, 0].mean(0))
+
+
+def test_an_activation_module_that_serves_two_layers_is_no_place_to_read_either():
+    model = Net(
+        lambda net, x: net.act(net.act(x @ net.w1) @ net.w2) @ net.w3,
+        act=nn.ReLU(), w1=nn.Parameter(torch.randn(4, 6)), w2=nn.Parameter(torch.randn(6, 6)), w3=nn.Parameter(torch.randn(6, 2)),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no module shows what w2 reads"):
+        trace(model, torch.randn(8, 4), activity=True)
+    assert len(trace(model, torch.randn(8, 4)).rows) == 2
+
+
+def test_a_weight_that_two_modules_share_is_not_read_at_one_of_them():
+    model = Net(
+        lambda net, x: (net.p(torch.tanh(net.a(x))), net.q(10 * torch.tanh(net.a(x)) + 3)),
+        a=nn.Linear(4, 6), p=nn.Linear(6, 2), q=nn.Linear(6, 2),
+    )  # fmt: skip
+    model.q.weight = model.p.weight
+    with pytest.raises(ValueError, match="no module shows what"):
+        trace(model, torch.randn(8, 4), activity=True)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda net, x, t: net.f2(torch.cat([torch.relu(net.f1(x)), t])),
+        lambda net, x, t: net.f2(torch.cat([net.token.expand(len(x), 1, 6), torch.relu(net.f1(x)).unsqueeze(1)], 1)),
+    ],
+)
+def test_a_column_that_reads_other_numbers_in_the_same_product_is_left_alone(run):
+    """Data beside the unit, and a learned token at its place: what was learned about them would be lost."""
+    model = Net(run, f1=nn.Linear(4, 6), f2=nn.Linear(6, 3), token=nn.Parameter(torch.zeros(1, 1, 6)))
+    with pytest.raises(ValueError, match="also used elsewhere: on other numbers"):
+        trace(model, (torch.randn(5, 4), torch.randn(5, 6)))
+
+
+def test_a_head_of_a_recurrent_cell_that_also_reads_data_is_left_alone():
+    def run(net, x, t):
+        h = torch.zeros(len(x), 6)
+        for step in range(x.shape[1]):
+            h = net.cell(x[:, step], h)
+        return net.head(h), net.head(t)
+
+    model = Net(run, cell=nn.RNNCell(4, 6), head=nn.Linear(6, 2))
+    with pytest.raises(ValueError, match=r"its outgoing weight 'head.weight' is also used elsewhere"):
+        trace(model, (torch.randn(8, 4, 4), torch.randn(8, 6)))
+
+
+def test_recurrent_units_behind_a_norm_over_units_are_approximate_and_not_strict():
+    def run(net, x):
+        h = torch.zeros(len(x), 6)
+        for step in range(x.shape[1]):
+            h = torch.tanh(net.norm(net.enter(x[:, step]) + net.again(h)))
+        return net.head(h)
+
+    model = Net(run, norm=nn.LayerNorm(6), enter=nn.Linear(4, 6), again=nn.Linear(6, 6), head=nn.Linear(6, 2))
+    x = torch.randn(8, 4, 4)
+    assert [row.group.kind for row in trace(model, x).rows] == ["approximate"]
+    with pytest.raises(ValueError, match="a norm over units lies between"):
+        trace(model, x, strict=True)
+
+
+def test_an_expert_that_gets_no_example_did_not_run():
+    model = Net(
+        lambda net, x, keep: net.last(net.expert(torch.relu(net.first(x[keep])))).sum() + net.first(x).sum(),
+        first=nn.Linear(4, 6), expert=nn.Linear(6, 3), last=nn.Linear(3, 1),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    x, some, nobody = torch.randn(8, 4), torch.arange(8) < 4, torch.zeros(8, dtype=torch.bool)
+    cbp = ContinualBackprop(model, optimizer, example_inputs=(x, some), include="expert", attach=False)
+    model(x, some)
+    cbp.step()
+    mean = cbp.score.mean(cbp.groups[0]).clone()
+    model(x, nobody)
+    cbp.step()
+    assert cbp.groups[0].steps == 1
+    assert torch.equal(cbp.score.mean(cbp.groups[0]), mean)
