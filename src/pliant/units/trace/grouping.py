@@ -87,10 +87,7 @@ class _Builder:
             tap=self._taps(outgoing),
             affine=[
                 *(BN(self.table.parts[part].module, *self._places(part)) for part in self._of("norm")),
-                *(
-                    Own(self._slice(part), _STARTS_AT[self.table.parts[part].role])
-                    for part in self._of("scale", "slope")
-                ),
+                *(Own(self._slice(part), self._start(part)) for part in self._of("scale", "slope")),
             ],
             hand_over=self._hand_over(outgoing),
             gain=self._gain(),
@@ -101,6 +98,11 @@ class _Builder:
         return self.record.memory.names[self._lane(part).parameter]
 
     # -- places ---------------------------------------------------------------------------------------------------
+
+    def _start(self, part: int) -> float:
+        """What a scale or slope starts from."""
+        owner = self.record.owner(self._parameter(part))
+        return owner.init if isinstance(owner, nn.PReLU) else _STARTS_AT[self.table.parts[part].role]
 
     def _places(self, part: int) -> tuple[int, Index | None]:
         """`repeat` and `index` of a slice."""
