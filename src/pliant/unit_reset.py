@@ -39,6 +39,7 @@ from pliant.units.trace import trace
 log = logging.getLogger("pliant")
 
 FORMAT = 1
+CHECK_EVERY = 64  # steps between looks at whether the parameters are still the model's; and before each replacement
 PATIENCE = 100  # steps after which a group that was never read is worth a word
 
 
@@ -124,6 +125,7 @@ class UnitReset:
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
         self.panels = self._panels(names)
+        self._step_calls = 0
         self._patience = Counter[Panel]()  # steps in which some group was not read
         self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
         self.score.bind(self.panels)
@@ -142,13 +144,18 @@ class UnitReset:
         """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`."""
         skipped: Tensor | None = getattr(optimizer, "found_inf", None)  # a GradScaler's, for fused steps
         chosen: dict[BoundGroup, Chosen] = {}
+        self._step_calls += 1
+        if self._step_calls % CHECK_EVERY == 1:
+            self._check_parameters()
         for panel in self.panels:
             if optimizer in (None, panel.clock):
                 for group in self._observe(panel, skipped):
                     units = self.select(group, lambda group=group: self.score.value(group, self.generators))
                     if units is not None:
                         chosen[group] = units
-        self._replace(chosen)
+        if chosen:
+            self._check_parameters()
+            self._replace(chosen)
 
     def _replace(self, chosen: dict[BoundGroup, Chosen]) -> None:
         """The phases, each over all groups before the next."""
@@ -194,23 +201,29 @@ class UnitReset:
                 f"it. Call model.train(), and attach before the first call of a compiled model"
             )
         self._heard.add(panel)
-        for home, leaf, parameter in self._places:
-            if home.get(leaf) is not parameter or not parameter.requires_grad:
-                raise RuntimeError(_changed(self.groups, home.get(leaf), parameter))
         if len(ran) < len(panel.groups):
             self._check_modules(panel)
             self._patience[panel] += 1
             if self._patience[panel] == PATIENCE:
                 never = ", ".join(f"'{group.name}'" for group in panel.groups if not group.steps)
-                log.warning(
-                    "never read in %d steps, so never replaced: %s (evaluation mode, no gradients?)", PATIENCE, never
-                )
+                if never:
+                    log.warning(
+                        "never read in %d steps, so never replaced: %s (evaluation mode, no gradients?)",
+                        PATIENCE,
+                        never,
+                    )
         for name, parameter in self._unreached.items():
             if parameter.grad is not None:
                 raise RuntimeError(
                     f"'{name}' never ran with the example inputs but has a gradient now: it may read units, and the plan does "
                     f"not know. Give example inputs that reach it, or a list of several"
                 )
+
+    def _check_parameters(self) -> None:
+        """Raise `RuntimeError` before anything is written to a parameter that is no longer the model's, or is frozen."""
+        for home, leaf, parameter in self._places:
+            if home.get(leaf) is not parameter or not parameter.requires_grad:
+                raise RuntimeError(_changed(self.groups, home.get(leaf), parameter))
 
     def _check_modules(self, panel: Panel) -> None:
         """A group that did not run may sit in a module that was taken out of the model."""

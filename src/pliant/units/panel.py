@@ -73,6 +73,7 @@ class Panel:
             self.runs, self.units, dtype=torch.int64, device=self.device
         )  # at which step of its group
         self.steps = dict.fromkeys(self.groups, 0)
+        self._all_ran = False
         self._place_readers(names)
         self._place_outgoing()
         for group in self.groups:
@@ -187,7 +188,8 @@ class Panel:
 
     def ran(self) -> list[BoundGroup]:
         """The groups of which anything was read since the last step. One without a tap always counts as read."""
-        if all(reader.ran for reader in self.readers):
+        self._all_ran = all([reader.ran for reader in self.readers])  # noqa: C419  (a list is quicker)
+        if self._all_ran:
             return self.groups
         heard = {reader for reader in self.readers if reader.ran or reader.captured}
         return [group for group in self.groups if heard.intersection(self._readers_of[group]) or not group.spec.taps]
@@ -198,7 +200,9 @@ class Panel:
         """The means since the last step, and start afresh."""
         if not self.readers:
             return Means({}, None)
-        quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
+        quiet: list[int] = []
+        if not self._all_ran:
+            quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
         means = self._sums / self._counts()
         self._sums.zero_()
         for reader in self.readers:
@@ -215,10 +219,11 @@ class Panel:
 
     def _counts(self) -> Tensor | int:
         """What to divide the sums by: one number if the host knows it, as a rule, or one for each entry."""
+        if True not in [reader.compiled for reader in self.readers]:
+            known = [reader.examples for reader in self.readers]
+            if known.count(known[0]) == len(known):
+                return known[0]
         counts = [reader.count() for reader in self.readers]
-        first = counts[0]
-        if isinstance(first, int) and all(each == first for each in counts):
-            return first
         each = [torch.as_tensor(n, dtype=self.dtype).to(self.device, non_blocking=True) for n in counts]
         widths = [each.expand(reader.entries) for each, reader in zip(each, self.readers, strict=True)]
         return torch.cat(widths).clamp(min=1.0)
