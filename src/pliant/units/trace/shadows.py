@@ -14,7 +14,6 @@ Addresses count through all parameters in the order of `named_parameters`, each 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -112,9 +111,6 @@ class Memory:
             if tensor.storage_offset() == parameter.storage_offset() and tensor.numel() == parameter.numel():
                 return number
         return None
-
-    def parameter_of(self, address: int) -> int:
-        return bisect_right(self.first, address) - 1
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
