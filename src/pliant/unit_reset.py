@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from operator import index
 from typing import Any, Literal, Self, TypedDict
 
@@ -28,11 +27,12 @@ from torch.optim import Optimizer
 
 from pliant.optimizer_state import OptimizerState
 from pliant.parts import Score, Select
+from pliant.planning import given_units, stepped_units, warnings_of
 from pliant.ranks import Ranks
 from pliant.redraw import Redraw
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
-from pliant.units.map import PlanRow, Skipped, UnitGroup, UnitMap
+from pliant.units.map import PlanRow, UnitGroup, UnitMap
 from pliant.units.panel import Panel
 from pliant.units.trace import trace
 
@@ -102,13 +102,20 @@ class UnitReset:
         process_group: dist.ProcessGroup | Literal["auto"] | None = "auto",
     ) -> None:
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+        if (groups is None) == (example_inputs is None):
+            raise ValueError(
+                "give either example_inputs=x (the units are found by running the model on it) or groups=[UnitGroup(...), ...]"
+            )
         reads_activity = bool(score.reads)
         kinds = {"strict": strict, "residual": residual, "heads": heads}
-        units = _units(model, groups, example_inputs, reads_activity, kinds).include(*_patterns(include))
-        units = units.exclude(*_patterns(exclude))
         names = Names(model)
         if groups is None:
-            units = _stepped(units, names, self.optimizers)
+            units = trace(model, example_inputs, activity=reads_activity, **kinds)
+        else:
+            units = given_units(names, groups, kinds)
+        units = units.include(*_patterns(include)).exclude(*_patterns(exclude))
+        if groups is None:
+            units = stepped_units(units, names, self.optimizers)
         self.groups = [BoundGroup(spec, names) for spec in units.groups]
         self._heard: set[Panel] = set()  # panels of which anything ran since we attached
         self._model = model
@@ -132,7 +139,7 @@ class UnitReset:
         self.select.bind(self.groups, self.seeds)
         rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
-        self.plan = UnitMap(rows, units.skipped, [*self.forget.notes, *_warnings(units)], units.unreached)
+        self.plan = UnitMap(rows, units.skipped, [*self.forget.notes, *warnings_of(units)], units.unreached)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
@@ -401,58 +408,6 @@ class UnitReset:
         return list(seed)
 
 
-def _units(
-    model: nn.Module,
-    groups: Sequence[UnitGroup] | UnitMap | None,
-    example_inputs: Any,
-    reads_activity: bool,
-    kinds: dict[str, bool],
-) -> UnitMap:
-    """The units that were given, or those that are found with the example inputs."""
-    if (groups is None) == (example_inputs is None):
-        raise ValueError(
-            "give either example_inputs=x (the units are found by running the model on it) or groups=[UnitGroup(...), ...]"
-        )
-    if groups is None:
-        return trace(model, example_inputs, activity=reads_activity, **kinds)
-    named = [name for name, wanted in kinds.items() if wanted]
-    if named:
-        raise ValueError(f"{', '.join(named)}: only with example_inputs; groups given by hand are taken as they are")
-    if isinstance(groups, UnitMap):
-        return groups
-    names = Names(model)
-    return UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
-
-
-def _stepped(units: UnitMap, names: Names, optimizers: Sequence[Optimizer]) -> UnitMap:
-    """Without the groups of which no optimizer steps a parameter. Raises `ValueError` if that leaves none."""
-    known = {id(p) for each in optimizers for settings in each.param_groups for p in settings["params"]}
-    missing = {
-        row.group.name: [name for name in row.group.parameters() if id(names.parameters[name]) not in known]
-        for row in units.rows
-    }
-    if units.rows and all(missing.values()):
-        first = ", ".join(f"'{name}'" for name in next(iter(missing.values())))
-        raise ValueError(
-            f"no group has all of its parameters in the optimizer given ({first} are not, for a start). Pass the optimizer that "
-            f"was built from this model's parameters, or all of them if there are several"
-        )
-    skipped = [
-        Skipped(tuple(gone), "not in the optimizer", row.units)
-        for row, gone in zip(units.rows, missing.values(), strict=True)
-        if gone
-    ]
-    rows = [row for row in units.rows if not missing[row.group.name]]
-    return replace(units, rows=rows, skipped=[*units.skipped, *skipped])
-
-
-def _warnings(units: UnitMap) -> list[str]:
-    if not units.unreached:
-        return []
-    names = ", ".join(units.unreached)
-    return [f"never ran with the example inputs: {names}. Should it train, the first step raises: it may read units"]
-
-
 def _changed(groups: Sequence[BoundGroup], held: Any, parameter: Tensor) -> str:
     name = next(part.part.parameter for group in groups for part in group.slices() if part.parameter is parameter)
     if held is parameter:
@@ -461,10 +416,6 @@ def _changed(groups: Sequence[BoundGroup], held: Any, parameter: Tensor) -> str:
         f"'{name}' was replaced by another tensor after attaching (load_state_dict(assign=True), a conversion, a "
         f"parametrization?). detach(), and attach to the model as it is now"
     )
-
-
-def _patterns(given: str | Sequence[str]) -> Sequence[str]:
-    return (given,) if isinstance(given, str) else given
 
 
 def _places(part: BoundSlice) -> list[tuple[object, str]]:
@@ -480,3 +431,7 @@ def _clear_gradients(group: BoundGroup, chosen: Chosen) -> None:
     for part in group.slices():
         if part.parameter.grad is not None:
             part.write(chosen, 0.0, part.parameter.grad)
+
+
+def _patterns(given: str | Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given

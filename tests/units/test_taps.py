@@ -7,19 +7,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from pliant import ContinualBackprop, trace
-
-
-class Net(nn.Module):
-    """A forward that is a function of named parts."""
-
-    def __init__(self, run, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.run = run
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
+from tests.units.hard_cases import Net
 
 
 def seen(model, *inputs):

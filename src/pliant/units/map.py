@@ -304,9 +304,7 @@ class UnitMap:
 
     def __str__(self) -> str:
         head = ("group", "kind", "units", "incoming", "outgoing", "activity", "hand-over", "init std / now")
-        table = [head, *(row.cells() for row in self.rows)]
-        widths = [max(len(cells[column]) for cells in table) for column in range(len(head))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table]
+        lines = aligned([head, *(row.cells() for row in self.rows)])
         if self.skipped:
             lines += ["", "left alone"]
             names = [_some(each.parameters) for each in self.skipped]
@@ -331,6 +329,12 @@ def _brief(index: Index) -> str:
     """The positions of the first unit, and dots."""
     first = ", ".join(map(str, index[0][:4]))
     return f"({first}{', ..' if len(index[0]) > 4 else ''}), .."
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, column under column."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from pliant.units.bound import BoundGroup
-from pliant.units.map import UnitGroup, UnitMap
+from pliant.units.map import UnitGroup, UnitMap, aligned
 from pliant.units.verify.probe import Probe
 from pliant.units.verify.trial import Trial, Verified, covered
 
@@ -49,10 +49,7 @@ class Verification:
 
     def __str__(self) -> str:
         head = ("group", "verdict", "units", "moved", "if missed", "alive", "")
-        table = [head, *(row.cells() for row in self.rows)]
-        widths = [max(len(cells[column]) for cells in table) for column in range(len(head))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(aligned([head, *(row.cells() for row in self.rows)]))
 
 
 def verify(
