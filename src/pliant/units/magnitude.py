@@ -20,10 +20,8 @@ class Magnitude:
         weights, spec = part.parameter, part.part
         regular = spec.index is None and spec.shape is None and not part.stacked and part.repeat == 1
         self.is_matrix = regular and self.first and weights.dim() == 2 and weights.dtype == target.dtype
-        self.line, self.share_of_row = (
-            target[0, :, 0],
-            target.new_full((part.row[0] if part.row else 1,), 1.0 / self.rows),
-        )
+        self.line = target[0, :, 0]
+        self.share_of_row = target.new_full((part.row[0] if part.row else 1,), 1.0 / self.rows)
 
     def share(self, scratch: Tensor) -> None:
         """Where |w| of a small matrix may be written: the same memory for all, which stays in the cache."""

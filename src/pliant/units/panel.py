@@ -69,9 +69,8 @@ class Panel:
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
         self._all_spans = _joined(self._spans.values())
-        self._born = torch.zeros(
-            self.runs, self.units, dtype=torch.int64, device=self.device
-        )  # at which step of its group
+        # at which step of its group each unit was new: ages follow without an operation a step
+        self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
         self._all_ran = False
         self._place_readers(names)
@@ -84,9 +83,8 @@ class Panel:
         self.readers: list[Reader] = []
         self._readers_of: dict[BoundGroup, list[Reader]] = {group: [] for group in self.groups}
         taken: dict[tuple[object, ...], tuple[Reader, set[int]]] = {}
-        local: list[
-            tuple[Reader | None, Tensor]
-        ] = []  # of every consumer in order: reader, (units, repeat) entries of it
+        # of every consumer in order: its reader, and the (units, repeat) entries of it
+        local: list[tuple[Reader | None, Tensor]] = []
         for group in self.groups:
             for consumer in group.consumers:
                 if consumer.tap is None:
