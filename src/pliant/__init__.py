@@ -9,8 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pliant.diagnostics import diagnose as diagnose
+    from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
     from pliant.methods import ReDo as ReDo
+    from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
+    from pliant.methods import reset_head as reset_head
+    from pliant.methods import reset_network as reset_network
+    from pliant.methods import reset_optimizer as reset_optimizer
     from pliant.unit_reset import UnitReset as UnitReset
     from pliant.units import BN as BN
     from pliant.units import Own as Own
@@ -25,7 +31,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
+    "L2": "pliant.methods",
     "ReDo": "pliant.methods",
+    "ShrinkAndPerturb": "pliant.methods",
+    "reset_head": "pliant.methods",
+    "reset_network": "pliant.methods",
+    "reset_optimizer": "pliant.methods",
+    "diagnose": "pliant.diagnostics",
     "UnitReset": "pliant.unit_reset",
     "UnitGroup": "pliant.units",
     "UnitMap": "pliant.units",
@@ -39,15 +51,21 @@ _HOMES = {
 
 __all__ = [
     "BN",
+    "L2",
     "ContinualBackprop",
     "Own",
     "ReDo",
+    "ShrinkAndPerturb",
     "Slice",
     "Tap",
     "UnitGroup",
     "UnitMap",
     "UnitReset",
     "chain_groups",
+    "diagnose",
+    "reset_head",
+    "reset_network",
+    "reset_optimizer",
     "trace",
 ]
 

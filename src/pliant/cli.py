@@ -1,4 +1,4 @@
-"""The command line: `pliant list | run | resume | status | plot | export`.
+"""The command line: `pliant list | run | resume | status | plot | export | data`.
 
 Exit status: 0 all runs finished (a diverged run is a result), 1 a run failed, 2 the request cannot
 be met: one line on standard error says why. 130 after Ctrl-C.
@@ -23,13 +23,19 @@ except ModuleNotFoundError as error:
     print(f'pliant: the command line needs {error.name}: pip install "pliant[lab]"', file=sys.stderr)
     raise SystemExit(2) from None
 
+from pliant.data_cli import data
+
 if TYPE_CHECKING:
     from pliant.lab.study import Study
 
-EXTRAS = {"typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy", "numba"}
+EXTRAS = {
+    *("typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy", "numba"),
+    *("pooch", "requests", "PIL"),
+}
 RequestError: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer has in different places
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(data, name="data")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder")]
 
@@ -240,9 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         _refuse(f'this needs {package}: pip install "pliant[lab]"')
     except ValueError as error:
+        from pliant.data import DataError
         from pliant.lab.errors import LabError
 
-        if not isinstance(error, LabError):
+        if not isinstance(error, (LabError, DataError)):
             raise
         _refuse(str(error))
     raise SystemExit(status or 0)

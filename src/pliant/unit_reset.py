@@ -141,6 +141,7 @@ class UnitReset:
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
         self.plan = UnitMap(rows, units.skipped, [*self.forget.notes, *warnings_of(units)], units.unreached)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
+        self._start = [panel.state_dict() for panel in self.panels]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
 
@@ -290,6 +291,16 @@ class UnitReset:
     def _move(self, panel: Panel, device: torch.device) -> None:
         panel.to(device)
         self.score.move(panel, device)
+
+    def restart(self) -> None:
+        """Begin anew with the units as they are: for after `reset_network`. Ages, utilities and what is owed are 0 again.
+
+        Generators go on, and `stats()` still counts what was replaced before.
+        """
+        for panel, start in zip(self.panels, self._start, strict=True):
+            panel.load_state_dict(start)
+        self.score.bind(self.panels)
+        self.select.bind(self.groups, self.seeds)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""

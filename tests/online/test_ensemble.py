@@ -42,7 +42,7 @@ def trained(kernel="lanes", which=range(7), n=400, rows=None, **settings: Any):
 
 
 def assert_learner_is_the_same(one, i, many, j):
-    for name in ("parameters", "moment1", "moment2", "utility", "mean", "age", "replaced", "diverged_at"):
+    for name in ("parameters", "shrunk", "moment1", "moment2", "utility", "mean", "age", "replaced", "diverged_at"):
         np.testing.assert_array_equal(one.state_dict()[name][i], many.state_dict()[name][j], err_msg=name)
 
 
@@ -99,7 +99,7 @@ def test_the_two_kernels_agree_to_rounding():
         results = []
         for kernel in ("lanes", "rows"):
             X, y = stream()
-            learners = ensemble(kernel, dtype=np.float64, **settings)
+            learners = ensemble(kernel, dtype=np.float64, noise_std=0.0, **settings)
             results.append((learners.partial_fit(X, y, log_weights=True), learners))
         (a, one), (b, two) = results
         assert (one.replacements[[0, 2, 3, 6]] >= 20).all()
@@ -242,7 +242,7 @@ def test_noise_is_normal_of_the_given_size_and_keyed_by_the_seed(kernel):
 @KERNELS
 def test_sums_of_weights_are_those_of_the_weights(kernel):
     X, y = stream(1500)
-    learners = ensemble(kernel, utility="adaptable_contribution")
+    learners = ensemble(kernel, utility="adaptable_contribution", noise_std=0.0)
     sums = learners.partial_fit(X, y, log_weights=True).weight_sums
     for layer in range(3):
         np.testing.assert_allclose(sums[:, -1, layer], np.abs(learners.weights(layer)).sum(axis=(1, 2)), rtol=1e-5)
@@ -250,13 +250,13 @@ def test_sums_of_weights_are_those_of_the_weights(kernel):
 
 
 def test_kept_sums_of_the_rows_kernel_stay_those_of_the_weights():
-    learners, _ = trained("rows", n=990, utility="adaptable_contribution", dtype=np.float64)
+    learners, _ = trained("rows", n=990, utility="adaptable_contribution", dtype=np.float64, noise_std=0.0)
     assert (learners.replacements[[0, 2, 3, 6]] >= 20).all()
     state = learners.state_dict()
     leaving = np.concatenate([np.abs(learners.weights(layer)).sum(axis=2) for layer in range(3)], axis=1)
     entering = np.concatenate([np.abs(learners.weights(layer)).sum(axis=1) for layer in range(3)], axis=1)
     rows, columns = (
-        state[name].reshape(7, 3, 16) for name in ("row_sum", "column_sum")
+        state["shrunk"][:, None, None] * state[name].reshape(7, 3, 16) for name in ("row_sum", "column_sum")
     )  # layers begin at multiples of 16
     rows = np.concatenate([rows[:, layer, :n] for layer, n in enumerate((6, 8, 7))], axis=1)
     columns = np.concatenate([columns[:, layer, :n] for layer, n in enumerate((8, 7, 1))], axis=1)

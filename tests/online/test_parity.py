@@ -119,3 +119,16 @@ def test_one_step_in_float32_is_that_of_pytorch_to_a_millionth(kernel):
     assert online.partial_fit(X, y.astype(np.float32)).loss[0, 0] == pytest.approx(losses[0], abs=1e-6)
     for layer, module in enumerate(linear):
         np.testing.assert_allclose(online.weights(layer)[0].T, module.weight.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("step_size_and_decay", [(0.02, 0.5), (0.02, 45.0), (0.02, 50.0), (0.02, 60.0)])
+def test_decay_of_any_strength_reaches_rows_that_are_not_used(step_size_and_decay):
+    step_size, decay = step_size_and_decay  # a step keeps 0.99, 0.1, nothing, -0.2 of every weight
+    online = learners(step_size=step_size, weight_decay=decay)
+    X, y = examples()
+    X[..., 2] *= np.arange(STEPS) % 97 == 0  # an input that is rarely there
+    assert_same(online, X, y, atol=1e-8, weight_decay=decay)
+    assert 0 < online.weight_magnitude().min() < 1
+    sums = learners(step_size=step_size, weight_decay=decay).partial_fit(X, y, log_weights=True).weight_sums
+    expected = [np.abs(online.weights(layer)).sum() for layer in range(3)]
+    np.testing.assert_allclose(sums[0, -1], expected, rtol=1e-9)

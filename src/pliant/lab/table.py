@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pliant.lab.errors import LabError
-from pliant.lab.records import Measured, read_rows
+from pliant.lab.records import Measured, read, read_rows
 from pliant.lab.study import Job, Settings, Study
 
 if TYPE_CHECKING:
@@ -59,10 +59,38 @@ def _flat(settings: Settings) -> dict[str, Any]:
 
 
 def export(study: Study, form: str, file: Path) -> int:
-    """Write all rows to `file`; their number."""
-    rows = rows_of(study)
+    """Write all rows to `file`; their number. A Parquet file also says which study it is of, in its `attrs`."""
+    rows: Any = rows_of(study)
+    rows.attrs = about(study)
     if form == "csv":
         rows.to_csv(file, index=False)
     else:
         rows.to_parquet(file, index=False, compression="zstd")
     return len(rows)
+
+
+def about(study: Study) -> dict[str, Any]:
+    """What rows do not say: which study they are of, which columns it measured, and its seconds of learning."""
+    plan = study.plan
+    records = [read(study.database(job)) for job in study.jobs]
+    return {
+        "name": plan.name,
+        "profile": plan.profile,
+        "measured": list(study.experiment.columns),
+        "seconds": round(sum(record.seconds for record in records if record), 1),
+    }
+
+
+def exported(file: Path) -> pandas.DataFrame:
+    """The rows of an exported study, with its `attrs`."""
+    import pandas
+
+    try:
+        rows = pandas.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{file} cannot be read as Parquet: {error}") from None
+    if "measured" not in rows.attrs:
+        raise LabError(
+            f"{file} does not say which study it is of: `pliant export --format parquet` writes one that does"
+        )
+    return rows

@@ -1,6 +1,9 @@
-"""Every method, one file each: presets of the parts in `pliant.unit_reset`."""
+"""Every method, one file each: presets of the parts in `pliant.unit_reset`, and methods on whole parameters."""
 
 from pliant.methods.continual_backprop import ContinualBackprop
+from pliant.methods.l2 import L2
 from pliant.methods.redo import ReDo
+from pliant.methods.resets import reset_head, reset_network, reset_optimizer
+from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
 
-__all__ = ["ContinualBackprop", "ReDo"]
+__all__ = ["L2", "ContinualBackprop", "ReDo", "ShrinkAndPerturb", "reset_head", "reset_network", "reset_optimizer"]

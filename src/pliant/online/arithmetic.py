@@ -3,15 +3,20 @@
 
 No function may assume that numbers are finite (no `fastmath=True`): a diverged learner has to be seen.
 
-Only the two functions that Python calls are cached on disk, each with everything it calls inside it. Numba looks for
-edits in the file of a cached function alone; `edition` makes it look at the whole package.
+Only the few functions that Python calls are cached on disk, each with everything it calls inside it. Numba looks for
+edits in the file of a cached function alone, and its index on disk cannot be read once a class that it names is gone
+(it raises, and would do so at every import). So the name under which it files a function holds the `edition` of this
+package: after an edit, or another version installed over this one, it finds nothing and compiles anew.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -24,16 +29,22 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.673263242354377284
 # `_nrt=False`: these functions allocate nothing, so Numba need not count references to the arrays they are given, which
 # would take longer than a step of a small network does.
 compiled = njit(nogil=True, error_model="numpy", _nrt=False)
-cached = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 inlined = njit(inline="always")
 # Sums may be taken in any order and products fused, nothing more: infinities and NaN keep their meaning.
 reordered = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, _nrt=False)
 
 
-def edition() -> int:
-    """A number for the sources of this package as they are: a cached function that encloses it is compiled anew after an edit."""
+@cache
+def edition() -> str:
+    """Sixteen hexadecimal digits for the sources of this package as they are."""
     files = sorted(Path(__file__).parent.glob("*.py"))
-    return int.from_bytes(blake2b(b"".join(file.read_bytes() for file in files), digest_size=7).digest())
+    return blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
+
+
+def cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that Python calls, and keep the code on disk, filed under the package's `edition`."""
+    function.__qualname__ += f"_{edition()}"
+    return njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
 
 
 # ---------------------------------------------------------------- random numbers: `pliant.streams`, compiled
@@ -183,6 +194,12 @@ def copy(a, b):
 def multiply(a, b):
     for i in range(a.size):
         a[i] *= b[i]
+
+
+@compiled
+def scale_by(a, number):
+    for i in range(a.size):
+        a[i] *= number
 
 
 @compiled

@@ -3,7 +3,7 @@
 At every step t of its stream a learner predicts, is told the answer, and changes:
 
     loss      mean over outputs of (ŷ - y)^2, or cross-entropy, before the update
-    update    p <- p - α (∂loss/∂p + λ p), or Adam's;  then p <- p + σ N(0, 1)
+    update    p <- p - α (∂loss/∂p + λ p), or Adam's;  then w <- w + σ N(0, 1), weights and biases
     observe   age += 1;  mean h and utility: running averages with decay rate η, of h before and weights after the update
     replace   of units with age > m, a share ρ is owed: n = floor(ρ Σ mature) - replaced, an integer;
               the n least useful hand their mean to the next bias, are drawn anew, leave with weights of zero,
@@ -18,7 +18,7 @@ do not depend on how many others run beside it, on their order, or on threads, d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,18 +27,27 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from pliant import streams
-from pliant.initial import GAINS, INITS, uniform_bound
-from pliant.online import forward, settings
-from pliant.online.examples import Array, as_inputs, as_labels, as_streams, as_targets
+from pliant.online import build, forward, settings
+from pliant.online.examples import (
+    Array,
+    Selection,
+    as_inputs,
+    as_labels,
+    as_selection,
+    as_streams,
+    as_targets,
+    as_they_lie,
+    pick_answers,
+)
+from pliant.online.gather import gather
 from pliant.online.lanes import lanes_work, learn_lanes
-from pliant.online.learner import Net, Rules, State, aligned
-from pliant.online.rows import learn_rows, rows_work
-from pliant.online.settings import ACTIVATIONS, LOSSES, UTILITIES, one_of, per_learner
+from pliant.online.rows import learn_rows, rows_work, settled_parameters
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, one_of
 from pliant.online.vectors import LANES
 
-FORMAT = 1  # of `state_dict`
-CHUNK = 4096  # examples of uint8 that are turned into floats at a time
+FORMAT = 2  # of `state_dict`
+CHUNK = 2**19  # numbers of X that are turned into floats at a time, so that they stay in the cache,
+MIN_CHUNK = 64  # but no fewer examples than this
 TINY = 4000  # parameters up to which the lanes kernel is faster (20-20-1: 8 times; 20-64-64-1, 5,569 parameters: equal)
 
 
@@ -48,7 +57,8 @@ class Progress:
 
     loss: Array  # (learners, n); NaN after the step at which a learner diverged
     correct: NDArray[np.bool_] | None  # (learners, n) whether the largest output was the label; cross-entropy only
-    weight_sums: Array | None  # (learners, n, layers) sum of |w| of each matrix after the update, if asked for
+    weight_sums: Array | None  # (learners, n, layers) sum of |w| of each matrix after the update, if asked for;
+    # with noise and the rows kernel, of each row of weights as it was when last used, every 1,000 steps of all
 
 
 class OnlineEnsemble:
@@ -62,8 +72,14 @@ class OnlineEnsemble:
         activation: "relu", "leaky_relu", "tanh", "sigmoid", "elu", "swish", "selu" or "linear".
         loss: "squared_error" or "cross_entropy".
         optimizer: "sgd" or "adam" (PyTorch's, with coupled weight decay; a replaced unit's entries start over).
-        step_size, weight_decay, noise_std: one number, or one for each learner, like the next three.
-        replacement_rate: share of mature units replaced per step. 0 leaves a learner unobserved; None all of them.
+        step_size, weight_decay, noise_std: one number, or one for each learner, like `dropout`. Decay reaches biases and a
+            norm's scale and shift too, noise weights and biases.
+        dropout: probability that a hidden unit is out at a step (`pliant.online.dropout`). Losses are those with every unit.
+        normalization: "none", "layer" or "online", before each hidden activation, with a learned scale and shift
+            (`pliant.online.norms`).
+        online_norm_decay: α_f and α_b of online normalisation.
+        replacement_rate: share of mature units replaced per step, one for each learner or one, like the next two.
+            0 leaves a learner unobserved; None all of them.
         maturity_threshold: steps; a unit may be replaced when its age is greater.
         decay_rate: of the running averages; 0 = instantaneous.
         utility: how useful a unit is, by name (`pliant.online.settings.UTILITIES`).
@@ -73,7 +89,8 @@ class OnlineEnsemble:
             outputs start with sqrt(3 / fan_in), biases with 0.
         dtype: float32 or float64.
         threads: how many work at a time, each on learners of its own.
-        kernel: "lanes", "rows", or "auto": by the shape alone. They agree to rounding.
+        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for dropout and normalisation, which "lanes" does not
+            know. They agree to rounding, but for noise, which they draw from other numbers.
 
     Raises `ValueError` for what is out of range, naming it.
 
@@ -100,6 +117,9 @@ class OnlineEnsemble:
         eps: float = 1e-8,
         weight_decay: ArrayLike = 0.0,
         noise_std: ArrayLike = 0.0,
+        dropout: ArrayLike = 0.0,
+        normalization: settings.Normalization = "none",
+        online_norm_decay: tuple[float, float] = (0.99, 0.99),
         replacement_rate: ArrayLike | None = 0.0,
         maturity_threshold: ArrayLike = 100,
         decay_rate: ArrayLike = 0.99,
@@ -124,37 +144,65 @@ class OnlineEnsemble:
         self.optimizer = one_of("optimizer", optimizer, ("sgd", "adam"))
         if self.loss == "cross_entropy" and outputs < 2:
             raise ValueError("cross_entropy needs at least 2 outputs, one for each label")
-        tiny = sum((m + 1) * n for m, n in pairwise(self.sizes)) <= TINY
-        self.kernel = one_of("kernel", kernel, ("auto", "lanes", "rows"))
-        self.kernel = ("lanes" if tiny else "rows") if kernel == "auto" else kernel
-        self._net = self._plan(beta1, beta2, eps, utility, count, hand_over_mean, init)
-        self._rules = self._per_learner(
-            step_size, weight_decay, noise_std, replacement_rate, maturity_threshold, decay_rate
-        )
-        self._state = self._initial_state()
+        self.normalization = one_of("normalization", normalization, NORMALIZATIONS)
+        self._rules = build.rules(
+            self.seeds, len(self.sizes) - 2, self.dtype, step_size=step_size, weight_decay=weight_decay,
+            noise_std=noise_std, dropout=dropout, replacement_rate=replacement_rate,
+            maturity_threshold=maturity_threshold, decay_rate=decay_rate,
+        )  # fmt: skip
+        self.kernel = self._choose_kernel(one_of("kernel", kernel, ("auto", "lanes", "rows")))
+        self._net = build.net(
+            self.sizes, self.kernel, self.dtype, activation=self.activation, loss=self.loss, optimizer=self.optimizer,
+            beta1=beta1, beta2=beta2, eps=eps, utility=utility, count=count, hand_over_mean=hand_over_mean, init=init,
+            normalization=self.normalization, online_norm_decay=online_norm_decay,
+        )  # fmt: skip
+        self._state = build.initial_state(self._net, self.seeds, self.dtype, self._rules, self.kernel)
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def partial_fit(
-        self, X: Array, y: Array, stream: ArrayLike | None = None, *, log_weights: bool = False
+        self,
+        X: Array,
+        y: Array,
+        stream: ArrayLike | None = None,
+        *,
+        rows: ArrayLike | None = None,
+        columns: ArrayLike | None = None,
+        scale: float | None = None,
+        log_weights: bool = False,
     ) -> Progress:
         """Take every learner once through its stream, one example at a time.
 
-        X (streams, n, inputs), uint8 or the ensemble's dtype; y (streams, n[, outputs]), or integer labels (streams, n);
-        stream (learners,) the row that each learner reads: row r (or the only one) for learner r if None.
-        `log_weights` also returns sums of |w| at every step.
+        Args:
+            X: (streams, n, inputs), uint8 or the ensemble's dtype.
+            y: (streams, n[, outputs]), or integer labels (streams, n).
+            stream: (learners,) the stream that each learner reads: stream r (or the only one) for learner r if None.
+            rows: (streams, n) which examples of X and y to take, in this order, as often as they are named.
+            columns: (streams, inputs) which number of an example is input j: a permutation of pixels.
+            scale: what every number of X is multiplied by, such as 1 / 255.
+            log_weights: also return sums of |w| at every step.
+
+        X and y, `rows` and `columns` each have one row for every stream, or one that serves them all. With any of
+        `rows`, `columns` and `scale` X stays as it is and examples are picked a few at a time, so that a data set
+        of bytes can be shared.
+
+        >>> learners = OnlineEnsemble(inputs=4, hidden=[8], outputs=2, learners=1, seed=0, loss="cross_entropy")
+        >>> pixels, labels = np.arange(24, dtype=np.uint8).reshape(1, 6, 4), np.array([[0, 1, 0, 1, 0, 1]])
+        >>> learners.partial_fit(pixels, labels, rows=[[5, 0, 3]], columns=[[3, 1, 0, 2]], scale=1 / 255).loss.shape
+        (1, 3)
         """
-        inputs, rows = self._read(X, stream)
+        inputs = as_inputs(np.asarray(X), self.sizes[0], self.dtype)
         targets, labels = self._answers(inputs, y)
-        n, layers = inputs.shape[1], len(self.sizes) - 1
+        selection = as_selection(rows, columns, scale, inputs)
+        sources = as_streams(stream, len(inputs) if selection is None else selection.streams, self.learners)
+        if selection is not None:
+            targets, labels = pick_answers(targets, selection), pick_answers(labels, selection)
+        n, layers = labels.shape[1], len(self.sizes) - 1
         loss = np.full((self.learners, n), np.nan, self.dtype)
         correct = np.zeros((self.learners, n if self.loss == "cross_entropy" else 0), np.bool_)
         sums = np.full((self.learners, n if log_weights else 0, layers), np.nan, self.dtype)
-        results = (targets, labels, self.steps, loss, correct, sums)
-        ready = inputs.dtype == self.dtype
-        for begin in range(0, n, n if ready else CHUNK):
-            floats = inputs if ready else inputs[:, begin : begin + CHUNK].astype(self.dtype)
-            self._learn(rows, floats, begin, *results)
+        for begin, floats in self._pieces(inputs, selection):
+            self._learn(sources, floats, begin, targets, labels, self.steps, loss, correct, sums)
         self.steps += n
         return Progress(loss, correct if self.loss == "cross_entropy" else None, sums if log_weights else None)
 
@@ -178,24 +226,30 @@ class OnlineEnsemble:
         """What every layer answers to a probe, each (learners, n, units); the last is the outputs."""
         inputs, rows = self._read(X, stream)
         x: Array = inputs[rows].astype(self.dtype, copy=False)
-        weights = [self.weights(layer) for layer in range(len(self.sizes) - 1)]
-        biases = [self.biases(layer) for layer in range(len(self.sizes) - 1)]
-        return forward.layers(x, weights, biases, self.activation)
+        matrices = self._matrices()
+        weights, biases = [matrix[:, :-1] for matrix in matrices], [matrix[:, -1] for matrix in matrices]
+        return forward.layers(x, weights, biases, self.activation, self.normalization, self._norms())
 
     # -- what the learners are now -----------------------------------------------------------------------------------
 
     def weights(self, layer: int) -> Array:
-        """Copy of the weights of a layer, (learners, in, out): the transpose of PyTorch's, for each learner."""
-        return self._matrix(layer)[:, :-1].copy()
+        """Copy of the weights of a layer, (learners, in, out): the transpose of PyTorch's, for each learner.
+
+        They are what the next step would find, with all noise so far (see `pliant.online.noise`).
+        """
+        return self._matrices()[layer][:, :-1].copy()
 
     def biases(self, layer: int) -> Array:
         """Copy of the biases of a layer, (learners, out)."""
-        return self._matrix(layer)[:, -1].copy()
+        return self._matrices()[layer][:, -1].copy()
+
+    def norm(self, layer: int) -> dict[str, Array]:
+        """What normalises a hidden layer, copies (learners, units): scale and shift, mean and variance (online only)."""
+        return {name: value.copy() for name, value in self._norms()[layer].items()}
 
     def weight_magnitude(self) -> Array:
         """Mean |w| of every weight matrix, biases left out, (learners, layers)."""
-        means = [np.abs(self.weights(layer)).mean(axis=(1, 2)) for layer in range(len(self.sizes) - 1)]
-        return np.stack(means, axis=1)
+        return np.stack([np.abs(matrix[:, :-1]).mean(axis=(1, 2)) for matrix in self._matrices()], axis=1)
 
     @property
     def replacements(self) -> NDArray[np.int64]:
@@ -228,6 +282,19 @@ class OnlineEnsemble:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _pieces(self, X: Array, selection: Selection | None) -> Iterator[tuple[int, Array]]:
+        """The examples in the ensemble's dtype, (streams, some, inputs), and the number of the first: all, or a few at a time."""
+        if selection is None and X.dtype == self.dtype:
+            yield 0, X
+            return
+        picked = selection or as_they_lie(X)
+        n, times = picked.rows.shape[1], np.array(picked.scale, self.dtype)[()]
+        chunk = max(MIN_CHUNK, CHUNK // (picked.streams * self.sizes[0]))
+        for begin in range(0, n, chunk):
+            floats = np.empty((picked.streams, min(chunk, n - begin), self.sizes[0]), self.dtype)
+            gather(X, picked.rows[:, begin : begin + chunk], picked.columns, times, floats)
+            yield begin, floats
+
     def _learn(self, rows: NDArray[np.int64], *examples: Any) -> None:
         """Run the kernel, in as many threads as were asked for: it holds no lock, and learners share nothing written."""
 
@@ -248,113 +315,34 @@ class OnlineEnsemble:
 
     def _identity(self) -> dict[str, Any]:
         """What two ensembles must share to exchange their states."""
-        names = {"dtype": str(self.dtype), "optimizer": self.optimizer, "kernel": self.kernel}
-        return {"sizes": np.array(self.sizes), "seeds": np.array(self.seeds), **names}
+        names = {"optimizer": self.optimizer, "kernel": self.kernel, "normalization": self.normalization}
+        return {"sizes": np.array(self.sizes), "seeds": np.array(self.seeds), "dtype": str(self.dtype), **names}
 
-    def _matrix(self, layer: int) -> Array:
-        """View of a layer's weights with the bias as last row, (learners, in + 1, out)."""
-        begin, width = int(self._net.weight_at[layer]), int(np.diff(self._net.unit_at)[layer + 1])
-        rows = self.sizes[layer] + 1
-        flat = self._state.parameters[:, begin : begin + rows * width]
-        return flat.reshape(-1, rows, width)[:, :, : self.sizes[layer + 1]]
+    def _matrices(self) -> list[Array]:
+        """The weights of every layer with the bias as last row, (learners, in + 1, out), as the next step would find them."""
+        state = self._state
+        parameters = state.parameters
+        if state.settled.size or (state.shrunk != 1.0).any():
+            parameters, work = np.empty_like(parameters), rows_work(self._net, state)
+            settled_parameters(
+                self._net, self._rules, state, work, self.steps, parameters, np.empty_like(state.settled)
+            )
+        return [build.matrix_of(self._net, parameters, layer) for layer in range(len(self.sizes) - 1)]
 
-    def _plan(
-        self, beta1: float, beta2: float, eps: float, utility: str, count: str, hand_over_mean: bool, init: str
-    ) -> Net:
-        """What all learners share, as the kernels read it."""
-        for name, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
-        if not 0.0 <= eps < np.inf:
-            raise ValueError(f"eps must not be negative, and finite, not {eps}")
-        gain = GAINS[self.activation]
-        one_of("init", init, INITS)
-        chosen = UTILITIES[one_of("utility", utility, UTILITIES)]
-        sizes = np.array(self.sizes)
-        width = sizes if self.kernel == "lanes" else -(-sizes // LANES) * LANES
-        real = cast(Callable[[float], Any], self.dtype.type)
-        return Net(
-            sizes=sizes,
-            weight_at=np.concatenate([[0], np.cumsum((sizes[:-1] + 1) * width[1:])]),  # and where all end
-            unit_at=np.concatenate([[0], np.cumsum(width)]),
-            pairs=int(((sizes[:-1] + 1) * -(-sizes[1:] // 2)).sum()),
-            activation=ACTIVATIONS[self.activation],
-            loss=LOSSES[self.loss],
-            adam=self.optimizer == "adam",
-            beta1=real(beta1),
-            beta2=real(beta2),
-            eps=real(eps),
-            activity=chosen.activity,
-            outgoing=chosen.outgoing,
-            incoming=chosen.incoming,
-            bernoulli=one_of("count", count, ("accumulate", "bernoulli")) == "bernoulli",
-            hand_over=bool(hand_over_mean),
-            bound=np.array([uniform_bound(init, m, n, gain) for m, n in pairwise(self.sizes[:-1])]),
-        )
+    def _norms(self) -> list[dict[str, Array]]:
+        """Views of scale and shift, mean and variance of every hidden layer, (learners, units); empty without."""
+        return build.norms_of(self._net, self._state)
 
-    def _per_learner(
-        self,
-        step_size: ArrayLike,
-        weight_decay: ArrayLike,
-        noise_std: ArrayLike,
-        replacement_rate: ArrayLike | None,
-        maturity_threshold: ArrayLike,
-        decay_rate: ArrayLike,
-    ) -> Rules:
-        learners, layers = self.learners, len(self.sizes) - 2
-        rate = 0.0 if replacement_rate is None else replacement_rate
-
-        def keys(purpose: str) -> NDArray[np.uint64]:
-            names = [[streams.stream_key(seed, purpose, layer) for layer in range(layers)] for seed in self.seeds]
-            return np.array(names, np.uint64).reshape(learners, layers)
-
-        decay = per_learner("decay_rate", decay_rate, learners, 0.0, 1.0)
-        if (decay == 1.0).any():
-            raise ValueError("decay_rate must be below 1: an average that forgets nothing learns nothing")
-        threshold = per_learner("maturity_threshold", maturity_threshold, learners)
-        if (threshold % 1 != 0).any():
-            raise ValueError(f"maturity_threshold must be whole steps, not {threshold[threshold % 1 != 0][0]:g}")
-        return Rules(
-            step_size=per_learner("step_size", step_size, learners).astype(self.dtype),
-            weight_decay=per_learner("weight_decay", weight_decay, learners).astype(self.dtype),
-            noise_std=per_learner("noise_std", noise_std, learners).astype(self.dtype),
-            replacement_rate=per_learner("replacement_rate", rate, learners, 0.0, 1.0),
-            maturity_threshold=threshold.astype(np.int64),
-            decay_rate=decay.astype(self.dtype),
-            noise_key=np.array([streams.stream_key(seed, "noise") for seed in self.seeds], np.uint64),
-            fresh_key=keys("fresh weights"),
-            count_key=keys("replacement count"),
-            score_key=keys("random utility"),
-        )
-
-    def _initial_state(self) -> State:
-        learners, real, hidden = self.learners, self.dtype, len(self.sizes) - 2
-        parameters = int(self._net.weight_at[-1])
-        width, moments = np.diff(self._net.unit_at), parameters * (self.optimizer == "adam")
-        inputs, units, outputs = int(width[0]), int(width[1:-1].sum()), int(width[-1])
-        state = State(
-            parameters=aligned((learners, parameters), real),
-            moment1=aligned((learners, moments), real),
-            moment2=aligned((learners, moments), real),
-            beta_power=np.ones((learners, 2, units + 1)),
-            utility=np.zeros((learners, units), real),
-            mean=np.zeros((learners, units), real),
-            decay_power=np.ones((learners, units), real),
-            age=np.zeros((learners, units), np.int64),
-            row_sum=np.zeros((learners, inputs + units), real),
-            column_sum=aligned((learners, units + outputs), real),
-            eligible=np.zeros((learners, hidden), np.int64),
-            replaced=np.zeros((learners, hidden), np.int64),
-            diverged_at=np.full(learners, -1, np.int64),
-        )
-        self._state = state
-        for layer in range(len(self.sizes) - 1):
-            m, n = self.sizes[layer : layer + 2]
-            bound = self._net.bound[layer] if layer < hidden else uniform_bound("lecun", m, n, 1.0)
-            for r, seed in enumerate(self.seeds):
-                drawn = streams.uniform(streams.stream_key(seed, "initial weights", layer), 0, (n, m))
-                self._matrix(layer)[r, :-1] = ((2.0 * drawn - 1.0) * bound).T
-        return state
+    def _choose_kernel(self, kernel: str) -> settings.Kernel:
+        """The kernel asked for, or the faster one of those that can do what is asked for."""
+        asked = {"normalization": self.normalization != "none", "dropout": bool((self._rules.dropout > 0).any())}
+        only_rows = [name for name, wanted in asked.items() if wanted]
+        if kernel == "lanes" and only_rows:
+            raise ValueError(f"the lanes kernel knows no {' and no '.join(only_rows)}; take kernel='rows' or 'auto'")
+        tiny = sum((m + 1) * n for m, n in pairwise(self.sizes)) <= TINY
+        if kernel == "auto":
+            return "lanes" if tiny and not only_rows else "rows"
+        return cast(settings.Kernel, kernel)
 
     def _read(self, X: Array, stream: ArrayLike | None) -> tuple[Array, NDArray[np.int64]]:
         inputs = as_inputs(np.asarray(X), self.sizes[0], self.dtype)

@@ -2,16 +2,32 @@
 
 A kernel reads (streams, n, inputs) in the ensemble's own floating type, or uint8, which holds bits and pixels in a
 quarter of the memory; a uint8 is taken as the number it is, 0 to 255.
+
+Examples may also be picked from X as it lies in memory, in another order and with their inputs rearranged, as tasks
+that permute the pixels of one data set do. A `Selection` says how; `pliant.online.gather` compiles
+
+    x[s, t, j] = scale X[s, rows[s, t], columns[s, j]]        answer[s, t] = y[s, rows[s, t]]
+
+where what has a single row serves every stream s.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+class Selection(NamedTuple):
+    """Which examples in which order, which inputs of each, and times what."""
+
+    rows: NDArray[np.uint32]  # (streams or 1, n)
+    columns: NDArray[np.uint32]  # (streams or 1, inputs)
+    scale: float
+    streams: int
 
 
 def as_inputs(X: Array, inputs: int, dtype: np.dtype[Any]) -> Array:
@@ -62,6 +78,49 @@ def as_streams(stream: Any, streams: int, learners: int) -> NDArray[np.int64]:
         r = int(np.flatnonzero((rows < 0) | (rows >= streams))[0])
         raise ValueError(f"stream[{r}] is {rows[r]}, but X has rows 0 to {streams - 1}")
     return rows.astype(np.int64)
+
+
+def as_they_lie(X: Array) -> Selection:
+    """Every example and input of X, (streams, n, inputs), in its place."""
+    streams, n, inputs = X.shape
+    return Selection(np.arange(n, dtype=np.uint32)[None], np.arange(inputs, dtype=np.uint32)[None], 1.0, streams)
+
+
+def as_selection(rows: Any, columns: Any, scale: float | None, X: Array) -> Selection | None:
+    """How examples are picked from X, (streams, examples, inputs); None if they are taken as they lie."""
+    if rows is None and columns is None and scale is None:
+        return None
+    every, (streams, examples, inputs) = as_they_lie(X), X.shape
+    picked = every.rows if rows is None else _as_places("rows", rows, examples, "examples of X")
+    placed = every.columns if columns is None else _as_places("columns", columns, inputs, "inputs")
+    if placed.shape[1] != inputs:
+        raise ValueError(f"columns has shape {placed.shape}; expected (streams, {inputs}), a place for every input")
+    if scale is not None and not np.isfinite(scale):
+        raise ValueError(f"scale must be finite, not {scale}")
+    counts = {"X": streams, "rows": len(picked), "columns": len(placed)}
+    most = max(counts.values())
+    for name, count in counts.items():
+        if count not in (1, most):
+            raise ValueError(f"{name} has {count} streams; expected 1 or {most}, as many as the others have: {counts}")
+    return Selection(picked, placed, 1.0 if scale is None else float(scale), most)
+
+
+def pick_answers(y: Array, selection: Selection) -> Array:
+    """The answers (streams, n, ...) that go with the examples picked; y is (1 or streams, examples, ...)."""
+    rows = np.broadcast_to(selection.rows, (selection.streams, selection.rows.shape[1]))
+    return np.stack([y[s % len(y)][chosen] for s, chosen in enumerate(rows)])
+
+
+def _as_places(name: str, places: Any, size: int, what: str) -> NDArray[np.uint32]:
+    """Indices (streams, n) below `size`."""
+    given = np.asarray(places)
+    if given.ndim != 2 or given.size == 0 or not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"{name} has shape {given.shape} and type {given.dtype}; expected indices, (streams, n)")
+    outside = (given < 0) | (given >= size)
+    if outside.any():
+        s, t = np.argwhere(outside)[0]
+        raise ValueError(f"{name}[{s}, {t}] is {given[s, t]}, but the {what} are 0 to {size - 1}")
+    return np.ascontiguousarray(given, dtype=np.uint32)
 
 
 def _as_floats(name: str, values: Array, dtype: np.dtype[Any]) -> Array:

@@ -1,17 +1,18 @@
 """The same networks in NumPy, for predictions and probes: what a learner answers, without learning.
 
-h[0] = x,   h[l + 1] = f(h[l] W[l] + b[l]),   the last layer without f
+h[0] = x,   h[l + 1] = f(norm(h[l] W[l] + b[l])),   the last layer without f and norm (`pliant.online.norms`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pliant.online.arithmetic import SELU_ALPHA, SELU_SCALE
+from pliant.online.norms import EPS
 
 Array = NDArray[np.floating[Any]]
 
@@ -32,11 +33,37 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def layers(x: Array, weights: Sequence[Array], biases: Sequence[Array], activation: str) -> list[Array]:
+def normalize(z: Array, kind: str, norm: Mapping[str, Array]) -> Array:
+    """What the activation gets for pre-activations (learners, n, units); `norm` holds scale, shift, ... (learners, units)."""
+    if kind == "none":
+        return z
+    of_unit = {name: value[:, None, :] for name, value in norm.items()}
+    if kind == "layer":
+        away = z - z.mean(axis=-1, keepdims=True)
+        return of_unit["scale"] * (away / _root_mean_square(away)) + of_unit["shift"]
+    y = (z - of_unit["mean"]) / np.sqrt(of_unit["variance"] + z.dtype.type(EPS))
+    u = of_unit["scale"] * y + of_unit["shift"]
+    return u / _root_mean_square(u)
+
+
+def _root_mean_square(a: Array) -> Array:
+    return np.sqrt((a * a).mean(axis=-1, keepdims=True) + a.dtype.type(EPS))
+
+
+def layers(
+    x: Array,
+    weights: Sequence[Array],
+    biases: Sequence[Array],
+    activation: str,
+    normalization: str,
+    norms: Sequence[Mapping[str, Array]],
+) -> list[Array]:
     """Hidden activations and outputs, each (learners, n, units), of inputs (learners, n, inputs)."""
     found = [x]
     for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
         z = found[-1] @ w + b[:, None, :]
-        hidden = layer + 1 < len(weights)
-        found.append(ACTIVATIONS[activation](z).astype(z.dtype, copy=False) if hidden else z)
+        if layer + 1 < len(weights):
+            a = normalize(z, normalization, norms[layer])
+            z = ACTIVATIONS[activation](a).astype(z.dtype, copy=False)
+        found.append(z)
     return found[1:]

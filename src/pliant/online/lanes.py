@@ -12,7 +12,6 @@ A matrix begins at a row of `w`, (parameters, LANES); its weight from input j to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,14 +25,13 @@ from pliant.online.arithmetic import (
     compiled,
     copy,
     count_due,
-    edition,
     list_active,
     measure,
     observe,
     total,
 )
 from pliant.online.learner import Net, State, adam_entry, aligned, replace
-from pliant.online.rows import add_noise
+from pliant.online.noise import add_noise
 from pliant.online.vectors import LANES, flat, fused, larger, load, root, size, spread, store, unless_zero
 
 
@@ -465,64 +463,55 @@ def load_block(rules, state, members, stream, block, work):
     return shared
 
 
-def _compile_learn_lanes(edition: int) -> Callable[..., None]:
-    @cached
-    def learn_lanes(
-        net, rules, state, block, work, blocks, stream, X, begin, targets, labels, first_step, loss, correct, sums
-    ):
-        """`learn_rows` for blocks of LANES learners, (blocks, LANES), -1 where a lane is empty; block after block."""
-        _edition = edition  # enclosed: the cache goes by it
-        w, m, v, beta_power, utility, mean, decay_power, age, eligible, replaced = block
-        h, slope, delta, back, rate, scale = work.h, work.slope, work.delta, work.back, work.rate, work.scale
-        learner, source, running, error, out = work.learner, work.source, work.running, work.error, net.unit_at[-2]
-        for b in range(blocks.shape[0]):
-            shared = load_block(rules, state, blocks[b], stream, block, work)
-            dense, noisy = any_above_zero(work.weight_decay), any_above_zero(work.noise_std)
-            observed = any_above_zero(work.replacement_rate)
-            for t in range(begin, begin + X.shape[1]):
-                step, count = first_step + t, 0
-                if shared:
-                    count = read_shared(X, source[0], t - begin, work.x, work.active, h)
-                else:
-                    read_inputs(X, source, t - begin, h)
-                forward_lanes(net, w, shared, work.x, work.active, count, h, slope)
-                if net.loss == SQUARED_ERROR:
-                    squared_error(h[out:], targets, source, t, delta[out:], error)
-                else:
-                    cross_entropy(
-                        h[out:], targets, labels, source, t, delta[out:], error, learner, running, correct,
-                        work.own[0], work.own[1],
-                    )  # fmt: skip
-                if not note_loss(error, learner, running, loss, t):
-                    stop_diverged(state, block, error, learner, running, step)
-                if net.adam:
-                    adam_rates_lanes(net.beta1, net.beta2, work.step_size, beta_power, rate, scale, net.unit_at[1])
-                    adam_block(net, w, m, v, h, slope, delta, back, work.weight_decay, rate, scale)
-                else:
-                    descend_block(
-                        net, w, shared, dense, work.x, work.active, count, h, slope, delta, work.step, back,
-                        work.step_size, work.keep,
-                    )  # fmt: skip
-                if noisy:
-                    add_noise_lanes(net, w, work.noise_std, work.noise_key, step)
-                if observed:
-                    observe_lanes(
-                        net, w, h, work.decay, work.outgoing, work.incoming, age, decay_power, mean, utility, work.score
-                    )
-                    if count_lanes(
-                        net, work.replacement_rate, work.threshold, rules.count_key, learner, age, step, work.mature,
-                        eligible, replaced, work.due,
-                    ):  # fmt: skip
-                        replace_lanes(
-                            net, rules, state, block, step, learner, running, work.due, work.chosen, work.rank
-                        )
-                if sums.shape[1] > 0:
-                    log_sizes(net, w, work.outgoing, learner, running, sums, t)
-            for lane in range(LANES):
-                if running[lane]:
-                    store_lane(state, learner[lane], block, lane)
-
-    return learn_lanes
-
-
-learn_lanes = _compile_learn_lanes(edition())
+@cached
+def learn_lanes(
+    net, rules, state, block, work, blocks, stream, X, begin, targets, labels, first_step, loss, correct, sums
+):
+    """`learn_rows` for blocks of LANES learners, (blocks, LANES), -1 where a lane is empty; block after block."""
+    w, m, v, beta_power, utility, mean, decay_power, age, eligible, replaced = block
+    h, slope, delta, back, rate, scale = work.h, work.slope, work.delta, work.back, work.rate, work.scale
+    learner, source, running, error, out = work.learner, work.source, work.running, work.error, net.unit_at[-2]
+    for b in range(blocks.shape[0]):
+        shared = load_block(rules, state, blocks[b], stream, block, work)
+        dense, noisy = any_above_zero(work.weight_decay), any_above_zero(work.noise_std)
+        observed = any_above_zero(work.replacement_rate)
+        for t in range(begin, begin + X.shape[1]):
+            step, count = first_step + t, 0
+            if shared:
+                count = read_shared(X, source[0], t - begin, work.x, work.active, h)
+            else:
+                read_inputs(X, source, t - begin, h)
+            forward_lanes(net, w, shared, work.x, work.active, count, h, slope)
+            if net.loss == SQUARED_ERROR:
+                squared_error(h[out:], targets, source, t, delta[out:], error)
+            else:
+                cross_entropy(
+                    h[out:], targets, labels, source, t, delta[out:], error, learner, running, correct,
+                    work.own[0], work.own[1],
+                )  # fmt: skip
+            if not note_loss(error, learner, running, loss, t):
+                stop_diverged(state, block, error, learner, running, step)
+            if net.adam:
+                adam_rates_lanes(net.beta1, net.beta2, work.step_size, beta_power, rate, scale, net.unit_at[1])
+                adam_block(net, w, m, v, h, slope, delta, back, work.weight_decay, rate, scale)
+            else:
+                descend_block(
+                    net, w, shared, dense, work.x, work.active, count, h, slope, delta, work.step, back,
+                    work.step_size, work.keep,
+                )  # fmt: skip
+            if noisy:
+                add_noise_lanes(net, w, work.noise_std, work.noise_key, step)
+            if observed:
+                observe_lanes(
+                    net, w, h, work.decay, work.outgoing, work.incoming, age, decay_power, mean, utility, work.score
+                )
+                if count_lanes(
+                    net, work.replacement_rate, work.threshold, rules.count_key, learner, age, step, work.mature,
+                    eligible, replaced, work.due,
+                ):  # fmt: skip
+                    replace_lanes(net, rules, state, block, step, learner, running, work.due, work.chosen, work.rank)
+            if sums.shape[1] > 0:
+                log_sizes(net, w, work.outgoing, learner, running, sums, t)
+        for lane in range(LANES):
+            if running[lane]:
+                store_lane(state, learner[lane], block, lane)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pliant.online.arithmetic import RANDOM, compiled, inlined, uniform
+from pliant.online.norms import NONE, forget_norm
 from pliant.online.vectors import load, matrix_view, root, spread, store
 
 
@@ -35,6 +36,9 @@ class Net(NamedTuple):
     bernoulli: bool
     hand_over: bool
     bound: Any  # (hidden layers,) of fresh incoming weights, float64
+    normalization: int
+    decay_forward: Any  # of online normalisation
+    decay_backward: Any
 
 
 class Rules(NamedTuple):
@@ -43,10 +47,12 @@ class Rules(NamedTuple):
     step_size: Any
     weight_decay: Any
     noise_std: Any
+    dropout: Any  # float64
     replacement_rate: Any  # float64; 0 is not observed
     maturity_threshold: Any
     decay_rate: Any
-    noise_key: Any  # (learners,)
+    noise_key: Any  # (learners,), like the next
+    dropout_key: Any
     fresh_key: Any  # (learners, hidden layers), like the next two
     count_key: Any
     score_key: Any
@@ -56,6 +62,12 @@ class State(NamedTuple):
     """What a learner remembers; the first axis is the learner, hidden units lie layer after layer."""
 
     parameters: Any  # (learners, parameters)
+    shrunk: Any  # (learners,) float64: a weight is `shrunk` times what is stored, a bias is what is stored
+    settled: Any  # (learners, rows) the step up to which a row has its noise; (learners, 0) where nobody is disturbed
+    affine: Any  # (learners, 2, units) scale and shift of each unit; (learners, 2, 0) without normalisation
+    affine_moment1: Any  # the same with Adam, else (learners, 2, 0)
+    affine_moment2: Any
+    statistics: Any  # (learners, 4, units) of online normalisation, else (learners, 4, 0)
     moment1: Any  # the same with Adam, else (learners, 0)
     moment2: Any
     beta_power: Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start
@@ -63,7 +75,7 @@ class State(NamedTuple):
     mean: Any
     decay_power: Any  # decay_rate^age
     age: Any
-    row_sum: Any  # (learners, inputs + units) sums of |w| that leave each input and unit
+    row_sum: Any  # (learners, inputs + units) sums of |stored weight| that leave each input and unit
     column_sum: Any  # (learners, units + outputs) that enter each unit; kept if `incoming`
     eligible: Any  # (learners, hidden layers) mature units, added up over steps
     replaced: Any  # (learners, hidden layers)
@@ -131,7 +143,7 @@ def hand_over_mean(net, state, r, layer, i):
     """Give a unit's mean contribution to the biases of what it feeds; contributions that are not finite are lost with it."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i
     V = matrix(net, state.parameters[r], layer + 1)
-    mean = state.mean[r, u] / (V.dtype.type(1) - state.decay_power[r, u])
+    mean = V.dtype.type(state.shrunk[r]) * (state.mean[r, u] / (V.dtype.type(1) - state.decay_power[r, u]))
     for k in range(net.sizes[layer + 2]):
         if np.isfinite(V[i, k] * mean):
             V[V.shape[0] - 1, k] += V[i, k] * mean
@@ -139,15 +151,17 @@ def hand_over_mean(net, state, r, layer, i):
 
 @compiled
 def redraw(net, rules, state, r, layer, i):
-    """Fresh incoming weights and a bias of zero; sums of |w| follow."""
+    """Fresh incoming weights, a bias of zero, a norm's scale of one and shift of zero; sums of |w| follow."""
     W, inputs = matrix(net, state.parameters[r], layer), net.sizes[layer]
     row_sum, first, total = state.row_sum[r, net.unit_at[layer] :], state.replaced[r, layer] * inputs, W.dtype.type(0)
     for j in range(inputs):
         before = abs(W[j, i])
-        W[j, i] = (2.0 * uniform(rules.fresh_key[r, layer], first + j) - 1.0) * net.bound[layer]
+        W[j, i] = (2.0 * uniform(rules.fresh_key[r, layer], first + j) - 1.0) * net.bound[layer] / state.shrunk[r]
         row_sum[j] += abs(W[j, i]) - before
         total += abs(W[j, i])
     W[inputs, i] = 0
+    if net.normalization != NONE:
+        forget_norm(state.affine[r], state.statistics[r], net.unit_at[layer + 1] - net.unit_at[1] + i)
     state.column_sum[r, net.unit_at[layer + 1] - net.unit_at[1] + i] = total
     state.replaced[r, layer] += 1
 
@@ -174,6 +188,9 @@ def forget(net, state, r, layer, i):
         for moment in (state.moment1, state.moment2):
             matrix(net, moment[r], layer)[:, i] = 0
             matrix(net, moment[r], layer + 1)[i, :] = 0
+        if net.normalization != NONE:
+            state.affine_moment1[r, :, u] = 0
+            state.affine_moment2[r, :, u] = 0
 
 
 @compiled

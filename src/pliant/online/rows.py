@@ -3,21 +3,23 @@
 
 For every example:
 
-    predict -> loss -> gradient and optimizer step, in one pass over the weights -> noise
+    predict -> loss -> gradient and optimizer step, in one pass over the weights
     -> observe every hidden unit -> count what is due -> replace it
 
 An input of exactly zero costs nothing: its row of weights is neither read nor written. The pass that updates a row also
-adds up its |w|, which is what continual backpropagation asks of a unit's outgoing weights.
+adds up its |w|, which is what continual backpropagation asks of a unit's outgoing weights. So what moves every weight
+at every step is kept apart: decay in one number for all weights (`pliant.online.passes`), noise until a row
+is used (`pliant.online.noise`). Adam's moments do move every weight at every step, and cost a pass over all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pliant.online import norms
 from pliant.online.arithmetic import (
     CROSS_ENTROPY,
     RELU,
@@ -28,112 +30,22 @@ from pliant.online.arithmetic import (
     count_above,
     count_due,
     divide,
-    edition,
     list_active,
     measure,
     multiply,
-    normals,
     observe,
+    scale_by,
     total,
     total_size,
 )
+from pliant.online.dropout import drop
 from pliant.online.learner import Net, State, adam_entry, aligned, matrix, replace
-from pliant.online.vectors import LANES, added, fused, larger, load, size, spread, store
+from pliant.online.noise import REFRESH, missed_std, padded_pairs, settle_all, settle_rows
+from pliant.online.passes import adam_rows, add_columns, add_rows, descend_rows, descend_rows_and_columns
+from pliant.online.vectors import LANES, load, spread
 
-REFRESH = 1000  # steps after which sums of |w| that were kept by adding differences are added up anew
-
-
-# Rows of a matrix, and the units of a layer, begin at multiples of LANES; the rest of the last vector is zero.
-
-
-@compiled
-def add_rows(W, x, active, count, z):
-    """z = bias + x W, from the rows whose input is not zero; four at a time, so that z is read and written less often."""
-    width = W.shape[1] // LANES
-    for c in range(width):
-        store(z, c, load(W, (W.shape[0] - 1) * width + c))
-    fours = count - count % 4
-    for a in range(0, fours, 4):
-        i, j, k, m = active[a], active[a + 1], active[a + 2], active[a + 3]
-        xi, xj, xk, xm = spread(x[i]), spread(x[j]), spread(x[k]), spread(x[m])
-        for c in range(width):
-            sum2 = fused(xj, load(W, j * width + c), fused(xi, load(W, i * width + c), load(z, c)))
-            store(z, c, fused(xm, load(W, m * width + c), fused(xk, load(W, k * width + c), sum2)))
-    for a in range(fours, count):
-        xj = spread(x[active[a]])
-        for c in range(width):
-            store(z, c, fused(xj, load(W, active[a] * width + c), load(z, c)))
-
-
-@compiled
-def descend_rows(W, x, active, count, delta, step_size, keep, wanted, back, sums):
-    """w <- keep w - step_size x delta, by rows; `sums` gets the sum of |new w|, `back`, if `wanted`, old w . delta."""
-    width, zero, kept = W.shape[1] // LANES, spread(W.dtype.type(0)), spread(keep)
-    for a in range(count):
-        j = active[a]
-        down, dot, sizes = spread(-step_size * x[j]), zero, zero
-        for c in range(width):
-            old, d = load(W, j * width + c), load(delta, c)
-            new = fused(down, d, kept * old)
-            sizes = sizes + size(new)
-            if wanted:
-                dot = fused(old, d, dot)
-            store(W, j * width + c, new)
-        sums[j] = added(sizes)
-        if wanted:
-            back[j] = added(dot)
-
-
-@compiled
-def descend_rows_and_columns(W, x, active, count, delta, step_size, keep, back, sums, columns):
-    """The same, keeping the sums of |w| along columns too."""
-    width, zero, kept = W.shape[1] // LANES, spread(W.dtype.type(0)), spread(keep)
-    for a in range(count):
-        j = active[a]
-        down, dot, sizes = spread(-step_size * x[j]), zero, zero
-        for c in range(width):
-            old, d = load(W, j * width + c), load(delta, c)
-            new = fused(down, d, kept * old)
-            dot, sizes = fused(old, d, dot), sizes + size(new)
-            store(columns, c, load(columns, c) + (size(new) - size(old)))
-            store(W, j * width + c, new)
-        back[j], sums[j] = added(dot), added(sizes)
-
-
-@compiled
-def adam_rows(
-    W, M, V, x, delta, weight_decay, beta1, beta2, eps, rate_in, rate_out, scale_in, scale_out, back, sums
-):  # fmt: skip
-    """Adam's step on every row, and `back` and `sums` as above.
-
-    An entry counts its steps from the younger of its two units: the larger rate and scale. A bias has one unit only.
-    """
-    width, zero, decay = W.shape[1] // LANES, spread(W.dtype.type(0)), spread(weight_decay)
-    for j in range(W.shape[0]):
-        bias = j == W.shape[0] - 1
-        xj = spread(W.dtype.type(1) if bias else x[j])
-        rate_j, scale_j = (
-            spread(W.dtype.type(0) if bias else rate_in[j]),
-            spread(W.dtype.type(0) if bias else scale_in[j]),
-        )
-        dot, sizes = zero, zero
-        for c in range(width):
-            p = j * width + c
-            d, old = load(delta, c), load(W, p)
-            rate, scale = larger(rate_j, load(rate_out, c)), larger(scale_j, load(scale_out, c))
-            adam_entry(W, M, V, p, fused(xj, d, decay * old), beta1, beta2, eps, rate, scale)
-            dot, sizes = fused(old, d, dot), sizes + size(load(W, p))
-        if not bias:
-            back[j], sums[j] = added(dot), added(sizes)
-
-
-@compiled
-def add_columns(W, columns):
-    """Add the sums of |w| along columns, the bias left out."""
-    width = W.shape[1] // LANES
-    for j in range(W.shape[0] - 1):
-        for c in range(width):
-            store(columns, c, load(columns, c) + size(load(W, j * width + c)))
+SMALLEST = 2.0**-10  # of `State.shrunk`; below, and above its inverse, the stored weights are scaled themselves
+NOTHING = 2.0**-60  # what a decay that leaves nothing leaves: stored weights have to be divided by it
 
 
 @compiled
@@ -149,39 +61,103 @@ def add_up(net, parameters, row_sum, column_sum):
 
 
 @compiled
-def forward(net, parameters, h, slope, active, count):
-    """Activations of every unit from the inputs in `h`; lists in `active` the units of each layer that are not zero."""
-    layers = net.sizes.size - 1
+def forward(net, rules, state, work, r, step, dropping):
+    """Activations of every unit from the inputs in `work.h`; lists in `work.active` the units of each layer that are not zero."""
+    p, h, active, count = state.parameters[r], work.h, work.active, work.count
+    layers, shrunk = net.sizes.size - 1, work.h.dtype.type(state.shrunk[r])
+    place = step * (net.sizes[1:-1].sum() if dropping else 0)
     for layer in range(layers):
         begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
         x, rows, units = h[begin : begin + net.sizes[layer]], active[begin:middle], net.sizes[layer + 1]
         # A zero in a hidden layer is skipped only where its slope is zero too, so that nothing flows back through it.
         count[layer] = list_active(x, layer == 0 or net.activation == RELU, rows)
-        add_rows(matrix(net, parameters, layer), x, rows, count[layer], h[middle:end])
+        if rules.noise_std[r] > 0:
+            settle_rows(
+                net, p, layer, rows, count[layer], state.settled[r], step, work.missed, state.shrunk[r],
+                rules.noise_key[r], work.normal,
+            )  # fmt: skip
+        add_rows(matrix(net, p, layer), x, rows, count[layer], shrunk, h[middle:end])
         if layer + 1 < layers:
-            activate(net.activation, h[middle : middle + units], slope[middle : middle + units])
+            z, slope = h[middle : middle + units], work.slope[middle : middle + units]
+            if net.normalization != norms.NONE:
+                normalize_layer(net, state, work, r, layer, z)
+            activate(net.activation, z, slope)
+            if dropping:
+                drop(rules.dropout[r], rules.dropout_key[r], place, z, slope)
+                place += units
 
 
 @compiled
-def descend(net, parameters, row_sum, column_sum, step_size, weight_decay, h, slope, delta, active, count):
+def normalize_layer(net, state, work, r, layer, z):
+    """`norms.normalize` of the pre-activations of hidden layer `layer`."""
+    u = net.unit_at[layer + 1] - net.unit_at[1]
+    affine, statistics, of = state.affine[r], state.statistics[r], slice(u, u + z.size)
+    work.divisor[layer] = norms.normalize(
+        net.normalization, z, affine[norms.SCALE][of], affine[norms.SHIFT][of],
+        statistics[norms.MEAN][of], statistics[norms.VARIANCE][of], work.normalized[of], work.given[of],
+    )  # fmt: skip
+
+
+@compiled
+def normalize_layer_back(net, state, work, r, layer, g):
+    """The same back: `g` becomes the gradient with respect to pre-activations; fills those of scale and shift."""
+    u = net.unit_at[layer + 1] - net.unit_at[1]
+    of, scale, y, divisor = slice(u, u + g.size), state.affine[r, norms.SCALE], work.normalized, work.divisor[layer]
+    if net.normalization == norms.LAYER:
+        norms.layer_norm_back(g, scale[of], y[of], divisor, work.d_scale[of], work.d_shift[of])
+    else:
+        statistics = state.statistics[r]
+        norms.online_norm_back(
+            g, scale[of], statistics[norms.MEAN][of], statistics[norms.VARIANCE][of], statistics[norms.ALONG_Y][of],
+            statistics[norms.ALONG_ONE][of], y[of], work.given[of], divisor, net.decay_forward, net.decay_backward,
+            work.d_scale[of], work.d_shift[of],
+        )  # fmt: skip
+
+
+@compiled
+def descend(net, rules, state, work, r):
     """Gradient of every layer and SGD step on its rows, last layer first, each weight read and written once."""
-    keep = h.dtype.type(1) - step_size * weight_decay
+    p, row_sum, column_sum, h, delta = state.parameters[r], state.row_sum[r], state.column_sum[r], work.h, work.delta
+    real, step_size = h.dtype.type, rules.step_size[r]
+    keep = 1.0 - np.float64(step_size) * np.float64(rules.weight_decay[r])
+    keep = NOTHING if keep == 0 else keep
+    before, after = state.shrunk[r], state.shrunk[r] * keep
+    shrunk, stored_step = real(before), real(step_size / after)
     for layer in range(net.sizes.size - 2, -1, -1):
         begin, middle, end, units = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2], net.sizes[layer]
-        W, x, d, back = matrix(net, parameters, layer), h[begin:middle], delta[middle:end], delta[begin : begin + units]
-        rows, sums = active[begin:middle], row_sum[begin:middle]
-        if weight_decay > 0:  # it reaches the rows of zeros too
-            count[layer] = list_active(x[:units], False, rows)
+        W, x, d, back = matrix(net, p, layer), h[begin:middle], delta[middle:end], delta[begin : begin + units]
+        rows, count, sums = work.active[begin:middle], work.count[layer], row_sum[begin:middle]
         back[:] = 0
         if net.incoming:
             columns = column_sum[middle - net.unit_at[1] : end - net.unit_at[1]]
-            descend_rows_and_columns(W, x, rows, count[layer], d, step_size, keep, back, sums, columns)
+            descend_rows_and_columns(W, x, rows, count, d, stored_step, shrunk, back, sums, columns)
         else:
-            descend_rows(W, x, rows, count[layer], d, step_size, keep, layer > 0, back, sums)
+            descend_rows(W, x, rows, count, d, stored_step, shrunk, layer > 0, back, sums)
         for o in range(net.sizes[layer + 1]):
-            W[units, o] = keep * W[units, o] - step_size * d[o]
+            W[units, o] = real(keep) * W[units, o] - step_size * d[o]
         if layer > 0:
-            multiply(back, slope[begin:middle])
+            multiply(back, work.slope[begin:middle])
+            if net.normalization != norms.NONE:
+                normalize_layer_back(net, state, work, r, layer - 1, back)
+    if net.normalization != norms.NONE:
+        scale, shift = state.affine[r, norms.SCALE], state.affine[r, norms.SHIFT]
+        for u in range(scale.size):
+            scale[u] = real(keep) * scale[u] - step_size * work.d_scale[u]
+            shift[u] = real(keep) * shift[u] - step_size * work.d_shift[u]
+    state.shrunk[r] = after
+    if not SMALLEST < after < 1 / SMALLEST:
+        shrink(net, p, row_sum, column_sum, real(after))
+        state.shrunk[r] = 1.0
+
+
+@compiled
+def shrink(net, parameters, row_sum, column_sum, shrunk):
+    """Multiply all stored weights, biases left out, and their sums."""
+    for layer in range(net.sizes.size - 1):
+        begin, width = net.weight_at[layer], net.unit_at[layer + 2] - net.unit_at[layer + 1]
+        scale_by(parameters[begin : begin + net.sizes[layer] * width], shrunk)
+    scale_by(row_sum, abs(shrunk))
+    scale_by(column_sum, abs(shrunk))
 
 
 @compiled
@@ -199,52 +175,60 @@ def adam_rates(beta1, beta2, step_size, power, rate, scale, first):
 
 
 @compiled
-def adam(net, parameters, moment1, moment2, row_sum, column_sum, weight_decay, h, slope, delta, rate, scale):
+def adam(net, rules, state, work, r):
     """The same with Adam, whose moments move every weight at every step."""
+    p, delta, rate, scale = state.parameters[r], work.delta, work.rate, work.scale
+    adam_rates(net.beta1, net.beta2, rules.step_size[r], state.beta_power[r], rate, scale, net.unit_at[1])
     for layer in range(net.sizes.size - 2, -1, -1):
         begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
-        W, M, V = matrix(net, parameters, layer), matrix(net, moment1, layer), matrix(net, moment2, layer)
+        W, M, V = matrix(net, p, layer), matrix(net, state.moment1[r], layer), matrix(net, state.moment2[r], layer)
         adam_rows(
-            W, M, V, h[begin:middle], delta[middle:end], weight_decay, net.beta1, net.beta2, net.eps,
+            W, M, V, work.h[begin:middle], delta[middle:end], rules.weight_decay[r], net.beta1, net.beta2, net.eps,
             rate[begin:middle], rate[middle:end], scale[begin:middle], scale[middle:end],
-            delta[begin:middle], row_sum[begin:middle],
+            delta[begin:middle], state.row_sum[r, begin:middle],
         )  # fmt: skip
-        multiply(delta[begin : begin + net.sizes[layer]], slope[begin:middle])
+        if layer > 0:
+            back = delta[begin : begin + net.sizes[layer]]
+            multiply(back, work.slope[begin:middle])
+            if net.normalization != norms.NONE:
+                normalize_layer_back(net, state, work, r, layer - 1, back)
         if net.incoming:
-            columns = column_sum[middle - net.unit_at[1] : end - net.unit_at[1]]
+            columns = state.column_sum[r, middle - net.unit_at[1] : end - net.unit_at[1]]
             columns[:] = 0
             add_columns(W, columns)
+    if net.normalization != norms.NONE:
+        for which, gradient in ((norms.SCALE, work.d_scale), (norms.SHIFT, work.d_shift)):
+            a, m, v = state.affine[r, which], state.affine_moment1[r, which], state.affine_moment2[r, which]
+            for c in range(a.size // LANES):
+                first = net.unit_at[1] // LANES
+                g = load(gradient, c) + spread(rules.weight_decay[r]) * load(a, c)
+                adam_entry(a, m, v, c, g, net.beta1, net.beta2, net.eps, load(rate, first + c), load(scale, first + c))
 
 
 @compiled
-def add_noise(net, parameters, std, key, step):
-    """Add std N(0, 1) to every weight and bias of a learner, two to a pair of draws."""
-    pair = step * net.pairs
-    for layer in range(net.sizes.size - 1):
-        outputs, width = net.sizes[layer + 1], net.unit_at[layer + 2] - net.unit_at[layer + 1]
-        for j in range(net.sizes[layer] + 1):
-            row = net.weight_at[layer] + j * width
-            for o in range(0, outputs, 2):
-                first, second = normals(key, pair)
-                pair += 1
-                parameters[row + o] += std * parameters.dtype.type(first)
-                if o + 1 < outputs:
-                    parameters[row + o + 1] += std * parameters.dtype.type(second)
+def settle_learner(net, rules, state, work, r, step):
+    """All noise of the steps before `step`, and the sums of |w| with it."""
+    settle_all(
+        net, state.parameters[r], state.settled[r], step, work.missed, state.shrunk[r], rules.noise_key[r], work.normal
+    )
+    add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
 
 @compiled
-def observe_rows(net, row_sum, column_sum, h, decay, outgoing, incoming, age, power, mean, utility, score):
+def observe_rows(net, state, work, r):
     """Observe all hidden layers after the update."""
+    shrunk = state.shrunk[r]
     for layer in range(net.sizes.size - 2):
         begin, end = net.unit_at[layer + 1], net.unit_at[layer + 1] + net.sizes[layer + 1]
         u, v = begin - net.unit_at[1], end - net.unit_at[1]
         if net.outgoing:
-            divide(row_sum[begin:end], net.sizes[layer + 2], outgoing[u:v])
+            divide(state.row_sum[r, begin:end], net.sizes[layer + 2] / shrunk, work.outgoing[u:v])
         if net.incoming:
-            divide(column_sum[u:v], net.sizes[layer], incoming[u:v])
+            divide(state.column_sum[r, u:v], net.sizes[layer] / shrunk, work.incoming[u:v])
         observe(
-            net.activity, net.outgoing, net.incoming, h[begin:end], decay[u:v], outgoing[u:v], incoming[u:v],
-            age[u:v], power[u:v], mean[u:v], utility[u:v], score[u:v],
+            net.activity, net.outgoing, net.incoming, work.h[begin:end], work.decay[u:v], work.outgoing[u:v],
+            work.incoming[u:v], state.age[r, u:v], state.decay_power[r, u:v], state.mean[r, u:v], state.utility[r, u:v],
+            work.score[u:v],
         )  # fmt: skip
 
 
@@ -261,6 +245,16 @@ def count_rows(net, rate, threshold, keys, age, step, eligible, replaced, due):
     return some
 
 
+@compiled
+def replace_rows(net, rules, state, work, r, step):
+    """Replace what is due after step `step`; noise of that step and before is for the weights that were there."""
+    if rules.noise_std[r] > 0:
+        settle_learner(net, rules, state, work, r, step + 1)
+    replace(net, rules, state, r, step, work.due, work.chosen, work.rank)
+    if not np.isfinite(total(state.row_sum[r]) + total(state.column_sum[r])):
+        add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
+
+
 class RowsWork(NamedTuple):
     """What `learn_rows` writes and nobody else reads."""
 
@@ -273,6 +267,13 @@ class RowsWork(NamedTuple):
     incoming: Any
     score: Any
     decay: Any  # decay rate, for each unit
+    normalized: Any  # (hidden units,) y of `norms`, like the next three
+    given: Any  # a of `norms`
+    d_scale: Any
+    d_shift: Any
+    divisor: Any  # (hidden layers,) of `norms`
+    normal: Any  # normal numbers for one row of weights, float32
+    missed: Any  # (REFRESH + 1,) `noise.missed_std`
     active: Any  # (units,) which inputs of each layer are not zero
     count: Any  # (layers,) and how many
     due: Any  # (hidden layers,)
@@ -282,71 +283,89 @@ class RowsWork(NamedTuple):
 
 def rows_work(net: Net, state: State) -> RowsWork:
     """Memory for one call of `learn_rows`."""
-    units, hidden, layers = int(net.unit_at[-1]), state.utility.shape[1], len(net.sizes) - 1
-    floats = [aligned((units,), state.parameters.dtype) for _ in range(9)]
-    whole = [np.zeros(units + 1, np.int64), np.zeros(layers, np.int64), np.zeros(layers - 1, np.int64)]
-    return RowsWork(*floats, *whole, np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden))
+    units, hidden, layers, real = (
+        int(net.unit_at[-1]),
+        state.utility.shape[1],
+        len(net.sizes) - 1,
+        state.parameters.dtype,
+    )
+    return RowsWork(
+        *(aligned((units,), real) for _ in range(9)), *(aligned((hidden,), real) for _ in range(4)),
+        np.zeros(layers - 1, real), aligned((2 * max(padded_pairs(int(n)) for n in net.sizes[1:]),), np.float32),
+        np.zeros(REFRESH + 1), np.zeros(units + 1, np.int64), np.zeros(layers, np.int64), np.zeros(layers - 1, np.int64),
+        np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden),
+    )  # fmt: skip
 
 
-def _compile_learn_rows(edition: int) -> Callable[..., None]:
-    @cached
-    def learn_rows(
-        net, rules, state, work, learners, stream, X, begin, targets, labels, first_step, loss, correct, sums
-    ):
-        """Take every learner of `learners` through examples `begin`, ... of its stream, one learner after the other.
-
-        X (streams, examples, inputs) holds those examples alone, all else the whole of them.
-        """
-        _edition = edition  # enclosed: the cache goes by it
-        h, slope, delta, active, count = work.h, work.slope, work.delta, work.active, work.count
-        outputs = slice(net.unit_at[-2], net.unit_at[-2] + net.sizes[-1])
-        z, dz = h[outputs], delta[outputs]
-        for i in range(learners.size):
-            r = learners[i]
-            s, p, row_sum, column_sum = stream[r], state.parameters[r], state.row_sum[r], state.column_sum[r]
-            step_size, weight_decay = rules.step_size[r], rules.weight_decay[r]
-            work.decay[:] = rules.decay_rate[r]
-            for t in range(begin, begin + X.shape[1] if state.diverged_at[r] < 0 else begin):
-                step = first_step + t
-                if step % REFRESH == 0:
-                    add_up(net, p, row_sum, column_sum)
-                copy(h[: net.sizes[0]], X[s, t - begin])
-                forward(net, p, h, slope, active, count)
-                loss[r, t], hit = measure(net.loss, z, targets[s, t], labels[s, t], dz)
-                if net.loss == CROSS_ENTROPY:
-                    correct[r, t] = hit
-                if not np.isfinite(loss[r, t]):
-                    state.diverged_at[r] = step
-                    break
-                if net.adam:
-                    adam_rates(
-                        net.beta1, net.beta2, step_size, state.beta_power[r], work.rate, work.scale, net.unit_at[1]
-                    )
-                    adam(
-                        net, p, state.moment1[r], state.moment2[r], row_sum, column_sum, weight_decay,
-                        h, slope, delta, work.rate, work.scale,
-                    )  # fmt: skip
-                else:
-                    descend(net, p, row_sum, column_sum, step_size, weight_decay, h, slope, delta, active, count)
-                if rules.noise_std[r] > 0:
-                    add_noise(net, p, rules.noise_std[r], rules.noise_key[r], step)
-                    add_up(net, p, row_sum, column_sum)
-                if rules.replacement_rate[r] > 0:
-                    observe_rows(
-                        net, row_sum, column_sum, h, work.decay, work.outgoing, work.incoming,
-                        state.age[r], state.decay_power[r], state.mean[r], state.utility[r], work.score,
-                    )  # fmt: skip
-                    if count_rows(
-                        net, rules.replacement_rate[r], rules.maturity_threshold[r], rules.count_key[r], state.age[r], step,
-                        state.eligible[r], state.replaced[r], work.due,
-                    ):  # fmt: skip
-                        replace(net, rules, state, r, step, work.due, work.chosen, work.rank)
-                        if not np.isfinite(total(row_sum) + total(column_sum)):
-                            add_up(net, p, row_sum, column_sum)
-                for layer in range(sums.shape[2] if sums.shape[1] else 0):
-                    sums[r, t, layer] = total(row_sum[net.unit_at[layer] : net.unit_at[layer + 1]])
-
-    return learn_rows
+@compiled
+def begin_learner(net, rules, state, work, r):
+    """Fill what `work` holds for one learner."""
+    work.decay[:] = rules.decay_rate[r]
+    if rules.noise_std[r] > 0:
+        decay = 0.0 if net.adam else np.float64(rules.step_size[r]) * np.float64(rules.weight_decay[r])
+        missed_std(rules.noise_std[r], 1.0 - decay, work.missed)
 
 
-learn_rows = _compile_learn_rows(edition())
+@cached
+def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, labels, first_step, loss, correct, sums):
+    """Take every learner of `learners` through examples `begin`, ... of its stream, one learner after the other.
+
+    X (streams, examples, inputs) holds those examples alone, all else the whole of them.
+    """
+    outputs = slice(net.unit_at[-2], net.unit_at[-2] + net.sizes[-1])
+    z, dz, x = work.h[outputs], work.delta[outputs], work.h[: net.sizes[0]]
+    for i in range(learners.size):
+        r = learners[i]
+        s, p, row_sum = stream[r], state.parameters[r], state.row_sum[r]
+        noisy, dropping, observed = rules.noise_std[r] > 0, rules.dropout[r] > 0, rules.replacement_rate[r] > 0
+        begin_learner(net, rules, state, work, r)
+        for t in range(begin, begin + X.shape[1] if state.diverged_at[r] < 0 else begin):
+            step = first_step + t
+            if noisy and (net.adam or step % REFRESH == 0):
+                settle_learner(net, rules, state, work, r, step)
+            elif step % REFRESH == 0:
+                add_up(net, p, row_sum, state.column_sum[r])
+            copy(x, X[s, t - begin])
+            forward(net, rules, state, work, r, step, False)
+            loss[r, t], hit = measure(net.loss, z, targets[s, t], labels[s, t], dz)
+            if net.loss == CROSS_ENTROPY:
+                correct[r, t] = hit
+            if not np.isfinite(loss[r, t]):
+                state.diverged_at[r] = step
+                break
+            if dropping:
+                forward(net, rules, state, work, r, step, True)
+                measure(net.loss, z, targets[s, t], labels[s, t], dz)
+            if net.adam:
+                adam(net, rules, state, work, r)
+            else:
+                descend(net, rules, state, work, r)
+            if observed:
+                observe_rows(net, state, work, r)
+                if count_rows(
+                    net, rules.replacement_rate[r], rules.maturity_threshold[r], rules.count_key[r], state.age[r], step,
+                    state.eligible[r], state.replaced[r], work.due,
+                ):  # fmt: skip
+                    replace_rows(net, rules, state, work, r, step)
+            for layer in range(sums.shape[2] if sums.shape[1] else 0):
+                sums[r, t, layer] = state.shrunk[r] * total(row_sum[net.unit_at[layer] : net.unit_at[layer + 1]])
+
+
+@cached
+def settled_parameters(net, rules, state, work, steps, parameters, settled):
+    """Fill copies, (learners, parameters) and (learners, rows), with weights as the step after `steps` would find them.
+
+    A learner that diverged shows the weights that gave it.
+    """
+    for r in range(parameters.shape[0]):
+        step = steps if state.diverged_at[r] < 0 else state.diverged_at[r]
+        copy(parameters[r], state.parameters[r])
+        if rules.noise_std[r] > 0:
+            copy(settled[r], state.settled[r])
+            begin_learner(net, rules, state, work, r)
+            settle_all(
+                net, parameters[r], settled[r], step, work.missed, state.shrunk[r], rules.noise_key[r], work.normal
+            )
+        for layer in range(net.sizes.size - 1):
+            begin, width = net.weight_at[layer], net.unit_at[layer + 2] - net.unit_at[layer + 1]
+            scale_by(parameters[r, begin : begin + net.sizes[layer] * width], parameters.dtype.type(state.shrunk[r]))

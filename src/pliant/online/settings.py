@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pliant.online import arithmetic
+from pliant.online import arithmetic, norms
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "elu", "swish", "selu", "linear"]
 Loss = Literal["squared_error", "cross_entropy"]
@@ -22,6 +22,7 @@ Optimizer = Literal["sgd", "adam"]
 Count = Literal["accumulate", "bernoulli"]
 Init = Literal["kaiming", "xavier", "lecun", "default"]
 Kernel = Literal["auto", "lanes", "rows"]
+Normalization = Literal["none", "layer", "online"]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
 ACTIVATIONS: dict[str, int] = {  # by their number in the kernels
@@ -35,6 +36,8 @@ ACTIVATIONS: dict[str, int] = {  # by their number in the kernels
     "linear": arithmetic.LINEAR,
 }
 LOSSES: dict[str, int] = {"squared_error": arithmetic.SQUARED_ERROR, "cross_entropy": arithmetic.CROSS_ENTROPY}
+
+NORMALIZATIONS: dict[str, int] = {"none": norms.NONE, "layer": norms.LAYER, "online": norms.ONLINE}
 
 
 class Utility(NamedTuple):

@@ -1,0 +1,95 @@
+"""Hashes of files, a lock that dies with its holder, and a rename that survives a power cut."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pliant.data.images import DataError
+
+log = logging.getLogger(__name__)
+
+if os.name == "nt":  # pragma: no cover
+    import msvcrt
+
+    def _take(file: IO[bytes]) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+else:
+    import fcntl
+
+    def _take(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def has_hash(path: Path, expected: str) -> bool:
+    """Whether a file has the hash `algorithm:hexadecimal`.
+
+    >>> has_hash(Path(os.devnull), "md5:d41d8cd98f00b204e9800998ecf8427e")
+    True
+    """
+    algorithm, _, value = expected.partition(":")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest() == value
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """One process at a time in this block, however long it takes; a process that dies lets go.
+
+    The file stays: a second one of the same name could be locked beside the first. Raises DataError where it cannot be made.
+    """
+    with _opened(path) as file:
+        waiting = False
+        while True:
+            try:
+                _take(file)
+                break
+            except OSError:
+                if not waiting:
+                    log.info("another process is at work on %s: waiting for it", path.stem)
+                waiting = True
+                time.sleep(0.05)
+        yield
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "ab")
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(
+            f"cannot write {path.parent}: {reason}. Let $PLIANT_CACHE name a folder that can be written"
+        ) from None
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens meanwhile, it is either as it was or complete."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(unfinished, "wb") as file:
+        file.write(content)
+        flush(file)
+    put_in_place(unfinished, path)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Have the disk hold what was written to `file`."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def put_in_place(unfinished: Path, path: Path) -> None:
+    """Rename a finished file, or a folder of them, to where it is looked for."""
+    os.replace(unfinished, path)
+    if os.name != "nt":  # Windows cannot open a folder; NTFS journals its names
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

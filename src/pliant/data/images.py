@@ -1,0 +1,82 @@
+"""What a data set is: pictures as bytes, labels, and a hash that names exactly these.
+
+    sha256 = SHA-256 of, for train and then test:  shape, pixels (uint8, C order), labels (int64, little endian)
+
+Two machines whose hashes agree learn from the same bytes in the same order. Class names are not hashed:
+they never reach a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """A data set cannot be had. The message is one line: which file, what is wrong with it or where it was looked
+    for, and what to do. The command line prints it and exits with status 2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled pictures.
+
+    `pixels` uint8, (n, height, width) or (n, height, width, 3); may be memory-mapped, privately: writing to it never
+    reaches the disk. `labels` int64, (n,), indices into `classes`. Raises DataError where they do not fit together.
+
+    >>> digits = Images(np.zeros((2, 28, 28), np.uint8), np.array([0, 1]), ("zero", "one"))
+    >>> len(digits), digits.classes[digits.labels[1]]
+    (2, 'one')
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        pixels, labels = self.pixels, self.labels
+        if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] == 3)):
+            raise DataError(f"pixels are {pixels.dtype}{list(pixels.shape)}: give uint8 (n, height, width[, 3])")
+        if labels.dtype != np.int64 or labels.shape != pixels.shape[:1]:
+            raise DataError(f"labels are {labels.dtype}{list(labels.shape)}: give int64 ({len(pixels)},)")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.classes)):
+            raise DataError(
+                f"labels go from {labels.min()} to {labels.max()}, and there are {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A named data set: pictures to learn from, pictures to be tested on where the set has any, and their hash."""
+
+    name: str
+    train: Images
+    test: Images | None
+    sha256: str
+
+
+def image_set(name: str, train: Images, test: Images | None) -> ImageSet:
+    """The data set of these pictures, with its hash.
+
+    >>> two = Images(np.zeros((2, 4, 4), np.uint8), np.array([0, 1]), ("a", "b"))
+    >>> image_set("blank", two, None).sha256[:8]
+    'd2676bd0'
+    """
+    return ImageSet(name, train, test, fingerprint(train, test))
+
+
+def fingerprint(train: Images, test: Images | None) -> str:
+    """The SHA-256 that the module's equation defines, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in (train, test):
+        if part is not None:
+            digest.update(f"{part.pixels.shape}\n".encode())
+            digest.update(np.ascontiguousarray(part.pixels).data)
+            digest.update(np.ascontiguousarray(part.labels, dtype="<i8").data)
+    return digest.hexdigest()

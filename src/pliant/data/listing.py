@@ -1,0 +1,185 @@
+"""Which pictures a folder, or a zip, of class folders holds, which class each is of, and which are for the test.
+
+    <class>/<file>                                                               all to learn from
+    train/<class>/<file>             val/<class>/<file>                          val, or else test, is the test set
+    train/<class>/images/<file>      val/images/<file>, val/val_annotations.txt  Tiny ImageNet as it is published
+
+All of it may lie within further folders. Classes are in the order of their names, pictures in that of class, then file name.
+Other files, and hidden ones, are not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from pliant.data.images import DataError
+
+log = logging.getLogger(__name__)
+
+ENDINGS = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif"),
+        *(".bmp", ".tif", ".tiff", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+    ]
+)
+ANNOTATIONS = "val_annotations.txt"
+_DEEPEST = 6  # folders; a loop of links ends here
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a data set: paths within `source`, each with the index of its class."""
+
+    source: Path
+    classes: tuple[str, ...]
+    train: tuple[tuple[str, int], ...]
+    test: tuple[tuple[str, int], ...]
+    key: str  # changes with any picture's name, size, and time (in a folder) or checksum (in a zip)
+
+    @property
+    def names(self) -> list[str]:
+        """All pictures, those to learn from first."""
+        return [name for name, _ in (*self.train, *self.test)]
+
+
+def listing(source: Path) -> Listing:
+    """The pictures in a folder or a zip. Raises DataError where there are none, or where a class cannot be told."""
+    stamps = _stamps(source)
+    pictures = [name for name in stamps if not name.endswith(ANNOTATIONS)]
+    if not pictures:
+        raise DataError(
+            f"{source} holds no pictures ({', '.join(sorted(ENDINGS))}): give a zip or folder of class folders"
+        )
+    root = common_root(pictures)
+    annotations = root + "val/" + ANNOTATIONS
+    labels = _annotated(_text(source, annotations), source) if annotations in stamps else {}
+    try:
+        train, test = split([name.removeprefix(root) for name in pictures], labels)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    classes = tuple(sorted({label for _, label in train}))
+    strange = sorted({label for _, label in test} - set(classes))
+    if strange:
+        raise DataError(f"{source}: class '{strange[0]}' of the test set is none of the {len(classes)} to learn")
+    index = {label: number for number, label in enumerate(classes)}
+
+    def ordered(part: Iterable[tuple[str, str]]) -> tuple[tuple[str, int], ...]:
+        return tuple((root + name, index[label]) for name, label in sorted(part, key=lambda pair: (pair[1], pair[0])))
+
+    return Listing(source, classes, ordered(train), ordered(test), _digest(stamps))
+
+
+def common_root(names: list[str]) -> str:
+    """The folders that all pictures lie in, beyond the layouts above.
+
+    >>> common_root(["set/train/cat/1.png", "set/train/dog/1.png"]), common_root(["cat/1.png", "cat/2.png"])
+    ('set/', '')
+    """
+    folders = [name.split("/")[:-2] for name in names]
+    first, last = min(folders), max(folders)  # what these two share, all share
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+    kept = shared.index("train") if "train" in shared else len(shared)
+    return "".join(f"{folder}/" for folder in shared[:kept])
+
+
+def split(names: list[str], annotated: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Each picture with its class, to learn from and for the test; `annotated` are the classes of val/images.
+
+    >>> split(["train/cat/1.png", "train/dog/2.png", "val/images/3.png"], {"3.png": "dog"})
+    ([('train/cat/1.png', 'cat'), ('train/dog/2.png', 'dog')], [('val/images/3.png', 'dog')])
+    """
+    parts = {name.partition("/")[0] for name in names}
+    if "train" not in parts:
+        return [(name, _class_of(name, name)) for name in names], []
+    tested = "val" if "val" in parts else "test"
+    train, test = _under("train/", names), _under(f"{tested}/", names)
+    if others := len(names) - len(train) - len(test):
+        log.info("%d pictures are neither in train/ nor in %s/, and are left out", others, tested)
+    return (
+        [(name, _class_of(name, name[len("train/") :])) for name in train],
+        [(name, _annotated_class(name, annotated) or _class_of(name, name[len(tested) + 1 :])) for name in test],
+    )
+
+
+def _under(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(folder)]
+
+
+def _class_of(name: str, within: str) -> str:
+    folders = within.split("/")[:-1]
+    if len(folders) == 1 or (len(folders) == 2 and folders[1] == "images"):
+        return folders[0]
+    raise DataError(
+        f"of which class is '{name}'? Give class folders (<class>/<file>), or train/ and val/ with class folders in each"
+    )
+
+
+def _annotated_class(name: str, annotated: Mapping[str, str]) -> str | None:
+    if not annotated:
+        return None
+    if name.rpartition("/")[2] not in annotated:
+        raise DataError(f"{ANNOTATIONS} does not tell the class of '{name}': it is not the published one")
+    return annotated[name.rpartition("/")[2]]
+
+
+def _annotated(text: str, source: Path) -> dict[str, str]:
+    rows = [line.split("\t") for line in text.splitlines() if line]
+    if any(len(row) < 2 for row in rows):
+        raise DataError(
+            f"{source}: a line of {ANNOTATIONS} has no second column, the class: it is not the published one"
+        )
+    return {row[0]: row[1] for row in rows}
+
+
+def _wanted(name: str) -> bool:
+    parts = name.split("/")
+    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+    return not hidden and (os.path.splitext(name)[1].lower() in ENDINGS or parts[-1] == ANNOTATIONS)
+
+
+def _stamps(source: Path) -> dict[str, str]:
+    """Each picture's path within the source -> what changes when the picture does."""
+    if source.is_dir():
+        return {name: stamp for name, stamp in _walk(str(source), "", 0) if _wanted(name)}
+    if not source.is_file():
+        raise DataError(f"there is no {source}: give a zip or folder of class folders")
+    with open_zip(source) as archive:
+        files = [info for info in archive.infolist() if not info.is_dir() and _wanted(info.filename)]
+    return {info.filename: f"{info.file_size} {info.CRC:08x}" for info in files}
+
+
+def _walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir() and depth < _DEEPEST:
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
+            elif entry.is_file():
+                seen = entry.stat()
+                yield prefix + entry.name, f"{seen.st_size} {seen.st_mtime_ns}"
+
+
+def _text(source: Path, name: str) -> str:
+    if source.is_dir():
+        return (source / name).read_text(encoding="utf-8")
+    with open_zip(source) as archive:
+        return archive.read(name).decode("utf-8")
+
+
+def open_zip(source: Path) -> zipfile.ZipFile:
+    """The zip, opened. Raises DataError where it is none, or truncated (a zip's table is at its end)."""
+    try:
+        return zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source} is truncated, damaged or no zip ({error}): get it again") from None
+
+
+def _digest(stamps: Mapping[str, str]) -> str:
+    lines = "\n".join(f"{name}\t{stamps[name]}" for name in sorted(stamps))
+    return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()

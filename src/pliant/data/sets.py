@@ -1,0 +1,180 @@
+"""A data set by its name: found, checked, and where need be downloaded or prepared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from pliant.data import cifar, idx
+from pliant.data.catalog import CATALOG, Entry, File
+from pliant.data.download import fetched
+from pliant.data.files import has_hash
+from pliant.data.images import DataError, ImageSet, image_set
+from pliant.data.listing import Listing, listing
+from pliant.data.places import ARCHIVE, added, cache_folder, candidates, folders, found_file, found_pictures, remember
+from pliant.data.prepared import kept_facts, prepared
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def load(name: str, folder: Path | None = None, *, download: bool = True) -> ImageSet:
+    """The data set `name`: one of `known_sets()`, or whatever `pliant data add` was told.
+
+    It is looked for in `folder`, in $PLIANT_DATA, among the sets that were added and in the cache folder; then, unless
+    `download` is False, it is downloaded. Raises DataError saying which file is missing or broken, where it was looked
+    for, and how to get it.
+    """
+    _check_name(name)
+    entry = CATALOG.get(name)
+    with _readable():
+        if entry is None or entry.form == "folders":
+            return _load_pictures(name, entry, folder, download)
+        return _load_files(name, entry, folder, download)
+
+
+def _load_files(name: str, entry: Entry, folder: Path | None, download: bool) -> ImageSet:
+    files = [_file(file, name, entry, folder, download) for file in entry.files]
+    train, test = idx.read(files, entry) if entry.form == "idx" else cifar.read(files[0], entry)
+    return image_set(name, train, test)
+
+
+def available(name: str, folder: Path | None = None) -> bool:
+    """Whether `load` would find the set here, without downloading; files are looked for, not into."""
+    return where(name, folder) is not None
+
+
+def where(name: str, folder: Path | None = None) -> Path | None:
+    """The file or folder that `load` would read, None where there is none; for a set of several files, their folder."""
+    entry = CATALOG.get(name)
+    if entry is None or entry.form == "folders":
+        found = found_pictures(name, entry, folder)
+        if found is not None or entry is None:
+            return found
+    paths = [found_file(file, name, entry, folder) for file in entry.files]
+    if not paths or None in paths:
+        return None
+    return paths[0] if len(paths) == 1 or paths[0] is None else paths[0].parent
+
+
+def _file(file: File, name: str, entry: Entry, folder: Path | None, download: bool) -> Path:
+    """Where the file is; damaged downloads are fetched again, and the user's own are left to the reader to judge."""
+    path = found_file(file, name, entry, folder)
+    ours = path is not None and cache_folder() in path.parents
+    if path is not None and not ours:
+        return path
+    if download:
+        return fetched(name, entry, file)
+    if path is not None:
+        return path
+    raise _missing(file.name, candidates(file, name, entry, folders(folder)), f"pliant data fetch {name}")
+
+
+def _load_pictures(name: str, entry: Entry | None, folder: Path | None, download: bool) -> ImageSet:
+    source = found_pictures(name, entry, folder)
+    if source is None and entry is not None and entry.files:
+        source = _file(entry.files[0], name, entry, folder, download)
+    if source is not None:
+        return _reduced(name, entry, source)
+    places = [root / f"{name}{ending}" for root in folders(folder) for ending in (".zip", "")]
+    if entry is not None:
+        raise _missing(f"{name}.zip or {name}/", places, entry.how)
+    near = get_close_matches(name, [known.name for known in known_sets(folder)], n=1)
+    guess = f" (did you mean '{near[0]}'?)" if near else ""
+    raise _missing(f"data set '{name}'{guess}", places, f"pliant data add {name} FOLDER-OR-ZIP")
+
+
+def _reduced(name: str, entry: Entry | None, source: Path) -> ImageSet:
+    """The pictures of a folder or zip; of a known set, only if they are all there."""
+    pictures = listing(source)
+    if entry is not None:
+        published = next((file for file in entry.files if file.name == source.name and source.is_file()), None)
+        if published and not has_hash(source, published.hash):
+            raise DataError(f"{source} is not the published file (its hash is another): delete it, and get it again")
+        _check_counts(name, entry, pictures)
+    return prepared(name, pictures)
+
+
+def _check_counts(name: str, entry: Entry, pictures: Listing) -> None:
+    """Raise DataError unless the whole set is there; a test set may be left out."""
+    counts = (len(pictures.classes), len(pictures.train), len(pictures.test) or entry.test)
+    if counts != (entry.classes, entry.train, entry.test):
+        raise DataError(
+            f"{pictures.source} holds {counts[0]:,} classes, {counts[1]:,} pictures to learn from and {len(pictures.test):,} "
+            f"for the test; {name} has {entry.classes:,}, {entry.train:,} and {entry.test:,}. A part of it can be "
+            "added under a name of its own: pliant data add NAME FOLDER"
+        )
+
+
+def _missing(what: str, places: Sequence[Path], how: str) -> DataError:
+    looked = ", ".join(map(str, places)) or "no folder ($PLIANT_DATA is not set)"
+    return DataError(f"{what} is missing; looked for in {looked}. To get it: {how}")
+
+
+def add(name: str, path: Path) -> ImageSet:
+    """Prepare the pictures in a folder or zip of class folders, and let `name` mean them from now on.
+
+    Raises DataError where the name is taken by a set with files of its own, or the pictures cannot be read.
+    """
+    entry = CATALOG.get(name)
+    if entry is not None and entry.form != "folders":
+        raise DataError(f"'{name}' is read from its published files, not from pictures: choose another name")
+    _check_name(name)
+    source = path.expanduser().absolute()
+    with _readable():
+        images = _reduced(name, entry, source)
+        remember(name, source)
+    return images
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"'{name}' cannot name a data set: use letters, digits, '.', '_' and '-', a letter or digit first"
+        )
+
+
+@contextmanager
+def _readable() -> Generator[None]:
+    """Says in one line which file the system would not let us read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A data set that `load` knows, here or not."""
+
+    name: str
+    where: Path | None
+    pictures: int | None  # None: not prepared yet
+    licence: str
+
+
+def known_sets(folder: Path | None = None) -> list[KnownSet]:
+    """All data sets that `load` knows: of the catalog, added, and by the names of what lies in the user's folders."""
+    names = dict.fromkeys([*CATALOG, *sorted({*added(), *_names_in(folders(folder))})])
+    return [_known(name, folder) for name in names]
+
+
+def _known(name: str, folder: Path | None) -> KnownSet:
+    entry, kept = CATALOG.get(name), kept_facts(name)
+    count = entry.train + entry.test if entry else kept.train + kept.test if kept else None
+    return KnownSet(name, where(name, folder), count, entry.licence if entry else "your own")
+
+
+def _names_in(roots: Sequence[Path]) -> list[str]:
+    taken = {spelling for name, entry in CATALOG.items() for spelling in (name, *entry.folders)}
+    taken |= {file.name for entry in CATALOG.values() for file in entry.files} | {"MNIST", "FashionMNIST"}
+    paths = [path for root in roots if root.is_dir() for path in root.iterdir() if path.name not in taken]
+    names = [
+        path.name.removesuffix(ARCHIVE)
+        for path in paths
+        if path.is_dir() or (path.suffix == ARCHIVE and path.is_file())
+    ]
+    return [name for name in names if _NAME.fullmatch(name) and name not in taken]

@@ -1,0 +1,88 @@
+"""`pliant data list | fetch | add`: data sets, where they are, and how to get them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pliant.data import ImageSet, KnownSet
+
+data = typer.Typer(rich_markup_mode=None, help="Data sets: where they are, and how to get them.")
+
+
+@data.command(name="list")
+def list_sets() -> None:
+    """Known data sets, whether they are here, how many pictures, and on what terms."""
+    from pliant.data import known_sets
+
+    table = [_row(known) for known in known_sets()]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print(
+        "Looked for in $PLIANT_DATA, among what was added, and in the cache folder. One of your own: pliant data add NAME PATH"
+    )
+
+
+@data.command()
+def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="a name of `pliant data list`")]) -> None:
+    """Find a data set, or download it, and check it."""
+    from pliant.data import load
+
+    with telling():
+        began = time.monotonic()
+        _describe(load(name), time.monotonic() - began)
+
+
+@data.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="what to call it")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a folder, or a zip, of class folders")],
+) -> None:
+    """Prepare the pictures in a folder or zip, and call them NAME from now on."""
+    from pliant.data import add
+
+    with telling():
+        began = time.monotonic()
+        _describe(add(name, path), time.monotonic() - began)
+
+
+@contextmanager
+def telling() -> Generator[None]:
+    """Print what the data code logs: what it waits for, downloads, prepares."""
+    log, handler = logging.getLogger("pliant.data"), logging.StreamHandler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _row(known: KnownSet) -> tuple[str, str, str, str]:
+    from pliant.data import CATALOG
+
+    entry = CATALOG.get(known.name)
+    if known.where is not None:
+        place = str(known.where)
+    else:
+        how = f"pliant data fetch {known.name}" if entry and entry.files else f"pliant data add {known.name} PATH"
+        place = f"not here: {how}"
+    count = "not prepared" if known.pictures is None else f"{known.pictures:,} pictures"
+    return known.name, count, place, known.licence
+
+
+def _describe(images: ImageSet, seconds: float) -> None:
+    size = "x".join(map(str, images.train.pixels.shape[1:]))
+    tested = f" + {len(images.test):,} for the test" if images.test else ""
+    print(f"{images.name}   {len(images.train):,} pictures{tested}   {len(images.train.classes)} classes   {size}")
+    print(f"  sha256  {images.sha256}   {seconds:.1f} s")

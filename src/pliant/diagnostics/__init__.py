@@ -1,0 +1,49 @@
+"""Measures of plasticity: pure functions of what units answered, and `diagnose`, one table for any network.
+
+features    activity of any shape as (n, units)
+health      which units are dead, dormant (three definitions), saturated, linearised
+ranks       in how many directions the features vary
+weights     how large weights and gradients are
+diagnosing  all of them, on the units of a model: watch, activations and undisturbed see one run of it, measuring makes a
+            group's row, diagnosis the table
+"""
+
+from pliant.diagnostics.diagnosing import diagnose
+from pliant.diagnostics.diagnosis import Diagnosis, GroupDiagnosis
+from pliant.diagnostics.features import feature_norm, features
+from pliant.diagnostics.health import (
+    FLAT_ENDS,
+    dead,
+    dormant_by_activity,
+    dormant_by_firing,
+    dormant_by_gradient,
+    linearised,
+    saturated,
+    share_of_layer,
+)
+from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
+from pliant.diagnostics.weights import gradient_norm, weight_magnitude
+
+__all__ = [
+    "FLAT_ENDS",
+    "Diagnosis",
+    "GroupDiagnosis",
+    "approximate_rank",
+    "dead",
+    "diagnose",
+    "dormant_by_activity",
+    "dormant_by_firing",
+    "dormant_by_gradient",
+    "effective_rank",
+    "feature_norm",
+    "features",
+    "gradient_norm",
+    "linearised",
+    "rank",
+    "saturated",
+    "share_of_layer",
+    "singular_values",
+    "srank",
+    "stable_rank",
+    "weight_magnitude",
+]

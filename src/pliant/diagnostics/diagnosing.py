@@ -1,0 +1,104 @@
+"""Look at every hidden unit of a model once: the measures of this package, a row for each group of the unit map.
+
+units      traced from `x`, or given: the same as those that a reset method replaces
+activity   read at the same taps, behind activation, pooling and dropout, where the next weights read it
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pliant.diagnostics.diagnosis import Diagnosis
+from pliant.diagnostics.measuring import measured
+from pliant.diagnostics.watch import arguments, watch
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.map import UnitGroup, UnitMap
+from pliant.units.trace import trace
+
+FEW = 8  # examples that are enough to trace
+
+
+def diagnose(
+    model: nn.Module,
+    x: Any,
+    *,
+    groups: Sequence[UnitGroup] | UnitMap | None = None,
+    loss: Callable[[Any], Tensor] | None = None,
+    tau: float = 0.025,
+    residual: bool = False,
+    heads: bool = False,
+) -> Diagnosis:
+    """Dead, dormant, saturated and linearised units, ranks, sizes of weights and gradients: a row for each group of hidden units.
+
+    The model runs once on `x`, in the mode it is in. In training mode batch norms use the batch, and dropout drops, which raises
+    ranks and hides saturation: call `model.eval()` first to see the model as it predicts. Everything is afterwards as it was, to
+    the bit: parameters, gradients, buffers, modes, hooks and the random state; no attached method sees the run. What every tap
+    shows is held at once, examples x positions x units numbers a group.
+
+    Args:
+        model: any network whose units can be traced.
+        x: a tensor (the one argument of the forward), a tuple (its arguments), a mapping (its keyword arguments), or a list of
+            those, which count as one batch. As many examples as a layer has units, or n caps its ranks.
+        groups: the units, such as `method.plan` or `chain_groups(model)`; without them, the model is traced on the first 8
+            examples.
+        loss: of the model's output, for gradients: `lambda output: cross_entropy(output, labels)`. Without it gradients are
+            what `.grad` holds, if anything.
+        tau: at most this share of its layer's mean |activity| makes a unit dormant by ReDo's measure.
+        residual, heads: also these kinds of units, see `pliant.trace`.
+
+    Raises `ValueError` where no unit is found, a group does not fit the model, or `loss` comes with a list or is not one number.
+
+    >>> diagnosis = diagnose(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(4, 3))
+    >>> [(row.group, row.activation, row.units, row.n, row.srank) for row in diagnosis.rows]
+    [('0', 'relu', 8, 4, 1.0)]
+    """
+    examples = cast(list[Any], x) if isinstance(x, list) else [x]
+    if loss is not None and len(examples) > 1:
+        raise ValueError("diagnose: loss=... is of one output; give x as one batch, not a list")
+    if groups is not None and (residual or heads):
+        raise ValueError(
+            "diagnose: residual and heads choose what is traced; groups given by hand are taken as they are"
+        )
+    names = Names(model)
+    if groups is None:
+        units = _traced(model, examples, residual=residual, heads=heads)
+    elif isinstance(groups, UnitMap):
+        units = groups
+    else:
+        units = UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
+    bound = [BoundGroup(spec, names) for spec in units.groups]
+    seen = watch(model, examples, dict.fromkeys(tap for group in bound for tap in group.spec.taps), loss)
+    with torch.no_grad():
+        rows = [row for group in bound for row in measured(group, seen, tau)]
+    modes = {module.training for module in model.modules()}
+    mode = "mixed" if len(modes) > 1 else "training" if True in modes else "evaluation"
+    return Diagnosis(rows, units, mode, tau)
+
+
+def _traced(model: nn.Module, examples: Sequence[Any], **kinds: bool) -> UnitMap:
+    """The model's units, from a few examples: tracing keeps more of each than a forward does."""
+    try:
+        return trace(model, [_few(example) for example in examples], **kinds)
+    except (RuntimeError, ValueError) as error:
+        error.add_note(
+            f"diagnose traces the first {FEW} examples of x; give groups=pliant.trace(model, ...) to choose others"
+        )
+        raise
+
+
+def _few(example: Any) -> Any:
+    """The first examples, where all tensors have equally many along their first axis; else all."""
+    args, kwargs = arguments(example)
+    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    lengths = {each.shape[0] if each.dim() else 0 for each in tensors}
+    if len(lengths) != 1 or len(tensors) != len(args) + len(kwargs):
+        return example
+    if isinstance(example, Mapping):
+        return {name: each[:FEW] for name, each in kwargs.items()}
+    few = tuple(each[:FEW] for each in args)
+    return few if isinstance(example, tuple) else few[0]

@@ -1,0 +1,55 @@
+"""Features: what hidden units answered, as one matrix.
+
+    h  (..., n, units)    n counts everything that is no unit: examples, tokens, pixels
+
+Every measure of units in this package takes its last two axes to be (n, units) and keeps all axes in front of them, so that a
+stack (runs, n, units) gives one answer a run. `features` brings tokens and channels into that form.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import cast
+
+import torch
+from torch import Tensor
+
+
+def features(h: Tensor, axis: int = -1, *, leading: int = 0) -> Tensor:
+    """`h` as (*leading axes, n, units).
+
+    Args:
+        h: activity of any shape, for example (batch, units), (batch, time, units) or (batch, channels, height, width).
+        axis: where the units lie, counted in the whole tensor: -1 for tokens, 1 for channels of images.
+        leading: so many axes in front stay apart (the runs of a stack); all others are counted together as n.
+
+    Raises `ValueError` if `axis` is no axis of `h`, or one of the leading ones.
+
+    >>> features(torch.zeros(8, 5, 32)).shape, features(torch.zeros(8, 16, 4, 4), axis=1).shape
+    (torch.Size([40, 32]), torch.Size([128, 16]))
+    """
+    place = axis if axis >= 0 else axis + h.dim()
+    if not leading <= place < h.dim():
+        raise ValueError(
+            f"features: axis {axis} of a tensor of shape {tuple(h.shape)} cannot hold its units; give one of the axes "
+            f"behind the first {leading}"
+        )
+    last = h.movedim(place, -1)
+    return last.reshape(*last.shape[:leading], prod(last.shape[leading:-1]), last.shape[-1])
+
+
+def feature_norm(h: Tensor) -> Tensor:
+    """Mean over inputs of the Euclidean length of the feature vector: (..., n, units) -> (...).
+
+    It grows with the square root of the number of units: compare a layer with itself.
+
+    >>> feature_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))  # lengths 5 and 1
+    tensor(3., dtype=torch.float64)
+    """
+    lengths = cast(Tensor, torch.linalg.vector_norm(h, dim=-1, dtype=wide(h)))
+    return lengths.mean(-1)
+
+
+def wide(h: Tensor) -> torch.dtype:
+    """What sums are kept in: float64, or float32 on a device that has no float64 (MPS)."""
+    return torch.float32 if h.device.type == "mps" else torch.float64

@@ -1,0 +1,111 @@
+"""Unit health: which hidden units answer nothing, hardly anything, or always the same way.
+
+    h  what units answered, (..., n, units); see `features`
+    g  gradients of units, (..., n, units): at their activity, or n weights that enter each
+
+    dead                 h = 0 on all n inputs                                        Dohare et al., Nature 632 (2024)
+    dormant_by_firing    h > 0 on less than 1% of the inputs                          the same
+    dormant_by_activity  mean |h| <= τ x mean of that over the layer's units          Sokar et al., ICML 2023 (ReDo)
+    dormant_by_gradient  mean |g| <= τ x mean of that over the layer's units          Liu et al., NeurIPS 2025 (GraMa)
+    saturated            h at a flat end of its activation on at least 99% of them    thresholds are conventional
+    linearised           h > 0 on all n inputs, of a ReLU                             Lyle et al., 2024 ("zombie" units)
+
+Every function gives one bool a unit, (..., units). A unit with a NaN is in none of these classes.
+
+Departures. Three published measures are called "dormant"; here each has its own name. Nature counts h != 0 for CIFAR, which is
+the same behind a ReLU, and takes "less than 1%" there, as we do, but "at most 1%" for RL. Where a whole layer is silent, ReDo's
+score is 0 / 0: here all of its units are dormant. Where a layer holds NaN or inf, its mean tells nothing: none is.
+"""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import torch
+from torch import Tensor
+
+from pliant.diagnostics.features import wide
+
+FLAT_ENDS = {  # activation -> saturated below, saturated above
+    "tanh": (-0.99, 0.99),
+    "hardtanh": (-0.99, 0.99),
+    "sigmoid": (0.01, 0.99),
+    "hardsigmoid": (0.01, 0.99),
+    "relu6": (-inf, 5.94),  # its lower end is what the dormant measures count
+}
+
+
+def dead(h: Tensor) -> Tensor:
+    """Units that are 0 on every input.
+
+    >>> dead(torch.tensor([[0.0, 1.0, -1.0], [0.0, 0.0, 0.0]]))
+    tensor([ True, False, False])
+    """
+    return (h == 0).all(-2)
+
+
+def dormant_by_firing(h: Tensor, share: float = 0.01) -> Tensor:
+    """Units above 0 on less than `share` of the inputs. Says something of ReLU and its kin alone: half a tanh is below 0.
+
+    >>> dormant_by_firing(torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]))
+    tensor([ True, False])
+    """
+    return ((h > 0).mean(-2, dtype=wide(h)) < share) & ~h.isnan().any(-2)
+
+
+def dormant_by_activity(h: Tensor, tau: float = 0.025) -> Tensor:
+    """Units whose mean |h| is at most `tau` of the layer's mean: τ-dormant.
+
+    >>> dormant_by_activity(torch.tensor([[0.01, 1.0], [-0.01, 3.0]]))  # 0.01 and 2, of a mean of 1.005
+    tensor([ True, False])
+    """
+    return share_of_layer(h.abs().mean(-2, dtype=wide(h))) <= tau
+
+
+def dormant_by_gradient(g: Tensor, tau: float = 0.01) -> Tensor:
+    """Units whose mean |g| is at most `tau` of the layer's mean.
+
+    Two gradients are in use: of the loss by each unit's activity, (..., n, units), as published, and by the weights that enter
+    each unit, (..., incoming, units), as in several codes. `diagnose` takes the second, which the `.grad` of any step holds.
+
+    >>> dormant_by_gradient(torch.tensor([[0.0, 1.0], [0.0, -3.0]]))
+    tensor([ True, False])
+    """
+    return share_of_layer(g.abs().mean(-2, dtype=wide(g))) <= tau
+
+
+def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tensor:
+    """Units beyond an end of `FLAT_ENDS[activation]` on at least `share` of the inputs: no gradient comes through them.
+
+    Raises `ValueError` for an activation without flat ends.
+
+    >>> saturated(torch.tensor([[1.0, 0.999], [-1.0, 0.5]]))
+    tensor([ True, False])
+    """
+    if activation not in FLAT_ENDS:
+        raise ValueError(
+            f"saturated: '{activation}' has no flat ends that are known; those with: {', '.join(FLAT_ENDS)}"
+        )
+    low, high = FLAT_ENDS[activation]
+    exact = h if h.dtype.itemsize >= 4 else h.float()  # in bfloat16, 0.99 would be another number
+    at_an_end = ((exact < low) | (exact > high)).mean(-2, dtype=wide(h))
+    return (at_an_end >= share) & ~h.isnan().any(-2)
+
+
+def linearised(h: Tensor) -> Tensor:
+    """ReLU units above 0 on every input: a linear unit. Takes what is before the ReLU or behind it, which is the same.
+
+    >>> linearised(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
+    tensor([ True, False])
+    """
+    return (h > 0).all(-2)
+
+
+def share_of_layer(size: Tensor) -> Tensor:
+    """Each unit's size over the mean size of its layer, (..., units): 0 in a silent layer, NaN in one that is not finite.
+
+    >>> share_of_layer(torch.tensor([0.0, 1.0, 3.0, 0.0]))
+    tensor([0., 1., 3., 0.])
+    """
+    mean = size.mean(-1, keepdim=True)
+    return torch.where(mean == 0, 0.0, torch.where(mean.isfinite(), size / mean, nan))

@@ -1,0 +1,139 @@
+"""The measures of one group of hidden units.
+
+A unit with several columns (a channel behind a flatten, an attention head) is dead, dormant, ... over all of them. The ranks are
+of the columns, at the first tap: of what the next layer is given.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pliant.diagnostics.activations import RECTIFIERS, Activation
+from pliant.diagnostics.diagnosis import GRADIENT_TAU, GroupDiagnosis
+from pliant.diagnostics.features import feature_norm, wide
+from pliant.diagnostics.health import (
+    FLAT_ENDS,
+    dead,
+    dormant_by_firing,
+    linearised,
+    saturated,
+    share_of_layer,
+)
+from pliant.diagnostics.ranks import effective_rank, singular_values, srank, stable_rank
+from pliant.diagnostics.watch import Seen
+from pliant.diagnostics.weights import gradient_norm, weight_magnitude
+from pliant.units.bound import BoundGroup, Consumer
+from pliant.units.entries import BoundSlice
+
+Counts = list[int | None]  # by run
+
+
+def measured(group: BoundGroup, seen: Seen, tau: float) -> list[GroupDiagnosis]:
+    """A row of the table for each run."""
+    answers = [each for each in (_answers(consumer, group, seen) for consumer in group.consumers) if each is not None]
+    activations = {each for tap in group.spec.taps for each in seen.sights[tap].activations}
+    activation = activations.pop() if len(activations) == 1 else None
+    values = {**_health(answers, activation, tau), **_geometry(answers), **_sizes(group, seen)}
+    first = answers[0] if answers else torch.empty(group.runs, 0, group.units, 1)
+    return [
+        GroupDiagnosis(
+            group=group.name,
+            run=run if group.spec.stacked else None,
+            activation=None if activation is None else activation.name,
+            units=group.units,
+            n=first.shape[1],
+            columns=first.shape[2] * first.shape[3],
+            **cast(Any, {name: None if of_runs is None else of_runs[run] for name, of_runs in values.items()}),
+        )
+        for run in range(group.runs)
+    ]
+
+
+def _answers(consumer: Consumer, group: BoundGroup, seen: Seen) -> Tensor | None:
+    """What the units answered at a consumer's tap, (runs, n, units, columns of a unit); None if it was not read."""
+    tap = consumer.tap
+    entries = None if tap is None else seen.sights[tap].by_entry(group.spec.runs)
+    if tap is None or entries is None:
+        return None
+    wanted = group.units * consumer.repeat
+    if tap.index is not None:
+        index = torch.tensor(tap.index, device=entries.device).flatten()
+        entries = entries[..., index[index < entries.shape[-1]]]
+    if entries.shape[-1] != wanted:
+        raise ValueError(
+            f"diagnose: the {tap} has {entries.shape[-1]} entries of group '{group.name}' along axis {tap.axis}, not "
+            f"{wanted} (units times repeat): correct the group's Tap"
+        )
+    return entries.reshape(*entries.shape[:-1], group.units, consumer.repeat)
+
+
+def _health(answers: list[Tensor], activation: Activation | None, tau: float) -> dict[str, Counts | None]:
+    """How many units of each run are in each class, over all taps."""
+    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "linearised", "not_finite")
+    counts: dict[str, Counts | None] = dict.fromkeys(names)
+    if not answers:
+        return counts
+    by_tap = [each.transpose(2, 3).flatten(1, 2) for each in answers]
+    h = by_tap[0] if len(by_tap) == 1 else torch.cat(by_tap, dim=1)  # (runs, n x columns, units)
+    counts["dead"], counts["not_finite"] = _count(dead(h)), _count(~h.isfinite().all(1))
+    # as ReDo reads it: the mean over columns of their means over n
+    size = torch.cat([each.abs().mean(1, dtype=wide(each)) for each in answers], dim=-1).mean(-1)
+    counts["dormant_by_activity"] = _count_of_shares(size, tau)
+    if activation is not None and activation.name in RECTIFIERS:
+        counts["dormant_by_firing"] = _count(dormant_by_firing(h))
+    if activation is not None and activation.direct and activation.name in FLAT_ENDS:
+        counts["saturated"] = _count(saturated(h, activation.name))
+    if activation == Activation("relu"):
+        counts["linearised"] = _count(linearised(h))
+    return counts
+
+
+def _geometry(answers: list[Tensor]) -> dict[str, list[float] | None]:
+    """Ranks and length of the features at the first tap, of each run."""
+    if not answers:
+        return dict.fromkeys(("effective_rank", "srank", "stable_rank", "feature_norm"))
+    h = answers[0].flatten(2)
+    s = singular_values(h)
+    values = {
+        "effective_rank": effective_rank(s),
+        "srank": srank(s),
+        "stable_rank": stable_rank(s),
+        "feature_norm": feature_norm(h),
+    }
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def _sizes(group: BoundGroup, seen: Seen) -> dict[str, Any]:
+    """Mean |incoming weight| of each run, and what is known of the weights' gradient."""
+    parts = group.incoming_weights()
+    weights = [_by_unit(part, part.parameter.detach()) for part in parts]
+    sizes: dict[str, Any] = {"weight_magnitude": weight_magnitude(*weights, leading=1).tolist()}
+    found = [seen.gradients[part.part.parameter] for part in parts]
+    if any(each is None or each.layout is not torch.strided for each in found):
+        return {**sizes, "gradient_norm": None, "dormant_by_gradient": None}
+    gradients = [_by_unit(part, cast(Tensor, each).detach()) for part, each in zip(parts, found, strict=True)]
+    of_units = torch.cat(gradients, dim=-1).mT  # (runs, incoming, units)
+    return {
+        **sizes,
+        "gradient_norm": gradient_norm(*gradients, leading=1).tolist(),
+        "dormant_by_gradient": _count_of_shares(of_units.abs().mean(1, dtype=wide(of_units)), GRADIENT_TAU),
+    }
+
+
+def _by_unit(part: BoundSlice, tensor: Tensor) -> Tensor:
+    """A parameter, or its gradient, as (runs, units, all entries of a unit)."""
+    positions = part.front(tensor).flatten(1, len(part.leading))
+    return positions[:, part.index.to(tensor.device)].flatten(2)
+
+
+def _count(units: Tensor) -> Counts:
+    return cast(Counts, units.sum(-1).tolist())
+
+
+def _count_of_shares(size: Tensor, tau: float) -> Counts:
+    """Units of at most `tau` of their layer's mean size; None in a run whose mean is not finite, which says nothing."""
+    share = share_of_layer(size)
+    return [None if bool(each.isnan().any()) else int((each <= tau).sum()) for each in share]

@@ -1,0 +1,70 @@
+"""Run a model and leave no trace: parameters, buffers, gradients, modes, hooks and the random state stay as they were."""
+
+# pyright: reportPrivateUsage=false
+# Buffers by name and an operation's schema have no public name in PyTorch.
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pliant.units.hooks import nothing_read
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Generator[None]:
+    """Whatever runs inside changes nothing of the model, and no reset method reads it.
+
+    Inside, compiled models run eagerly and attention runs through its modules, not through a fused kernel that shows nothing.
+    The modes (training, evaluation) are the model's own.
+    """
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    attributes = [(module, key, value) for module in model.modules() for key, value in _plain_tensors(module)]
+    devices = {each.device for each in model.parameters() if each.device.type == "cuda"}
+    compiles = "torch._dynamo" in sys.modules  # otherwise nothing in the model is compiled
+    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    written = _Written(model)
+    try:
+        with torch.random.fork_rng(devices=list(devices)), eager, nothing_read(), written:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, names in buffers:
+            module._buffers.clear()
+            module._buffers.update(names)
+        for module, key, value in attributes:
+            vars(module)[key] = value
+        with torch.no_grad():
+            for tensor, value in [*contents, *written.before]:
+                tensor.copy_(value)
+
+
+def _plain_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Attributes that are neither parameters nor buffers: a weight that a hook computes, a state between calls."""
+    return [(key, value) for key, value in vars(module).items() if isinstance(value, Tensor)]
+
+
+class _Written(TorchDispatchMode):
+    """Keeps a copy of whatever parameter is about to be written."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self.before: list[tuple[Tensor, Tensor]] = []
+        self._parameters: dict[int, list[Tensor]] = {}
+        for parameter in model.parameters():
+            self._parameters.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable and args and isinstance(args[0], Tensor) and args[0].layout is torch.strided:
+            for parameter in self._parameters.pop(args[0].untyped_storage().data_ptr(), []):
+                self.before.append((parameter, parameter.detach().clone()))
+        return func(*args, **(kwargs or {}))

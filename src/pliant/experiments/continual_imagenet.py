@@ -1,0 +1,603 @@
+"""Continual ImageNet: is the 2,000th pair of classes learned as well as the first?
+
+Stream  a pair of image classes a task, 32x32 pixels, trained on for many epochs; the head starts at zero in each task,
+        everything else goes on; every pass over the classes pairs them anew
+Curve   test accuracy after the last epoch of each task; mean and 95% interval over seeds; dead units, effective rank of
+        the last hidden layer, weight magnitude
+Source  Dohare et al., Nature 632 (2024), figure 1; departures: docs/experiments/continual-imagenet.md
+
+All methods of a seed see the same pairs in the same batches and start from the same weights. Several seeds of one
+setting can train as a stack; a run gives the same, to rounding, alone and in it.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pliant.data import ImageSet, load
+from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
+from pliant.experiments._captured_step import captured
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab.figures import PALETTE, band, panels
+from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+from pliant.nn import StackedConv2d, StackedLinear
+from pliant.streams import generator, stream_key
+from pliant.units import Slice, Tap, UnitGroup
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Method = Literal["bp", "l2", "snp", "cbp", "fresh"]
+Places = NDArray[np.int64]
+
+MIDDLE, SPREAD = 0.45, 0.27  # of pixels / 255: near the mean and standard deviation of photographs
+SIDE, POSITIONS = 32, 4  # pixels; places in the last feature map
+WORK = 150e9  # multiply-accumulates in an advance, about 5 s of one slow core
+
+
+class Config(RunConfig, frozen=True):
+    """One network on one sequence of pairs. The defaults are the article's network and lengths."""
+
+    method: Method = "bp"
+    dataset: str = Field("imagenet", description="a set of 32x32 colour pictures, see `pliant data list`")
+    order: Literal["anew", "fixed"] = Field("anew", description="whether each pass over the classes pairs them anew")
+    train_images: int = Field(600, gt=0, description="pictures of each class to learn from, its first")
+    test_images: int = Field(100, gt=0, description="pictures of each class to be tested on, its last")
+    tasks: int = Field(2000, gt=0, description="pairs of classes, one after the other")
+    epochs: int = Field(250, gt=0, description="passes over the pictures of a task")
+    batch_size: int = Field(100, gt=0, description="pictures; divides those of a task")
+    channels: tuple[int, int, int] = Field((32, 64, 128), description="of the convolutions")
+    hidden: tuple[int, int] = Field((128, 128), description="units of the linear layers")
+    step_size: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    head_momentum: Literal["clear", "keep"] = Field("clear", description="what a new task does to the head's momentum")
+    weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
+    noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
+    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per step; method cbp")
+    maturity_threshold: int = Field(100, ge=0, description="steps; method cbp")
+    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
+    utility: Literal[
+        "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "random"
+    ] = Field("contribution", description="method cbp")
+    eligible: Literal["mature", "all"] = Field("mature", description="units whose share is replaced; method cbp")
+    hand_over_mean: bool = Field(True, description="a replaced unit's mean goes to its consumers; method cbp")
+    optimizer_state: Literal["fresh", "keep"] = Field("fresh", description="of replaced units; method cbp")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return 2 * self.train_images // self.batch_size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if 2 * self.train_images % self.batch_size:
+            raise ValueError(
+                f"a task has {2 * self.train_images} pictures, which batch_size ({self.batch_size}) does not divide"
+            )
+        if min(*self.channels, *self.hidden) < 1:
+            raise ValueError(f"channels {self.channels} and hidden {self.hidden} are at least 1 each")
+        owners = {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)}
+        for name, methods in owners.items():
+            used = getattr(self, name) > 0
+            if used and self.method not in methods:
+                raise ValueError(
+                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
+                )
+            if not used and self.method == methods[0]:
+                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        return self
+
+
+# -- the stream -----------------------------------------------------------------------------------------------------
+
+
+class Pairs:
+    """The tasks of a data set: which classes, which pictures, in which batches. Looked up by number, nothing is kept."""
+
+    def __init__(self, data: ImageSet, config: Config) -> None:
+        self.train, self.test = config.train_images, config.test_images
+        self.order, self.batch_size = config.order, config.batch_size
+        self._parts = [data.train] if data.test is None else [data.train, data.test]
+        shapes = {part.pixels.shape[1:] for part in self._parts}
+        if shapes != {(SIDE, SIDE, 3)}:
+            raise ValueError(f"'{data.name}' has pictures of {shapes}; the network takes {SIDE}x{SIDE} in colour")
+        labels = np.concatenate([part.labels for part in self._parts])
+        self._places = [np.flatnonzero(labels == number) for number in range(len(data.train.classes))]
+        for name, places in zip(data.train.classes, self._places, strict=True):
+            if len(places) < self.train + self.test:
+                raise ValueError(
+                    f"class '{name}' of '{data.name}' has {len(places)} pictures, fewer than train_images + test_images "
+                    f"({self.train} + {self.test}): set them lower"
+                )
+        if len(self._places) < 2:
+            raise ValueError(f"'{data.name}' has {len(self._places)} class; a task takes two")
+
+    def classes(self, seed: int, task: int) -> tuple[int, int]:
+        """The two classes of a task. With an odd number of classes each pass leaves one out."""
+        turn, place = divmod(task, len(self._places) // 2)
+        turn = turn if self.order == "anew" else 0
+        order = generator(seed, "class order", turn).permutation(len(self._places))
+        return int(order[2 * place]), int(order[2 * place + 1])
+
+    def pictures(self, seed: int, task: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """To learn from, (2 train, 32, 32, 3), and to be tested on, (2 test, 32, 32, 3); in each the first half is class 0."""
+        places = [self._places[number] for number in self.classes(seed, task)]
+        learn = np.concatenate([each[: self.train] for each in places])
+        test = np.concatenate([each[-self.test :] for each in places])
+        return self._pixels(learn), self._pixels(test)
+
+    def batches(self, seed: int, task: int, epoch: int) -> Places:
+        """Which pictures each step of an epoch sees, (steps, batch)."""
+        order = generator(seed, "batches", task, epoch).permutation(2 * self.train)
+        return order.reshape(-1, self.batch_size)
+
+    def _pixels(self, places: Places) -> NDArray[np.uint8]:
+        """Read from the parts as if they were one."""
+        found = np.empty((len(places), SIDE, SIDE, 3), np.uint8)
+        first = 0
+        for part in self._parts:
+            here = (places >= first) & (places < first + len(part))
+            found[here] = part.pixels[places[here] - first]
+            first += len(part)
+        return found
+
+
+# -- the network ----------------------------------------------------------------------------------------------------
+
+
+class ConvNet(nn.Module):
+    """Three convolutions and three linear layers, for each run of a stack.
+
+    ReLU follows the pool: the same numbers as before it, on a quarter of the places.
+    """
+
+    def __init__(self, runs: int, channels: Sequence[int], hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.conv1 = StackedConv2d(runs, 3, channels[0], kernel=5)
+        self.conv2 = StackedConv2d(runs, channels[0], channels[1], kernel=3)
+        self.conv3 = StackedConv2d(runs, channels[1], channels[2], kernel=3)
+        self.linear1 = StackedLinear(runs, POSITIONS * channels[2], hidden[0])
+        self.linear2 = StackedLinear(runs, hidden[0], hidden[1])
+        self.head = StackedLinear(runs, hidden[1], 2)
+
+    def layers(self) -> dict[str, StackedConv2d | StackedLinear]:
+        return {
+            name: layer for name, layer in self.named_children() if isinstance(layer, StackedConv2d | StackedLinear)
+        }
+
+    def hidden(self, x: Tensor) -> list[Tensor]:
+        """Activity of the hidden layers for x (runs, batch, 3, 32, 32), channels or units on axis 2."""
+        found: list[Tensor] = []
+        for convolution in (self.conv1, self.conv2, self.conv3):
+            pooled = F.max_pool2d(convolution(x).flatten(0, 1), 2)
+            x = torch.relu(pooled).view(*x.shape[:2], *pooled.shape[1:])
+            found.append(x)
+        x = x.flatten(2)
+        for linear in (self.linear1, self.linear2):
+            x = torch.relu(linear(x))
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (runs, batch, 2)."""
+        return self.head(self.hidden(x)[-1])
+
+    def redraw(self, seeds: Sequence[int], task: int) -> None:
+        """The weights that each seed has at the start of a task that is learned afresh; task 0 is where all methods start."""
+        keys = [stream_key(seed, "first weights", task) for seed in seeds]
+        generators = [torch.Generator().manual_seed(key) for key in keys]
+        for layer in self.layers().values():
+            layer.reset_parameters(generators)
+
+    def groups(self) -> list[UnitGroup]:
+        """The units of each hidden layer and what reads them."""
+        return [
+            UnitGroup(
+                name=name,
+                incoming=[Slice(f"{name}.weight", axis=0), Slice(f"{name}.bias", axis=0)],
+                outgoing=[Slice(f"{reader}.weight", axis=1, repeat=POSITIONS if name == "conv3" else 1)],
+                tap=Tap(reader, axis=1 if reader.startswith("conv") else -1, nonnegative=True),
+                runs=self.head.runs,
+            )
+            for name, reader in pairwise(self.layers())
+        ]
+
+    def multiply_accumulates(self) -> int:
+        """Of one forward pass of one picture in every run."""
+        sides = {"conv1": 28, "conv2": 12, "conv3": 4}
+        return sum(layer.weight.numel() * sides.get(name, 1) ** 2 for name, layer in self.layers().items())
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Bytes (runs, n, 32, 32, 3) as numbers around 0, (runs, n, 3, 32, 32), channels last in memory."""
+    return pixels.float().mul_(1 / (255 * SPREAD)).sub_(MIDDLE / SPREAD).movedim(-1, 2)
+
+
+# -- the learners ---------------------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "task": "number of the task, from 1",
+    "test_accuracy": "share of the task's test pictures, after its last epoch",
+    "train_accuracy": "share of the pictures of the last epoch, each before the update that it takes part in",
+    "dead": "share of hidden units (channels) that are 0 on all test pictures of the task",
+    "effective_rank": "of the last hidden layer on these pictures (at most their number, and its units)",
+    "weight_magnitude": "mean |weight| of all layers, biases not counted",
+    "replaced": "hidden units replaced so far",
+}
+
+
+class Learners:
+    """The runs of a job: one setting, several seeds, as a stack that goes through its tasks together."""
+
+    def __init__(self, configs: Sequence[Config], data: ImageSet, device: str = "cpu") -> None:
+        self.config = configs[0]
+        self.seeds = [config.seed for config in configs]
+        self.device = torch.device(device)
+        self.sha256 = data.sha256
+        self.pairs = Pairs(data, self.config)
+        self.net = ConvNet(len(configs), self.config.channels, self.config.hidden).to(self.device)
+        self.net.redraw(self.seeds, task=0)
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=self.config.step_size,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+        )
+        self.momentum = {name: torch.zeros_like(parameter) for name, parameter in self.net.named_parameters()}
+        for name, parameter in self.net.named_parameters():  # there from the start, so that it never moves in memory
+            self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
+        self.method = _method(self.config, self.seeds, self.net, self.optimizer)
+        self.task = self.epoch = 0
+        self.diverged_at = np.full(len(configs), -1, np.int64)
+        self._allocate()
+        self._step: Callable[[], None] | None = None
+
+    def _allocate(self) -> None:
+        """What a step reads and writes, at one place for good."""
+        runs, batch = len(self.seeds), self.config.batch_size
+        pictures = (runs, 2 * self.config.train_images, SIDE, SIDE, 3)
+        self._pictures = torch.zeros(pictures, dtype=torch.uint8, device=self.device)
+        self._test = torch.zeros((runs, 2 * self.config.test_images, SIDE, SIDE, 3), dtype=torch.uint8)
+        self._batch = torch.zeros(runs * batch, dtype=torch.int64, device=self.device)
+        self._labels = torch.zeros(runs * batch, dtype=torch.int64, device=self.device)
+        self._losses = torch.zeros(runs, device=self.device)
+        self._hits = torch.zeros(runs, device=self.device)
+        self._task_at_hand = -1
+
+    # -- what the laboratory asks ---------------------------------------------------------------------------------
+
+    @property
+    def steps_done(self) -> int:
+        return (self.task * self.config.epochs + self.epoch) * self.config.steps_per_epoch
+
+    @property
+    def steps_total(self) -> int:
+        return self.config.tasks * self.config.epochs * self.config.steps_per_epoch
+
+    def statuses(self) -> list[RunStatus]:
+        alive = DONE if self.task >= self.config.tasks else RUNNING
+        return [alive if step < 0 else diverged(int(step)) for step in self.diverged_at]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "data": self.sha256,
+            "task": self.task,
+            "epoch": self.epoch,
+            "diverged_at": self.diverged_at.copy(),
+            "parameters": {name: value.detach().clone() for name, value in self.net.named_parameters()},
+            "momentum": {name: value.clone() for name, value in self.momentum.items()},
+            "method": self.method.state_dict() if self.method else {},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises `ValueError` where the data set is not the one that the state was learned on."""
+        if state["data"] != self.sha256:
+            raise ValueError(
+                f"'{self.config.dataset}' has SHA-256 {self.sha256}, and this study began with {state['data']}: "
+                f"bring that data set back, or begin a new study"
+            )
+        self.task, self.epoch = int(state["task"]), int(state["epoch"])
+        self.diverged_at = state["diverged_at"].copy()
+        for name, parameter in self.net.named_parameters():
+            parameter.copy_(state["parameters"][name])
+            self.momentum[name].copy_(state["momentum"][name])
+        if self.method:
+            self.method.load_state_dict(state["method"])
+
+    # -- learning -------------------------------------------------------------------------------------------------
+
+    def epochs_at_once(self) -> int:
+        """How many are a few seconds of work: on a GPU the rest of the task, else by arithmetic."""
+        left = self.config.epochs - self.epoch
+        if self.device.type == "cuda":
+            return left
+        epoch = 3 * self.net.multiply_accumulates() * 2 * self.config.train_images  # forward, and two products backward
+        return min(left, max(1, int(WORK / epoch)))
+
+    def learn(self, epochs: int) -> NDArray[np.float64]:
+        """So many epochs of the task; accuracy on the pictures of the last one, (runs,)."""
+        if self._task_at_hand != self.task:
+            self._fetch()
+        if self.epoch == 0:
+            self._begin_task()
+        accuracy = [self._learn_an_epoch() for _ in range(epochs)]
+        return accuracy[-1]
+
+    def _fetch(self) -> None:
+        """Bring the task's pictures to the device, as bytes."""
+        found = [self.pairs.pictures(seed, self.task) for seed in self.seeds]
+        self._pictures.copy_(torch.from_numpy(np.stack([learn for learn, _ in found])))
+        self._test.copy_(torch.from_numpy(np.stack([test for _, test in found])))
+        self._task_at_hand = self.task
+
+    @torch.no_grad()
+    def _begin_task(self) -> None:
+        """The head starts at zero; for method fresh everything starts over."""
+        if self.config.method == "fresh":
+            self.net.redraw(self.seeds, self.task)
+            for momentum in self.momentum.values():
+                momentum.zero_()
+        for name, parameter in self.net.head.named_parameters():
+            parameter.zero_()
+            if self.config.head_momentum == "clear":
+                self.momentum[f"head.{name}"].zero_()
+
+    def _learn_an_epoch(self) -> NDArray[np.float64]:
+        """Every picture once; accuracy before the updates, (runs,)."""
+        runs, steps = len(self.seeds), self.config.steps_per_epoch
+        places = np.stack([self.pairs.batches(seed, self.task, self.epoch) for seed in self.seeds], axis=1)
+        labels = torch.from_numpy(places >= self.config.train_images).long().view(steps, -1).to(self.device)
+        first = np.arange(runs)[:, None] * 2 * self.config.train_images  # of each run, in the stack of all pictures
+        batches = torch.from_numpy(places + first).view(steps, -1).to(self.device)
+        losses, hits = torch.empty(2, steps, runs, device=self.device)
+        step = self._step = self._step or self._prepared_step()
+        for number in range(steps):
+            self._batch.copy_(batches[number])
+            self._labels.copy_(labels[number])
+            step()
+            if self.method:
+                self.method.step()
+            losses[number], hits[number] = self._losses, self._hits
+        self._note_divergence(losses.cpu().numpy())
+        self.epoch += 1
+        return hits.mean(0).cpu().numpy().astype(np.float64)
+
+    def _prepared_step(self) -> Callable[[], None]:
+        """The step as it is, or on a GPU as a graph."""
+        if self.device.type != "cuda":
+            return self._update
+        before = self.state_dict()
+        return captured(self._update, undo=lambda: self.load_state_dict(before))
+
+    def _update(self) -> None:
+        """One step of stochastic gradient descent in every run, on the batch at hand."""
+        runs = len(self.seeds)
+        self.optimizer.zero_grad()
+        pictures = self._pictures.flatten(0, 1).index_select(0, self._batch).view(runs, -1, SIDE, SIDE, 3)
+        logits = self.net(normalised(pictures))
+        each = F.cross_entropy(logits.flatten(0, 1), self._labels, reduction="none")
+        loss = each.view(runs, -1).mean(1)
+        loss.sum().backward()
+        self.optimizer.step()
+        self._losses.copy_(loss.detach())
+        self._hits.copy_((logits.argmax(-1) == self._labels.view(runs, -1)).float().mean(1))
+
+    def _note_divergence(self, losses: NDArray[np.float32]) -> None:
+        """The first step at which a run's loss is not finite, (steps, runs) -> `diverged_at`."""
+        broken = ~np.isfinite(losses)
+        first = self.steps_done + broken.argmax(axis=0)
+        self.diverged_at = np.where((self.diverged_at < 0) & broken.any(axis=0), first, self.diverged_at)
+
+    def end_task(self) -> None:
+        self.task, self.epoch = self.task + 1, 0
+
+    # -- measuring ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def measures(self) -> dict[str, NDArray[Any]]:
+        """How the runs do at the end of a task, each (runs,)."""
+        hidden = self.net.hidden(normalised(self._test.to(self.device)))
+        guesses = self.net.head(hidden[-1]).argmax(-1)
+        labels = torch.arange(guesses.shape[1], device=self.device) >= self.config.test_images
+        units = [dead(features(h, axis=2, leading=1)) for h in hidden]
+        found = {
+            "test_accuracy": (guesses == labels).double().mean(1),
+            "dead": torch.cat(units, dim=1).double().mean(1),
+            "effective_rank": effective_rank(singular_values(hidden[-1])),
+            "weight_magnitude": weight_magnitude(*(layer.weight for layer in self.net.layers().values()), leading=1),
+        }
+        return {name: values.cpu().numpy().astype(np.float64) for name, values in found.items()}
+
+    def replaced(self) -> NDArray[np.int64]:
+        """Units replaced so far, (runs,)."""
+        if not isinstance(self.method, ContinualBackprop):
+            return np.zeros(len(self.seeds), np.int64)
+        return np.array([group["replaced"] for group in self.method.stats().values()], np.int64).sum(axis=0)
+
+
+def _method(
+    config: Config, seeds: Sequence[int], net: ConvNet, optimizer: torch.optim.Optimizer
+) -> ContinualBackprop | ShrinkAndPerturb | None:
+    """What acts after each step; its `step()` is called by the learners, so that a replayed graph is no different."""
+    if config.method == "snp":
+        runs = len(seeds)
+        return ShrinkAndPerturb(net, optimizer, noise_std=config.noise_std, seed=seeds, runs=runs, attach=False)
+    if config.method != "cbp":
+        return None
+    return ContinualBackprop(
+        net,
+        optimizer,
+        groups=net.groups(),
+        replacement_rate=config.replacement_rate,
+        maturity_threshold=config.maturity_threshold,
+        decay_rate=config.decay_rate,
+        utility=config.utility,
+        eligible=config.eligible,
+        hand_over_mean=config.hand_over_mean,
+        optimizer_state=config.optimizer_state,
+        init="default",
+        seed=seeds,
+        attach=False,
+    )
+
+
+class ContinualImageNet:
+    """The experiment, as the laboratory asks for it."""
+
+    Config = Config
+    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": "Tiny ImageNet, a small network, 1 seed of backprop and continual backprop: about a minute on two cores",
+        "small": "Tiny ImageNet, a small network, 150 tasks, 5 methods, 3 seeds: under an hour on two cores",
+        "tuning": "what the settings of small were chosen from: 6 of each method on seed 1000, 100 tasks: an hour",
+        "paper": "ImageNet, 2,000 and 5,000 tasks of 250 epochs, 30 seeds: GPUs",
+    }
+
+    def runs(self, profile: str) -> list[Config]:
+        cells, seeds = _PROFILES[profile]
+        return [Config(**cell, seed=seed) for cell in cells() for seed in seeds]
+
+    def data_sets(self, config: Config) -> Sequence[str]:
+        return (config.dataset,)
+
+    def stack_key(self, config: Config, device: str) -> Hashable:
+        """On a GPU the seeds of a setting train as a stack; on a CPU a stack gains nothing, so each run is a job."""
+        return config.model_copy(update={"seed": 0}) if device.startswith("cuda") else config
+
+    def start(self, configs: Sequence[Config], context: Context) -> Learners:
+        return Learners(configs, load(configs[0].dataset, context.data), context.device)
+
+    def advance(self, state: Learners) -> dict[str, NDArray[Any]]:
+        accuracy = state.learn(state.epochs_at_once())
+        alive = np.flatnonzero(state.diverged_at < 0)
+        if state.epoch < state.config.epochs:
+            alive = alive[:0]  # amid a task
+        rows = {
+            "task": np.full(len(accuracy), state.task + 1),
+            "train_accuracy": accuracy,
+            "replaced": state.replaced(),
+        }
+        rows.update(state.measures())
+        if state.epoch == state.config.epochs:
+            state.end_task()
+        return {"run": alive, **{name: values[alive] for name, values in rows.items()}}
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """A row of panels for each data set: accuracy, dead units, effective rank, weight magnitude."""
+        table: Any = rows
+        curves = [_curve(*values) for values in table[_CURVE].itertuples(index=False)]
+        table = table.assign(curve=curves, test_accuracy=100 * table["test_accuracy"])
+        figure, axes = panels(table["dataset"].nunique(), len(LABELS) - 1)
+        for (dataset, cell), row in zip(table.groupby("dataset", sort=False), axes, strict=True):
+            bins = max(1, min(MOST_BINS, int(cell["task"].max()) // TASKS_A_BIN))
+            look = _look(cell)
+            row[0].set_title(str(dataset), loc="left")
+            for panel, column in zip(row, list(LABELS)[1:], strict=True):
+                named = column == "test_accuracy"
+                band(panel, cell, "task", column, by="curve", bins=bins, look=look, labels=LABELS, name_lines=named)
+        return figure
+
+
+TASKS_A_BIN, MOST_BINS = 20, 100
+LABELS = {
+    "task": "task",
+    "test_accuracy": "test accuracy, %",
+    "dead": "share of dead units",
+    "effective_rank": "effective rank of the last hidden layer",
+    "weight_magnitude": "mean |weight|",
+}
+_CURVE = ["method", "step_size", "weight_decay", "noise_std", "replacement_rate"]
+_NAMES = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
+
+
+def _curve(method: str, step_size: float, weight_decay: float, noise_std: float, replacement_rate: float) -> str:
+    """What sets a curve apart from its neighbours, in words."""
+    details = {"decay": weight_decay, "noise": noise_std, "rate": replacement_rate}
+    given = [f"{key} {value:g}".replace("e-0", "e-") for key, value in details.items() if value]
+    return ", ".join([f"{_NAMES[method]} {step_size:g}", *given])
+
+
+def _look(cell: Any) -> dict[str, dict[str, str]]:
+    """A colour for each method, a dash for each of its settings."""
+    colours = dict(zip(("cbp", "bp", "l2", "snp"), PALETTE, strict=False)) | {"fresh": "#555555"}
+    look: dict[str, dict[str, str]] = {}
+    methods = dict(zip(cell["curve"], cell["method"], strict=True))
+    for method in dict.fromkeys(methods.values()):
+        own = [curve for curve, of in methods.items() if of == method]
+        dashes = ("-", "--", ":", "-.")
+        look |= {c: {"color": colours[method], "linestyle": dashes[i % len(dashes)]} for i, c in enumerate(own)}
+    return look
+
+
+# -- profiles -------------------------------------------------------------------------------------------------------
+
+_TINY: dict[str, Any] = {
+    "dataset": "tiny-imagenet-32",
+    "train_images": 500,
+    "test_images": 50,
+    "channels": (8, 16, 32),
+    "hidden": (32, 32),
+}
+
+
+def _quick() -> list[dict[str, Any]]:
+    common = {**_TINY, "tasks": 80, "epochs": 10, "step_size": 0.03}
+    return [{**common, "method": "bp"}, {**common, "method": "cbp", "replacement_rate": 1e-3}]
+
+
+def _small() -> list[dict[str, Any]]:
+    common = {**_TINY, "tasks": 150, "epochs": 25, "step_size": 0.01}
+    return [
+        {**common, "method": "bp"},
+        {**common, "method": "l2", "weight_decay": 1e-3},
+        {**common, "method": "snp", "weight_decay": 1e-3, "noise_std": 1e-4},
+        {**common, "method": "cbp", "replacement_rate": 3e-4},
+        {**common, "method": "fresh"},
+    ]
+
+
+def _tuning() -> list[dict[str, Any]]:
+    """Six settings of each method: two step sizes by three values of its own, or six step sizes where it has none."""
+    common = {**_TINY, "tasks": 100, "epochs": 25}
+    cells: list[dict[str, Any]] = []
+    for method, step_size in product(("bp", "fresh"), (0.001, 0.003, 0.005, 0.01, 0.02, 0.03)):
+        cells.append({**common, "method": method, "step_size": step_size})
+    for step_size, strength in product((0.01, 0.03), (0, 1, 2)):
+        common["step_size"] = step_size
+        decay, noise, rate = ((1e-4, 1e-3, 3e-3)[strength], (1e-5, 1e-4, 1e-3)[strength], (1e-4, 3e-4, 1e-3)[strength])
+        cells.append({**common, "method": "l2", "weight_decay": decay})
+        cells.append({**common, "method": "snp", "weight_decay": 1e-4, "noise_std": noise})
+        cells.append({**common, "method": "cbp", "replacement_rate": rate})
+    return cells
+
+
+def _paper() -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = [{"method": "bp", "step_size": step_size} for step_size in (0.01, 0.001, 0.0001)]
+    long = {"tasks": 5000}
+    return [
+        *cells,
+        {**long, "method": "l2", "step_size": 0.03, "weight_decay": 3e-6},
+        {**long, "method": "snp", "step_size": 0.01, "weight_decay": 1e-5, "noise_std": 1e-5},
+        {**long, "method": "cbp", "step_size": 0.01, "replacement_rate": 3e-4, "utility": "adaptable_contribution"},
+    ]
+
+
+_PROFILES: dict[str, tuple[Callable[[], list[dict[str, Any]]], Sequence[int]]] = {
+    "quick": (_quick, (0,)),
+    "small": (_small, range(3)),
+    "tuning": (_tuning, (1000,)),
+    "paper": (_paper, range(30)),
+}

@@ -1,0 +1,445 @@
+"""Online permuted MNIST: is the 800th task learned as well as the first?
+
+Stream  60,000 images a task, seen once, one at a time; for each task the pixels are permuted anew. Nothing tells the
+        network that a task begins, and nothing in it is reset
+Curve   share of images whose label was predicted before the update, by task; mean and 95% interval over seeds; weight
+        magnitude, dead units, and the effective rank of what the hidden layers say
+Source  Dohare et al., Nature 632 (2024), figure 2 and extended data; departures: docs/experiments/permuted-mnist.md
+
+All methods of a seed see the same tasks and start from the same weights.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import cycle, pairwise, product
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from pydantic import Field, model_validator
+
+from pliant.data import ImageSet, load
+from pliant.diagnostics import dead, effective_rank, singular_values
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab.figures import band, panels
+from pliant.online import OnlineEnsemble
+from pliant.streams import generator
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Method = Literal["bp", "adam", "l2", "snp", "dropout", "onlinenorm", "layernorm", "cbp", "linear"]
+Utility = Literal[
+    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
+]
+
+
+class Config(RunConfig, frozen=True):
+    """One network on one stream of tasks."""
+
+    method: Method = "bp"
+    dataset: str = Field("mnist", description="name of a set of images; all of one size")
+    tasks: int = Field(800, gt=0, description="tasks")
+    period: int = Field(60_000, gt=0, description="examples a task; more than the images there are: they come again")
+    width: int = Field(100, gt=0, description="units in each hidden layer")
+    hidden_layers: int = Field(3, ge=0, description="0 for method linear")
+    step_size: float = Field(0.003, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
+    noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units left out of a step; method dropout")
+    norm_decay: float = Field(0.999, ge=0, lt=1, description="of running statistics, per example; method onlinenorm")
+    norm_backward_decay: float = Field(0.99, ge=0, lt=1, description="of running gradients; method onlinenorm")
+    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per example; method cbp")
+    maturity_threshold: int = Field(100, ge=0, description="examples; method cbp")
+    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages, per example; method cbp")
+    utility: Utility = Field("contribution", description="method cbp")
+    hand_over_mean: bool = Field(True, description="to the next bias, of a replaced unit; method cbp")
+    probe: int = Field(2000, gt=0, description="examples of a new task on which hidden units are measured")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, methods in _OWNERS.items():
+            if getattr(self, name) and self.method not in methods:
+                raise ValueError(
+                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
+                )
+            if not getattr(self, name) and self.method in methods:
+                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        if (self.method == "linear") != (self.hidden_layers == 0):
+            raise ValueError("method linear has hidden_layers=0, and the others have at least 1")
+        return self
+
+
+_OWNERS = {
+    "weight_decay": ("l2", "snp"),
+    "noise_std": ("snp",),
+    "dropout": ("dropout",),
+    "replacement_rate": ("cbp",),
+}
+
+
+# -- the stream -----------------------------------------------------------------------------------------------------
+
+
+class Stream(NamedTuple):
+    """The tasks of one seed. Each is looked up by its number, so nothing needs to be stored."""
+
+    seed: int
+    pixels: int  # in an image
+    images: int  # in the set
+
+    def permutation(self, task: int) -> NDArray[np.int64]:
+        """Which pixel each input of the network sees, (pixels,)."""
+        return generator(self.seed, "pixels", task).permutation(self.pixels)
+
+    def order(self, task: int, begin: int, end: int) -> NDArray[np.int64]:
+        """Which images are examples `begin` to `end` of a task, (end - begin,)."""
+        drawn = generator(self.seed, "images", task).permutation(self.images)
+        return drawn[np.arange(begin, end) % self.images]
+
+
+# -- the learner ----------------------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "task": "number of the task, from 1",
+    "examples": "seen at the end of the task",
+    "accuracy": "share of the task's examples whose label was predicted before the update (NaN: the run diverged)",
+    "loss": "cross-entropy before each update, mean of the task (NaN: the run diverged)",
+    "weight_magnitude": "mean |weight| of all weight matrices at the end of the task, biases not counted",
+    "dead": "share of hidden units that are 0 for all probe examples, before learning from them; mean of the layers",
+    "dead_first": "the same, of the first hidden layer",
+    "dead_last": "the same, of the last hidden layer",
+    "effective_rank": "of the hidden units' answers to the probe, as a share of the width; mean of the layers",
+    "effective_rank_first": "the same, of the first hidden layer",
+    "effective_rank_last": "the same, of the last hidden layer",
+    "replaced": "hidden units replaced so far",
+}
+
+WORK = 4e10  # weights updated in an advance: about 5 seconds of SGD
+FEWEST = 500  # examples in an advance, lest storing the largest networks takes as long as learning
+
+
+class Learner:
+    """One run: a network, and where it is in its stream.
+
+    A task may take several advances; what was measured at its beginning, and the sums since, are kept until its end.
+    """
+
+    def __init__(self, config: Config, data: ImageSet, dtype: DTypeLike = np.float32) -> None:
+        self.config, self.data_sha256 = config, data.sha256
+        self.images = data.train.pixels.reshape(1, len(data.train.pixels), -1)  # one stream for `partial_fit`
+        self.labels = data.train.labels[None]
+        self.stream = Stream(config.seed, self.images.shape[2], self.images.shape[1])
+        self.network = _network(config, self.stream.pixels, len(data.train.classes), dtype)
+        self.examples = self.hits = 0  # seen so far; predicted in this task
+        self.loss = 0.0  # sum over this task
+        self.dead = self.rank = np.full(config.hidden_layers, np.nan)  # of each hidden layer when the task began
+
+    @property
+    def steps_done(self) -> int:
+        return self.examples
+
+    @property
+    def steps_total(self) -> int:
+        return self.config.tasks * self.config.period
+
+    @property
+    def diverged_at(self) -> int:
+        """Number of the example whose loss was not finite, or -1."""
+        return int(self.network.diverged_at[0])
+
+    def statuses(self) -> list[RunStatus]:
+        if self.diverged_at >= 0:
+            return [diverged(self.diverged_at)]
+        return [DONE if self.examples >= self.steps_total else RUNNING]
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = {"hits": self.hits, "loss": self.loss, "dead": self.dead, "rank": self.rank}
+        return {
+            "data_sha256": self.data_sha256,
+            "examples": self.examples,
+            **sums,
+            "network": self.network.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. Raises `ValueError` where the images are not those of the run so far."""
+        if state["data_sha256"] != self.data_sha256:
+            raise ValueError(
+                f"the run learned from other images of '{self.config.dataset}' (SHA-256 {state['data_sha256'][:12]}..., these "
+                f"have {self.data_sha256[:12]}...): put those back, or begin a new study"
+            )
+        self.examples, self.hits, self.loss = state["examples"], state["hits"], state["loss"]
+        self.dead, self.rank = state["dead"].copy(), state["rank"].copy()
+        self.network.load_state_dict(state["network"])
+
+    def learn(self) -> bool:
+        """Learn from the next examples of the task, or from all that are left. True where the task ended, or the run."""
+        task, begin = divmod(self.examples, self.config.period)
+        end = min(begin + segment(self.config, self.network.sizes), self.config.period)
+        permutation = self.stream.permutation(task)
+        if begin == 0:
+            self._begin(task, permutation)
+        progress = self.network.partial_fit(
+            self.images,
+            self.labels,
+            rows=self.stream.order(task, begin, end)[None],
+            columns=permutation[None],
+            scale=1 / 255,
+        )
+        assert progress.correct is not None
+        self.hits += int(progress.correct.sum())
+        self.loss += float(progress.loss.sum(dtype=np.float64))
+        self.examples += end - begin
+        return end == self.config.period or self.diverged_at >= 0
+
+    def _begin(self, task: int, permutation: NDArray[np.int64]) -> None:
+        """Measure the hidden units on a task not yet learned from."""
+        self.hits, self.loss = 0, 0.0
+        answers = self.network.activations(self.probe(task, permutation))[:-1]
+        hidden = [torch.from_numpy(layer[0]) for layer in answers]
+        self.dead = np.array([float(dead(h).double().mean()) for h in hidden])
+        self.rank = np.array([float(effective_rank(singular_values(h))) / h.shape[1] for h in hidden])
+
+    def probe(self, task: int, permutation: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """The first examples of a task as the network sees them, (1, probe, pixels)."""
+        order = self.stream.order(task, 0, self.config.probe)
+        pixels = self.images[:, order[:, None], permutation]
+        return np.multiply(pixels, 1 / 255, dtype=self.network.dtype)
+
+    def row(self) -> dict[str, NDArray[Any]]:
+        """What is known at the end of a task."""
+        lost = self.diverged_at >= 0
+        values = {
+            "run": 0,
+            "task": -(-self.examples // self.config.period),
+            "examples": self.examples,
+            "accuracy": np.nan if lost else self.hits / self.config.period,
+            "loss": np.nan if lost else self.loss / self.config.period,
+            "weight_magnitude": _weight_magnitude(self.network),
+            **_layers("dead", self.dead),
+            **_layers("effective_rank", self.rank),
+            "replaced": self.network.replacements.sum(),
+        }
+        return {name: np.array([value]) for name, value in values.items()}
+
+
+def segment(config: Config, sizes: Sequence[int]) -> int:
+    """Examples of an advance that has no task's end in it."""
+    weights = sum(m * n for m, n in pairwise(sizes))
+    passes = {"adam": 4, "dropout": 2}.get(config.method, 1)  # its three arrays, all dense; a second forward
+    return max(FEWEST, int(WORK / (weights * passes)))
+
+
+def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> OnlineEnsemble:
+    decays = (config.norm_decay, config.norm_backward_decay)
+    own: dict[str, dict[str, Any]] = {
+        "adam": {"optimizer": "adam"},
+        "dropout": {"dropout": config.dropout},
+        "layernorm": {"normalization": "layer"},
+        "onlinenorm": {"normalization": "online", "online_norm_decay": decays},
+    }
+    return OnlineEnsemble(
+        inputs=inputs,
+        hidden=(config.width,) * config.hidden_layers,
+        outputs=outputs,
+        learners=1,
+        seed=config.seed,
+        loss="cross_entropy",
+        step_size=config.step_size,
+        weight_decay=config.weight_decay,
+        noise_std=config.noise_std,
+        replacement_rate=config.replacement_rate if config.method == "cbp" else None,
+        maturity_threshold=config.maturity_threshold,
+        decay_rate=config.decay_rate,
+        utility=config.utility,
+        hand_over_mean=config.hand_over_mean,
+        dtype=dtype,
+        kernel="rows",
+        **own.get(config.method, {}),
+    )
+
+
+def _weight_magnitude(network: OnlineEnsemble) -> float:
+    """Mean |weight| of all matrices."""
+    counts = [m * n for m, n in pairwise(network.sizes)]
+    return float(np.average(network.weight_magnitude()[0], weights=counts))
+
+
+def _layers(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """The mean over hidden layers, and the first and last of them; NaN where there are none."""
+    known = values if len(values) else np.array([np.nan])
+    return {name: known.mean(), f"{name}_first": known[0], f"{name}_last": known[-1]}
+
+
+# -- the experiment --------------------------------------------------------------------------------------------------
+
+
+class PermutedMnist:
+    """The experiment, as the laboratory runs it: every run is a job of its own."""
+
+    Config = Config
+    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": "width 100, short tasks, 3 seeds: backprop, L2, continual backprop, linear; about a minute",
+        "small": "width 100, 200 tasks of 60,000, 3 seeds, all nine methods; under an hour on two cores",
+        "medium": "width 1,000, 150 tasks of 60,000, 1 seed, backprop and continual backprop; about an hour on two cores",
+        "tuning": "width 100, 40 tasks of 60,000, seed 1000, nine settings of each method; under an hour on two cores",
+        "paper": "the published cells at their own lengths, 10 seeds; months on one core",
+    }
+
+    def runs(self, profile: str) -> list[Config]:
+        cells, seeds = _PROFILES[profile]
+        return [Config(seed=seed, **cell) for seed in seeds for cell in cells]
+
+    def data_sets(self, config: Config) -> tuple[str]:
+        return (config.dataset,)
+
+    def stack_key(self, config: Config, device: str) -> Hashable:
+        return config
+
+    def start(self, configs: Sequence[Config], context: Context) -> Learner:
+        (config,) = configs
+        return Learner(config, load(config.dataset, context.data))
+
+    def advance(self, state: Learner) -> dict[str, NDArray[Any]]:
+        ended = state.learn()
+        row = state.row()
+        return row if ended else {name: values[:0] for name, values in row.items()}
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """Accuracy, weight magnitude, dead units, effective rank; a row of panels for each dataset, width and period."""
+        table: Any = rows
+        table = table.assign(**{name: 100 * table[name] for name in ("accuracy", "dead", "effective_rank")})
+        linear = table["method"] == "linear"
+        networks = table if linear.all() else table[~linear]
+        cells = list(networks.groupby(["dataset", "width", "period"], sort=False).groups)
+        figure, axes = panels(len(cells), len(LABELS) - 1)
+        for (dataset, width, period), row in zip(cells, axes, strict=True):
+            same = (table["dataset"] == dataset) & (table["period"] == period)
+            cell, look = _with_curves(table[same & ((table["width"] == width) | linear)])
+            row[0].set_title(f"{dataset}, width {width:,}, {period:,} examples a task", loc="left")
+            bins = BINS if cell["task"].nunique() > BINS else None
+            for panel, column in zip(row, list(LABELS)[1:], strict=True):
+                shown = cell[cell["curve"].isin(cell["curve"][cell[column].notna()])]
+                if len(shown):
+                    band(panel, shown, x="task", y=column, by="curve", bins=bins, look=look, labels=LABELS)
+                else:
+                    panel.set_axis_off()
+        return figure
+
+
+BINS = 40
+LABELS = {
+    "task": "task",
+    "accuracy": "online accuracy (%)",
+    "weight_magnitude": "mean |weight|",
+    "dead": "dead units (%)",
+    "effective_rank": "effective rank (% of width)",
+}
+_LOOKS = {  # name and colour: warm for what forgets how to learn, cool for continual backprop, grey for the reference
+    "bp": ("backprop", "#D55E00"),
+    "adam": ("Adam", "#CC79A7"),
+    "l2": ("L2", "#E69F00"),
+    "snp": ("shrink+perturb", "#56B4E9"),
+    "dropout": ("dropout", "#999933"),
+    "onlinenorm": ("online norm", "#882255"),
+    "layernorm": ("layer norm", "#009E73"),
+    "cbp": ("cbp", "#0072B2"),
+    "linear": ("linear", "#555555"),
+}
+_WORDS = {  # of the settings that tell curves of one method apart
+    "step_size": "step size",
+    "weight_decay": "decay",
+    "noise_std": "noise",
+    "dropout": "p",
+    "norm_decay": "decay",
+    "replacement_rate": "rate",
+}
+_DASHES = ("-", "--", ":", "-.")
+
+
+def _with_curves(cell: Any) -> tuple[Any, dict[str, dict[str, str]]]:
+    """The rows with a column that names their curve, and a look for each: a colour a method, a dash a setting."""
+    names: Any = cell["method"].map({method: name for method, (name, _) in _LOOKS.items()})
+    look: dict[str, dict[str, str]] = {}
+    for method, own in cell.groupby("method", sort=False):
+        details = [name for name in _WORDS if own[name].nunique() > 1]
+        for name in details:
+            names[own.index] += own[name].map(f", {_WORDS[name]} {{:g}}".format)
+        for curve, dash in zip(names[own.index].unique(), cycle(_DASHES), strict=False):
+            look[curve] = {"color": _LOOKS[str(method)][1], "linestyle": dash}
+    return cell.assign(curve=names), look
+
+
+# -- what the profiles run -------------------------------------------------------------------------------------------
+
+Cell = dict[str, Any]
+
+_CHOSEN: dict[str, Cell] = {  # by profile `tuning`: docs/experiments/permuted-mnist.md has the table
+    "bp": {"step_size": 0.003},
+    "adam": {"step_size": 1e-4},
+    "l2": {"step_size": 0.003, "weight_decay": 1e-4},
+    "snp": {"step_size": 0.003, "weight_decay": 1e-4, "noise_std": 1e-5},
+    "dropout": {"step_size": 0.003, "dropout": 0.1},
+    "onlinenorm": {"step_size": 0.003, "norm_decay": 0.999},
+    "layernorm": {"step_size": 0.003},
+    "cbp": {"step_size": 0.003, "replacement_rate": 1e-4},
+    "linear": {"step_size": 0.003, "hidden_layers": 0},
+}
+
+
+def _chosen(methods: Sequence[str], **common: Any) -> list[Cell]:
+    return [{"method": method, **_CHOSEN[method], **common} for method in methods]
+
+
+def _tuning() -> list[Cell]:
+    """Nine settings of each method: three step sizes and three values of its own, or nine step sizes if it has none."""
+    steps, fine = (0.001, 0.003, 0.01), (1e-4, 3e-4, 6e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 3e-2)
+    common = {"tasks": 40}
+    cells: list[Cell] = []
+    for method, own, values in (
+        ("l2", "weight_decay", (1e-5, 1e-4, 1e-3)),
+        ("snp", "noise_std", (1e-6, 1e-5, 1e-4)),
+        ("dropout", "dropout", (0.01, 0.03, 0.1)),
+        ("onlinenorm", "norm_decay", (0.99, 0.999, 0.9999)),
+        ("cbp", "replacement_rate", (1e-5, 1e-4, 1e-3)),
+    ):
+        shrink = {"weight_decay": 1e-4} if method == "snp" else {}
+        for step_size, value in product(steps, values):
+            cells.append({**common, "method": method, "step_size": step_size, own: value, **shrink})
+    for method, scale in (("bp", 1.0), ("layernorm", 1.0), ("linear", 1.0), ("adam", 0.1)):
+        none = {"hidden_layers": 0} if method == "linear" else {}
+        cells += [{**common, **none, "method": method, "step_size": scale * step_size} for step_size in fine]
+    return cells
+
+
+def _paper() -> list[Cell]:
+    """Section by section as the released configurations list them."""
+    common = {"width": 2000, "step_size": 0.003}
+    cells: list[Cell] = [{**common, "method": "bp", "step_size": step_size} for step_size in (0.01, 0.003, 0.001)]
+    cells += [{"method": "bp", "width": 100, "step_size": step_size} for step_size in (0.01, 0.003, 0.001)]
+    cells += [{**common, "method": "bp", "width": width} for width in (1000, 10_000)]
+    for period in (10_000, 100_000, 1_000_000):
+        cells.append({**common, "method": "bp", "period": period, "tasks": 48_000_000 // period})
+    cells += [{**common, "method": "adam", "step_size": step_size} for step_size in (1e-4, 5e-5, 3e-5)]
+    cells += [{**common, "method": "l2", "weight_decay": decay} for decay in (1e-3, 1e-4, 1e-5)]
+    shrink = {**common, "method": "snp", "weight_decay": 1e-4}
+    cells += [{**shrink, "noise_std": noise} for noise in (1e-4, 1e-5, 1e-6)]
+    released = {**common, "method": "cbp", "utility": "adaptable_contribution", "hand_over_mean": False}
+    return [*cells, *({**released, "replacement_rate": rate} for rate in (1e-4, 1e-5, 1e-6))]
+
+
+_PROFILES: dict[str, tuple[list[Cell], Sequence[int]]] = {
+    "quick": (_chosen(("bp", "l2", "cbp", "linear"), tasks=200, period=5_000), range(3)),
+    "small": (_chosen(tuple(_CHOSEN), tasks=200), range(3)),
+    "medium": (_chosen(("bp", "cbp"), tasks=150, width=1000), range(1)),
+    "tuning": (_tuning(), range(1000, 1001)),
+    "paper": (_paper(), range(10)),
+}

@@ -1,0 +1,446 @@
+"""Switching Markov chain: does a recurrent network go on learning when the rule of its sequence is redrawn, again and again?
+
+Stream  symbols x[t] of a Markov chain of order k, 16 of them side by side, without end. With σ[c] a permutation of the
+        symbols for each context c = (x[t-1], ..., x[t-k+1]), all drawn anew at each switch:
+
+            x[t] = σ[c](x[t-k])  with probability q `regularity`,  else one of the other A - 1 symbols
+
+Curve   excess: divergence of the network's prediction from the chain's own law before each update, by switch; mean and
+        95% interval over seeds. 0 is the best that can be; log A - entropy is what knowing fewer than k symbols reaches
+Source  ours, for the question that Dohare et al., Nature 632 (2024), leave open: recurrent networks
+
+All methods of a seed see the same symbols and, but for "fresh", start from the same weights. Whatever the rule, all strings
+of k symbols are equally frequent, so every period is equally hard, and no statistic of fewer than k + 1 symbols tells anything.
+"""
+
+# pyright: reportMissingTypeStubs=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from itertools import product
+from math import log
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab.figures import band, panels, styles
+from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+from pliant.streams import generator, stream_key, uniform
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Method = Literal["bp", "cbp", "l2", "snp", "fresh"]
+Utility = Literal[
+    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
+]
+
+
+class Config(RunConfig, frozen=True):
+    """One network on one chain."""
+
+    method: Method = Field("bp", description="fresh: a new network at each switch, the control")
+    optimizer: Literal["sgd", "adam"] = "adam"
+    step_size: float = Field(0.01, gt=0)
+    beta_1: float = Field(0.9, ge=0, lt=1, description="optimizer adam")
+    beta_2: float = Field(0.999, ge=0, lt=1, description="optimizer adam")
+    weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
+    noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after an update; method snp")
+    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per update; method cbp")
+    maturity_threshold: int = Field(100, ge=0, description="updates; method cbp")
+    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
+    utility: Utility = Field("contribution", description="method cbp")
+    hidden_units: int = Field(32, gt=0, description="units of the GRU")
+    symbols: int = Field(8, gt=1, description="of the chain, A")
+    order: int = Field(2, gt=0, description="symbols back that the next one depends on, k")
+    regularity: float = Field(0.8, gt=0, lt=1, description="probability of the symbol that the rule gives, q")
+    lanes: int = Field(16, gt=0, description="chains side by side, under one rule")
+    chunk: int = Field(10, gt=1, description="symbols of a lane per update; gradients go no further back")
+    period: int = Field(500, gt=0, description="updates between switches")
+    steps: int = Field(100_000, gt=0, description="updates; a multiple of the period")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.steps % self.period:
+            raise ValueError(f"steps ({self.steps}) must be a multiple of period ({self.period})")
+        owners = {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)}
+        for name, methods in owners.items():
+            used = getattr(self, name) > 0
+            if used and self.method not in methods:
+                raise ValueError(
+                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
+                )
+            if not used and self.method == methods[0]:
+                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        if self.optimizer != "adam" and (self.beta_1, self.beta_2) != (0.9, 0.999):
+            raise ValueError(f"beta_1 and beta_2 are for optimizer adam, not {self.optimizer}")
+        return self
+
+
+# -- the stream -----------------------------------------------------------------------------------------------------
+
+
+class Chain:
+    """The symbols of one seed. Rules and draws are looked up by number; only the last k symbols of each lane are remembered.
+
+    A context is one integer, its digits in base A the last k symbols, the newest first.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.seed, self.symbols, self.order = config.seed, config.symbols, config.order
+        self.regularity, self.shape = config.regularity, (config.chunk, config.lanes)
+        self._recent = config.symbols ** (config.order - 1)  # contexts without their oldest symbol
+        first = uniform(stream_key(self.seed, "first context"), 0, config.lanes)
+        self.context = (first * config.symbols**config.order).astype(np.int64)  # (lanes,)
+
+    def rule(self, number: int) -> NDArray[np.int64]:
+        """The symbol that most often follows each context in a period, (A^k,)."""
+        draw = generator(self.seed, "rule", number)
+        return draw.permuted(np.tile(np.arange(self.symbols), (self._recent, 1)), axis=1).reshape(-1)
+
+    def next(self, rule: NDArray[np.int64], update: int) -> tuple[NDArray[np.int64], ...]:
+        """Symbols seen, symbols to predict, and those that the rule gives, each (chunk, lanes), for one update."""
+        u = uniform(stream_key(self.seed, "symbols"), update * self.shape[0] * self.shape[1], self.shape)
+        other = 1 + ((u - self.regularity) / (1 - self.regularity) * (self.symbols - 1)).astype(np.int64)
+        shift = np.where(u < self.regularity, 0, other)
+        seen, following, given = (np.empty(self.shape, np.int64) for _ in range(3))
+        for t in range(self.shape[0]):
+            seen[t] = self.context // self._recent
+            given[t] = rule[self.context]
+            following[t] = (given[t] + shift[t]) % self.symbols
+            self.context = following[t] * self._recent + self.context // self.symbols
+        return seen, following, given
+
+
+def entropy(symbols: int, regularity: float) -> float:
+    """Of the next symbol given the past, in nats: the cross-entropy that no prediction can get below.
+
+    >>> round(entropy(8, 0.8), 4)
+    0.8896
+    """
+    return -regularity * log(regularity) - (1 - regularity) * log((1 - regularity) / (symbols - 1))
+
+
+def excess(log_probs: Tensor, given: Tensor, regularity: float) -> Tensor:
+    """Divergence of predictions `log_probs` (n, A) from the chain's law, mean in nats; `given` (n,) is what the rule gives.
+
+    sum_x p(x) log(p(x) / q(x)),  p(given) = `regularity`,  p(x) alike for all others
+    """
+    symbols = log_probs.shape[-1]
+    each = (1 - regularity) / (symbols - 1)
+    of_given = log_probs.gather(1, given.unsqueeze(1)).mean()
+    cross = each * log_probs.sum(1).mean() + (regularity - each) * of_given
+    return -cross - entropy(symbols, regularity)
+
+
+# -- the network ----------------------------------------------------------------------------------------------------
+
+
+class Predictor(nn.Module):
+    """A GRU and a linear layer. What they return are logits alone: a unit that reached an output could never be replaced."""
+
+    def __init__(self, symbols: int, hidden_units: int) -> None:
+        super().__init__()
+        self.core = nn.GRU(symbols, hidden_units)
+        self.head = nn.Linear(hidden_units, symbols)
+        self.hidden = torch.empty(0)  # of the last call, (chunk, lanes, units)
+
+    def forward(self, one_hot: Tensor, before: Tensor | None = None) -> Tensor:
+        """Logits of the next symbols, (chunk, lanes, A), from symbols (chunk, lanes, A) and the hidden state before them."""
+        hidden, _ = self.core(one_hot, before)
+        self.hidden = hidden.detach()
+        return self.head(hidden)
+
+
+@torch.no_grad()
+def gates(core: nn.GRU, one_hot: Tensor, hidden: Tensor) -> Tensor:
+    """Reset and update gates of the states that follow `hidden`, (n, 2 units), from inputs (n, A) and states (n, units)."""
+    weight_ih, weight_hh, bias_ih, bias_hh = core.parameters()
+    return torch.sigmoid(one_hot @ weight_ih.T + bias_ih + hidden @ weight_hh.T + bias_hh)[:, : 2 * core.hidden_size]
+
+
+# -- the learner ----------------------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "switch": "periods learned, this one included",
+    "step": "updates at the end of the period",
+    "excess": "divergence of the prediction from the chain's law before each update, nats a symbol, mean of the period",
+    "excess_early": "the same, first tenth of the period",
+    "excess_late": "the same, last tenth of the period",
+    "weight_magnitude": "mean |weight| of all weight matrices at the end of the period, biases not counted",
+    "saturated": "mean share of hidden units with |h| > 0.99 in the period's last chunk",
+    "gates_saturated": "mean share of reset and update gates below 0.01 or above 0.99 in the period's last chunk",
+    "dormant": "share of hidden units whose mean |h| is at most 0.025 of the layer's, in the period's last chunk",
+    "effective_rank": "of the hidden states of the period's last chunk (lanes x chunk states, at most `hidden_units`)",
+    "replaced": "hidden units replaced so far",
+}
+MEASURED = [name for name in COLUMNS if name not in ("switch", "step", "replaced")]
+PIECE = 2_000  # updates in an advance, at most
+
+
+class Attached(Protocol):
+    """A method that acts after each update of the optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+
+
+class Learner:
+    """A run: a network on its chain."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.chain = config, Chain(config)
+        self.steps_done, self.steps_total = 0, config.steps
+        self.diverged_at: int | None = None
+        self.excess = np.full(config.period, np.nan)  # of the updates of this period
+        self._one_hot = torch.eye(config.symbols)
+        self._start_network(0)
+
+    def _start_network(self, number: int) -> None:
+        self.network = fresh_network(self.config, number)
+        self.carried = torch.zeros(1, self.config.lanes, self.config.hidden_units)
+        self.optimizer = _optimizer(self.config, self.network)
+        self.method = _method(self.config, self.network, self.optimizer)
+
+    def statuses(self) -> list[RunStatus]:
+        if self.diverged_at is not None:
+            return [diverged(self.diverged_at)]
+        return [DONE if self.steps_done >= self.steps_total else RUNNING]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {
+            "steps_done": self.steps_done,
+            "diverged_at": self.diverged_at,
+            "excess": self.excess,
+            "context": self.chain.context,
+            "carried": self.carried,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict() if self.method else None,
+        }
+        return deepcopy(state)  # torch's own hand out what they go on writing to
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps_done, self.diverged_at = state["steps_done"], state["diverged_at"]
+        self.excess, self.chain.context = state["excess"], state["context"]
+        self.carried = state["carried"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.method:
+            self.method.load_state_dict(state["method"])
+
+    def learn(self, most: int) -> bool:
+        """Go on to the end of the period, or for `most` updates; whether the period ended, or the run did."""
+        number, done = divmod(self.steps_done, self.config.period)
+        if self.config.method == "fresh" and number and not done:
+            self._start_network(number)
+        rule = self.chain.rule(number)
+        last = min(done + most, self.config.period)
+        for place in range(done, last):
+            self.excess[place] = self._update(rule)
+            if not np.isfinite(self.excess[place]):
+                self.diverged_at = self.steps_done
+                self.excess[:] = np.nan
+                return True
+        return last == self.config.period
+
+    def _update(self, rule: NDArray[np.int64]) -> float:
+        """Predict a chunk, then learn from it; the excess of the prediction."""
+        self.seen, following, given = (torch.from_numpy(each) for each in self.chain.next(rule, self.steps_done))
+        logits = self.network(self._one_hot[self.seen], self.carried)
+        self.carried = self.network.hidden[-1:]
+        log_probs = logits.flatten(0, 1).log_softmax(-1)
+        self.optimizer.zero_grad()
+        nn.functional.nll_loss(log_probs, following.flatten()).backward()
+        self.optimizer.step()
+        self.steps_done += 1
+        return float(excess(log_probs.detach(), given.flatten(), self.config.regularity))
+
+    def measures(self) -> dict[str, float]:
+        """The columns of a period that has ended; NaN where the run diverged in it."""
+        if self.diverged_at is not None:
+            return dict.fromkeys(MEASURED, float("nan"))
+        tenth = max(self.config.period // 10, 1)
+        hidden = self.network.hidden
+        states = hidden.flatten(0, 1)
+        gate = gates(self.network.core, self._one_hot[self.seen[1:]].flatten(0, 1), hidden[:-1].flatten(0, 1))
+        return {
+            "excess": self.excess.mean(),
+            "excess_early": self.excess[:tenth].mean(),
+            "excess_late": self.excess[-tenth:].mean(),
+            "weight_magnitude": float(weight_magnitude(*_matrices(self.network))),
+            "saturated": _share(states.abs() > 0.99),
+            "gates_saturated": _share((gate < 0.01) | (gate > 0.99)),
+            "dormant": _share(dormant_by_activity(states)),
+            "effective_rank": float(effective_rank(singular_values(states))),
+        }
+
+    def replaced(self) -> int:
+        groups = self.method.stats().values() if isinstance(self.method, ContinualBackprop) else ()
+        return sum(sum(group["replaced"]) for group in groups)
+
+
+def fresh_network(config: Config, number: int) -> Predictor:
+    """Network `number` of the seed, as torch initialises it; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_key(config.seed, "weights", number))
+        return Predictor(config.symbols, config.hidden_units)
+
+
+def _optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": config.step_size, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), **settings)
+    return torch.optim.Adam(network.parameters(), betas=(config.beta_1, config.beta_2), **settings)
+
+
+def _method(config: Config, network: Predictor, optimizer: torch.optim.Optimizer) -> Attached | None:
+    """What is attached to the network. Method l2 is the optimizer's weight decay."""
+    if config.method == "snp":
+        return ShrinkAndPerturb(network, optimizer, noise_std=config.noise_std, seed=config.seed)
+    if config.method == "cbp":
+        return ContinualBackprop(
+            network,
+            optimizer,
+            example_inputs=torch.zeros(2, 2, config.symbols),
+            replacement_rate=config.replacement_rate,
+            maturity_threshold=config.maturity_threshold,
+            decay_rate=config.decay_rate,
+            utility=config.utility,
+            seed=config.seed,
+        )
+    return None
+
+
+def _matrices(network: nn.Module) -> list[Tensor]:
+    return [p.detach() for p in network.parameters() if p.dim() > 1]
+
+
+def _share(true: Tensor) -> float:
+    return float(true.double().mean())
+
+
+# -- the experiment --------------------------------------------------------------------------------------------------
+
+
+class SwitchingMarkovChain:
+    """The experiment, as the laboratory runs it."""
+
+    Config = Config
+    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": "30 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
+        "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; about 20 core-minutes",
+        "tuning": "30 switches, seed 1000: the settings tried, the same number for every method; about 15 core-minutes",
+    }
+
+    def runs(self, profile: str) -> list[Config]:
+        cells, seeds, steps = {
+            "quick": (_quick(), range(2), 15_000),
+            "small": (_small(), range(3), 40_000),
+            "tuning": (_tuning(), range(1000, 1001), 15_000),
+        }[profile]
+        return [Config(seed=seed, steps=steps, **cell) for seed in seeds for cell in cells]
+
+    def stack_key(self, config: Config, device: str) -> Hashable:
+        return config  # each run is a job: nothing is shared, and cores fill evenly
+
+    def start(self, configs: Sequence[Config], context: Context) -> Learner:
+        (config,) = configs
+        return Learner(config)
+
+    def advance(self, state: Learner) -> dict[str, NDArray[Any]]:
+        ended = state.learn(PIECE)
+        periods = -(-state.steps_done // state.config.period)
+        row = {"run": 0, "switch": periods, "step": state.steps_done, **state.measures(), "replaced": state.replaced()}
+        return {name: np.array([value])[: int(ended)] for name, value in row.items()}
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """A row of panels for each optimizer: excess over and late in each period, flat units, effective rank."""
+        table: Any = rows
+        curves = [_curve(*values) for values in table[_CURVE].itertuples(index=False)]
+        table = table.assign(curve=curves)
+        optimizers = list(dict.fromkeys(table["optimizer"]))
+        figure, axes = panels(len(optimizers), 4)
+        for optimizer, row in zip(optimizers, axes, strict=True):
+            cell = table[table["optimizer"] == optimizer]
+            look = styles(list(dict.fromkeys(cell["curve"])))
+            row[0].set_title(f"GRU, {optimizer}", loc="left")
+            for panel, column in zip(row, LABELS, strict=True):
+                bins = min(BINS, cell["switch"].nunique())
+                band(
+                    panel,
+                    cell,
+                    x="switch",
+                    y=column,
+                    by="curve",
+                    bins=bins,
+                    look=look,
+                    labels=LABELS,
+                    name_lines=panel is row[-1],
+                )
+        return figure
+
+
+BINS = 30
+LABELS = {
+    "excess": "excess, nats a symbol",
+    "excess_late": "excess, last tenth of a period",
+    "saturated": "share of units with |h| > 0.99",
+    "effective_rank": "effective rank of hidden states",
+}
+_CURVE = ["method", "step_size", "beta_1", "weight_decay", "noise_std", "replacement_rate", "utility"]
+_NAMES = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
+
+
+def _curve(
+    method: str, step_size: float, beta: float, weight_decay: float, noise_std: float, rate: float, utility: str
+) -> str:
+    """What sets a curve apart from its neighbours, in words."""
+    details = {"beta 1": beta if beta != 0.9 else 0, "decay": weight_decay, "noise": noise_std, "rate": rate}
+    given = [f"{key} {value:g}".replace("e-0", "e-") for key, value in details.items() if value]
+    name = f"cbp ({utility.replace('_', ' ')})" if method == "cbp" else _NAMES[method]
+    return ", ".join([f"{name} {step_size:g}", *given])
+
+
+def _quick() -> list[dict[str, Any]]:
+    return [{"method": "bp"}, _CBP, {"method": "fresh"}]
+
+
+def _small() -> list[dict[str, Any]]:
+    return [
+        {"method": "bp"},
+        {"method": "bp", "beta_1": 0.99, "beta_2": 0.99},
+        {"method": "l2", "weight_decay": 1e-4},
+        {"method": "snp", "weight_decay": 1e-4, "noise_std": 1e-3},
+        _CBP,
+        {**_CBP, "utility": "contribution"},
+        {**_CBP, "utility": "random"},
+        {"method": "fresh"},
+    ]
+
+
+def _tuning() -> list[dict[str, Any]]:
+    """For every method the same optimizers and step sizes, and three strengths of what is its own."""
+    strengths: list[dict[str, Any]] = [{"method": "bp"}, {"method": "fresh"}]
+    strengths += [{"method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)]
+    strengths += [{"method": "snp", "weight_decay": 1e-4, "noise_std": noise} for noise in (1e-4, 1e-3, 1e-2)]
+    for utility, rate in product(("contribution", "adaptable_contribution"), (1e-4, 1e-3, 1e-2)):
+        strengths.append({"method": "cbp", "utility": utility, "replacement_rate": rate})
+    learners = [("adam", 0.01), ("adam", 0.003), ("sgd", 1.0)]
+    return [
+        {"optimizer": optimizer, "step_size": size, **own} for (optimizer, size), own in product(learners, strengths)
+    ]
+
+
+_CBP = {"method": "cbp", "utility": "adaptable_contribution", "replacement_rate": 1e-3}

@@ -1,0 +1,156 @@
+"""A study in one table: how every curve begins, the best it reaches, and how it ends.
+
+A curve is all runs that differ in the seed alone. Its places (steps, tasks) are cut into equal parts, and a run's values
+within a part averaged. Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
+
+    first, best, last       of the parts; the best is the one whose mean over seeds is best
+    last - first, - best    paired: the difference of each seed first
+    last - reference        paired with another curve, over the seeds that both have
+
+Least is best where a column's name says error or loss. A run that diverged is counted and left out. The best of many
+parts is chosen with hindsight, which by itself sets it apart from the last: read `last - best` beside `last - first`.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas is typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pliant.lab.errors import LabError, unknown
+from pliant.lab.figures import bin_centres
+from pliant.lab.statistics import Array, Estimate, estimate, paired_difference
+
+if TYPE_CHECKING:
+    import pandas
+
+PARTS = 10
+_NO_SETTING = ("run", "seed", "status", "diverged_at", "commit")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The runs of one setting."""
+
+    settings: Mapping[str, Any]  # only those in which the study's curves differ
+    seeds: list[int]
+    values: Array  # (seeds, parts)
+    ends: Array  # (parts,) last place of each part
+    diverged: int
+
+    @property
+    def name(self) -> str:
+        """Such as "cbp step_size=0.003 replacement_rate=1e-05"; what is 0 is not said."""
+        rest = {key: value for key, value in self.settings.items() if key != "method"}
+        words = [
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items() if value
+        ]
+        return " ".join([str(self.settings.get("method", "")), *words]).strip()
+
+
+def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: str, parts: int = PARTS) -> list[Curve]:
+    """The curves of a study's rows, of which the columns `measured` are the experiment's, in the order of the study."""
+    for name in (place, metric):
+        if name not in measured:
+            raise unknown("column", name, measured)
+    table: Any = rows
+    fields = [name for name in table.columns if name not in (*measured, *_NO_SETTING)]
+    varying = [name for name in fields if table[name].nunique(dropna=False) > 1]
+    keys = ["method", *(name for name in varying if name != "method")]
+    return [
+        _curve(dict(zip(keys, values, strict=True)), own, place, metric, parts)
+        for values, own in table.groupby(keys, sort=False, dropna=False)
+    ]
+
+
+def _curve(settings: Mapping[str, Any], rows: Any, place: str, metric: str, parts: int) -> Curve:
+    alive = rows[rows["status"] != "diverged"]
+    diverged = int(rows.loc[rows["status"] == "diverged", "seed"].nunique())
+    if not len(alive):
+        return Curve(settings, [], np.empty((0, parts)), np.empty(parts), diverged)
+    at = alive[place].to_numpy(dtype=np.float64)
+    table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
+    values = table.pivot_table(index="seed", columns="part", values=metric, aggfunc="mean", dropna=False)
+    whole = values[values.notna().all(axis=1)]
+    if not len(whole):
+        raise LabError(
+            f"no run has a value of '{metric}' in every part: the study is unfinished, or ask for fewer parts"
+        )
+    ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
+    return Curve(settings, [int(seed) for seed in whole.index], whole.to_numpy(dtype=np.float64), ends, diverged)
+
+
+def reference(found: Sequence[Curve], wanted: Sequence[str]) -> Curve:
+    """The one curve with the settings `wanted`, each "field=value". Raises `LabError` unless it is one."""
+    pairs = [condition.partition("=")[::2] for condition in wanted]
+    same = [c for c in found if all(_is(c.settings.get(name), value) for name, value in pairs)]
+    if len(same) != 1:
+        names = "; ".join(curve.name for curve in found)
+        raise LabError(f"{' '.join(wanted)} names {len(same)} curves, not one, of: {names}")
+    return same[0]
+
+
+def _is(setting: Any, value: str) -> bool:
+    try:
+        return float(setting) == float(value)
+    except (TypeError, ValueError):
+        return str(setting) == value
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How numbers are written."""
+
+    least_is_best: bool = False
+    spread: Literal["interval", "error"] = "interval"
+
+    def text(self, value: Estimate, signed: bool = False) -> str:
+        mean = f"{float(value.mean):{'+' if signed else ''}.4f}"
+        if value.count < 2:
+            return mean
+        half = value.standard_error if self.spread == "error" else value.interval()[1] - value.mean
+        return f"{mean} ± {float(half):.4f}"
+
+
+def least_is_best(metric: str) -> bool:
+    """Whether a column's name says that less is better."""
+    return any(word in metric for word in ("error", "loss"))
+
+
+def lines(found: Sequence[Curve], manner: Manner, against: Curve | None = None) -> Iterator[str]:
+    """The table, a line for each curve."""
+    heads = ["curve", "seeds", "first", "best (at)", "last", "last - first", "last - best"]
+    table = [heads + ["last - reference"] * (against is not None), *(_row(curve, manner, against) for curve in found)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _row(curve: Curve, manner: Manner, against: Curve | None) -> list[str]:
+    count = str(len(curve.seeds)) + (f" ({curve.diverged} diverged)" if curve.diverged else "")
+    if not curve.seeds:
+        return [curve.name, count] + ["-"] * (5 + (against is not None))
+    parts, mean = curve.values, estimate(curve.values).mean
+    best = int(mean.argmin() if manner.least_is_best else mean.argmax())
+    cells = [
+        manner.text(estimate(parts[:, 0])),
+        f"{manner.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
+        manner.text(estimate(parts[:, -1])),
+        manner.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
+        manner.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
+    ]
+    return [curve.name, count, *cells] + ([] if against is None else [_against(curve, manner, against)])
+
+
+def _against(curve: Curve, manner: Manner, other: Curve) -> str:
+    shared = [seed for seed in curve.seeds if seed in other.seeds]
+    if curve is other or not shared:
+        return "-"
+    mine = [curve.values[curve.seeds.index(seed), -1] for seed in shared]
+    theirs = [other.values[other.seeds.index(seed), -1] for seed in shared]
+    return manner.text(paired_difference(mine, theirs), signed=True)

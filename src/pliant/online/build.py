@@ -1,0 +1,186 @@
+"""What learners are to the kernels, made from what was asked for: plan, hyperparameters, initial weights.
+
+Settings are checked here; what is wrong raises `ValueError` that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pliant import streams
+from pliant.initial import GAINS, INITS, uniform_bound
+from pliant.online.learner import Net, Rules, State, aligned
+from pliant.online.norms import MEAN, SCALE, SHIFT, VARIANCE
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, one_of, per_learner
+from pliant.online.vectors import LANES
+
+Array = NDArray[Any]
+
+
+def net(
+    sizes: Sequence[int],
+    kernel: str,
+    dtype: np.dtype[Any],
+    *,
+    activation: str,
+    loss: str,
+    optimizer: str,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    utility: str,
+    count: str,
+    hand_over_mean: bool,
+    init: str,
+    normalization: str,
+    online_norm_decay: tuple[float, float],
+) -> Net:
+    """What all learners share."""
+    decays = {"beta1": beta1, "beta2": beta2}
+    decays |= {f"online_norm_decay[{i}]": decay for i, decay in enumerate(online_norm_decay)}
+    for name, decay in decays.items():
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"{name} must be at least 0 and below 1, not {decay}")
+    if not 0.0 <= eps < np.inf:
+        raise ValueError(f"eps must not be negative, and finite, not {eps}")
+    gain = GAINS[activation]
+    one_of("init", init, INITS)
+    chosen = UTILITIES[one_of("utility", utility, UTILITIES)]
+    units = np.array(sizes)
+    width = units if kernel == "lanes" else -(-units // LANES) * LANES
+    beta1, beta2, eps, forward, backward = np.array([beta1, beta2, eps, *online_norm_decay]).astype(dtype)
+    return Net(
+        sizes=units,
+        weight_at=np.concatenate([[0], np.cumsum((units[:-1] + 1) * width[1:])]),  # and where all end
+        unit_at=np.concatenate([[0], np.cumsum(width)]),
+        pairs=int(((units[:-1] + 1) * -(-units[1:] // 2)).sum()),
+        activation=ACTIVATIONS[activation],
+        loss=LOSSES[loss],
+        adam=optimizer == "adam",
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        activity=chosen.activity,
+        outgoing=chosen.outgoing,
+        incoming=chosen.incoming,
+        bernoulli=one_of("count", count, ("accumulate", "bernoulli")) == "bernoulli",
+        hand_over=bool(hand_over_mean),
+        bound=np.array([uniform_bound(init, m, n, gain) for m, n in pairwise(sizes[:-1])]),
+        normalization=NORMALIZATIONS[normalization],
+        decay_forward=forward,
+        decay_backward=backward,
+    )
+
+
+def rules(
+    seeds: Sequence[int],
+    layers: int,
+    dtype: np.dtype[Any],
+    *,
+    step_size: ArrayLike,
+    weight_decay: ArrayLike,
+    noise_std: ArrayLike,
+    dropout: ArrayLike,
+    replacement_rate: ArrayLike | None,
+    maturity_threshold: ArrayLike,
+    decay_rate: ArrayLike,
+) -> Rules:
+    """One value for each learner, and the keys of its random streams, for so many hidden layers."""
+    learners = len(seeds)
+
+    def keys(purpose: str) -> NDArray[np.uint64]:
+        names = [[streams.stream_key(seed, purpose, layer) for layer in range(layers)] for seed in seeds]
+        return np.array(names, np.uint64).reshape(learners, layers)
+
+    def key(purpose: str) -> NDArray[np.uint64]:
+        return np.array([streams.stream_key(seed, purpose) for seed in seeds], np.uint64)
+
+    rate = 0.0 if replacement_rate is None else replacement_rate
+    decay = _below_one("decay_rate", decay_rate, learners, "an average that forgets nothing learns nothing")
+    out = _below_one("dropout", dropout, learners, "a layer without units learns nothing")
+    threshold = per_learner("maturity_threshold", maturity_threshold, learners)
+    if (threshold % 1 != 0).any():
+        raise ValueError(f"maturity_threshold must be whole steps, not {threshold[threshold % 1 != 0][0]:g}")
+    return Rules(
+        step_size=per_learner("step_size", step_size, learners).astype(dtype),
+        weight_decay=per_learner("weight_decay", weight_decay, learners).astype(dtype),
+        noise_std=per_learner("noise_std", noise_std, learners).astype(dtype),
+        dropout=out,
+        replacement_rate=per_learner("replacement_rate", rate, learners, 0.0, 1.0),
+        maturity_threshold=threshold.astype(np.int64),
+        decay_rate=decay.astype(dtype),
+        noise_key=key("noise"),
+        dropout_key=key("dropout"),
+        fresh_key=keys("fresh weights"),
+        count_key=keys("replacement count"),
+        score_key=keys("random utility"),
+    )
+
+
+def initial_state(net: Net, seeds: Sequence[int], dtype: np.dtype[Any], rules: Rules, kernel: str) -> State:
+    """Learners that have taken no step."""
+    learners, hidden, parameters = len(seeds), len(net.sizes) - 2, int(net.weight_at[-1])
+    width, moments = np.diff(net.unit_at), parameters * net.adam
+    inputs, units, outputs = int(width[0]), int(width[1:-1].sum()), int(width[-1])
+    rows = int((net.sizes[:-1] + 1).sum()) if kernel == "rows" and (rules.noise_std > 0).any() else 0
+    normed = units if net.normalization != NORMALIZATIONS["none"] else 0
+    state = State(
+        parameters=aligned((learners, parameters), dtype),
+        shrunk=np.ones(learners),
+        settled=np.zeros((learners, rows), np.int64),
+        affine=aligned((learners, 2, normed), dtype),
+        affine_moment1=aligned((learners, 2, normed * net.adam), dtype),
+        affine_moment2=aligned((learners, 2, normed * net.adam), dtype),
+        statistics=aligned((learners, 4, units if net.normalization == NORMALIZATIONS["online"] else 0), dtype),
+        moment1=aligned((learners, moments), dtype),
+        moment2=aligned((learners, moments), dtype),
+        beta_power=np.ones((learners, 2, units + 1)),
+        utility=np.zeros((learners, units), dtype),
+        mean=np.zeros((learners, units), dtype),
+        decay_power=np.ones((learners, units), dtype),
+        age=np.zeros((learners, units), np.int64),
+        row_sum=np.zeros((learners, inputs + units), dtype),
+        column_sum=aligned((learners, units + outputs), dtype),
+        eligible=np.zeros((learners, hidden), np.int64),
+        replaced=np.zeros((learners, hidden), np.int64),
+        diverged_at=np.full(learners, -1, np.int64),
+    )
+    for layer, (m, n) in enumerate(pairwise(net.sizes.tolist())):
+        bound = net.bound[layer] if layer < hidden else uniform_bound("lecun", m, n, 1.0)
+        for r, seed in enumerate(seeds):
+            drawn = streams.uniform(streams.stream_key(seed, "initial weights", layer), 0, (n, m))
+            matrix_of(net, state.parameters, layer)[r, :-1] = ((2.0 * drawn - 1.0) * bound).T
+    for norm in norms_of(net, state):
+        for name, value in norm.items():
+            value[...] = name in ("scale", "variance")
+    return state
+
+
+def matrix_of(net: Net, parameters: Array, layer: int) -> Array:
+    """View of a layer's weights with the bias as last row, (learners, in + 1, out), in flat parameters."""
+    begin, end, width = net.weight_at[layer], net.weight_at[layer + 1], int(np.diff(net.unit_at)[layer + 1])
+    return parameters[:, begin:end].reshape(len(parameters), -1, width)[:, :, : net.sizes[layer + 1]]
+
+
+def norms_of(net: Net, state: State) -> list[dict[str, Array]]:
+    """Views of what normalises each hidden layer, (learners, units) by name; no names without normalisation."""
+    found: list[dict[str, Array]] = []
+    for begin, units in zip(net.unit_at[1:-2] - net.unit_at[1], net.sizes[1:-1], strict=True):
+        of = slice(int(begin), int(begin + units))
+        views = {"scale": state.affine[:, SCALE, of], "shift": state.affine[:, SHIFT, of]}
+        if state.statistics.size:
+            views |= {"mean": state.statistics[:, MEAN, of], "variance": state.statistics[:, VARIANCE, of]}
+        found.append(views if state.affine.size else {})
+    return found
+
+
+def _below_one(name: str, value: ArrayLike, learners: int, why: str) -> NDArray[np.float64]:
+    given = per_learner(name, value, learners, 0.0, 1.0)
+    if (given == 1.0).any():
+        raise ValueError(f"{name} must be below 1: {why}")
+    return given

@@ -1,0 +1,131 @@
+"""Any picture becomes 32 x 32 x 3 bytes by the box filter."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pliant.data import DataError
+from pliant.data.decode import decoded, reduced
+from pliant.data.listing import listing
+from tests.data.makers import class_folders, picture, zipped
+
+
+def encoded(array, form="PNG", mode=None, **options):
+    out = io.BytesIO()
+    image = Image.fromarray(np.asarray(array))
+    (image.convert(mode) if mode else image).save(out, form, **options)
+    return out.getvalue()
+
+
+def pixels(content):
+    return np.frombuffer(reduced(content), np.uint8).reshape(32, 32, 3)
+
+
+def test_a_picture_of_the_right_size_is_untouched():
+    array = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert (pixels(encoded(array)) == array).all()
+
+
+def test_each_pixel_is_the_mean_of_the_area_it_covers():
+    array = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    means = array.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert np.abs(pixels(encoded(array)) - means).max() <= 1.0  # Pillow rounds after each direction
+
+
+def test_a_picture_that_is_not_square_is_squeezed_whole():
+    column = np.repeat(np.arange(32, dtype=np.uint8) * 8, 4)  # 128 columns
+    array = np.broadcast_to(column[None, :, None], (64, 128, 3))
+    assert (pixels(encoded(array)) == (np.arange(32) * 8)[None, :, None]).all()
+
+
+def test_a_small_picture_is_enlarged_by_repeating():
+    array = np.random.default_rng(0).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+    assert (pixels(encoded(array)) == array.repeat(2, axis=0).repeat(4, axis=1)).all()
+
+
+GREY = np.full((40, 50), 77, np.uint8)
+RED = np.broadcast_to(np.array([200, 30, 40], np.uint8), (40, 50, 3))
+HALF_RED = np.dstack([RED, np.full((40, 50), 128, np.uint8)])
+KINDS = {
+    "grey": (encoded(GREY), (77, 77, 77), 0),
+    "grey and alpha": (encoded(HALF_RED, mode="LA"), (82, 82, 82), 0),
+    "16 bits of grey": (encoded((GREY.astype(np.uint16) << 8) + 99), (77, 77, 77), 0),
+    "alpha": (encoded(HALF_RED), (200, 30, 40), 0),
+    "palette": (encoded(RED, mode="P"), (200, 30, 40), 60),
+    "palette, transparent": (encoded(RED, "GIF", transparency=0), (200, 30, 40), 60),
+    "black and white": (encoded(np.full((40, 50), 255, np.uint8), mode="1"), (255, 255, 255), 0),
+    "jpeg": (encoded(RED, "JPEG", quality=95), (200, 30, 40), 3),
+    "cmyk": (encoded(RED, "JPEG", mode="CMYK", quality=95), (200, 30, 40), 6),
+    "webp": (encoded(RED, "WEBP", quality=90), (200, 30, 40), 6),
+    "bmp": (encoded(RED, "BMP"), (200, 30, 40), 0),
+    "tiff": (encoded(RED, "TIFF"), (200, 30, 40), 0),
+}
+
+
+@pytest.mark.parametrize(("content", "colour", "tolerance"), KINDS.values(), ids=KINDS)
+def test_every_kind_of_picture_becomes_rgb(content, colour, tolerance):
+    found = pixels(content).astype(int)
+    assert np.abs(found - np.array(colour)).max() <= tolerance
+
+
+def test_fractions_and_32_bits_are_refused():
+    with pytest.raises(ValueError, match="fractions: convert it to 8 bits"):
+        reduced(encoded(GREY.astype(np.float32), "TIFF"))
+    with pytest.raises(ValueError, match="32 bits: convert it to 8 or 16"):
+        reduced(encoded(GREY.astype(np.int32) << 16, "TIFF"))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_processes_give_what_this_one_gives_in_the_same_order(tmp_path, packed):
+    source = class_folders(tmp_path / "set", classes=50, each=25)  # enough to be worth processes
+    names = listing(source).names
+    here = b"".join(reduced((source / name).read_bytes()) for name in names)
+    if packed:
+        source = zipped(source, tmp_path / "set.zip")
+    assert b"".join(decoded(source, names, processes=2)) == here
+
+
+def test_a_picture_that_a_process_cannot_read_is_named(tmp_path):
+    source = class_folders(tmp_path, classes=50, each=25)
+    (source / "class3" / "017.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"'class3/017\.png' cannot be read as a picture \(UnidentifiedImageError"):
+        list(decoded(source, listing(source).names, processes=2))
+
+
+def test_a_process_that_dies_is_an_error_that_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr("pliant.data.decode._COMMAND", "import os; os._exit(1)")
+    source = class_folders(tmp_path, classes=50, each=25)
+    with pytest.raises(DataError, match=r"a decoder died somewhere from 'class0/000\.png' to "):
+        list(decoded(source, listing(source).names, processes=2))
+
+
+def test_a_truncated_picture_is_named(tmp_path):
+    picture(tmp_path / "a" / "1.jpg", size=(200, 200))
+    file = tmp_path / "a" / "1.jpg"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"'a/1\.jpg' cannot be read as a picture \(OSError: .*truncated"):
+        list(decoded(tmp_path, ["a/1.jpg"]))
+
+
+def test_a_picture_whose_checksum_in_the_zip_is_wrong_is_named(tmp_path):
+    path = zipped(class_folders(tmp_path / "set"), tmp_path / "set.zip")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"IDAT") + 6  # stored uncompressed, so this is within the first picture
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"set\.zip: 'class0/000\.png' cannot be read .*Bad CRC-32"):
+        list(decoded(path, listing(path).names))
+
+
+def test_a_script_without_a_main_guard_may_prepare(tmp_path):
+    class_folders(tmp_path / "data" / "mine", classes=50, each=25)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom pliant.data import load\nprint(len(load('mine', Path('data')).train))"
+    )
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("1250\n", "")

@@ -1,0 +1,139 @@
+"""Which pictures there are, of which class, and which are for the test."""
+
+import os
+
+import pytest
+
+from pliant.data import DataError
+from pliant.data.listing import listing
+from tests.data.makers import class_folders, picture, tiny_imagenet, zipped
+
+
+def test_class_folders_are_ordered_by_class_then_file_name(tmp_path):
+    for name in ["b/2.png", "b/10.png", "a/9.png", "c/1.PNG"]:
+        picture(tmp_path / name)
+    found = listing(tmp_path)
+    assert found.classes == ("a", "b", "c")
+    assert found.train == (("a/9.png", 0), ("b/10.png", 1), ("b/2.png", 1), ("c/1.PNG", 2))
+    assert found.test == ()
+
+
+def test_a_zip_lists_what_its_folder_lists(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    packed = listing(zipped(folder, tmp_path / "set.zip"))
+    assert (packed.classes, packed.train) == (listing(folder).classes, listing(folder).train)
+
+
+def test_folders_around_the_classes_do_not_matter(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    packed = listing(zipped(folder, tmp_path / "set.zip", root="mine/pictures/"))
+    assert packed.classes == ("class0", "class1", "class2")
+    assert packed.train[0] == ("mine/pictures/class0/000.png", 0)
+
+
+def test_a_single_class_is_a_class(tmp_path):
+    class_folders(tmp_path, classes=1)
+    assert listing(tmp_path).classes == ("class0",)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_tiny_imagenet_as_published_takes_val_as_its_test_set(tmp_path, packed):
+    root = tiny_imagenet(tmp_path)
+    source = zipped(root, tmp_path / "tiny.zip", root="tiny-imagenet-200/") if packed else root
+    found = listing(source)
+    prefix = "tiny-imagenet-200/" if packed else ""
+    assert found.classes == ("n01", "n02")
+    assert [label for _, label in found.train] == [0, 0, 1, 1]
+    names = [(name.removeprefix(prefix), label) for name, label in found.test]
+    assert names == [("val/images/val_1.JPEG", 0), ("val/images/val_0.JPEG", 1), ("val/images/val_2.JPEG", 1)]
+
+
+@pytest.mark.parametrize("tested", ["val", "test"])
+def test_train_and_val_or_test_with_class_folders_in_each(tmp_path, tested):
+    class_folders(tmp_path / "train")
+    class_folders(tmp_path / tested, classes=2, each=1)
+    found = listing(tmp_path)
+    assert len(found.train) == 6
+    assert found.test == ((f"{tested}/class0/000.png", 0), (f"{tested}/class1/000.png", 1))
+
+
+def test_train_alone_has_no_test_set(tmp_path):
+    class_folders(tmp_path / "train")
+    assert (len(listing(tmp_path).train), listing(tmp_path).test) == (6, ())
+
+
+def test_hidden_files_and_other_files_are_not_looked_at(tmp_path):
+    class_folders(tmp_path)
+    before = listing(tmp_path)
+    picture(tmp_path / "__MACOSX" / "class0" / "000.png")
+    (tmp_path / "class0" / "._000.png").write_bytes(b"?")
+    (tmp_path / "class0" / "notes.txt").write_text("notes")
+    assert listing(tmp_path) == before
+
+
+def test_the_key_changes_with_a_name_a_size_a_time_and_a_checksum(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    file = folder / "class0" / "000.png"
+    keys = [listing(folder).key]
+    assert listing(folder).key == keys[0]
+    os.utime(file, (1e9, 1e9))
+    keys.append(listing(folder).key)
+    file.write_bytes(file.read_bytes() + b"\0")
+    os.utime(file, (1e9, 1e9))
+    keys.append(listing(folder).key)
+    keys.append(listing(zipped(folder, tmp_path / "one.zip")).key)
+    file.write_bytes(file.read_bytes()[:-1] + b"\1")  # as long as before
+    keys.append(listing(zipped(folder, tmp_path / "two.zip")).key)
+    file.rename(folder / "class0" / "0000.png")
+    keys.append(listing(folder).key)
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_picture_whose_class_cannot_be_told_is_named(tmp_path):
+    class_folders(tmp_path)
+    picture(tmp_path / "class0" / "more" / "1.png")
+    with pytest.raises(DataError, match=r"of which class is 'class0/more/1\.png'\? Give class folders"):
+        listing(tmp_path)
+
+
+def test_pictures_without_folders_are_refused(tmp_path):
+    picture(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"of which class is '1\.png'"):
+        listing(tmp_path)
+
+
+def test_a_test_class_that_nobody_learns_is_named(tmp_path):
+    class_folders(tmp_path / "train", classes=2)
+    class_folders(tmp_path / "val", classes=3)
+    with pytest.raises(DataError, match="class 'class2' of the test set is none of the 2 to learn"):
+        listing(tmp_path)
+
+
+def test_a_picture_that_the_annotations_leave_out_is_named(tmp_path):
+    root = tiny_imagenet(tmp_path)
+    picture(root / "val" / "images" / "val_9.JPEG")
+    with pytest.raises(DataError, match=r"does not tell the class of 'val/images/val_9\.JPEG'"):
+        listing(root)
+
+
+@pytest.mark.parametrize("keep", [0, 10, -10])
+def test_a_truncated_zip_is_named(tmp_path, keep):
+    path = zipped(class_folders(tmp_path / "set"), tmp_path / "set.zip")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"set\.zip is truncated, damaged or no zip"):
+        listing(path)
+
+
+def test_nothing_and_no_pictures_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no .*nowhere: give a zip or folder"):
+        listing(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no pictures"):
+        listing(tmp_path / "empty")
+
+
+def test_a_loop_of_links_ends(tmp_path):
+    class_folders(tmp_path / "set")
+    (tmp_path / "set" / "class0" / "loop").symlink_to(tmp_path / "set")
+    with pytest.raises(DataError, match="of which class is"):
+        listing(tmp_path / "set")

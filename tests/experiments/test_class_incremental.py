@@ -1,0 +1,356 @@
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.testing import assert_close
+
+from pliant.experiments.class_incremental import ClassIncremental, Config, scheduled
+from pliant.lab import Context
+from pliant.lab.checkpoint import from_bytes, to_bytes
+from tests.experiments.small_pictures import make_pictures
+from tests.kill_and_resume import kill_and_resume
+
+EXPERIMENT = ClassIncremental()
+SHORT = {
+    "dataset": "small",
+    "increment": 2,
+    "tasks": 2,
+    "epochs": 3,
+    "width": 4,
+    "batch": 10,
+    "train_images": 15,
+    "validation_images": 5,
+    "test_images": 6,
+}
+CBP = {"method": "cbp", "replacement_rate": 1.0, "maturity_threshold": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data(tmp_path_factory):
+    """A folder of data sets with one small set in it, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("data")
+    make_pictures(folder / "small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLIANT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def begin(data, pieces=7, **settings):
+    """A run that advances by a few pieces at a time, so that it can be stopped anywhere."""
+    state = EXPERIMENT.start([Config(**{**SHORT, **settings})], Context(data=data))
+    state.pieces_an_advance = pieces
+    return state
+
+
+def finish(state):
+    """All rows from here on."""
+    rows = []
+    while state.statuses()[0].word == "running":
+        rows.append(EXPERIMENT.advance(state))
+    return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+
+
+@cache
+def straight_run(data, settings):
+    """A finished run of these settings, and its rows."""
+    state = begin(data, **dict(settings))
+    return state, finish(state)
+
+
+def straight(data, **settings):
+    return straight_run(data, tuple(settings.items()))
+
+
+def equal(first, second):
+    return all(np.array_equal(first[name], second[name], equal_nan=True) for name in first)
+
+
+# -- the protocol -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_has_the_pictures_of_all_classes_so_far_and_a_row(data):
+    state = begin(data, tasks=3)
+    seen = []
+    learn = state.learner.learn
+    state.learner.learn = lambda x, labels, among: (
+        seen.append((among, len(x), labels.tolist())),
+        learn(x, labels, among),
+    )[1]
+    rows = finish(state)
+    assert rows["classes"].tolist() == [2, 4, 6]
+    assert [among for among, _, _ in seen] == [2] * 9 + [4] * 18 + [6] * 27
+    first_epoch_of_the_last_task = [label for _, _, labels in seen[27:36] for label in labels]
+    assert np.bincount(first_epoch_of_the_last_task).tolist() == [15] * 6
+    assert state.steps_done == state.steps_total
+
+
+def test_it_learns(data):
+    rows = finish(begin(data, pieces=50, epochs=6))
+    assert rows["test_accuracy"][1] > 0.8
+    assert (rows["best_test_accuracy"] >= rows["test_accuracy"]).all()
+    assert ((rows["best_epoch"] >= 1) & (rows["best_epoch"] <= 6)).all()
+
+
+def test_outputs_of_classes_not_yet_seen_only_decay(data):
+    state = begin(data, pieces=1)
+    before = state.learner.network.head.weight.detach().clone()
+    state.learn_a_while()
+    after = state.learner.network.head.weight.detach()
+    shrunk = before * (1 - 0.1 * 5e-4)
+    assert_close(after[2:], shrunk[2:], rtol=1e-6, atol=0)
+    assert not torch.allclose(after[:2], shrunk[:2])
+
+
+def test_parts_of_the_data_do_not_overlap_and_validation_comes_first(data):
+    state = begin(data)
+    parts = [getattr(state.data, name).pixels for name in ("validation", "train", "test")]
+    assert [len(part) for part in parts] == [20, 60, 24]
+    as_bytes = [{picture.numpy().tobytes() for picture in part} for part in parts]
+    assert len(set.union(*as_bytes)) == 104
+    from pliant.data import load
+
+    images = load("small", data).train
+    first_class = images.pixels[images.labels == generator_order(state)[0]]
+    assert np.array_equal(parts[0][:5].reshape(5, 32, 32, 3).numpy(), first_class[:5])
+    assert np.array_equal(parts[1][:15].reshape(15, 32, 32, 3).numpy(), first_class[5:20])
+    assert np.array_equal(parts[2][:6].reshape(6, 32, 32, 3).numpy(), first_class[20:])
+
+
+def generator_order(state):
+    from pliant.streams import generator
+
+    return generator(state.config.seed, "class order").permutation(state.config.classes)
+
+
+def test_the_step_size_falls_by_fifths_after_60_120_and_160_of_200_epochs():
+    sizes = [scheduled(0.1, epoch, 200) for epoch in range(200)]
+    assert sizes == pytest.approx([0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40)
+
+
+def test_the_state_best_in_validation_is_restored_at_the_end_of_a_task(data):
+    state = begin(data, pieces=1, tasks=1, epochs=6)
+    best, chosen = -1.0, None
+    rows = []
+    while not rows:
+        epoch = state.epoch
+        kept = {name: value.clone() for name, value in state.learner.network.state_dict().items()}
+        rows = state.learn_a_while()
+        if state.epoch != epoch and not rows and state.best["validation_accuracy"] > best:
+            best, chosen = state.best["validation_accuracy"], kept
+    assert rows[0]["validation_accuracy"] == best
+    assert rows[0]["best_epoch"] < 6, "the last epoch was the best: the test shows nothing with this seed"
+    for name, value in state.learner.network.state_dict().items():
+        assert_close(value, chosen[name], rtol=0, atol=0)
+
+
+def test_pictures_for_validation_and_test_are_not_augmented_unless_asked(data):
+    plain, noisy = begin(data, pieces=1, tasks=1), begin(data, pieces=1, tasks=1, augment_test=True)
+    seen = {}
+    for name, state in (("plain", plain), ("noisy", noisy)):
+        right = state.learner.right
+        state.learner.right = lambda x, labels, among, name=name, right=right: (
+            seen.setdefault(name, []).append(x.clone()),
+            right(x, labels, among),
+        )[1]
+        finish(state)
+    validation, test = (getattr(plain.data, part) for part in ("validation", "test"))
+    assert_close(seen["plain"][0], validation.batch(np.arange(10))[0])
+    assert_close(seen["plain"][1], test.batch(np.arange(12))[0])
+    assert_close(seen["noisy"][0], seen["plain"][0])
+    assert not torch.allclose(seen["noisy"][1], seen["plain"][1])
+
+
+# -- the methods --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "reset"),
+    [
+        ({"method": "bp"}, ["head.weight", "stem.weight", "norm.running_mean"], []),
+        ({"method": "head"}, ["stem.weight", "norm.running_mean"], ["head.weight"]),
+        ({"method": "full"}, [], ["head.weight", "stem.weight", "norm.running_mean", "norm.weight"]),
+        (
+            {"method": "full", "reset": "parameters"},
+            ["norm.running_mean"],
+            ["head.weight", "stem.weight", "norm.weight"],
+        ),
+    ],
+)
+def test_what_starts_over_at_a_new_task(data, settings, kept, reset):
+    state = begin(data, pieces=1, **settings)
+    while state.task == 0:
+        state.learn_a_while()
+    before = {name: value.clone() for name, value in state.learner.network.state_dict().items()}
+    momentum = dict(state.learner.optimizer.state)
+    state.begin_task()
+    after = state.learner.network.state_dict()
+    assert {name: bool(torch.equal(before[name], after[name])) for name in (*kept, *reset)} == {
+        **dict.fromkeys(kept, True),
+        **dict.fromkeys(reset, False),
+    }
+    buffers = {name: bool(momentum[p]["momentum_buffer"].any()) for name, p in state.learner.network.named_parameters()}
+    forgotten = reset if settings.get("reset") != "parameters" else []
+    for name in ("head.weight", "stem.weight"):
+        assert buffers[name] == (name not in forgotten)
+
+
+def test_a_fully_reset_network_is_one_that_was_just_built(data):
+    state = begin(data, pieces=50, method="full")
+    while state.task == 0:
+        state.learn_a_while()
+    state.begin_task()
+    fresh = begin(data, method="full")
+    fresh.learner.start_over(task=state.task)
+    for name, value in state.learner.network.state_dict().items():
+        assert_close(value, fresh.learner.network.state_dict()[name], rtol=0, atol=0)
+
+
+def test_methods_of_a_seed_start_alike_and_see_the_same_batches(data):
+    first = finish(begin(data, tasks=1))
+    for settings in ({"method": "full"}, {**CBP, "maturity_threshold": 1000}):
+        assert equal(first, finish(begin(data, tasks=1, **settings)))
+    assert first["weight_magnitude"] != finish(begin(data, tasks=1, seed=1))["weight_magnitude"]
+
+
+@pytest.mark.parametrize(("units", "groups"), [("traced", 8), ("traced-residual", 12), ("article", 17)])
+def test_continual_backprop_replaces_units_of_every_group(data, units, groups):
+    state, _ = straight(data, **CBP, units=units)
+    replaced = {name: group["replaced"][0] for name, group in state.learner.cbp.stats().items()}
+    assert len(replaced) == groups
+    assert min(replaced.values()) >= 20
+
+
+def test_shrink_and_perturb_adds_noise_to_every_parameter_after_a_step(data):
+    plain, noisy = begin(data, pieces=1), begin(data, pieces=1, method="snp", noise_std=1e-2)
+    for state in (plain, noisy):
+        state.learn_a_while()
+    pairs = zip(plain.learner.network.parameters(), noisy.learner.network.parameters(), strict=True)
+    noise = torch.cat([(b - a).detach().flatten() for a, b in pairs])
+    assert float(noise.std()) == pytest.approx(1e-2, rel=0.05)
+    assert (noise != 0).all()
+
+
+def test_bfloat16_autocast_learns_close_to_float32_but_not_alike(data):
+    exact, rough = (finish(begin(data, tasks=1, precision=each)) for each in ("float32", "bfloat16"))
+    assert rough["weight_magnitude"][0] == exact["weight_magnitude"][0]  # measured before learning
+    assert abs(rough["test_accuracy"] - exact["test_accuracy"]) < 0.4
+    states = [begin(data, tasks=1, precision=each) for each in ("float32", "bfloat16")]
+    for state in states:
+        state.learn_a_while()
+    weights = [state.learner.network.head.weight for state in states]
+    assert not torch.equal(*weights)
+    assert_close(*weights, rtol=0.1, atol=0.05)
+
+
+# -- stopping, resuming, diverging ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "advances"),
+    [
+        (CBP, 3),
+        ({**CBP, "units": "article", "optimizer_state": "keep", "hand_over_mean": False}, 5),
+        ({"method": "full"}, 2),
+        ({"method": "snp", "noise_std": 1e-3}, 1),
+    ],
+)
+def test_stopping_and_resuming_changes_nothing(data, settings, advances):
+    straight_state, rows = straight(data, **settings)
+    state = begin(data, **settings)
+    before = [EXPERIMENT.advance(state) for _ in range(advances)]
+    assert 0 < state.steps_done < state.steps_total
+    resumed = begin(data, **settings)
+    resumed.load_state_dict(from_bytes(to_bytes(state.state_dict())))
+    EXPERIMENT.advance(state)  # what was saved must not follow
+    after = finish(resumed)
+    joined = {name: np.concatenate([*(each[name] for each in before), after[name]]) for name in after}
+    assert equal(joined, rows)
+    for name, value in resumed.learner.network.state_dict().items():
+        assert_close(value, straight_state.learner.network.state_dict()[name], rtol=0, atol=0)
+    if settings["method"] == "cbp":
+        assert min(group["replaced"][0] for group in straight_state.learner.cbp.stats().values()) >= 20
+        assert resumed.learner.cbp.stats() == straight_state.learner.cbp.stats()
+
+
+def test_how_far_an_advance_goes_does_not_matter(data):
+    assert equal(straight(data, **CBP)[1], finish(begin(data, pieces=40, **CBP)))
+
+
+def test_other_pictures_under_the_same_name_are_refused(data, tmp_path):
+    state = begin(data).state_dict()
+    make_pictures(tmp_path / "small", seed=1)
+    with pytest.raises(ValueError, match="began with other pictures of 'small'"):
+        begin(tmp_path).load_state_dict(state)
+
+
+def test_a_diverged_run_is_a_result(data):
+    state = begin(data, step_size=1e30)
+    finish(state)
+    status = state.statuses()[0]
+    assert status.word == "diverged"
+    assert 1 <= status.step <= 7
+
+
+def test_a_killed_study_resumes_to_the_same_rows(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLIANT_DATA", str(data))
+    settings = {**SHORT, "epochs": 5, "replacement_rate": 1.0, "maturity_threshold": 1}
+    target = "pliant.experiments.class_incremental:ClassIncremental"
+    run = [target, "--profile", "quick", "--methods", "cbp", "--seeds", "0"]
+    run += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    kills = kill_and_resume(run, kills=1, seed=3, folder=tmp_path)
+    assert [kill.differing for kill in kills] == [0]
+
+
+# -- settings, profiles, figure -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"replacement_rate": 1e-3}, "replacement_rate is for method cbp, not bp: add --methods cbp"),
+        ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),
+        ({"noise_std": 1e-5}, "noise_std is for method snp"),
+        ({"method": "snp"}, "method snp needs noise_std > 0"),
+        ({"rate": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": 4}, "has 6 classes, and 8 are wanted"),
+        ({"train_images": 16}, "26 pictures, and 5 for validation . 16 for learning . 6 for test are wanted"),
+    ],
+)
+def test_too_few_classes_or_pictures_are_errors_that_say_how_many_there_are(data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        begin(data, **settings)
+
+
+def test_the_paper_profile_is_the_published_one():
+    configs = EXPERIMENT.runs("paper")
+    assert len(configs) == len(set(configs)) == 150
+    assert {config.method for config in configs} == {"bp", "cbp", "head", "full", "snp"}
+    assert {(c.dataset, c.width, c.increment, c.tasks, c.epochs, c.batch) for c in configs} == {
+        ("cifar-100", 64, 5, 20, 200, 90)
+    }
+    assert {(c.step_size, c.momentum, c.weight_decay) for c in configs} == {(0.1, 0.9, 5e-4)}
+    assert {(c.replacement_rate, c.maturity_threshold) for c in configs if c.method == "cbp"} == {(1e-5, 1000)}
+    assert {c.noise_std for c in configs if c.method == "snp"} == {1e-5}
+
+
+def test_the_figure_compares_with_the_network_that_starts_over(data):
+    pandas = pytest.importorskip("pandas")
+    tables = []
+    for method in ("bp", "full"):
+        config = Config(**SHORT, method=method)
+        tables.append(pandas.DataFrame(straight(data, method=method)[1]).assign(**config.model_dump()))
+    figure = EXPERIMENT.figure(pandas.concat(tables))
+    assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["test accuracy", "accuracy less that of new network"]
+    assert {text.get_text() for text in figure.axes[0].texts} == {"backprop", "new network"}

@@ -1,0 +1,101 @@
+import numpy as np
+import pandas
+import pytest
+from scipy.stats import t as student
+
+from pliant.lab.errors import LabError
+from pliant.lab.summary import Manner, curves, least_is_best, lines, reference
+
+MEASURED = ["task", "accuracy"]
+
+
+def study(values, method="bp", step_size=0.1, seeds=None, status="done"):
+    """Rows of runs whose accuracies are `values` (seeds, tasks)."""
+    values = np.array(values, dtype=float)
+    seeds = range(len(values)) if seeds is None else seeds
+    return pandas.concat(
+        pandas.DataFrame(
+            {"run": seed, "method": method, "seed": seed, "step_size": step_size, "width": 100, "status": status}
+            | {"diverged_at": None, "commit": "c", "task": np.arange(1, len(own) + 1), "accuracy": own}
+        )
+        for seed, own in zip(seeds, values, strict=True)
+    )
+
+
+def test_a_curve_is_the_runs_that_differ_in_the_seed_alone():
+    rows = pandas.concat(
+        [study([[1, 2], [3, 4]]), study([[5, 6]], step_size=0.2), study([[7, 8]], method="cbp", step_size=0.2)]
+    )
+    found = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    assert [curve.name for curve in found] == ["bp step_size=0.1", "bp step_size=0.2", "cbp step_size=0.2"]
+    assert [curve.seeds for curve in found] == [[0, 1], [0], [0]]
+    assert found[0].values.tolist() == [[1, 2], [3, 4]]
+
+
+def test_places_are_cut_into_equal_parts_and_averaged_within_a_run():
+    (curve,) = curves(study([[1, 3, 5, 7]]), MEASURED, "task", "accuracy", parts=2)
+    assert curve.values.tolist() == [[2, 6]]
+    assert curve.ends.tolist() == [2, 4]
+
+
+def test_differences_are_paired_by_seed_and_the_interval_is_students():
+    rows = pandas.concat(
+        [study([[1.0, 2.0], [5.0, 6.5], [9.0, 9.0]]), study([[0, 1.0], [0, 5.0], [0, 9.0]], method="cbp")]
+    )
+    found = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    line = list(lines(found, Manner(), reference(found, ["method=bp"])))[1:]
+    change = np.array([1.0, 1.5, 0.0])
+    half = student.ppf(0.975, 2) * change.std(ddof=1) / np.sqrt(3)
+    assert f"+{change.mean():.4f} ± {half:.4f}" in line[0]
+    gap = np.array([-1.0, -1.5, 0.0])
+    assert line[1].endswith(f"{gap.mean():.4f} ± {student.ppf(0.975, 2) * gap.std(ddof=1) / np.sqrt(3):.4f}")
+    assert line[0].endswith("-")
+
+
+def test_a_reference_is_paired_over_the_seeds_that_both_have():
+    rows = pandas.concat([study([[0, 1.0], [0, 2.0]]), study([[0, 5.0], [0, 9.0]], method="cbp", seeds=[1, 7])])
+    found = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    assert list(lines(found, Manner(), found[0]))[2].endswith("+3.0000")
+
+
+def test_a_diverged_run_is_counted_and_left_out():
+    rows = pandas.concat([study([[1, 2]]), study([[3, np.nan]], seeds=[1], status="diverged")])
+    (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    assert (curve.seeds, curve.diverged) == ([0], 1)
+    assert "1 (1 diverged)" in list(lines([curve], Manner()))[1]
+
+
+def test_a_curve_of_diverged_runs_has_no_numbers():
+    (curve,) = curves(study([[1, np.nan]], status="diverged"), MEASURED, "task", "accuracy")
+    assert list(lines([curve], Manner()))[1].split() == ["bp", "0", "(1", "diverged)", "-", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["method=bp"], "names 2 curves, not one, of: bp step_size=0.1; bp step_size=0.2"),
+        (["method=l2"], "names 0 curves"),
+    ],
+)
+def test_a_reference_must_be_one_curve(wanted, message):
+    found = curves(pandas.concat([study([[1, 2]]), study([[1, 2]], step_size=0.2)]), MEASURED, "task", "accuracy")
+    with pytest.raises(LabError, match=message):
+        reference(found, wanted)
+
+
+def test_an_unknown_column_is_named_with_the_nearest_known():
+    with pytest.raises(LabError, match="unknown column 'accurcy': did you mean 'accuracy'"):
+        curves(study([[1, 2]]), MEASURED, "task", "accurcy")
+
+
+def test_the_best_part_is_the_highest_of_an_accuracy_and_the_lowest_of_an_error():
+    (curve,) = curves(study([[1, 5, 2]]), MEASURED, "task", "accuracy", parts=3)
+    high, low = (list(lines([curve], Manner(least_is_best=least)))[1] for least in (False, True))
+    assert "5.0000 (2)" in high
+    assert "1.0000 (1)" in low
+    assert [least_is_best(name) for name in ("squared_error", "loss", "accuracy")] == [True, True, False]
+
+
+def test_the_spread_may_be_the_standard_error():
+    (curve,) = curves(study([[1.0], [2.0], [3.0]]), MEASURED, "task", "accuracy")
+    assert "2.0000 ± 0.5774" in list(lines([curve], Manner(spread="error")))[1]

@@ -1,0 +1,360 @@
+import copy
+
+import pytest
+import schedulefree
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from pliant import ContinualBackprop, chain_groups, reset_head, reset_network, reset_optimizer
+from pliant.optimizer_state import RULES
+from tests.networks import batch, convnet, enough, mlp, replaced, train
+
+LAYERS = {
+    "linear": lambda: nn.Linear(4, 3),
+    "convolution": lambda: nn.Conv2d(2, 3, 3),
+    "transposed": lambda: nn.ConvTranspose2d(2, 3, 3),
+    "batch norm": lambda: nn.BatchNorm1d(4),
+    "layer norm": lambda: nn.LayerNorm(4),
+    "lstm": lambda: nn.LSTM(4, 3, num_layers=2, bidirectional=True),
+    "gru cell": lambda: nn.GRUCell(4, 3),
+    "embedding": lambda: nn.Embedding(5, 3, padding_idx=1),
+    "attention": lambda: nn.MultiheadAttention(8, 2),
+    "attention over others": lambda: nn.MultiheadAttention(8, 2, kdim=4, vdim=6, add_bias_kv=True),
+    "transformer layer": lambda: nn.TransformerEncoderLayer(8, 2, 16),
+    "decoder layer": lambda: nn.TransformerDecoderLayer(8, 2, 16),
+    "prelu": lambda: nn.PReLU(3),
+    "whole network": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4)),
+}
+
+
+def same(first, second):
+    mine, theirs = first.state_dict(), second.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def spoil(model):
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(7)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_network_drawn_anew_equals_one_built_under_the_same_seed(layer):
+    torch.manual_seed(1)
+    model = LAYERS[layer]()
+    spoil(model)
+    before = torch.get_rng_state()
+    reset_network(model, seed=42)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(42)
+    assert same(model, LAYERS[layer]())
+
+
+def test_another_seed_draws_another_network_and_a_generator_gives_seeds():
+    drawn = []
+    generator = torch.Generator().manual_seed(0)
+    for seed in (1, 2, generator, generator, 1):
+        model = mlp()
+        reset_network(model, seed=seed)
+        drawn.append(model[0].weight.detach().clone())
+    assert all(not torch.equal(a, b) for k, a in enumerate(drawn[:4]) for b in drawn[:k])
+    assert torch.equal(drawn[4], drawn[0])
+
+
+def test_init_has_the_last_word_as_with_apply():
+    def init(module):
+        if isinstance(module, nn.Linear):
+            nn.init.orthogonal_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    model = mlp()
+    reset_network(model, seed=5, init=init)
+    torch.manual_seed(5)
+    built = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 2)).apply(init)
+    assert same(model, built)
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (nn.Sequential(nn.Linear(3, 3), Scale()), r"'1\.scale' \(Scale\)"),
+        (
+            nn.Sequential(weight_norm(nn.Linear(3, 3))),
+            r"'0\.parametrizations\.weight\.original0' \(ParametrizationList\)",
+        ),
+    ],
+)
+def test_a_parameter_that_nobody_can_draw_is_named_and_nothing_is_written(model, name):
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=rf"{name} cannot be drawn anew.*Give init="):
+        reset_network(model, seed=0)
+    assert same(model, before)
+
+
+def test_init_can_draw_what_no_layer_does():
+    model = nn.Sequential(nn.Linear(3, 3), Scale())
+    spoil(model)
+    reset_network(model, seed=0, init=lambda module: module.scale.fill_(1.0) if isinstance(module, Scale) else None)
+    assert model[1].scale.tolist() == [1.0] * 3
+
+
+def test_tied_weights_need_an_init_to_say_which_layer_draws_them():
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"'0\.weight', '1\.weight' are one tensor"):
+        reset_network(model, seed=0)
+    reset_network(model, seed=0, init=lambda module: getattr(module, "reset_parameters", list)())
+    shared = nn.Linear(3, 3)
+    reset_network(nn.Sequential(shared, nn.ReLU(), shared), seed=0)  # one module twice is no question
+
+
+def test_frozen_parameters_start_over_and_gradients_are_cleared():
+    model = mlp()
+    model(batch(0, (6,))[0]).sum().backward()
+    model[0].weight.requires_grad_(False)
+    reset_network(model, seed=8)
+    torch.manual_seed(8)
+    assert torch.equal(model[0].weight, nn.Linear(6, 12).weight)
+    assert not any(parameter.grad.any() for parameter in model.parameters())
+
+
+def test_running_statistics_start_over_unless_they_are_to_stay():
+    for statistics in (True, False):
+        model = convnet()
+        train(model, torch.optim.SGD(model.parameters(), lr=0.01), range(5), (2, 8, 8))
+        mean, count = model[0][1].running_mean.clone(), model[0][1].num_batches_tracked.clone()
+        reset_network(model, seed=0, statistics=statistics)
+        assert torch.equal(model[0][1].running_mean, torch.zeros(6) if statistics else mean)
+        assert count == 5
+        assert model[0][1].num_batches_tracked == (0 if statistics else 5)
+
+
+def test_wrappers_are_looked_through():
+    plain, wrapped = mlp(), nn.DataParallel(mlp())
+    reset_network(plain, seed=3)
+    reset_network(wrapped, seed=3)
+    assert same(plain, wrapped.module)
+
+
+# -- the optimizer's memory ------------------------------------------------------------------------------------------
+
+BUILD = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "SGD dampened": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, dampening=0.5),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "Adam amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "Adamax": lambda p: torch.optim.Adamax(p, lr=0.01),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=0.01),
+    "RAdam": lambda p: torch.optim.RAdam(p, lr=0.01),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.001, momentum=0.9, centered=True),
+    "Adadelta": lambda p: torch.optim.Adadelta(p, lr=0.5),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.05, lr_decay=0.1, initial_accumulator_value=0.2),
+    "Rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=0.05, t0=2),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.05),
+    "Muon": lambda p: torch.optim.Muon([each for each in p if each.dim() == 2], lr=0.01),
+    "SGDScheduleFree": lambda p: schedulefree.SGDScheduleFree(p, lr=0.5, warmup_steps=3),
+    "AdamWScheduleFree": lambda p: schedulefree.AdamWScheduleFree(p, lr=0.05, warmup_steps=3),
+    "RAdamScheduleFree": lambda p: schedulefree.RAdamScheduleFree(p, lr=0.05),
+}
+
+
+def built(name, model):
+    optimizer = BUILD[name](list(model.parameters()))
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return optimizer
+
+
+def test_every_optimizer_that_has_a_rule_is_tested():
+    assert {each.partition(".")[2] for each in RULES} == {name.split()[0] for name in BUILD}
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_after_a_full_reset_training_is_that_of_a_new_network_and_a_new_optimizer(name):
+    old, new = mlp(), mlp(seed=9)
+    old_optimizer = built(name, old)
+    train(old, old_optimizer, range(30))
+    reset_network(old, old_optimizer, seed=9)
+    assert same(old, new)
+    new_optimizer = built(name, new)
+    train(old, old_optimizer, range(30, 60))
+    train(new, new_optimizer, range(30, 60))
+    assert same(old, new)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_state_may_be_kept_or_only_averages_be_forgotten(name):
+    for policy in ("keep", "zero", "fresh"):
+        model = mlp()
+        optimizer = built(name, model)
+        train(model, optimizer, range(10))
+        average = "momentum_buffer" if name == "SGD" else "exp_avg"
+        held = optimizer.state[model[0].weight][average]
+        reset_network(model, optimizer, seed=9, optimizer_state=policy)
+        assert optimizer.state[model[0].weight][average] is held  # in place, for a captured graph
+        assert held.any().item() is (policy == "keep")
+        if name == "Adam":
+            assert optimizer.state[model[0].weight]["step"] == (0 if policy == "fresh" else 10)
+
+
+def test_resetting_the_optimizer_leaves_the_weights_and_may_be_for_some_of_them():
+    model = mlp()
+    optimizer = built("Adam", model)
+    train(model, optimizer, range(10))
+    before = copy.deepcopy(model)
+    reset_optimizer(optimizer, model[4].parameters())
+    assert same(model, before)
+    assert [optimizer.state[each]["step"].item() for each in model.parameters()] == [10.0] * 4 + [0.0] * 2
+    reset_optimizer(optimizer)
+    assert [optimizer.state[each]["step"].item() for each in model.parameters()] == [0.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: torch.optim.LBFGS(model.parameters()), "no rule to forget the state of LBFGS"),
+        (lambda model: torch.optim.SGD(mlp().parameters(), lr=0.1), "steps none of these parameters"),
+        (
+            lambda model: schedulefree.AdamWScheduleFree(model.parameters()),
+            "counts steps for all parameters of a group",
+        ),
+    ],
+)
+def test_what_cannot_be_forgotten_is_an_error_and_nothing_is_written(change, message):
+    model = mlp()
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=message):
+        reset_head(model[4], change(model), seed=0)
+    assert same(model, before)
+
+
+def test_unknown_state_is_an_error_and_keep_is_a_way_out():
+    model = mlp()
+    optimizer = built("Adam", model)
+    optimizer.state[model[0].weight]["curvature"] = torch.ones(12, 6)
+    with pytest.raises(ValueError, match="Adam keeps 'curvature', and no rule"):
+        reset_network(model, optimizer, seed=0)
+    reset_network(model, optimizer, seed=0, optimizer_state="keep")
+
+
+# -- the head --------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_is_zeroed_with_its_momentum_and_nothing_else_is_touched():
+    model = mlp()
+    optimizer = built("SGD", model)
+    train(model, optimizer, range(10))
+    with torch.no_grad():
+        model[4].weight[0, 0] = torch.nan
+    before = copy.deepcopy(model)
+    reset_head(model[4], optimizer, how="zero")
+    assert not model[4].weight.any()
+    assert not model[4].bias.any()
+    assert not optimizer.state[model[4].weight]["momentum_buffer"].any()
+    assert optimizer.state[model[2].weight]["momentum_buffer"].any()
+    assert same(model[:4], before[:4])
+
+
+def test_a_head_is_drawn_by_its_own_rule_or_by_init():
+    model = mlp()
+    reset_head(model[4], seed=6)
+    torch.manual_seed(6)
+    assert same(model[4], nn.Linear(9, 2))
+
+    def article(module):
+        nn.init.normal_(module.weight, std=(1 / 9) ** 0.5)
+        nn.init.zeros_(module.bias)
+
+    reset_head(model[4], seed=6, init=article)
+    assert not model[4].bias.any()
+    assert model[4].weight.any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs a seed"),
+        ({"how": "shrink"}, "unknown how 'shrink'; known: draw, zero"),
+        ({"how": "zero", "optimizer_state": "fill"}, "unknown optimizer_state 'fill'; known: fresh, zero, keep"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        reset_head(nn.Linear(2, 2), **settings)
+
+
+# -- beside continual backprop ---------------------------------------------------------------------------------------
+
+
+def with_cbp(model, optimizer="Adam", seed=1):
+    stepper = built(optimizer, model)
+    settings = {"replacement_rate": 0.05, "maturity_threshold": 5}
+    return stepper, ContinualBackprop(model, stepper, groups=chain_groups(model), seed=seed, **settings)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_a_restarted_method_on_a_reset_network_is_a_new_one_on_a_new_network(optimizer):
+    """But for the generator, which goes on: here it is set to where a new one starts."""
+    old, new = mlp(dtype=torch.float64), mlp(dtype=torch.float64)
+    old_optimizer, old_cbp = with_cbp(old, optimizer)
+    train(old, old_optimizer, range(103), dtype=torch.float64)
+    before = replaced(old_cbp)
+    enough(old_cbp)
+    reset_network(old, old_optimizer, seed=9)
+    new.load_state_dict(old.state_dict())
+    old_cbp.restart()
+    assert replaced(old_cbp) == before
+    assert not old_cbp.groups[0].age.any()
+    old_cbp.generators[0].manual_seed(1)
+    new_optimizer, new_cbp = with_cbp(new, optimizer)
+    train(old, old_optimizer, range(100), dtype=torch.float64)
+    train(new, new_optimizer, range(100), dtype=torch.float64)
+    enough(new_cbp)
+    for a, b in zip(old.parameters(), new.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert replaced(old_cbp) == {name: before[name] + count for name, count in replaced(new_cbp).items()}
+
+
+def test_a_restarted_method_draws_other_weights_than_before():
+    model = mlp()
+    optimizer, cbp = with_cbp(model)
+    state = cbp.generators[0].get_state()
+    train(model, optimizer, range(60))
+    cbp.restart()
+    assert not torch.equal(cbp.generators[0].get_state(), state)
+
+
+def test_a_head_of_its_own_count_makes_young_units_as_new_as_in_a_new_adam(monkeypatch):
+    """Entries of the head that were reset just before have the head's age, not their own."""
+    model = mlp(dtype=torch.float64)
+    optimizer, cbp = with_cbp(model)
+    train(model, optimizer, range(60), dtype=torch.float64)
+    enough(cbp, least=10)
+    monkeypatch.setattr(cbp, "select", lambda group, value: None)  # no more of them from here on
+    train(model, optimizer, range(5), dtype=torch.float64)
+    reset_head(model[4], optimizer, how="zero")
+    alone = nn.Linear(9, 2).double()
+    nn.init.zeros_(alone.weight)
+    nn.init.zeros_(alone.bias)
+    its_own = BUILD["Adam"](alone.parameters())
+    for step in range(60, 80):
+        x, y = batch(step, (6,), dtype=torch.float64)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        for mine, theirs in zip(alone.parameters(), model[4].parameters(), strict=True):
+            mine.grad = theirs.grad.clone()
+        optimizer.step()
+        its_own.step()
+        torch.testing.assert_close(model[4].weight, alone.weight)
