@@ -25,4 +25,34 @@ TABLE: dict[str, Entry] = {
         methods=("bp", "cbp", "linear", "l2", "snp"),
         profiles=("quick", "paper"),
     ),
+    "permuted-mnist": Entry(
+        target="pliant.experiments.permuted_mnist:PermutedMnist",
+        question="is the 800th permutation of the pixels learned as well as the first, online?",
+        methods=("bp", "adam", "l2", "snp", "dropout", "onlinenorm", "layernorm", "cbp", "linear"),
+        profiles=("quick", "small", "medium", "tuning", "paper"),
+    ),
+    "continual-imagenet": Entry(
+        target="pliant.experiments.continual_imagenet:ContinualImageNet",
+        question="is the 2,000th pair of classes learned as well as the first?",
+        methods=("bp", "l2", "snp", "cbp", "fresh"),
+        profiles=("quick", "small", "tuning", "paper"),
+    ),
+    "class-incremental-cifar-100": Entry(
+        target="pliant.experiments.class_incremental:ClassIncremental",
+        question="does a network that is given new classes learn them as well as one that starts over?",
+        methods=("bp", "cbp", "head", "full", "snp"),
+        profiles=("quick", "medium", "paper"),
+    ),
+    "warm-starting": Entry(
+        target="pliant.experiments.warm_starting:WarmStarting",
+        question="does a network that has learned half of the data end as well as one that meets all of it fresh?",
+        methods=("bp", "cbp", "snp"),
+        profiles=("quick", "small", "paper"),
+    ),
+    "switching-markov-chain": Entry(
+        target="pliant.experiments.switching_markov_chain:SwitchingMarkovChain",
+        question="does a recurrent network go on learning when the rule of its sequence is redrawn, again and again?",
+        methods=("bp", "cbp", "l2", "snp", "fresh"),
+        profiles=("quick", "small", "tuning"),
+    ),
 }
