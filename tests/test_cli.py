@@ -145,3 +145,48 @@ def test_a_missing_extra_names_the_line_that_installs_it(missing, command):
     assert ended.returncode == 2
     assert f'needs {missing}: pip install "pliant[lab]"' in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_report_says_how_each_curve_begins_and_ends(pliant, finished, tmp_path):
+    file = tmp_path / "rows.parquet"
+    pliant("export", str(finished), "--format", "parquet", "--out", str(file))
+    asked = ["--parts", "5", "--against", "method=nlms,step_size=0.5"]
+    _, of_folder, _ = pliant("report", str(finished), *asked)
+    status, of_file, _ = pliant("report", str(file), *asked)
+    assert status == 0
+    assert of_file.splitlines()[1:] == of_folder.splitlines()[1:]
+    assert "toy / tiny   squared_error by step, 5 parts" in of_file
+    assert "seeds 0-2; ± half the 95% interval" in of_file
+    assert "0 (3 diverged)" in of_file
+    assert len(of_file.splitlines()) == 3 + 4
+
+
+def test_report_of_some_runs_only(pliant, finished):
+    _, said, _ = pliant("report", str(finished), "--where", "method=nlms", "--metric", "weight_magnitude")
+    assert "weight_magnitude by step" in said
+    assert [line.split()[0] for line in said.splitlines()[3:]] == ["nlms", "nlms"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--metric", "squared_eror"], "unknown column 'squared_eror': did you mean 'squared_error'?"),
+        (["--where", "methd=nlms"], "unknown field 'methd': did you mean 'method'?"),
+        (["--where", "method=bp"], "no run has method=bp"),
+        (["--against", "method=nlms"], "method=nlms names 2 curves, not one"),
+        (["--spread", "sd"], "unknown spread 'sd'"),
+    ],
+)
+def test_a_report_of_what_is_not_there_is_refused(pliant, finished, asked, message):
+    status, _, errors = pliant("report", str(finished), *asked)
+    assert status == 2
+    assert message in errors
+
+
+def test_a_file_that_is_no_export_is_refused(pliant, tmp_path):
+    import pandas
+
+    pandas.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no")
+    assert "does not say which study it is of" in pliant("report", str(tmp_path / "other.parquet"))[2]
+    assert "cannot be read as Parquet" in pliant("report", str(tmp_path / "text.parquet"))[2]

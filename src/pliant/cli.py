@@ -1,4 +1,4 @@
-"""The command line: `pliant list | run | resume | status | plot | export | data`.
+"""The command line: `pliant list | run | resume | status | plot | report | export | data`.
 
 Exit status: 0 all runs finished (a diverged run is a result), 1 a run failed, 2 the request cannot
 be met: one line on standard error says why. 130 after Ctrl-C.
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
     print(f'pliant: the command line needs {error.name}: pip install "pliant[lab]"', file=sys.stderr)
     raise SystemExit(2) from None
 
-from pliant.data_cli import data
+from pliant.data_cli import data, telling
 
 if TYPE_CHECKING:
     from pliant.lab.study import Study
@@ -129,6 +129,23 @@ def plot(folder: Folder) -> None:
 
 
 @app.command()
+def report(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a study's folder, or the Parquet file of an export")],
+    metric: Annotated[str | None, typer.Option(help="a measured column [default: the experiment's second]")] = None,
+    over: Annotated[str | None, typer.Option(help="the column that says where in a run [default: its first]")] = None,
+    parts: Annotated[int, typer.Option(min=1, help="equal parts that a run is cut into")] = 10,
+    where: Annotated[list[str] | None, typer.Option(help="field=value: only such runs; may be repeated")] = None,
+    against: Annotated[str | None, typer.Option(help="field=value,...: the curve to compare with")] = None,
+    spread: Annotated[str, typer.Option(help="interval (95%) or error (standard error)")] = "interval",
+) -> None:
+    """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
+    from pliant.lab.summary import summary_lines
+
+    for line in summary_lines(path, metric, over, parts, where or [], against, spread):
+        print(line)
+
+
+@app.command()
 def export(
     folder: Folder,
     form: Annotated[str, typer.Option("--format", help="csv or parquet")] = "csv",
@@ -218,6 +235,7 @@ def _run(study: Study, at_once: int) -> int:
 
     for job in study.jobs:
         study.configs(job)  # an experiment that has changed is refused here, before anything runs
+    _find_data(study)
     _announce(study, at_once)
     for package, old, new in changed_versions(study.plan.versions):
         print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
@@ -232,6 +250,19 @@ def _run(study: Study, at_once: int) -> int:
         print(f"job {name} failed: {why}", file=sys.stderr)
     print(f"  resume  pliant resume {study.folder}" if outcome.failed else f"  plot    pliant plot {study.folder}")
     return 1 if outcome.failed else 0
+
+
+def _find_data(study: Study) -> None:
+    """Open every data set that the runs name: what is missing is said, and what is raw is prepared, before anything runs."""
+    data_sets = getattr(study.experiment, "data_sets", None)
+    if data_sets is None:
+        return
+    from pliant.data import load
+
+    configs = [config for job in study.jobs for config in study.configs(job)]
+    with telling():
+        for name in sorted({name for config in configs for name in data_sets(config)}):
+            load(name)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

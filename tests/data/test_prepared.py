@@ -2,6 +2,7 @@
 
 import json
 import logging
+import mmap
 import os
 import shutil
 import signal
@@ -53,12 +54,16 @@ def test_a_set_with_a_test_set_keeps_both(tmp_path):
         assert images.test.pixels[:, 0, 0].tolist() == [[0, 0, 200], [1, 0, 200], [2, 0, 200]]
 
 
+def is_mapped(array):
+    return isinstance(array, (np.memmap, mmap.mmap)) or (isinstance(array, np.ndarray) and is_mapped(array.base))
+
+
 def test_opening_again_decodes_nothing_and_maps_the_same_bytes(mine, monkeypatch):
     first = load("mine", mine)
     monkeypatch.setattr("pliant.data.prepared.decoded", None)
     again = load("mine", mine)
     assert again.sha256 == first.sha256 == fingerprint(again.train, None)
-    assert isinstance(again.train.pixels.base, np.memmap)
+    assert is_mapped(again.train.pixels)
 
 
 def test_writing_to_the_pixels_never_reaches_the_disk(mine, cache):

@@ -166,5 +166,8 @@ def serve() -> None:
                 answer = {"bytes": len(pixels)}
             except DataError as error:
                 pixels, answer = b"", {"error": str(error)}
-            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
-            sys.stdout.buffer.flush()
+            try:
+                sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:
+                os._exit(0)  # the parent is gone, and nobody is left to tell

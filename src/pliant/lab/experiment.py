@@ -89,14 +89,21 @@ StateT = TypeVar("StateT", bound=State)
 
 
 class Experiment(Protocol[ConfigT, StateT]):
-    """A problem, the methods that face it, and the figure that compares them."""
+    """A problem, the methods that face it, and the figure that compares them.
+
+    It may also have `data_sets(config)`, the names of the data sets that a run needs: the command line opens each before
+    anything runs, so that a missing one is an error at once.
+    """
 
     @property
     def Config(self) -> type[ConfigT]: ...
 
     @property
     def columns(self) -> Mapping[str, str]:
-        """Column -> its meaning and unit. Rows have these columns, no other and no fewer."""
+        """Column -> its meaning and unit. Rows have these columns, no other and no fewer.
+
+        The first says where in a run a row stands (step, task), the second is what the figure is about.
+        """
         ...
 
     @property

@@ -18,19 +18,70 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
+from pliant.lab.progress import duration
 from pliant.lab.statistics import Array, Estimate, estimate, paired_difference
+from pliant.lab.study import open_study
+from pliant.lab.table import exported, with_attrs
 
 if TYPE_CHECKING:
     import pandas
 
 PARTS = 10
+Spread: TypeAlias = Literal["interval", "error"]
 _NO_SETTING = ("run", "seed", "status", "diverged_at", "commit")
+
+
+def summary_lines(
+    path: Path,
+    metric: str | None,
+    over: str | None,
+    parts: int,
+    where: Sequence[str],
+    against: str | None,
+    spread: str,
+) -> Iterator[str]:
+    """The summary of a study's folder or of an exported file, as `pliant report` prints it."""
+    if spread not in ("interval", "error"):
+        raise unknown("spread", spread, ["interval", "error"])
+    rows: Any = exported(path) if path.is_file() else with_attrs(open_study(path))
+    measured: list[str] = rows.attrs["measured"]
+    place, metric = over or measured[0], metric or measured[1]
+    wanted: Any = rows
+    for condition in where:
+        name, _, value = condition.partition("=")
+        if name not in rows:
+            raise unknown("field", name, list(rows))
+        wanted = wanted[[_is(own, value) for own in wanted[name]]]
+    if not len(wanted):
+        raise LabError(f"no run has {' and '.join(where)}")
+    found = curves(wanted, measured, place, metric, parts)
+    seeds = sorted({seed for curve in found for seed in curve.seeds})
+    study, cost = (
+        f"{rows.attrs['name']} / {rows.attrs['profile']}",
+        f"{rows.attrs['seconds'] / 3600:.2f} hours of learning",
+    )
+    yield f"{study}   {metric} by {place}, {parts} parts   {cost}"
+    yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
+    manner = Manner(least_is_best(metric), spread)
+    yield from lines(found, manner, reference(found, against.split(",")) if against else None)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Such as "0-4, 7"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 @dataclass(frozen=True)
@@ -107,7 +158,7 @@ class Manner:
     """How numbers are written."""
 
     least_is_best: bool = False
-    spread: Literal["interval", "error"] = "interval"
+    spread: Spread = "interval"
 
     def text(self, value: Estimate, signed: bool = False) -> str:
         mean = f"{float(value.mean):{'+' if signed else ''}.4f}"

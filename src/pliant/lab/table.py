@@ -60,13 +60,19 @@ def _flat(settings: Settings) -> dict[str, Any]:
 
 def export(study: Study, form: str, file: Path) -> int:
     """Write all rows to `file`; their number. A Parquet file also says which study it is of, in its `attrs`."""
-    rows: Any = rows_of(study)
-    rows.attrs = about(study)
+    rows = with_attrs(study)
     if form == "csv":
         rows.to_csv(file, index=False)
     else:
         rows.to_parquet(file, index=False, compression="zstd")
     return len(rows)
+
+
+def with_attrs(study: Study) -> pandas.DataFrame:
+    """The rows, and in their `attrs` what they do not say: see `about`."""
+    rows: Any = rows_of(study)
+    rows.attrs = about(study)
+    return rows
 
 
 def about(study: Study) -> dict[str, Any]:
