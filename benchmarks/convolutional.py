@@ -1,4 +1,4 @@
-"""How long a step of Continual ImageNet's network takes: a plain PyTorch loop beside `pliant.experiments`, one thread, in one run.
+"""How long a step of Continual ImageNet's network takes: a plain PyTorch loop beside the experiment, one thread, in one run.
 
     python benchmarks/convolutional.py
 
@@ -19,7 +19,7 @@ import torch
 from networks import convolutional
 from torch.nn.functional import cross_entropy
 
-from pliant.data import ImageSet, Images, image_set
+from pliant.data import Images, ImageSet, image_set
 from pliant.experiments.continual_imagenet import Config, Learners, Pairs
 
 TURNS, WARM_UP, STEP_SIZE = 30, 10, 0.01  # epochs, epochs; small enough that two epochs of rounding stay small
@@ -30,7 +30,9 @@ def random_pictures() -> ImageSet:
     """Two classes of 700; the second is a little brighter."""
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(2), 700)
-    pixels = draw.integers(0, 246, (1400, 32, 32, 3), dtype=np.uint8) + (10 * labels[:, None, None, None]).astype(np.uint8)
+    pixels = draw.integers(0, 246, (1400, 32, 32, 3), dtype=np.uint8) + (10 * labels[:, None, None, None]).astype(
+        np.uint8
+    )
     return image_set("random", Images(pixels, labels, ("dark", "bright")), None)
 
 
@@ -78,7 +80,12 @@ def main() -> None:
     print(f"after 24 steps weights differ by at most {worst:.0e} of the largest")
     cbp.learn(WARM_UP)
     before = [group["replaced"][0] for group in cbp.method.stats().values()] if cbp.method else []
-    contestants = {"plain": plain.learn, "plain again": again.learn, "ours": lambda: bp.learn(1), "ours, cbp": lambda: cbp.learn(1)}
+    contestants = {
+        "plain": plain.learn,
+        "plain again": again.learn,
+        "ours": lambda: bp.learn(1),
+        "ours, cbp": lambda: cbp.learn(1),
+    }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(TURNS):
         for name in list(contestants)[:: 1 if turn % 2 else -1]:
@@ -92,7 +99,12 @@ def main() -> None:
     report("plain again / plain (noise)", times["plain again"], times["plain"], "")
     report("plain / ours", times["plain"], times["ours"], f"goal {GOAL}")
     report("plain / ours with cbp", times["plain"], times["ours, cbp"], "")
-    report("ours with cbp / ours", times["ours, cbp"], times["ours"], f"goal {1 + SHARE}, at least {min(replaced)} units of each layer")
+    report(
+        "ours with cbp / ours",
+        times["ours, cbp"],
+        times["ours"],
+        f"goal {1 + SHARE}, at least {min(replaced)} units of each layer",
+    )
 
 
 def report(what: str, one: list[float], other: list[float], note: str) -> None:

@@ -155,7 +155,7 @@ class _ModuleCopy:
     def _reset(self, seed: int) -> Tensor:
         copy = deepcopy(self.owner).cpu()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of devices, which nothing here draws from
             (getattr(copy, "reset_parameters", None) or cast(Any, copy)._reset_parameters)()
         return copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).detach()
 

@@ -34,6 +34,8 @@ from tests.units.test_hard_cases import everything, floats
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
+FIRST_TO_LAST = UnitGroup("first", [Slice("first.weight", 0)], [Slice("last.weight", 1)], Tap("last"))
+
 
 def batch(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -174,7 +176,8 @@ def test_dormancy_is_redo_s_own_score():
     assert all(rows.values())
 
 
-def test_a_stack_of_networks_has_a_row_for_each_run_equal_to_the_network_alone():
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_stack_of_networks_has_a_row_for_each_run_equal_to_the_network_alone(axis):
     nets = [mlp(seed=seed) for seed in range(3)]
     x = torch.stack([batch(50, 6, seed=seed) for seed in range(3)])
 
@@ -186,7 +189,9 @@ def test_a_stack_of_networks_has_a_row_for_each_run_equal_to_the_network_alone()
         return nn.Parameter(torch.stack([getattr(net[layer], name) for net in nets]).detach())
 
     stack = Net(run, w1=stacked(0, "weight"), b1=stacked(0, "bias"), w2=stacked(2, "weight"), read=nn.Identity())
-    group = UnitGroup("0", [Slice("w1", 0), Slice("b1", 0)], [Slice("w2", 1)], Tap("read"), hand_over={}, runs=3)
+    group = UnitGroup(
+        "0", [Slice("w1", 0), Slice("b1", 0)], [Slice("w2", 1)], Tap("read", axis=axis), hand_over={}, runs=3
+    )
     rows = diagnose(stack, x, groups=[group], loss=lambda output: output.square().sum()).rows
     assert [row.run for row in rows] == [0, 1, 2]
     assert "0 run 2" in str(diagnose(stack, x, groups=[group]))
@@ -200,6 +205,31 @@ def test_a_stack_of_networks_has_a_row_for_each_run_equal_to_the_network_alone()
                 row.run if name == "run" else pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
             )
             assert getattr(row, name) == expected, name
+
+
+def test_a_unit_is_dead_only_if_it_is_at_every_consumer():
+    def run(net, x):
+        h = net.first(x)
+        return net.one(torch.relu(h)) + net.other(torch.relu(-h))
+
+    model = Net(run, first=nn.Linear(6, 8), one=nn.Linear(8, 2), other=nn.Linear(8, 2))
+    with torch.no_grad():
+        model.first.bias[:3] = torch.tensor([-100.0, 100.0, 0.0])  # dead for one, dead for the other
+        model.first.weight[2] = 0.0  # dead for both
+    (row,) = diagnose(model, batch(20, 6)).rows
+    assert (row.dead, row.dormant_by_firing) == (1, 1)
+
+
+def test_what_is_written_over_later_was_read_before():
+    def run(net, x):
+        h = torch.relu(net.first(x))
+        y = net.last(h)
+        h.zero_()
+        return y
+
+    model = Net(run, first=nn.Linear(6, 8), last=nn.Linear(8, 2))
+    (row,) = diagnose(model, batch(20, 6), groups=[FIRST_TO_LAST]).rows
+    assert row.dead < 8
 
 
 def test_batches_in_a_list_count_as_one():
@@ -219,6 +249,13 @@ def test_a_cell_that_runs_at_every_step_is_read_at_every_step():
 # -- activation functions --------------------------------------------------------------------------------------------------
 
 
+def written_in_slices(z):
+    both = torch.zeros_like(z)
+    both[:, :4] = z[:, :4].tanh()
+    both[:, 4:] = z[:, 4:].relu()
+    return both
+
+
 @pytest.mark.parametrize(
     ("activation", "name"),
     [
@@ -227,6 +264,7 @@ def test_a_cell_that_runs_at_every_step_is_read_at_every_step():
         (lambda z: torch.sigmoid(z).clone().view(-1, 8), "sigmoid"),
         (lambda z: torch.cat([z[:, :4].tanh(), z[:, 4:].tanh()], 1), "tanh"),
         (lambda z: torch.cat([z[:, :4].tanh(), z[:, 4:].relu()], 1), None),
+        (written_in_slices, None),
         (nn.ReLU6(), "relu6"),
         (nn.Hardtanh(), "hardtanh"),
         (nn.Hardtanh(-2.0, 2.0), None),
@@ -308,11 +346,9 @@ def test_a_model_that_writes_to_its_own_parameters_and_attributes_is_put_back():
         return net.last(torch.relu(net.first(x)))
 
     model = Net(run, first=nn.Linear(6, 8), last=nn.Linear(8, 2), state=torch.zeros(3))
-    group = UnitGroup("first", [Slice("first.weight", 0)], [Slice("last.weight", 1)], Tap("last"))
     weight, state = model.first.weight.clone(), model.state
-    fused_attention = torch.backends.mha.get_fastpath_enabled()
-    diagnose(model, batch(4, 6), groups=[group])
-    assert torch.backends.mha.get_fastpath_enabled() == fused_attention
+    diagnose(model, batch(4, 6), groups=[FIRST_TO_LAST])
+    assert torch.backends.mha.get_fastpath_enabled()  # as it is by default
     assert torch.equal(model.first.weight, weight)
     assert model.state is state
     assert torch.equal(state, torch.zeros(3))
@@ -343,7 +379,7 @@ def test_models_in_any_precision(dtype):
         assert row.weight_magnitude == pytest.approx(other.weight_magnitude, rel=1e-2)
 
 
-def test_autocast_and_compiled_models():
+def test_autocast_compiled_and_parallel_models():
     model, x = mlp(), batch(64, 6)
     plain = diagnose(model, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -352,6 +388,7 @@ def test_autocast_and_compiled_models():
     assert rows[0].effective_rank == pytest.approx(plain.rows[0].effective_rank, rel=0.05)
     compiled = torch.compile(model, backend="eager")
     assert diagnose(compiled, x).rows == plain.rows
+    assert [row.srank for row in diagnose(nn.DataParallel(model), x).rows] == [row.srank for row in plain.rows]
 
 
 def test_groups_by_hand_and_a_plan_of_a_method_serve_as_groups():
@@ -391,6 +428,8 @@ def test_bad_requests_are_errors_that_say_what_to_do():
     model, x = mlp(), batch(4, 6)
     with pytest.raises(ValueError, match="give x as one batch, not a list"):
         diagnose(model, [x, x], loss=loss_of)
+    with pytest.raises(ValueError, match="empty list"):
+        diagnose(model, [], groups=chain_groups(model))
     with pytest.raises(ValueError, match=r"must be one number, got a tensor of shape \(4, 2\)"):
         diagnose(model, x, loss=lambda output: output)
     with pytest.raises(ValueError, match="groups given by hand are taken as they are"):

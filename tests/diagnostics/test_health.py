@@ -86,8 +86,8 @@ def test_a_sigmoid_is_saturated_below_0_01_and_above_0_99():
 
 
 def test_saturation_is_decided_in_full_precision():
-    """0.99 is no bfloat16: the nearest below is 0.98828, the next 0.9922."""
-    h = tensor([[0.98828125, 0.9921875]], dtype=torch.bfloat16)
+    """0.99 is no float16: the nearest, 0.99023, is above it."""
+    h = tensor([[2027 / 2048, 2028 / 2048]], dtype=torch.float16)
     assert saturated(h).tolist() == [False, True]
 
 

@@ -197,7 +197,7 @@ def test_what_starts_over_at_a_new_task(data, settings, kept, reset):
 
 
 def test_a_fully_reset_network_is_one_that_was_just_built(data):
-    state = begin(data, pieces=50, method="full")
+    state = begin(data, pieces=1, method="full")
     while state.task == 0:
         state.learn_a_while()
     state.begin_task()
@@ -295,7 +295,7 @@ def test_a_diverged_run_is_a_result(data):
 
 def test_a_killed_study_resumes_to_the_same_rows(data, tmp_path, monkeypatch):
     monkeypatch.setenv("PLIANT_DATA", str(data))
-    settings = {**SHORT, "epochs": 5, "replacement_rate": 1.0, "maturity_threshold": 1}
+    settings = {**SHORT, "epochs": 4, "replacement_rate": 1.0, "maturity_threshold": 1}
     target = "pliant.experiments.class_incremental:ClassIncremental"
     run = [target, "--profile", "quick", "--methods", "cbp", "--seeds", "0"]
     run += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]

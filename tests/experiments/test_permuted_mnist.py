@@ -262,7 +262,7 @@ def test_continual_backprop_replaces_units_on_schedule_and_the_others_none():
 
 
 def test_a_diverged_run_is_a_result():
-    state = learner(step_size=1e3)
+    state = learner(step_size=1e20)
     rows = rows_of(state)
     (status,) = state.statuses()
     assert status.word == "diverged"
@@ -281,12 +281,11 @@ def test_a_run_does_not_go_on_with_other_images():
 def test_a_study_that_died_inside_a_commit_resumes_to_the_same_rows(tmp_path):
     """The quick profile, cut short."""
     address = f"{permuted_mnist.__name__}:PermutedMnist"
-    short = ["--seeds", "0", "--methods", "bp,cbp", "--set", "tasks=5", "--set", "period=1000", "--jobs", "2"]
+    short = ["--seeds", "0", "--methods", "cbp", "--set", "tasks=5", "--set", "period=1000", "--jobs", "1"]
     expected = finish(["run", address, *short, "--out", str(tmp_path / "peace")], tmp_path / "peace")
     kill = die_inside_a_commit([address, *short], tmp_path / "killed", "inside the transaction", expected)
-    assert kill.committed == 4
-    assert kill.total == 10
-    assert kill.differing == 0
+    assert np.frombuffer(expected["000", 3, "replaced"][1], np.int64) >= 60  # 20 a layer
+    assert (kill.committed, kill.total, kill.differing) == (2, 5, 0)
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------
@@ -373,7 +372,7 @@ CHOOSE = Path(__file__).parents[2] / "results" / "choose.py"
 def test_the_best_setting_of_each_method_is_read_off_the_last_quarter(tmp_path):
     pytest.importorskip("pyarrow")
     runs = [{"tasks": 4, "step_size": step_size} for step_size in (1e-6, 0.03)]
-    rows = table(runs=[*runs, {"tasks": 4, "method": "l2", "weight_decay": 1e-4, "step_size": 1e3}])
+    rows = table(runs=[*runs, {"tasks": 4, **CBP, "step_size": 1e20}])
     columns = ["run", *Config.model_fields, "status", "diverged_at", "commit", *COLUMNS]
     rows[columns].to_parquet(tmp_path / "rows.parquet")
     command = [sys.executable, str(CHOOSE), str(tmp_path / "rows.parquet"), "--metric", "accuracy", "--x", "task"]
@@ -381,4 +380,4 @@ def test_the_best_setting_of_each_method_is_read_off_the_last_quarter(tmp_path):
     last = rows[(rows["step_size"] == 0.03) & (rows["task"] == 4)]["accuracy"].item()
     (best,) = [line for line in lines if line.endswith("best |")]
     assert best.replace(" ", "").startswith(f"|bp|step_size=0.03|{last:.4f}|")
-    assert any("1 of 1 diverged" in line and "| l2 |" in line for line in lines)
+    assert any("1 of 1 diverged" in line and "| cbp |" in line for line in lines)

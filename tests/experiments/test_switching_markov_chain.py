@@ -19,10 +19,10 @@ from pliant.lab import Context
 from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = SwitchingMarkovChain()
-SHORT = {"period": 60, "steps": 180}
+SHORT = {"period": 40, "steps": 120}
 METHODS = {
     "bp": {},
-    "cbp": {"replacement_rate": 0.02, "maturity_threshold": 20},
+    "cbp": {"replacement_rate": 0.04, "maturity_threshold": 10},
     "l2": {"weight_decay": 1e-3},
     "snp": {"weight_decay": 1e-3, "noise_std": 1e-3},
     "fresh": {},
@@ -134,7 +134,7 @@ def test_the_hidden_state_is_carried_from_chunk_to_chunk_and_starts_anew_with_a_
         state = EXPERIMENT.start([config(method)], Context())
         for _ in range(2):
             before = state.carried
-            state.learn(30)
+            state.learn(20)
             assert not torch.equal(state.carried, before)
         weights = state.network.core.weight_ih_l0
         state.learn(1)
@@ -156,7 +156,7 @@ def test_the_network_learns_what_no_shorter_memory_could():
 
 
 def test_every_switch_undoes_what_was_learned():
-    rows = rows_of(config(period=300, steps=900))
+    rows = rows_of(config(period=200, steps=600))
     assert (rows["excess_early"] > rows["excess_late"] + 0.3).all()
 
 
@@ -186,8 +186,8 @@ def test_stopping_in_mid_period_and_resuming_changes_nothing(method, optimizer):
     straight = rows_of(run)
     assert straight["switch"].tolist() == [1, 2, 3]
     state = EXPERIMENT.start([run], Context())
-    state.learn(60)
-    assert not state.learn(35)
+    state.learn(40)
+    assert not state.learn(25)
     resumed = EXPERIMENT.start([run], Context())
     resumed.load_state_dict(state.state_dict())
     EXPERIMENT.advance(state)  # what was saved must not follow
@@ -200,7 +200,7 @@ def test_stopping_in_mid_period_and_resuming_changes_nothing(method, optimizer):
 def test_continual_backprop_replaces_units_on_schedule_and_backprop_none():
     replaced = rows_of(config("cbp"))["replaced"]
     assert replaced.tolist() == sorted(replaced)
-    assert 20 <= replaced[-1] <= 0.02 * 32 * 180
+    assert 20 <= replaced[-1] <= 0.04 * 32 * 120
     assert not rows_of(config())["replaced"].any()
 
 
@@ -218,18 +218,19 @@ def test_a_diverged_run_is_a_result():
     rows = EXPERIMENT.advance(state)
     (status,) = state.statuses()
     assert status.word == "diverged"
-    assert status.step == state.steps_done < 60
+    assert status.step == state.steps_done < 40
     assert np.isnan(rows["excess"]).all()
     assert len(rows["excess"]) == 1
 
 
 def test_a_killed_study_resumes_to_the_same_rows(tmp_path):
     """Continual backprop with replacements going on, cut short and killed once."""
-    short = ["--profile", "quick", "--seeds", "0", "--methods", "cbp", "--set", "steps=1000", "--set", "period=100"]
+    short = ["--profile", "quick", "--seeds", "0", "--methods", "cbp", "--set", "steps=400"]
+    short += ["--set", "period=50", "--set", "replacement_rate=0.02"]
     target = "src/pliant/experiments/switching_markov_chain.py:SwitchingMarkovChain"
     (kill,) = kill_and_resume([target, *short, "--jobs", "1"], kills=1, seed=1, folder=tmp_path)
     assert kill.differing == 0
-    assert kill.total == 10
+    assert kill.total == 8
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ def test_profiles_compare_methods_on_the_same_seeds(profile):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"period": 70}, r"steps .180. must be a multiple of period .70."),
+        ({"period": 70}, r"steps .120. must be a multiple of period .70."),
         ({"replacement_rate": 1e-3}, "replacement_rate is for method cbp, not bp: add --methods cbp"),
         ({"weight_decay": 1e-3}, "weight_decay is for method l2 or snp, not bp"),
         ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),
@@ -275,4 +276,4 @@ def test_the_figure_has_a_row_of_panels_for_each_optimizer():
     figure = EXPERIMENT.figure(pandas.concat(tables))
     assert [axes.get_title(loc="left") for axes in figure.axes[::4]] == ["GRU, adam", "GRU, sgd"]
     assert figure.axes[0].get_ylabel() == "excess, nats a symbol"
-    assert {text.get_text() for text in figure.axes[3].texts} == {"backprop 0.01", "cbp (contribution) 0.01, rate 0.02"}
+    assert {text.get_text() for text in figure.axes[3].texts} == {"backprop 0.01", "cbp (contribution) 0.01, rate 0.04"}

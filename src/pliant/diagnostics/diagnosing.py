@@ -51,13 +51,16 @@ def diagnose(
         tau: at most this share of its layer's mean |activity| makes a unit dormant by ReDo's measure.
         residual, heads: also these kinds of units, see `pliant.trace`.
 
-    Raises `ValueError` where no unit is found, a group does not fit the model, or `loss` comes with a list or is not one number.
+    Raises `ValueError` where no unit is found, a group does not fit the model, `loss` comes with a list or is not one number,
+    or `x` is an empty list.
 
     >>> diagnosis = diagnose(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(4, 3))
     >>> [(row.group, row.activation, row.units, row.n, row.srank) for row in diagnosis.rows]
     [('0', 'relu', 8, 4, 1.0)]
     """
     examples = cast(list[Any], x) if isinstance(x, list) else [x]
+    if not examples:
+        raise ValueError("diagnose: x is an empty list; give at least one batch")
     if loss is not None and len(examples) > 1:
         raise ValueError("diagnose: loss=... is of one output; give x as one batch, not a list")
     if groups is not None and (residual or heads):

@@ -87,7 +87,7 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
             f"saturated: '{activation}' has no flat ends that are known; those with: {', '.join(FLAT_ENDS)}"
         )
     low, high = FLAT_ENDS[activation]
-    exact = h if h.dtype.itemsize >= 4 else h.float()  # in bfloat16, 0.99 would be another number
+    exact = h if h.dtype.itemsize >= 4 else h.float()  # in float16, 0.99 would be another number
     at_an_end = ((exact < low) | (exact > high)).mean(-2, dtype=wide(h))
     return (at_an_end >= share) & ~h.isnan().any(-2)
 

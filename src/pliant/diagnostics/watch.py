@@ -4,7 +4,7 @@
 """
 
 # pyright: reportPrivateUsage=false
-# `_WatchProducts` is the package's own.
+# `WatchProducts` is the package's own.
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pliant.diagnostics.activations import Activation, Activations
 from pliant.diagnostics.features import features
 from pliant.diagnostics.undisturbed import undisturbed
 from pliant.units.bound import Names
-from pliant.units.hooks import _WatchProducts
+from pliant.units.hooks import WatchProducts
 from pliant.units.map import Tap
 
 Loss = Callable[[Any], Tensor]
@@ -88,7 +88,7 @@ def _gradients(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str
 
 
 class _Eye:
-    """Keeps what passes a tap. Has what `_WatchProducts` needs of a reader."""
+    """Keeps what passes a tap. Has what `WatchProducts` needs of a reader."""
 
     def __init__(self, sight: Sight, activations: Activations) -> None:
         self.sight, self.activations = sight, activations
@@ -110,10 +110,10 @@ def _attach(stack: ExitStack, names: Names, tap: Tap, eye: _Eye) -> None:
     module = names.module(tap.module, "diagnose")
     if tap.at == "operand":
         eye.parameter = names.parameter(cast(str, tap.parameter), "diagnose")
-        watches: list[_WatchProducts] = []
+        watches: list[WatchProducts] = []
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-            watches.append(_WatchProducts(cast(Any, eye)).__enter__())
+            watches.append(WatchProducts(cast(Any, eye)).__enter__())
 
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             watches.pop().__exit__(None, None, None)

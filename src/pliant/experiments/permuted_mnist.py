@@ -108,8 +108,8 @@ class Stream(NamedTuple):
 
 COLUMNS = {
     "task": "number of the task, from 1",
-    "examples": "seen at the end of the task",
     "accuracy": "share of the task's examples whose label was predicted before the update (NaN: the run diverged)",
+    "examples": "seen at the end of the task",
     "loss": "cross-entropy before each update, mean of the task (NaN: the run diverged)",
     "weight_magnitude": "mean |weight| of all weight matrices at the end of the task, biases not counted",
     "dead": "share of hidden units that are 0 for all probe examples, before learning from them; mean of the layers",
@@ -437,7 +437,7 @@ def _paper() -> list[Cell]:
 
 
 _PROFILES: dict[str, tuple[list[Cell], Sequence[int]]] = {
-    "quick": (_chosen(("bp", "l2", "cbp", "linear"), tasks=200, period=5_000), range(3)),
+    "quick": (_chosen(("bp", "l2", "cbp", "linear"), tasks=150, period=5_000), range(3)),
     "small": (_chosen(tuple(_CHOSEN), tasks=200), range(3)),
     "medium": (_chosen(("bp", "cbp"), tasks=150, width=1000), range(1)),
     "tuning": (_tuning(), range(1000, 1001)),

@@ -93,7 +93,8 @@ class Pictures:
         device: torch.device | str = "cpu",
     ) -> None:
         count, self.height, self.width = pixels.shape[:3]
-        self.pixels = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).reshape(count, -1, len(scale.mean))
+        flat = np.ascontiguousarray(pixels).reshape(count, self.height * self.width, len(scale.mean))
+        self.pixels = torch.from_numpy(flat).to(device)
         self.channels = len(scale.mean)
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self._mean, self._std = (torch.tensor(each, device=device) for each in (scale.mean, scale.std))

@@ -100,15 +100,15 @@ class Learner:
         """Parameters and statistics as drawn for `task`."""
         reset_network(self.network, seed=stream_key(self.config.seed, "network", task) >> 1, init=initialise)
 
-    def learn(self, x: Tensor, labels: Tensor, seen: int) -> Tensor:
-        """One step; the loss before it, and how many of the batch were right, (2,)."""
+    def learn(self, x: Tensor, labels: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """One step; the loss before it, and how many of the batch were told right, both ()."""
         self.network.train()
         self.optimizer.zero_grad()
         logits = self._logits(x, seen)
         loss = cross_entropy(logits, labels)
         loss.backward()
         self.optimizer.step()
-        return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()])
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     @torch.no_grad()
     def right(self, x: Tensor, labels: Tensor, seen: int) -> Tensor:

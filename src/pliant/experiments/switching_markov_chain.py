@@ -1,6 +1,6 @@
 """Switching Markov chain: does a recurrent network go on learning when the rule of its sequence is redrawn, again and again?
 
-Stream  symbols x[t] of a Markov chain of order k, 16 of them side by side, without end. With σ[c] a permutation of the
+Stream  symbols x[t] of a Markov chain of order k, 32 of them side by side, without end. With σ[c] a permutation of the
         symbols for each context c = (x[t-1], ..., x[t-k+1]), all drawn anew at each switch:
 
             x[t] = σ[c](x[t-k])  with probability q `regularity`,  else one of the other A - 1 symbols
@@ -64,8 +64,8 @@ class Config(RunConfig, frozen=True):
     symbols: int = Field(8, gt=1, description="of the chain, A")
     order: int = Field(2, gt=0, description="symbols back that the next one depends on, k")
     regularity: float = Field(0.8, gt=0, lt=1, description="probability of the symbol that the rule gives, q")
-    lanes: int = Field(16, gt=0, description="chains side by side, under one rule")
-    chunk: int = Field(10, gt=1, description="symbols of a lane per update; gradients go no further back")
+    lanes: int = Field(32, gt=0, description="chains side by side, under one rule")
+    chunk: int = Field(5, gt=1, description="symbols of a lane per update; gradients go no further back")
     period: int = Field(500, gt=0, description="updates between switches")
     steps: int = Field(100_000, gt=0, description="updates; a multiple of the period")
 
@@ -339,15 +339,15 @@ class SwitchingMarkovChain:
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "30 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
-        "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; about 20 core-minutes",
+        "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
+        "small": "100 switches, 3 seeds, all methods, two controls of continual backprop; about 20 core-minutes",
         "tuning": "30 switches, seed 1000: the settings tried, the same number for every method; about 15 core-minutes",
     }
 
     def runs(self, profile: str) -> list[Config]:
         cells, seeds, steps = {
-            "quick": (_quick(), range(2), 15_000),
-            "small": (_small(), range(3), 40_000),
+            "quick": (_quick(), range(2), 20_000),
+            "small": (_small(), range(3), 50_000),
             "tuning": (_tuning(), range(1000, 1001), 15_000),
         }[profile]
         return [Config(seed=seed, steps=steps, **cell) for seed in seeds for cell in cells]
@@ -435,7 +435,7 @@ def _tuning() -> list[dict[str, Any]]:
     strengths: list[dict[str, Any]] = [{"method": "bp"}, {"method": "fresh"}]
     strengths += [{"method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)]
     strengths += [{"method": "snp", "weight_decay": 1e-4, "noise_std": noise} for noise in (1e-4, 1e-3, 1e-2)]
-    for utility, rate in product(("contribution", "adaptable_contribution"), (1e-4, 1e-3, 1e-2)):
+    for utility, rate in product(("contribution", "adaptable_contribution", "random"), (1e-4, 1e-3, 1e-2)):
         strengths.append({"method": "cbp", "utility": utility, "replacement_rate": rate})
     learners = [("adam", 0.01), ("adam", 0.003), ("sgd", 1.0)]
     return [

@@ -125,7 +125,7 @@ class _OneByOne(torch.autograd.Function):
         b = norm.decay_backward
         into = torch.empty_like(gradient)
         for t, (g, y, scale) in enumerate(zip(gradient, *ctx.saved_tensors, strict=True)):
-            controlled = g
+            controlled = g - (1.0 - b) * norm.control_y * y
             norm.control_y.add_(controlled * y)
             into[t] = controlled * scale - (1.0 - b) * norm.control_1
             norm.control_1.add_(into[t])

@@ -95,7 +95,7 @@ class StackedLinear(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x, 3)
         if self.runs == 1:
-            return F.linear(x[0], self.weight[0], self.bias[0])[None]
+            return F.linear(x.squeeze(0), self.weight.squeeze(0), self.bias.squeeze(0)).unsqueeze(0)
         return torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
 
     def extra_repr(self) -> str:
@@ -140,7 +140,11 @@ class StackedConv2d(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x, 5)
         if self.runs == 1:
-            return F.conv2d(x[0], self.weight[0], self.bias[0], self.stride, self.padding)[None]
+            weight, bias = (
+                self.weight.squeeze(0),
+                self.bias.squeeze(0),
+            )  # views both ways: a gradient of x[0] would be a copy
+            return F.conv2d(x.squeeze(0), weight, bias, self.stride, self.padding).unsqueeze(0)
         how = self.how if self.how != "auto" else "loop" if x.device.type == "cpu" else "product"
         if how == "loop":
             return _one_by_one(x, self.weight, self.bias, self.stride, self.padding)

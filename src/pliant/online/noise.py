@@ -45,6 +45,7 @@ LOG = tuple(
 )
 COS = tuple(np.float32(c) for c in (-1 / 2, 1 / 24, -1 / 720, 1 / 40320))  # 1 + x^2 (COS[0] + COS[1] x^2 + ...)
 SIN = tuple(np.float32(c) for c in (-1 / 6, 1 / 120, -1 / 5040, 1 / 362880))  # x + x^3 (SIN[0] + ...)
+ALL = -1
 ROOT_HALF = np.int32(0x3F3504F3)  # the bits of sqrt(1/2)
 
 
@@ -108,30 +109,23 @@ def settle_row(row, outputs, std, key, place, z):
 def settle_rows(net, parameters, layer, rows, count, settled, step, missed, shrunk, key, z):
     """Give `count` rows of a layer and its bias, (settled: all rows of the learner), the noise of the steps before `step`.
 
-    `missed` is the table of `missed_std`; stored weights count `shrunk` times.
+    All its rows if `count` is ALL. `missed` is the table of `missed_std`; stored weights count `shrunk` times.
     """
-    W, first = matrix(net, parameters, layer), first_row(net, layer)
-    for a in range(count + 1):
-        bias = a == count
-        j = net.sizes[layer] if bias else rows[a]
+    W, first, bias = matrix(net, parameters, layer), first_row(net, layer), net.sizes[layer]
+    for a in range((bias if count == ALL else count) + 1):
+        j = a if count == ALL else bias if a == count else rows[a]
         pending = step - settled[first + j]
         if pending > 0:
-            std = missed[pending] if bias else missed[pending] / shrunk
+            std = missed[pending] if j == bias else missed[pending] / shrunk
             settle_row(W[j], net.sizes[layer + 1], std, key, step * settled.size + first + j, z)
             settled[first + j] = step
 
 
 @compiled
-def settle_all(net, parameters, settled, step, missed, shrunk, key, z):
-    """The same for every row of a learner."""
+def settle_all(net, parameters, rows, settled, step, missed, shrunk, key, z):
+    """The same for every row of a learner; `rows` is not read."""
     for layer in range(net.sizes.size - 1):
-        W, first = matrix(net, parameters, layer), first_row(net, layer)
-        for j in range(net.sizes[layer] + 1):
-            pending = step - settled[first + j]
-            if pending > 0:
-                std = missed[pending] if j == net.sizes[layer] else missed[pending] / shrunk
-                settle_row(W[j], net.sizes[layer + 1], std, key, step * settled.size + first + j, z)
-                settled[first + j] = step
+        settle_rows(net, parameters, layer, rows, ALL, settled, step, missed, shrunk, key, z)
 
 
 @compiled

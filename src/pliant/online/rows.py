@@ -209,7 +209,15 @@ def adam(net, rules, state, work, r):
 def settle_learner(net, rules, state, work, r, step):
     """All noise of the steps before `step`, and the sums of |w| with it."""
     settle_all(
-        net, state.parameters[r], state.settled[r], step, work.missed, state.shrunk[r], rules.noise_key[r], work.normal
+        net,
+        state.parameters[r],
+        work.active,
+        state.settled[r],
+        step,
+        work.missed,
+        state.shrunk[r],
+        rules.noise_key[r],
+        work.normal,
     )
     add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
@@ -326,16 +334,16 @@ def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, lab
             elif step % REFRESH == 0:
                 add_up(net, p, row_sum, state.column_sum[r])
             copy(x, X[s, t - begin])
-            forward(net, rules, state, work, r, step, False)
-            loss[r, t], hit = measure(net.loss, z, targets[s, t], labels[s, t], dz)
-            if net.loss == CROSS_ENTROPY:
-                correct[r, t] = hit
+            for pass_ in range(1 + dropping):  # with every unit, to be measured; then without some, to learn from
+                forward(net, rules, state, work, r, step, pass_ == 1)
+                value, hit = measure(net.loss, z, targets[s, t], labels[s, t], dz)
+                if pass_ == 0:
+                    loss[r, t] = value
+                    if net.loss == CROSS_ENTROPY:
+                        correct[r, t] = hit
             if not np.isfinite(loss[r, t]):
                 state.diverged_at[r] = step
                 break
-            if dropping:
-                forward(net, rules, state, work, r, step, True)
-                measure(net.loss, z, targets[s, t], labels[s, t], dz)
             if net.adam:
                 adam(net, rules, state, work, r)
             else:
@@ -364,7 +372,15 @@ def settled_parameters(net, rules, state, work, steps, parameters, settled):
             copy(settled[r], state.settled[r])
             begin_learner(net, rules, state, work, r)
             settle_all(
-                net, parameters[r], settled[r], step, work.missed, state.shrunk[r], rules.noise_key[r], work.normal
+                net,
+                parameters[r],
+                work.active,
+                settled[r],
+                step,
+                work.missed,
+                state.shrunk[r],
+                rules.noise_key[r],
+                work.normal,
             )
         for layer in range(net.sizes.size - 1):
             begin, width = net.weight_at[layer], net.unit_at[layer + 2] - net.unit_at[layer + 1]

@@ -124,7 +124,7 @@ class OperandHandle(RemovableHandle):
 class OperandHook(_Hook):
     def __init__(self, reader: Reader) -> None:
         super().__init__(reader)
-        self.watches: list[_WatchProducts | None] = []
+        self.watches: list[WatchProducts | None] = []
         self.leave = _LeaveHook(self)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -134,7 +134,7 @@ class OperandHook(_Hook):
                 f"that does not contain '{self.reader.tap.module}'"
             )
         reads = _reads(module)
-        self.watches.append(_WatchProducts(self.reader) if reads else None)
+        self.watches.append(WatchProducts(self.reader) if reads else None)
         if reads:
             self.watches[-1].__enter__()  # pyright: ignore[reportOptionalMemberAccess]
 
@@ -161,7 +161,7 @@ _PRODUCTS = {  # products of matrices: where the two factors are among the argum
 }
 
 
-class _WatchProducts(TorchDispatchMode):
+class WatchProducts(TorchDispatchMode):
     """Reads the other factor of every product with the parameter, or with a cast or view of it."""
 
     def __init__(self, reader: Reader) -> None:

@@ -1,0 +1,227 @@
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.testing import assert_close
+
+from pliant.experiments.warm_starting import Config, WarmStarting, carried_on
+from pliant.lab import Context
+from pliant.lab.checkpoint import from_bytes, to_bytes
+from tests.experiments.small_pictures import make_pictures
+from tests.kill_and_resume import kill_and_resume
+
+EXPERIMENT = WarmStarting()
+SHORT = {
+    "dataset": "small",
+    "classes": 4,
+    "epochs": 5,
+    "width": 4,
+    "batch": 10,
+    "train_images": 15,
+    "test_images": 6,
+    "step_size": 0.05,
+    "momentum": 0.9,
+    "until": 2.0,
+}
+CBP = {"method": "cbp", "replacement_rate": 1.0, "maturity_threshold": 1}
+SNP = {"method": "snp", "shrink": 0.5, "noise_std": 0.01}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data(tmp_path_factory):
+    """A folder of data sets with one small set in it, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("data")
+    make_pictures(folder / "small", classes=4, count=21)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLIANT_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def begin(data, pieces=7, **settings):
+    """A run that advances by a few pieces at a time, so that it can be stopped anywhere."""
+    state = EXPERIMENT.start([Config(**{**SHORT, **settings})], Context(data=data))
+    state.pieces_an_advance = pieces
+    return state
+
+
+def finish(state):
+    """All rows from here on."""
+    rows = []
+    while state.statuses()[0].word == "running":
+        rows.append(EXPERIMENT.advance(state))
+    return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+
+
+@cache
+def straight_run(data, settings):
+    state = begin(data, **dict(settings))
+    return state, finish(state)
+
+
+def straight(data, **settings):
+    """A finished run of these settings, and its rows."""
+    return straight_run(data, tuple(settings.items()))
+
+
+def batches_of(state):
+    """The labels and first pixels of every batch that the run learns from, by stage."""
+    seen = {1: [], 2: []}
+    learn = state.learner.learn
+    state.learner.learn = lambda x, labels, among: (seen[state.stage].append(x.clone()), learn(x, labels, among))[1]
+    finish(state)
+    return seen
+
+
+def test_a_warm_start_learns_half_of_the_pictures_and_then_all(data):
+    seen = batches_of(begin(data, epochs=1))
+    pictures = {stage: {x.numpy().tobytes() for batch in found for x in batch} for stage, found in seen.items()}
+    assert len(pictures[1]) == 30
+    assert len(pictures[2]) == 60
+    assert pictures[1] < pictures[2]
+
+
+def test_both_starts_begin_alike_and_meet_the_whole_set_in_the_same_order(data):
+    warm, scratch = (batches_of(begin(data, epochs=1, start=start)) for start in ("warm", "scratch"))
+    assert not scratch[1]
+    assert all(torch.equal(a, b) for a, b in zip(warm[2], scratch[2], strict=True))
+    networks = [begin(data, start=start).learner.network for start in ("warm", "scratch")]
+    for a, b in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_rows_are_epochs_and_the_last_of_each_stage_says_so(data):
+    _, rows = straight(data)
+    assert rows["stage"].tolist() == [1] * 5 + [2] * 5
+    assert rows["epoch"].tolist() == [1, 2, 3, 4, 5] * 2
+    assert rows["last"].tolist() == [0, 0, 0, 0, 1] * 2
+    assert rows["step"].tolist() == [3, 6, 9, 12, 15, 21, 27, 33, 39, 45]
+    assert rows["test_accuracy"][-1] > 0.5
+
+
+def test_a_stage_ends_when_its_pictures_are_learned(data):
+    rows = finish(begin(data, epochs=40, until=0.75))
+    last = rows["last"] == 1
+    assert (rows["train_accuracy"][last] >= 0.75).all()
+    assert (rows["train_accuracy"][~last] < 0.75).all()
+    assert rows["stage"][last].tolist() == [1, 2]
+
+
+def test_as_the_other_half_arrives_momentum_is_forgotten_and_parameters_shrink(data):
+    plain, shrunk = begin(data, pieces=1), begin(data, pieces=1, method="snp", shrink=0.5)
+    for state in (plain, shrunk):
+        while state.stage == 1:
+            state.learn_a_while()
+        assert not any(held["momentum_buffer"].any() for held in state.learner.optimizer.state.values())
+    for a, b in zip(plain.learner.network.parameters(), shrunk.learner.network.parameters(), strict=True):
+        assert_close(b, a / 2, rtol=1e-6, atol=0)
+
+
+def test_shrink_and_perturb_adds_noise_only_then(data):
+    plain, noisy = begin(data, pieces=1), begin(data, pieces=1, method="snp", shrink=1.0, noise_std=0.01)
+    for state in (plain, noisy):
+        while (state.epoch, state.piece) != (4, 3):  # all but the last piece of the first stage
+            state.learn_a_while()
+    before = zip(plain.learner.network.parameters(), noisy.learner.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in before)
+    for state in (plain, noisy):
+        while state.stage == 1:
+            state.learn_a_while()
+    pairs = zip(plain.learner.network.parameters(), noisy.learner.network.parameters(), strict=True)
+    noise = torch.cat([(b - a).detach().flatten() for a, b in pairs])
+    assert float(noise.std()) == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize(("settings", "advances"), [({}, 2), (SNP, 2), (SNP, 5), (CBP, 4)])
+def test_stopping_and_resuming_changes_nothing(data, settings, advances):
+    straight_state, rows = straight(data, **settings)
+    state = begin(data, **settings)
+    before = [EXPERIMENT.advance(state) for _ in range(advances)]
+    assert 0 < state.steps_done < state.steps_total
+    resumed = begin(data, **settings)
+    resumed.load_state_dict(from_bytes(to_bytes(state.state_dict())))
+    EXPERIMENT.advance(state)  # what was saved must not follow
+    after = finish(resumed)
+    for name, values in after.items():
+        assert np.array_equal(np.concatenate([*(each[name] for each in before), values]), rows[name])
+    for name, value in resumed.learner.network.state_dict().items():
+        assert_close(value, straight_state.learner.network.state_dict()[name], rtol=0, atol=0)
+    if settings is CBP:
+        assert min(group["replaced"][0] for group in straight_state.learner.cbp.stats().values()) >= 20
+        assert resumed.learner.cbp.stats() == straight_state.learner.cbp.stats()
+
+
+def test_other_pictures_under_the_same_name_are_refused(data, tmp_path):
+    state = begin(data).state_dict()
+    make_pictures(tmp_path / "small", classes=4, count=21, seed=1)
+    with pytest.raises(ValueError, match="began with other pictures of 'small'"):
+        begin(tmp_path).load_state_dict(state)
+
+
+def test_a_diverged_run_is_a_result(data):
+    state = begin(data, step_size=1e30)
+    finish(state)
+    assert state.statuses()[0].word == "diverged"
+    assert 1 <= state.statuses()[0].step <= 7
+
+
+def test_a_killed_study_resumes_to_the_same_rows(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLIANT_DATA", str(data))
+    run = ["pliant.experiments.warm_starting:WarmStarting", "--profile", "quick", "--methods", "cbp", "--seeds", "0"]
+    settings = {**SHORT, "start": "warm", "epochs": 8, "replacement_rate": 1.0, "maturity_threshold": 1}
+    run += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert [kill.differing for kill in kill_and_resume(run, kills=1, seed=3, folder=tmp_path)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"replacement_rate": 1e-3}, "replacement_rate: for method cbp, not bp: add --methods cbp"),
+        ({"method": "cbp"}, "method cbp needs replacement_rate"),
+        ({"shrink": 0.5}, "shrink and noise_std: for method snp"),
+        ({"method": "snp"}, "method snp needs shrink and noise_std: add --set shrink"),
+        ({**SNP, "start": "scratch"}, "its start is 'warm'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Config(**settings)
+
+
+@pytest.mark.parametrize("profile", list(EXPERIMENT.profiles))
+def test_a_profile_has_five_runs_a_seed(profile):
+    configs = EXPERIMENT.runs(profile)
+    cells = {(config.method, config.start) for config in configs}
+    assert cells == {("bp", "warm"), ("bp", "scratch"), ("snp", "warm"), ("cbp", "warm"), ("cbp", "scratch")}
+    assert len(configs) == len(set(configs)) == 5 * len({config.seed for config in configs})
+
+
+def tables(data, **settings):
+    pandas = pytest.importorskip("pandas")
+    frames = []
+    for own in ({"start": "warm"}, {"start": "scratch"}):
+        for seed in (0, 1):
+            _, rows = straight(data, **settings, **own, seed=seed)
+            frames.append(pandas.DataFrame(rows).assign(method="bp", seed=seed, **own))
+    return pandas.concat(frames)
+
+
+def test_the_figure_shows_the_gap_to_backprop_from_scratch(data):
+    rows = tables(data, epochs=1)
+    figure = EXPERIMENT.figure(rows)
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "training accuracy",
+        "test accuracy",
+        "test accuracy less that of backprop, scratch",
+    ]
+    ends = rows[(rows["stage"] == 2) & (rows["last"] == 1)].set_index(["start", "seed"])["test_accuracy"]
+    gap = np.mean([ends["warm", seed] - ends["scratch", seed] for seed in (0, 1)])
+    points = [line for line in figure.axes[2].get_lines() if line.get_marker() == "o"]
+    assert [float(line.get_ydata()[0]) for line in points] == pytest.approx([gap])
+
+
+def test_runs_that_ended_early_are_carried_on_at_their_last_value():
+    pandas = pytest.importorskip("pandas")
+    rows = pandas.DataFrame({"curve": ["a", "a", "b"], "seed": 0, "epoch": [1, 2, 1], "y": [0.1, 0.2, 0.7]})
+    assert carried_on(rows)["y"].tolist() == [0.1, 0.2, 0.7, 0.7]
