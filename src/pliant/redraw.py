@@ -24,13 +24,18 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
 from pliant.initial import INITS, uniform_bound
+from pliant.nn import StackedLinear
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import BoundSlice, Chosen
 
 Init = str | Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 
-_LIKE_LINEAR = (nn.Linear.reset_parameters, _ConvNd.reset_parameters)
+_LIKE_LINEAR = (
+    nn.Linear.reset_parameters,
+    _ConvNd.reset_parameters,
+    StackedLinear.reset_parameters,
+)  # and StackedConv2d's
 
 
 class Redraw:

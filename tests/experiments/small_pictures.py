@@ -1,10 +1,13 @@
-"""A small data set of class folders, as a user may have one: PNG pictures that differ by class in colour and pattern."""
+"""What tests of learning from pictures share: a small data set of class folders, PNG pictures whose colours differ by class."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 
@@ -19,3 +22,19 @@ def make_pictures(folder: Path, classes: int = 6, count: int = 26, seed: int = 0
             pixels = noisy.clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"class-{number}" / f"{picture:02}.png")
     return folder
+
+
+def assert_same_state(found: Any, expected: Any, where: str = "state") -> None:
+    """Both states hold the same tensors, numbers and words."""
+    if isinstance(expected, Mapping):
+        assert list(found) == list(expected), where
+        for key in expected:
+            assert_same_state(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for place, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same_state(one, other, f"{where}.{place}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where

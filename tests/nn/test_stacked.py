@@ -124,7 +124,7 @@ def replaced_and_weights(seeds):
         runs=len(seeds),
     )  # fmt: skip
     cbp = ContinualBackprop(
-        model, optimizer, groups=[group], replacement_rate=0.1, maturity_threshold=4, init="default", seed=list(seeds)
+        model, optimizer, groups=[group], replacement_rate=0.1, maturity_threshold=4, seed=list(seeds)
     )
     data = [torch.randn(60, 5, 3, 8, 8, generator=each) for each in generators(seeds)]
     for step in range(60):

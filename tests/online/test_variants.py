@@ -110,14 +110,15 @@ def torch_run(online, X, y, *, optimizer="sgd", weight_decay=0.0, normalization=
         net = Net(online, normalization, activation, decays)
         make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
         opt = make(net.parameters(), lr=0.02, weight_decay=weight_decay)
-        drawn = [0] * len(HIDDEN)
+        drawn, replaced = [0] * len(HIDDEN), {}
 
         def init(name, shape, generator):
             layer, bound = int(name.split(".")[1]), 0.0
             bound = uniform_bound("kaiming", shape[1], online.sizes[layer + 1], GAINS[activation])
             rows = [fresh_weights(SEED, layer, drawn[layer] + k, shape[1], bound) for k in range(shape[0])]
             drawn[layer] += shape[0]
-            return torch.tensor(np.stack(rows))
+            replaced[layer] = torch.tensor(np.stack(rows))
+            return replaced[layer]
 
         if cbp:
             ContinualBackprop(net, opt, groups=groups(net), init=init, seed=SEED, strict=False, **CBP)
@@ -133,12 +134,13 @@ def torch_run(online, X, y, *, optimizer="sgd", weight_decay=0.0, normalization=
             out = net(x)
             loss = nn.functional.cross_entropy(out, label)
             loss.backward()
-            before = list(drawn)
+            replaced.clear()
             opt.step()
             net.mask = None
-            if normalization == "online" and drawn != before:
-                for k, norm in enumerate(net.norms):  # replaced units are those that feed nothing
-                    norm.start_over((net.linears[k + 1].weight == 0).all(dim=0))
+            for k, rows in replaced.items() if normalization == "online" else ():
+                W = net.linears[k].weight
+                for row in rows:  # weights from units that were replaced at this step are zero
+                    net.norms[k].start_over(((W == row) | (W == 0)).all(dim=1))
             seen = whole if dropout else out
             losses.append(nn.functional.cross_entropy(seen, label).item())
             hits.append(bool(seen.argmax() == label))

@@ -16,35 +16,30 @@ setting can train as a stack; a run gives the same, to rounding, alone and in it
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import pairwise, product
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
 from pliant.experiments._captured_step import captured
+from pliant.experiments._class_pairs import SIDE, Order, Pairs
+from pliant.experiments._conv_net import ConvNet, normalised
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
 from pliant.lab.figures import PALETTE, band, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
-from pliant.nn import StackedConv2d, StackedLinear
-from pliant.streams import generator, stream_key
-from pliant.units import Slice, Tap, UnitGroup
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
 Method = Literal["bp", "l2", "snp", "cbp", "fresh"]
-Places = NDArray[np.int64]
 
-MIDDLE, SPREAD = 0.45, 0.27  # of pixels / 255: near the mean and standard deviation of photographs
-SIDE, POSITIONS = 32, 4  # pixels; places in the last feature map
 WORK = 150e9  # multiply-accumulates in an advance, about 5 s of one slow core
 
 
@@ -53,7 +48,7 @@ class Config(RunConfig, frozen=True):
 
     method: Method = "bp"
     dataset: str = Field("imagenet", description="a set of 32x32 colour pictures, see `pliant data list`")
-    order: Literal["anew", "fixed"] = Field("anew", description="whether each pass over the classes pairs them anew")
+    order: Order = Field("anew", description="whether each pass over the classes pairs them anew")
     train_images: int = Field(600, gt=0, description="pictures of each class to learn from, its first")
     test_images: int = Field(100, gt=0, description="pictures of each class to be tested on, its last")
     tasks: int = Field(2000, gt=0, description="pairs of classes, one after the other")
@@ -100,131 +95,6 @@ class Config(RunConfig, frozen=True):
         return self
 
 
-# -- the stream -----------------------------------------------------------------------------------------------------
-
-
-class Pairs:
-    """The tasks of a data set: which classes, which pictures, in which batches. Looked up by number, nothing is kept."""
-
-    def __init__(self, data: ImageSet, config: Config) -> None:
-        self.train, self.test = config.train_images, config.test_images
-        self.order, self.batch_size = config.order, config.batch_size
-        self._parts = [data.train] if data.test is None else [data.train, data.test]
-        shapes = {part.pixels.shape[1:] for part in self._parts}
-        if shapes != {(SIDE, SIDE, 3)}:
-            raise ValueError(f"'{data.name}' has pictures of {shapes}; the network takes {SIDE}x{SIDE} in colour")
-        labels = np.concatenate([part.labels for part in self._parts])
-        self._places = [np.flatnonzero(labels == number) for number in range(len(data.train.classes))]
-        for name, places in zip(data.train.classes, self._places, strict=True):
-            if len(places) < self.train + self.test:
-                raise ValueError(
-                    f"class '{name}' of '{data.name}' has {len(places)} pictures, fewer than train_images + test_images "
-                    f"({self.train} + {self.test}): set them lower"
-                )
-        if len(self._places) < 2:
-            raise ValueError(f"'{data.name}' has {len(self._places)} class; a task takes two")
-
-    def classes(self, seed: int, task: int) -> tuple[int, int]:
-        """The two classes of a task. With an odd number of classes each pass leaves one out."""
-        turn, place = divmod(task, len(self._places) // 2)
-        turn = turn if self.order == "anew" else 0
-        order = generator(seed, "class order", turn).permutation(len(self._places))
-        return int(order[2 * place]), int(order[2 * place + 1])
-
-    def pictures(self, seed: int, task: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """To learn from, (2 train, 32, 32, 3), and to be tested on, (2 test, 32, 32, 3); in each the first half is class 0."""
-        places = [self._places[number] for number in self.classes(seed, task)]
-        learn = np.concatenate([each[: self.train] for each in places])
-        test = np.concatenate([each[-self.test :] for each in places])
-        return self._pixels(learn), self._pixels(test)
-
-    def batches(self, seed: int, task: int, epoch: int) -> Places:
-        """Which pictures each step of an epoch sees, (steps, batch)."""
-        order = generator(seed, "batches", task, epoch).permutation(2 * self.train)
-        return order.reshape(-1, self.batch_size)
-
-    def _pixels(self, places: Places) -> NDArray[np.uint8]:
-        """Read from the parts as if they were one."""
-        found = np.empty((len(places), SIDE, SIDE, 3), np.uint8)
-        first = 0
-        for part in self._parts:
-            here = (places >= first) & (places < first + len(part))
-            found[here] = part.pixels[places[here] - first]
-            first += len(part)
-        return found
-
-
-# -- the network ----------------------------------------------------------------------------------------------------
-
-
-class ConvNet(nn.Module):
-    """Three convolutions and three linear layers, for each run of a stack.
-
-    ReLU follows the pool: the same numbers as before it, on a quarter of the places.
-    """
-
-    def __init__(self, runs: int, channels: Sequence[int], hidden: Sequence[int]) -> None:
-        super().__init__()
-        self.conv1 = StackedConv2d(runs, 3, channels[0], kernel=5)
-        self.conv2 = StackedConv2d(runs, channels[0], channels[1], kernel=3)
-        self.conv3 = StackedConv2d(runs, channels[1], channels[2], kernel=3)
-        self.linear1 = StackedLinear(runs, POSITIONS * channels[2], hidden[0])
-        self.linear2 = StackedLinear(runs, hidden[0], hidden[1])
-        self.head = StackedLinear(runs, hidden[1], 2)
-
-    def layers(self) -> dict[str, StackedConv2d | StackedLinear]:
-        return {
-            name: layer for name, layer in self.named_children() if isinstance(layer, StackedConv2d | StackedLinear)
-        }
-
-    def hidden(self, x: Tensor) -> list[Tensor]:
-        """Activity of the hidden layers for x (runs, batch, 3, 32, 32), channels or units on axis 2."""
-        found: list[Tensor] = []
-        for convolution in (self.conv1, self.conv2, self.conv3):
-            pooled = F.max_pool2d(convolution(x).flatten(0, 1), 2)
-            x = torch.relu(pooled).view(*x.shape[:2], *pooled.shape[1:])
-            found.append(x)
-        x = x.flatten(2)
-        for linear in (self.linear1, self.linear2):
-            x = torch.relu(linear(x))
-            found.append(x)
-        return found
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, (runs, batch, 2)."""
-        return self.head(self.hidden(x)[-1])
-
-    def redraw(self, seeds: Sequence[int], task: int) -> None:
-        """The weights that each seed has at the start of a task that is learned afresh; task 0 is where all methods start."""
-        keys = [stream_key(seed, "first weights", task) for seed in seeds]
-        generators = [torch.Generator().manual_seed(key) for key in keys]
-        for layer in self.layers().values():
-            layer.reset_parameters(generators)
-
-    def groups(self) -> list[UnitGroup]:
-        """The units of each hidden layer and what reads them."""
-        return [
-            UnitGroup(
-                name=name,
-                incoming=[Slice(f"{name}.weight", axis=0), Slice(f"{name}.bias", axis=0)],
-                outgoing=[Slice(f"{reader}.weight", axis=1, repeat=POSITIONS if name == "conv3" else 1)],
-                tap=Tap(reader, axis=1 if reader.startswith("conv") else -1, nonnegative=True),
-                runs=self.head.runs,
-            )
-            for name, reader in pairwise(self.layers())
-        ]
-
-    def multiply_accumulates(self) -> int:
-        """Of one forward pass of one picture in every run."""
-        sides = {"conv1": 28, "conv2": 12, "conv3": 4}
-        return sum(layer.weight.numel() * sides.get(name, 1) ** 2 for name, layer in self.layers().items())
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """Bytes (runs, n, 32, 32, 3) as numbers around 0, (runs, n, 3, 32, 32), channels last in memory."""
-    return pixels.float().mul_(1 / (255 * SPREAD)).sub_(MIDDLE / SPREAD).movedim(-1, 2)
-
-
 # -- the learners ---------------------------------------------------------------------------------------------------
 
 COLUMNS = {
@@ -246,7 +116,7 @@ class Learners:
         self.seeds = [config.seed for config in configs]
         self.device = torch.device(device)
         self.sha256 = data.sha256
-        self.pairs = Pairs(data, self.config)
+        self.pairs = pairs(data, self.config)
         self.net = ConvNet(len(configs), self.config.channels, self.config.hidden).to(self.device)
         self.net.redraw(self.seeds, task=0)
         self.optimizer = torch.optim.SGD(
@@ -428,6 +298,17 @@ class Learners:
         return np.array([group["replaced"] for group in self.method.stats().values()], np.int64).sum(axis=0)
 
 
+def pairs(data: ImageSet, config: Config) -> Pairs:
+    """The tasks that a run's settings make of a data set."""
+    return Pairs(
+        data,
+        train_images=config.train_images,
+        test_images=config.test_images,
+        batch_size=config.batch_size,
+        order=config.order,
+    )
+
+
 def _method(
     config: Config, seeds: Sequence[int], net: ConvNet, optimizer: torch.optim.Optimizer
 ) -> ContinualBackprop | ShrinkAndPerturb | None:
@@ -448,7 +329,6 @@ def _method(
         eligible=config.eligible,
         hand_over_mean=config.hand_over_mean,
         optimizer_state=config.optimizer_state,
-        init="default",
         seed=seeds,
         attach=False,
     )
@@ -554,7 +434,7 @@ _TINY: dict[str, Any] = {
 
 
 def _quick() -> list[dict[str, Any]]:
-    common = {**_TINY, "tasks": 80, "epochs": 10, "step_size": 0.03}
+    common = {**_TINY, "tasks": 70, "epochs": 10, "step_size": 0.05}
     return [{**common, "method": "bp"}, {**common, "method": "cbp", "replacement_rate": 1e-3}]
 
 

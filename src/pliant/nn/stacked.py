@@ -15,7 +15,7 @@ convolutions is computed one of three ways:
 "auto" takes "loop" on a CPU and "product" elsewhere; the latter choice is reasoned, not measured.
 
 What a run starts from is drawn on the CPU from its own generator: it depends neither on the stack nor on the device.
-For continual backpropagation, give `UnitGroup(runs=...)` and `init="default"`, which draws what these layers start from.
+For continual backpropagation, give `UnitGroup(runs=...)`.
 """
 
 from __future__ import annotations
@@ -140,10 +140,8 @@ class StackedConv2d(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x, 5)
         if self.runs == 1:
-            weight, bias = (
-                self.weight.squeeze(0),
-                self.bias.squeeze(0),
-            )  # views both ways: a gradient of x[0] would be a copy
+            # squeezed, not indexed: the gradient of x[0] would be a copy
+            weight, bias = self.weight.squeeze(0), self.bias.squeeze(0)
             return F.conv2d(x.squeeze(0), weight, bias, self.stride, self.padding).unsqueeze(0)
         how = self.how if self.how != "auto" else "loop" if x.device.type == "cpu" else "product"
         if how == "loop":
@@ -170,9 +168,8 @@ def _in_groups(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: in
 def _as_product(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
     runs, outputs, inputs, kernel, _ = weight.shape
     padded = F.pad(x, (padding,) * 4) if padding else x
-    patches = padded.unfold(3, kernel, stride).unfold(
-        4, kernel, stride
-    )  # (runs, batch, inputs, h', w', kernel, kernel)
+    # (runs, batch, inputs, h', w', kernel, kernel)
+    patches = padded.unfold(3, kernel, stride).unfold(4, kernel, stride)
     batch, height, width = patches.shape[1], patches.shape[3], patches.shape[4]
     rows = patches.permute(0, 1, 3, 4, 2, 5, 6).reshape(runs, batch * height * width, inputs * kernel**2)
     y = torch.baddbmm(bias[:, None], rows, weight.flatten(2).transpose(1, 2))

@@ -29,6 +29,7 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.673263242354377284
 # `_nrt=False`: these functions allocate nothing, so Numba need not count references to the arrays they are given, which
 # would take longer than a step of a small network does.
 compiled = njit(nogil=True, error_model="numpy", _nrt=False)
+# For functions with one caller that are given all that a learner is: as calls they would take longer to compile than to run.
 inlined = njit(inline="always")
 # Sums may be taken in any order and products fused, nothing more: infinities and NaN keep their meaning.
 reordered = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, _nrt=False)

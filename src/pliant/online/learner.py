@@ -108,7 +108,7 @@ def adam_entry(w, m, v, p, g, beta1, beta2, eps, rate, scale):
     store(w, p, load(w, p) - rate * first / (root(second) * scale + spread(eps)))
 
 
-@compiled
+@inlined
 def least_useful(net, rules, state, r, layer, step, due, chosen, score):
     """Write the `due` mature units of lowest utility into `chosen`, lowest first; NaN is lowest, ties go to the lowest index."""
     begin, units = net.unit_at[layer + 1] - net.unit_at[1], net.sizes[layer + 1]
@@ -138,7 +138,7 @@ def among(i, chosen, count):
     return found
 
 
-@compiled
+@inlined
 def hand_over_mean(net, state, r, layer, i):
     """Give a unit's mean contribution to the biases of what it feeds; contributions that are not finite are lost with it."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i
@@ -149,7 +149,7 @@ def hand_over_mean(net, state, r, layer, i):
             V[V.shape[0] - 1, k] += V[i, k] * mean
 
 
-@compiled
+@inlined
 def redraw(net, rules, state, r, layer, i):
     """Fresh incoming weights, a bias of zero, a norm's scale of one and shift of zero; sums of |w| follow."""
     W, inputs = matrix(net, state.parameters[r], layer), net.sizes[layer]
@@ -166,7 +166,7 @@ def redraw(net, rules, state, r, layer, i):
     state.replaced[r, layer] += 1
 
 
-@compiled
+@inlined
 def zero_outgoing(net, state, r, layer, i):
     """Cut a unit off from what it feeds; sums of |w| follow."""
     V = matrix(net, state.parameters[r], layer + 1)
@@ -177,7 +177,7 @@ def zero_outgoing(net, state, r, layer, i):
     state.row_sum[r, net.unit_at[layer + 1] + i] = 0
 
 
-@compiled
+@inlined
 def forget(net, state, r, layer, i):
     """Clear what the optimizer and the averages remember of a unit."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i

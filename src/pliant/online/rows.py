@@ -30,6 +30,7 @@ from pliant.online.arithmetic import (
     count_above,
     count_due,
     divide,
+    inlined,
     list_active,
     measure,
     multiply,
@@ -60,7 +61,7 @@ def add_up(net, parameters, row_sum, column_sum):
             row_sum[net.unit_at[layer] + j] = total_size(W[j])
 
 
-@compiled
+@inlined
 def forward(net, rules, state, work, r, step, dropping):
     """Activations of every unit from the inputs in `work.h`; lists in `work.active` the units of each layer that are not zero."""
     p, h, active, count = state.parameters[r], work.h, work.active, work.count
@@ -87,7 +88,7 @@ def forward(net, rules, state, work, r, step, dropping):
                 place += units
 
 
-@compiled
+@inlined
 def normalize_layer(net, state, work, r, layer, z):
     """`norms.normalize` of the pre-activations of hidden layer `layer`."""
     u = net.unit_at[layer + 1] - net.unit_at[1]
@@ -98,7 +99,7 @@ def normalize_layer(net, state, work, r, layer, z):
     )  # fmt: skip
 
 
-@compiled
+@inlined
 def normalize_layer_back(net, state, work, r, layer, g):
     """The same back: `g` becomes the gradient with respect to pre-activations; fills those of scale and shift."""
     u = net.unit_at[layer + 1] - net.unit_at[1]
@@ -114,7 +115,7 @@ def normalize_layer_back(net, state, work, r, layer, g):
         )  # fmt: skip
 
 
-@compiled
+@inlined
 def descend(net, rules, state, work, r):
     """Gradient of every layer and SGD step on its rows, last layer first, each weight read and written once."""
     p, row_sum, column_sum, h, delta = state.parameters[r], state.row_sum[r], state.column_sum[r], work.h, work.delta
@@ -174,7 +175,7 @@ def adam_rates(beta1, beta2, step_size, power, rate, scale, first):
         scale[first + u] = 1.0 / math.sqrt(1.0 - power[1, u])
 
 
-@compiled
+@inlined
 def adam(net, rules, state, work, r):
     """The same with Adam, whose moments move every weight at every step."""
     p, delta, rate, scale = state.parameters[r], work.delta, work.rate, work.scale
@@ -222,7 +223,7 @@ def settle_learner(net, rules, state, work, r, step):
     add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
 
-@compiled
+@inlined
 def observe_rows(net, state, work, r):
     """Observe all hidden layers after the update."""
     shrunk = state.shrunk[r]
@@ -253,7 +254,7 @@ def count_rows(net, rate, threshold, keys, age, step, eligible, replaced, due):
     return some
 
 
-@compiled
+@inlined
 def replace_rows(net, rules, state, work, r, step):
     """Replace what is due after step `step`; noise of that step and before is for the weights that were there."""
     if rules.noise_std[r] > 0:
@@ -305,7 +306,7 @@ def rows_work(net: Net, state: State) -> RowsWork:
     )  # fmt: skip
 
 
-@compiled
+@inlined
 def begin_learner(net, rules, state, work, r):
     """Fill what `work` holds for one learner."""
     work.decay[:] = rules.decay_rate[r]
