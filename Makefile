@@ -15,7 +15,7 @@ test: .venv/dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.venv/boundscheck $(BIN)/pytest -n 2 tests/online/test_parity.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.venv/boundscheck $(BIN)/pytest -n 2 tests/online/test_parity.py tests/online/test_variants.py tests/online/test_noise.py
 
 zoo: .venv-zoo/zoo  # other libraries' models, in an environment of their own
 	.venv-zoo/bin/python -m pytest -m zoo tests/zoo

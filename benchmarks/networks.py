@@ -22,21 +22,6 @@ def convolutional(classes: int = 2) -> nn.Sequential:
     return nn.Sequential(*features, nn.Flatten(), *mlp(512, 128, 128, classes))
 
 
-class Basic(nn.Module):
-    """Two 3x3 convolutions and a shortcut. Source: He et al., CVPR 2016."""
-
-    expansion = 1
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, stride, 1), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width)
-        self.shortcut = _shortcut(inputs, width, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
-
-
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut. Source: He et al., CVPR 2016."""
 
@@ -60,14 +45,14 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
-def resnet(block: type[Basic] | type[Bottleneck], depths: tuple[int, ...], classes: int = 100) -> nn.Sequential:
-    """A residual net with a 3x3 stem, for 32x32 images. ResNet-18 is (2, 2, 2, 2) of `Basic`, ResNet-50 (3, 4, 6, 3)."""
+def resnet(depths: tuple[int, ...], classes: int = 100) -> nn.Sequential:
+    """A residual net of bottlenecks with a 3x3 stem, for 32x32 images. ResNet-50 is (3, 4, 6, 3)."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
     inputs = 64
     for stage, depth in enumerate(depths):
         for number in range(depth):
-            layers.append(block(inputs, 64 << stage, 2 if stage and not number else 1))
-            inputs = block.expansion * (64 << stage)
+            layers.append(Bottleneck(inputs, 64 << stage, 2 if stage and not number else 1))
+            inputs = Bottleneck.expansion * (64 << stage)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 

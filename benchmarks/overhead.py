@@ -18,10 +18,11 @@ from statistics import median, quantiles
 from time import perf_counter
 
 import torch
-from networks import GPT, Basic, Bottleneck, convolutional, mlp, resnet
+from networks import GPT, convolutional, mlp, resnet
 from torch import Tensor, nn
 
 from pliant import ContinualBackprop
+from pliant.experiments.residual import ResidualNet
 from pliant.units import trace
 
 
@@ -66,7 +67,7 @@ WORKLOADS = [
         rate=0.0008, maturity=100, warmup=150, turns=250, steps=4,
     ),
     Workload(
-        *("ResNet-18, SGD", lambda: resnet(Basic, (2, 2, 2, 2)), lambda: torch.rand(32, 3, 32, 32), 100, sgd, 1.05),
+        *("ResNet-18, SGD", lambda: ResidualNet(100), lambda: torch.rand(32, 3, 32, 32), 100, sgd, 1.05),
         rate=0.01, maturity=5, warmup=8, turns=36, steps=1,
     ),
 ]  # fmt: skip
@@ -126,7 +127,7 @@ def measure(workload: Workload) -> None:
 
 def time_tracing() -> None:
     cases = {
-        "ResNet-50, 2x3x64x64": (lambda: resnet(Bottleneck, (3, 4, 6, 3)), lambda: torch.rand(2, 3, 64, 64)),
+        "ResNet-50, 2x3x64x64": (lambda: resnet((3, 4, 6, 3)), lambda: torch.rand(2, 3, 64, 64)),
         "GPT, 12 layers, 768 wide, 2x64": (GPT, lambda: torch.randint(0, 1000, (2, 64))),
     }
     print("\ntracing                           seconds   groups   units")

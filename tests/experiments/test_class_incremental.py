@@ -10,7 +10,6 @@ from pliant.experiments.class_incremental import ClassIncremental, Config, sched
 from pliant.lab import Context
 from pliant.lab.checkpoint import from_bytes, to_bytes
 from tests.experiments.small_pictures import assert_same_state, make_pictures
-from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = ClassIncremental()
 SHORT = {
@@ -289,16 +288,6 @@ def test_a_diverged_run_is_a_result(data):
     status = state.statuses()[0]
     assert status.word == "diverged"
     assert 1 <= status.step <= 7
-
-
-def test_a_killed_study_resumes_to_the_same_rows(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("PLIANT_DATA", str(data))
-    settings = {**SHORT, "epochs": 4, "replacement_rate": 1.0, "maturity_threshold": 1}
-    target = "pliant.experiments.class_incremental:ClassIncremental"
-    run = [target, "--profile", "quick", "--methods", "cbp", "--seeds", "0"]
-    run += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    kills = kill_and_resume(run, kills=1, seed=3, folder=tmp_path)
-    assert [kill.differing for kill in kills] == [0]
 
 
 # -- settings, profiles, figure -------------------------------------------------------------------------------------------

@@ -8,12 +8,11 @@ from torch.nn import functional as F
 
 from pliant.data import load
 from pliant.experiments import continual_imagenet
-from pliant.experiments._class_pairs import Pairs
-from pliant.experiments._conv_net import ConvNet, normalised
+from pliant.experiments.class_pairs import Pairs
 from pliant.experiments.continual_imagenet import Config, ContinualImageNet
+from pliant.experiments.convolutional import ConvNet, normalised
 from pliant.lab import Context
 from pliant.lab.checkpoint import from_bytes, to_bytes
-from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = ContinualImageNet()
 CLASSES, TRAIN, TEST = 6, 20, 10
@@ -28,7 +27,6 @@ SHORT = {
     "hidden": (8, 8),
     "step_size": 0.02,
 }
-SEED_OF_A_LATE_KILL = 6  # its first draw is at 0.79 of the time that the study took
 CBP = {"method": "cbp", "replacement_rate": 0.03, "maturity_threshold": 5}
 
 
@@ -307,15 +305,6 @@ def test_on_a_gpu_the_captured_step_gives_what_the_cpu_gives():
     assert on_cpu["replaced"][-1].min() >= 20
     for name in ("replaced", "weight_magnitude", "train_accuracy"):
         assert np.allclose(on_gpu[name], on_cpu[name], rtol=0.02)
-
-
-def test_a_killed_study_resumes_to_the_same_rows(tmp_path):
-    """Continual backpropagation with replacements going on, on a small set, killed most of the way through."""
-    fields = {**SHORT, "tasks": 40, "epochs": 2, "channels": "[4,4,8]", "hidden": "[8,8]", "replacement_rate": 0.03}
-    short = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
-    name = "pliant.experiments.continual_imagenet:ContinualImageNet"
-    kills = kill_and_resume([name, "--methods", "cbp", *short], kills=1, seed=SEED_OF_A_LATE_KILL, folder=tmp_path)
-    assert [kill.differing for kill in kills] == [0]
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------------

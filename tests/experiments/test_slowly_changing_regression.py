@@ -4,7 +4,6 @@ from pydantic import ValidationError
 
 from pliant.experiments.slowly_changing_regression import Config, SlowlyChangingRegression, Stream
 from pliant.lab import Context
-from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = SlowlyChangingRegression()
 SHORT = {"period": 1000, "bin": 2000, "steps": 6000}
@@ -126,14 +125,6 @@ def test_the_linear_learner_has_no_hidden_units():
     rows = rows_of([Config(method="linear", activation="linear", **SHORT)])
     assert np.isnan(rows["dead"]).all()
     assert (rows["squared_error"] > 0).all()
-
-
-def test_a_killed_study_resumes_to_the_same_rows(tmp_path):
-    """The quick profile cut short: bp and cbp with replacements going on, killed once each way."""
-    short = ["--seeds", "0-1", "--methods", "bp,cbp", "--set", "steps=2400000", "--set", "bin=120000", "--jobs", "2"]
-    kills = kill_and_resume(["slowly-changing-regression", *short], kills=3, seed=1, folder=tmp_path)
-    assert [kill.differing for kill in kills] == [0, 0, 0]
-    assert any(0 < kill.committed < kill.total for kill in kills)
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from pliant.experiments.switching_markov_chain import (
     gates,
 )
 from pliant.lab import Context
-from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = SwitchingMarkovChain()
 SHORT = {"period": 40, "steps": 120}
@@ -221,16 +220,6 @@ def test_a_diverged_run_is_a_result():
     assert status.step == state.steps_done < 40
     assert np.isnan(rows["excess"]).all()
     assert len(rows["excess"]) == 1
-
-
-def test_a_killed_study_resumes_to_the_same_rows(tmp_path):
-    """Continual backprop with replacements going on, cut short and killed once."""
-    short = ["--profile", "quick", "--seeds", "0", "--methods", "cbp", "--set", "steps=400"]
-    short += ["--set", "period=50", "--set", "replacement_rate=0.02"]
-    target = "src/pliant/experiments/switching_markov_chain.py:SwitchingMarkovChain"
-    (kill,) = kill_and_resume([target, *short, "--jobs", "1"], kills=1, seed=1, folder=tmp_path)
-    assert kill.differing == 0
-    assert kill.total == 8
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from pliant.experiments.warm_starting import Config, WarmStarting, carried_on
 from pliant.lab import Context
 from pliant.lab.checkpoint import from_bytes, to_bytes
 from tests.experiments.small_pictures import assert_same_state, make_pictures
-from tests.kill_and_resume import kill_and_resume
 
 EXPERIMENT = WarmStarting()
 SHORT = {
@@ -162,14 +161,6 @@ def test_a_diverged_run_is_a_result(data):
     finish(state)
     assert state.statuses()[0].word == "diverged"
     assert 1 <= state.statuses()[0].step <= 7
-
-
-def test_a_killed_study_resumes_to_the_same_rows(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("PLIANT_DATA", str(data))
-    run = ["pliant.experiments.warm_starting:WarmStarting", "--profile", "quick", "--methods", "cbp", "--seeds", "0"]
-    settings = {**SHORT, "start": "warm", "epochs": 8, "replacement_rate": 1.0, "maturity_threshold": 1}
-    run += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    assert [kill.differing for kill in kill_and_resume(run, kills=1, seed=3, folder=tmp_path)] == [0]
 
 
 @pytest.mark.parametrize(

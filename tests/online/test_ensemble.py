@@ -1,5 +1,6 @@
 """What an ensemble promises, on both kernels and whatever the hyperparameters."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from pliant import streams
 from pliant.online import OnlineEnsemble, fresh_weights
-from pliant.online.arithmetic import uniform
+from pliant.online.arithmetic import edition, uniform
+from pliant.online.rows import learn_rows
 
 KERNELS = pytest.mark.parametrize("kernel", ["lanes", "rows"])
 SEEDS = [3, 1, 4, 15, 9, 2, 6]
@@ -324,6 +326,12 @@ def test_compiled_numbers_are_those_of_the_streams():
     key = streams.stream_key(5, "anything")
     compiled = [uniform(np.uint64(key), i) for i in range(50)]
     np.testing.assert_array_equal(compiled, streams.uniform(key, 0, 50))
+
+
+def test_compiled_code_is_filed_under_the_sources_it_was_made_from():
+    trained("rows", which=[0], n=1)
+    files = [file.name for file in Path(learn_rows.stats.cache_path).glob(f"*learn_rows_{edition()}*")]
+    assert any(name.endswith(".nbi") for name in files)  # so no index of other sources is ever opened
 
 
 def test_a_state_of_other_learners_is_refused_by_name():

@@ -140,7 +140,7 @@ def torch_run(online, X, y, *, optimizer="sgd", weight_decay=0.0, normalization=
             for k, rows in replaced.items() if normalization == "online" else ():
                 W = net.linears[k].weight
                 for row in rows:  # weights from units that were replaced at this step are zero
-                    net.norms[k].start_over(((W == row) | (W == 0)).all(dim=1))
+                    net.norms[k].start_over(((row == W) | (W == 0)).all(dim=1))
             seen = whole if dropout else out
             losses.append(nn.functional.cross_entropy(seen, label).item())
             hits.append(bool(seen.argmax() == label))

@@ -80,8 +80,8 @@ class Config(LearnerConfig, frozen=True):
 
 COLUMNS = {
     "task": "tasks learned, this one included",
-    "classes": "classes so far",
     "test_accuracy": "share of test pictures of all classes so far, told right by the state best in validation",
+    "classes": "classes so far",
     "best_test_accuracy": "largest over the epochs of the task: what the article reports",
     "validation_accuracy": "of the state best in validation",
     "best_epoch": "epochs of the task until that state",

@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
-from pliant.experiments._captured_step import captured
-from pliant.experiments._class_pairs import SIDE, Order, Pairs
-from pliant.experiments._conv_net import ConvNet, normalised
+from pliant.experiments.captured_step import captured
+from pliant.experiments.class_pairs import SIDE, Order, Pairs
+from pliant.experiments.convolutional import ConvNet, normalised
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
 from pliant.lab.figures import PALETTE, band, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb

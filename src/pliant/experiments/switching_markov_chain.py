@@ -173,8 +173,8 @@ def gates(core: nn.GRU, one_hot: Tensor, hidden: Tensor) -> Tensor:
 
 COLUMNS = {
     "switch": "periods learned, this one included",
-    "step": "updates at the end of the period",
     "excess": "divergence of the prediction from the chain's law before each update, nats a symbol, mean of the period",
+    "step": "updates at the end of the period",
     "excess_early": "the same, first tenth of the period",
     "excess_late": "the same, last tenth of the period",
     "weight_magnitude": "mean |weight| of all weight matrices at the end of the period, biases not counted",

@@ -7,7 +7,7 @@ within a part averaged. Then, over seeds, as mean ± half the 95% interval (or �
     last - first, - best    paired: the difference of each seed first
     last - reference        paired with another curve, over the seeds that both have
 
-Least is best where a column's name says error or loss. A run that diverged is counted and left out. The best of many
+Least is best where a column's name says error, loss or excess. A run that diverged is counted and left out. The best of many
 parts is chosen with hindsight, which by itself sets it apart from the last: read `last - best` beside `last - first`.
 """
 
@@ -63,11 +63,9 @@ def summary_lines(
         raise LabError(f"no run has {' and '.join(where)}")
     found = curves(wanted, measured, place, metric, parts)
     seeds = sorted({seed for curve in found for seed in curve.seeds})
-    study, cost = (
-        f"{rows.attrs['name']} / {rows.attrs['profile']}",
-        f"{rows.attrs['seconds'] / 3600:.2f} hours of learning",
-    )
-    yield f"{study}   {metric} by {place}, {parts} parts   {cost}"
+    seconds = rows.attrs["seconds"]
+    cost = f"   {duration(seconds)} of learning" if seconds else ""
+    yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
     manner = Manner(least_is_best(metric), spread)
     yield from lines(found, manner, reference(found, against.split(",")) if against else None)
@@ -88,7 +86,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 class Curve:
     """The runs of one setting."""
 
-    settings: Mapping[str, Any]  # only those in which the study's curves differ
+    settings: Mapping[str, Any]  # those in which the study's curves differ
+    telling: Sequence[str]  # those of them that tell it from the others of its method, or all if it is alone
     seeds: list[int]
     values: Array  # (seeds, parts)
     ends: Array  # (parts,) last place of each part
@@ -96,12 +95,10 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """Such as "cbp step_size=0.003 replacement_rate=1e-05"; what is 0 is not said."""
-        rest = {key: value for key, value in self.settings.items() if key != "method"}
-        words = [
-            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items() if value
-        ]
-        return " ".join([str(self.settings.get("method", "")), *words]).strip()
+        """Such as "cbp replacement_rate=1e-05"; what is 0 is not said."""
+        given = {key: self.settings[key] for key in self.telling if self.settings[key]}
+        words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items()]
+        return " ".join([str(self.settings["method"]), *words])
 
 
 def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: str, parts: int = PARTS) -> list[Curve]:
@@ -113,17 +110,23 @@ def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: 
     fields = [name for name in table.columns if name not in (*measured, *_NO_SETTING)]
     varying = [name for name in fields if table[name].nunique(dropna=False) > 1]
     keys = ["method", *(name for name in varying if name != "method")]
+    telling: dict[Any, list[str]] = {}
+    for method, own in table.groupby("method", sort=False):
+        differing = [name for name in keys[1:] if own[name].nunique(dropna=False) > 1]
+        telling[method] = differing or keys[1:]
     return [
-        _curve(dict(zip(keys, values, strict=True)), own, place, metric, parts)
+        _curve(dict(zip(keys, values, strict=True)), telling[values[0]], own, place, metric, parts)
         for values, own in table.groupby(keys, sort=False, dropna=False)
     ]
 
 
-def _curve(settings: Mapping[str, Any], rows: Any, place: str, metric: str, parts: int) -> Curve:
+def _curve(
+    settings: Mapping[str, Any], telling: Sequence[str], rows: Any, place: str, metric: str, parts: int
+) -> Curve:
     alive = rows[rows["status"] != "diverged"]
     diverged = int(rows.loc[rows["status"] == "diverged", "seed"].nunique())
     if not len(alive):
-        return Curve(settings, [], np.empty((0, parts)), np.empty(parts), diverged)
+        return Curve(settings, telling, [], np.empty((0, parts)), np.empty(parts), diverged)
     at = alive[place].to_numpy(dtype=np.float64)
     table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
     values = table.pivot_table(index="seed", columns="part", values=metric, aggfunc="mean", dropna=False)
@@ -133,7 +136,9 @@ def _curve(settings: Mapping[str, Any], rows: Any, place: str, metric: str, part
             f"no run has a value of '{metric}' in every part: the study is unfinished, or ask for fewer parts"
         )
     ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
-    return Curve(settings, [int(seed) for seed in whole.index], whole.to_numpy(dtype=np.float64), ends, diverged)
+    return Curve(
+        settings, telling, [int(seed) for seed in whole.index], whole.to_numpy(dtype=np.float64), ends, diverged
+    )
 
 
 def reference(found: Sequence[Curve], wanted: Sequence[str]) -> Curve:
@@ -170,7 +175,7 @@ class Manner:
 
 def least_is_best(metric: str) -> bool:
     """Whether a column's name says that less is better."""
-    return any(word in metric for word in ("error", "loss"))
+    return any(word in metric for word in ("error", "loss", "excess"))
 
 
 def lines(found: Sequence[Curve], manner: Manner, against: Curve | None = None) -> Iterator[str]:

@@ -20,7 +20,7 @@ are kept beside a row are those before it; where a row is not used they are thos
 
 Biases are used at every step. With Adam every weight moves at every step: all rows are settled at each.
 
-`add_noise` is the plain version, a draw for every weight at every step, on the way of which `pliant.online.lanes` does it.
+`add_noise` is the plain version, a draw for every weight at every step; `pliant.online.lanes` uses it.
 """
 
 from __future__ import annotations

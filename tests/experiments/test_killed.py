@@ -1,0 +1,78 @@
+"""Every experiment, cut short, killed with signal 9 in the midst of a commit, and resumed: the rows of one that was not.
+
+More kills, at any moment: `python -m tests.kill_and_resume NAME ... --kills 20`.
+"""
+
+import numpy as np
+import pytest
+
+from pliant.experiments import TABLE
+from tests.experiments.small_pictures import make_pictures
+from tests.kill_and_resume import die_inside_a_commit, finish, rows_in
+
+PICTURES = {"dataset": "small", "train_images": 15, "test_images": 6}
+CUT = {  # continual backpropagation on small pictures: at least four commits, and replacements going on
+    "slowly-changing-regression": {"steps": 480_000, "bin": 120_000, "replacement_rate": 1e-3},
+    "permuted-mnist": {
+        "dataset": "small",
+        "tasks": 5,
+        "period": 300,
+        "width": 20,
+        "probe": 50,
+        "replacement_rate": 0.05,
+    },
+    "continual-imagenet": {
+        **PICTURES,
+        "tasks": 5,
+        "epochs": 20,
+        "batch_size": 10,
+        "channels": "[4,4,8]",
+        "hidden": "[8,8]",
+        "maturity_threshold": 10,
+        "replacement_rate": 0.1,
+    },
+    "class-incremental-cifar-100": {
+        **PICTURES,
+        "validation_images": 5,
+        "increment": 2,
+        "tasks": 2,
+        "epochs": 40,
+        "batch": 10,
+        "width": 4,
+        "maturity_threshold": 5,
+        "replacement_rate": 0.1,
+    },
+    "warm-starting": {
+        **PICTURES,
+        "classes": 6,
+        "epochs": 80,
+        "batch": 5,
+        "width": 4,
+        "maturity_threshold": 5,
+        "replacement_rate": 0.1,
+    },
+    "switching-markov-chain": {"period": 50, "steps": 250, "replacement_rate": 0.02},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_pictures(folder / "small")
+    return folder
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_study_killed_inside_a_commit_resumes_to_the_same_rows(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLIANT_DATA", str(data))
+    monkeypatch.setenv("PLIANT_CACHE", str(data / "cache"))
+    settings = [word for field, value in CUT[name].items() for word in ("--set", f"{field}={value}")]
+    study = [name, "--methods", "cbp", "--seeds", "0", *settings, "--jobs", "1"]
+    expected = finish(["run", *study, "--out", str(tmp_path / "peace")], tmp_path / "peace")
+    kill = die_inside_a_commit(study, tmp_path / "killed", "inside the transaction", expected)
+    replaced = max(
+        np.frombuffer(data, dtype).max(initial=0) for (_, _, n), (dtype, data) in expected.items() if n == "replaced"
+    )
+    assert replaced >= 20
+    assert rows_in(expected) > kill.committed
+    assert kill.differing == 0
