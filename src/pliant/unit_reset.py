@@ -30,6 +30,7 @@ from pliant.parts import Score, Select
 from pliant.planning import given_units, stepped_units, warnings_of
 from pliant.ranks import Ranks
 from pliant.redraw import Redraw
+from pliant.streams import stream_key
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
 from pliant.units.map import PlanRow, UnitGroup, UnitMap
@@ -72,7 +73,7 @@ class UnitReset:
         include, exclude: patterns of group or parameter names (`fnmatch`), see `UnitMap`.
         strict, residual, heads: which kinds of unit are found, see `pliant.units.trace`.
         seed: of all draws, or one for each run of a stack; None takes `torch.initial_seed()`, under data parallelism
-            that of rank 0.
+            that of rank 0. Two methods of one seed draw alike: give an actor and a critic seeds of their own.
         attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there.
         process_group: "auto" shares statistics over the ranks of a DistributedDataParallel model; a process group does so
             for any model that is the same on all its ranks; None leaves every rank to itself.
@@ -127,7 +128,8 @@ class UnitReset:
         self._check_groups(reads_activity)
         self._ranks = Ranks(model, process_group)
         self.seeds = self._ranks.agree_on(self._seeds_of_runs(seed))
-        self.generators = [torch.Generator().manual_seed(each) for each in self.seeds]
+        # keyed: a generator seeded with the seed itself would repeat what the model was initialised with
+        self.generators = [torch.Generator().manual_seed(stream_key(each, "fresh units")) for each in self.seeds]
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")

@@ -77,6 +77,8 @@ def test_fractions_and_32_bits_are_refused():
         reduced(encoded(GREY.astype(np.float32), "TIFF"))
     with pytest.raises(ValueError, match="32 bits: convert it to 8 or 16"):
         reduced(encoded(GREY.astype(np.int32) << 16, "TIFF"))
+    with pytest.raises(ValueError, match="32 bits, of which 8 are used: convert it to 8"):
+        reduced(encoded(GREY.astype(np.int32), "TIFF"))
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -56,6 +56,18 @@ def test_a_set_with_files_of_its_own_cannot_be_added(tmp_path):
         add("cifar-10", class_folders(tmp_path))
 
 
+def test_a_name_that_means_other_pictures_already_cannot_be_added(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path))
+    class_folders(tmp_path / "mine")
+    class_folders(tmp_path / "elsewhere" / "others", classes=3)
+    with pytest.raises(DataError, match=r"'mine' already means .*mine, which is looked for first: move that away"):
+        add("mine", tmp_path / "elsewhere" / "others")
+    add("mine", tmp_path / "mine")
+    add("yours", tmp_path / "elsewhere" / "others")
+    add("yours", tmp_path / "mine")
+    assert len(load("yours").train.classes) == len(load("mine").train.classes)
+
+
 def test_pictures_that_cannot_be_read_are_not_added(tmp_path):
     (class_folders(tmp_path / "set") / "class0" / "000.png").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be read as a picture"):

@@ -87,6 +87,17 @@ def test_a_fixed_order_repeats_itself():
     assert [fixed.classes(3, task) for task in range(3)] == [pairs().classes(3, task) for task in range(3)]
 
 
+def test_pictures_left_out_are_neither_learned_from_nor_tested_on():
+    shortened = pairs(left_out=2)
+    images = load("stripes").train
+    for task in range(CLASSES // 2):
+        seen = np.concatenate(shortened.pictures(3, task)).reshape(-1, 32 * 32 * 3)
+        for number in shortened.classes(3, task):
+            hidden = images.pixels[images.labels == number][-2:].reshape(2, -1)
+            assert not (seen[:, None] == hidden).all(axis=2).any()
+            assert (seen[:, None] == images.pixels[images.labels == number][-3].reshape(-1)).all(axis=2).any()
+
+
 def test_a_task_has_the_first_pictures_of_its_classes_to_learn_from_and_the_last_to_be_tested_on():
     images = load("stripes").train
     learn, test = pairs().pictures(seed=0, task=1)
@@ -105,7 +116,9 @@ def test_an_epoch_sees_every_picture_once_in_an_order_of_its_own():
 
 def test_a_class_with_too_few_pictures_is_named(data):
     draw_pictures(data / "uneven", [30, 29, 30])
-    with pytest.raises(ValueError, match=r"class 'class-1' of 'uneven' has 29 pictures, fewer than .* \(20 \+ 10\)"):
+    with pytest.raises(
+        ValueError, match=r"class 'class-1' of 'uneven' has 29 pictures, fewer than .* \(20 \+ 10 \+ 0\)"
+    ):
         started([Config(**{**SHORT, "dataset": "uneven"})])
 
 

@@ -13,6 +13,7 @@ from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chai
 from pliant.optimizer_state import OptimizerState
 from pliant.redraw import Redraw
 from pliant.score import RunningUtility
+from pliant.streams import stream_key
 from pliant.units.entries import Chosen
 from tests.networks import NETWORKS, OPTIMIZERS, batch, enough, mlp, replaced, train
 
@@ -811,11 +812,12 @@ def test_activity_can_be_read_at_the_output_of_a_module():
 def test_random_utility_draws_from_the_method_s_own_generators_and_anew_each_time():
     model = mlp()
     _, cbp = attached(model, utility="random")
+    own = torch.Generator().manual_seed(stream_key(cbp.seeds[0], "fresh units"))
     state = torch.get_rng_state()
     first, second = (cbp.score.value(cbp.groups[0], cbp.generators) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, second)
-    assert torch.equal(first[0], torch.rand(12, generator=torch.Generator().manual_seed(cbp.seeds[0])))
+    assert torch.equal(first[0], torch.rand(12, generator=own))
 
 
 def test_stats_say_what_was_replaced_and_when():
@@ -1124,3 +1126,19 @@ def test_a_group_that_is_never_read_is_named_in_the_log(caplog):
     model[4].eval()  # what group '2' is read by
     train(model, optimizer, range(100))
     assert "never read in 100 steps, so never replaced: '2'" in caplog.text
+
+
+def test_fresh_units_are_not_those_that_the_same_seed_began_with():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 40), nn.ReLU(), nn.Linear(40, 1))
+    first = model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = ContinualBackprop(model, optimizer, groups=chain_groups(model), replacement_rate=0.5, maturity_threshold=2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.ones(1, 10)).sum().backward()
+        optimizer.step()
+    new = model[0].weight[(model[0].weight != first).any(dim=1)]
+    assert len(new) >= 20
+    assert sum(cbp.stats()["0"]["replaced"]) >= 20
+    assert not (new[:, None] == first).any()

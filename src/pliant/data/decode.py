@@ -51,7 +51,10 @@ def reduced(encoded: bytes) -> bytes:
         image: Any = Image.open(io.BytesIO(encoded))
         image.load()
         if image.mode.startswith("I"):
-            image = Image.fromarray(upper_byte(np.asarray(image)))
+            grey = np.asarray(image)
+            if image.mode == "I" and grey.max() <= 0xFF:
+                raise ValueError("its pixels have 32 bits, of which 8 are used: convert it to 8")
+            image = Image.fromarray(upper_byte(grey))
         elif image.mode == "F":
             raise ValueError("its pixels are fractions: convert it to 8 bits")
         elif image.mode == "P":

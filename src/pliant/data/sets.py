@@ -117,13 +117,19 @@ def _missing(what: str, places: Sequence[Path], how: str) -> DataError:
 def add(name: str, path: Path) -> ImageSet:
     """Prepare the pictures in a folder or zip of class folders, and let `name` mean them from now on.
 
-    Raises DataError where the name is taken by a set with files of its own, or the pictures cannot be read.
+    Raises DataError where the name is taken by a set with files of its own or by other pictures of that name in
+    $PLIANT_DATA, which would be found first, or where the pictures cannot be read.
     """
     entry = CATALOG.get(name)
     if entry is not None and entry.form != "folders":
         raise DataError(f"'{name}' is read from its published files, not from pictures: choose another name")
     _check_name(name)
     source = path.expanduser().absolute()
+    taken = found_pictures(name, entry)
+    if taken is not None and taken != added().get(name) and taken.absolute() != source:
+        raise DataError(
+            f"'{name}' already means {taken}, which is looked for first: move that away, or choose another name"
+        )
     with _readable():
         images = _reduced(name, entry, source)
         remember(name, source)

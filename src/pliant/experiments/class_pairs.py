@@ -26,7 +26,14 @@ class Pairs:
     """The tasks of a data set: which classes, which pictures, in which batches. Looked up by number, nothing is kept."""
 
     def __init__(
-        self, data: ImageSet, *, train_images: int, test_images: int, batch_size: int, order: Order = "anew"
+        self,
+        data: ImageSet,
+        *,
+        train_images: int,
+        test_images: int,
+        batch_size: int,
+        order: Order = "anew",
+        left_out: int = 0,
     ) -> None:
         self.train, self.test = train_images, test_images
         self.order, self.batch_size = order, batch_size
@@ -37,11 +44,12 @@ class Pairs:
         labels = np.concatenate([part.labels for part in self._parts])
         self._places = [np.flatnonzero(labels == number) for number in range(len(data.train.classes))]
         for name, places in zip(data.train.classes, self._places, strict=True):
-            if len(places) < self.train + self.test:
+            if len(places) < self.train + self.test + left_out:
                 raise ValueError(
-                    f"class '{name}' of '{data.name}' has {len(places)} pictures, fewer than train_images + test_images "
-                    f"({self.train} + {self.test}): set them lower"
+                    f"class '{name}' of '{data.name}' has {len(places)} pictures, fewer than train_images + test_images + "
+                    f"left_out ({self.train} + {self.test} + {left_out}): set them lower"
                 )
+        self._places = [places[: len(places) - left_out] for places in self._places]
         if len(self._places) < 2:
             raise ValueError(f"'{data.name}' has {len(self._places)} class; a task takes two")
 

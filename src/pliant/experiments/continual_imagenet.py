@@ -51,6 +51,9 @@ class Config(RunConfig, frozen=True):
     order: Order = Field("anew", description="whether each pass over the classes pairs them anew")
     train_images: int = Field(600, gt=0, description="pictures of each class to learn from, its first")
     test_images: int = Field(100, gt=0, description="pictures of each class to be tested on, its last")
+    left_out: int = Field(
+        0, ge=0, description="last pictures of each class that no one sees; `tuning` keeps them for later"
+    )
     tasks: int = Field(2000, gt=0, description="pairs of classes, one after the other")
     epochs: int = Field(250, gt=0, description="passes over the pictures of a task")
     batch_size: int = Field(100, gt=0, description="pictures; divides those of a task")
@@ -304,6 +307,7 @@ def pairs(data: ImageSet, config: Config) -> Pairs:
         data,
         train_images=config.train_images,
         test_images=config.test_images,
+        left_out=config.left_out,
         batch_size=config.batch_size,
         order=config.order,
     )
@@ -450,17 +454,20 @@ def _small() -> list[dict[str, Any]]:
 
 
 def _tuning() -> list[dict[str, Any]]:
-    """Six settings of each method: two step sizes by three values of its own, or six step sizes where it has none."""
-    common = {**_TINY, "tasks": 100, "epochs": 25}
+    """Six settings of each method: two step sizes by three values of its own, or six step sizes where it has none.
+
+    Judged by pictures that the other profiles learn from: those that they are tested on are left out.
+    """
+    common = {**_TINY, "tasks": 100, "epochs": 25, "train_images": 450, "left_out": 50}
     cells: list[dict[str, Any]] = []
     for method, step_size in product(("bp", "fresh"), (0.001, 0.003, 0.005, 0.01, 0.02, 0.03)):
         cells.append({**common, "method": method, "step_size": step_size})
+    both = ((1e-4, 1e-5), (1e-3, 1e-5), (1e-3, 1e-4))  # decay and noise
     for step_size, strength in product((0.01, 0.03), (0, 1, 2)):
         common["step_size"] = step_size
-        decay, noise, rate = ((1e-4, 1e-3, 3e-3)[strength], (1e-5, 1e-4, 1e-3)[strength], (1e-4, 3e-4, 1e-3)[strength])
-        cells.append({**common, "method": "l2", "weight_decay": decay})
-        cells.append({**common, "method": "snp", "weight_decay": 1e-4, "noise_std": noise})
-        cells.append({**common, "method": "cbp", "replacement_rate": rate})
+        cells.append({**common, "method": "l2", "weight_decay": (1e-4, 1e-3, 3e-3)[strength]})
+        cells.append({**common, "method": "snp", "weight_decay": both[strength][0], "noise_std": both[strength][1]})
+        cells.append({**common, "method": "cbp", "replacement_rate": (1e-4, 3e-4, 1e-3)[strength]})
     return cells
 
 

@@ -231,6 +231,7 @@ class Learner:
         return deepcopy(state)  # torch's own hand out what they go on writing to
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        state = deepcopy(dict(state))  # torch and NumPy keep what they are given
         self.steps_done, self.diverged_at = state["steps_done"], state["diverged_at"]
         self.excess, self.chain.context = state["excess"], state["context"]
         self.carried = state["carried"]
@@ -249,7 +250,7 @@ class Learner:
         for place in range(done, last):
             self.excess[place] = self._update(rule)
             if not np.isfinite(self.excess[place]):
-                self.diverged_at = self.steps_done
+                self.diverged_at = self.steps_done - 1  # counted from 0, as everywhere
                 self.excess[:] = np.nan
                 return True
         return last == self.config.period
@@ -293,7 +294,7 @@ class Learner:
 def fresh_network(config: Config, number: int) -> Predictor:
     """Network `number` of the seed, as torch initialises it; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key(config.seed, "weights", number))
+        torch.default_generator.manual_seed(stream_key(config.seed, "weights", number))
         return Predictor(config.symbols, config.hidden_units)
 
 
@@ -341,7 +342,7 @@ class SwitchingMarkovChain:
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
         "small": "100 switches, 3 seeds, all methods, two controls of continual backprop; about 20 core-minutes",
-        "tuning": "30 switches, seed 1000: the settings tried, the same number for every method; about 15 core-minutes",
+        "tuning": "30 switches, seed 1000: nine settings of each method; about 20 core-minutes",
     }
 
     def runs(self, profile: str) -> list[Config]:
@@ -431,15 +432,21 @@ def _small() -> list[dict[str, Any]]:
 
 
 def _tuning() -> list[dict[str, Any]]:
-    """For every method the same optimizers and step sizes, and three strengths of what is its own."""
-    strengths: list[dict[str, Any]] = [{"method": "bp"}, {"method": "fresh"}]
-    strengths += [{"method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)]
+    """Nine settings of each method, cbp with another utility counted as another: three learners and three strengths of its own.
+
+    Those that have nothing of their own get more step sizes.
+    """
+    strengths: list[dict[str, Any]] = [{"method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)]
     strengths += [{"method": "snp", "weight_decay": 1e-4, "noise_std": noise} for noise in (1e-4, 1e-3, 1e-2)]
     for utility, rate in product(("contribution", "adaptable_contribution", "random"), (1e-4, 1e-3, 1e-2)):
         strengths.append({"method": "cbp", "utility": utility, "replacement_rate": rate})
     learners = [("adam", 0.01), ("adam", 0.003), ("sgd", 1.0)]
+    more = [("adam", 0.001), ("adam", 0.002), ("adam", 0.005), ("adam", 0.02), ("sgd", 0.3), ("sgd", 3.0)]
+    plain = [({"method": method}, learners + more) for method in ("bp", "fresh")]
     return [
-        {"optimizer": optimizer, "step_size": size, **own} for (optimizer, size), own in product(learners, strengths)
+        {"optimizer": optimizer, "step_size": size, **own}
+        for own, at in [*plain, *((own, learners) for own in strengths)]
+        for optimizer, size in at
     ]
 
 

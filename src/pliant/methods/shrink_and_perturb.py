@@ -49,7 +49,8 @@ FORMAT = 1
 class ShrinkAndPerturb(WholeParameters):
     """Shrink parameters and add noise to them, after every `period` optimizer steps or when `perturb()` says so.
 
-    A parameter that is frozen is left alone, and so is a step that a GradScaler leaves out.
+    A parameter that is frozen is left alone, and so is a step that a GradScaler leaves out, where it is attached; who calls
+    `step()` by hand leaves it out by not calling.
 
     Args:
         model: the network.
@@ -61,6 +62,7 @@ class ShrinkAndPerturb(WholeParameters):
         parameters: which, see `WholeParameters`; biases and norm parameters too, unless you say otherwise.
         runs: axis 0 of every parameter is one of so many runs, each with noise of its own seed; None: one network.
         seed: of all draws, or one for each run; None takes `torch.initial_seed()`, under data parallelism that of rank 0.
+            Two of one seed draw the same noise: give an actor and a critic seeds of their own.
         attach: True acts by itself after `optimizer.step()`; False waits for you to call `step()` there.
         process_group: whose ranks share the seed, as in `pliant.unit_reset.UnitReset`.
 
