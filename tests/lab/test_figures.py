@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from pliant.lab.figures import PALETTE, band, bin_centres, panels, spread, styles
+from pliant.lab.figures import PALETTE, band, bin_centres, looks, panels, spread, styles, with_values
 
 
 def rows(**changes):
@@ -79,3 +79,24 @@ def test_labels_stand_apart_and_keep_their_order():
 def test_more_curves_than_colours_differ_in_dash():
     looks = [tuple(style.values()) for style in styles([str(i) for i in range(20)]).values()]
     assert len(set(looks)) == 20
+
+
+def test_a_method_has_its_colours_and_its_settings_dashes():
+    table = pd.DataFrame({"method": ["cbp"] * 3 + ["bp"] * 2, "curve": ["a", "b", "c", "d", "e"]})
+    look = looks(table, {"cbp": ("blue", "green"), "bp": "red"})
+    assert [tuple(style.values()) for style in look.values()] == [
+        ("blue", "-"),
+        ("green", "-"),
+        ("blue", "--"),
+        ("red", "-"),
+        ("red", "--"),
+    ]
+    of_both = looks(
+        table.assign(start="warm"), {("cbp", "warm"): "blue", ("bp", "warm"): "red"}, by=["method", "start"]
+    )
+    assert [of_both[name]["color"] for name in "ae"] == ["blue", "red"]
+
+
+def test_a_curve_without_any_value_is_not_shown_and_one_that_lost_some_is():
+    table = pd.DataFrame({"curve": ["a", "a", "b", "b"], "dead": [np.nan, 0.5, np.nan, np.nan]})
+    assert with_values(table, "dead")["curve"].tolist() == ["a", "a"]

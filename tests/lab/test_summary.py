@@ -61,13 +61,63 @@ def test_a_reference_is_paired_over_the_seeds_that_both_have():
 def test_a_diverged_run_is_counted_and_left_out():
     rows = pandas.concat([study([[1, 2]]), study([[3, np.nan]], seeds=[1], status="diverged")])
     (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    assert (curve.seeds, curve.diverged) == ([0], 1)
+    assert (curve.seeds, curve.left_out["diverged"]) == ([0], 1)
     assert "1 (1 diverged)" in list(lines([curve], Manner()))[1]
 
 
 def test_a_curve_of_diverged_runs_has_no_numbers():
     (curve,) = curves(study([[1, np.nan]], status="diverged"), MEASURED, "task", "accuracy")
     assert list(lines([curve], Manner()))[1].split() == ["bp", "0", "(1", "diverged)", "-", "-", "-", "-", "-"]
+
+
+def test_an_unfinished_run_is_counted_and_left_out():
+    rows = pandas.concat(
+        [
+            study([[1, 2, 3, 4]]),
+            study([[5, 6]], seeds=[1], status="running"),
+            study([[7, 8, 9]], seeds=[2], status="running"),
+        ]
+    )
+    (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    assert curve.values.tolist() == [[1.5, 3.5]]  # seed 2 has begun the last part
+    assert "1 (2 unfinished)" in list(lines([curve], Manner()))[1]
+
+
+def test_a_finished_run_that_lacks_a_part_is_counted_and_left_out():
+    (curve,) = curves(pandas.concat([study([[1, 2, 3, 4]]), study([[5]], seeds=[1])]), MEASURED, "task", "accuracy", 2)
+    assert "1 (1 lack a part)" in list(lines([curve], Manner()))[1]
+
+
+def test_a_value_that_is_no_number_makes_its_part_nan():
+    (curve,) = curves(study([[1, 2, np.nan, 4], [1, 2, 3, 4]]), MEASURED, "task", "accuracy", parts=2)
+    assert curve.seeds == [0, 1]
+    assert np.isnan(curve.values).tolist() == [[False, True], [False, False]]
+    assert list(lines([curve], Manner()))[1].split() == ["bp", "2", "1.5000", "±", "0.0000", "nan", "(4)", *3 * ["nan"]]
+
+
+def test_a_method_without_the_column_has_a_line_of_its_own():
+    rows = pandas.concat([study([[1, 2], [1, 2]]), study([[np.nan] * 2] * 2, method="linear")])
+    found = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    table = list(lines(found, Manner(), found[0]))
+    assert table[1].startswith("bp      2      1.0000")
+    assert table[2].split() == ["linear", "2", *6 * ["-"]]
+
+
+def test_curves_that_end_at_different_places_are_not_compared():
+    rows = pandas.concat([study([[1, 2, 3, 4]]), study([[5, 6]], method="cbp"), study([[5, 6, 7, 9]], method="l2")])
+    found = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    bp, cbp, l2 = list(lines(found, Manner(), found[0]))[1:]
+    assert bp.endswith(" -")
+    assert cbp.endswith(" -")
+    assert l2.endswith(f"{(7 + 9) / 2 - 3.5:+.4f}")
+
+
+@pytest.mark.parametrize("typed", ["true", "True", "TRUE", "1"])
+def test_a_setting_that_is_true_is_met_as_it_may_be_typed(typed):
+    rows = pandas.concat([study([[1, 2]]).assign(bias=True), study([[3, 4]]).assign(bias=False)])
+    found = curves(rows, MEASURED, "task", "accuracy")
+    assert reference(found, [f"bias={typed}"]) is found[0]
+    assert reference(found, ["bias=false"]) is found[1]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from pliant.experiments.pictures import Augmentation, Split, split_by_class
 from pliant.experiments.residual import initialise
 from pliant.experiments.residual_learner import EVALUATED, Learner, LearnerConfig, first_not_finite, pieces_an_advance
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
-from pliant.lab.figures import band, panels
+from pliant.lab.curves import less_reference, with_curves
+from pliant.lab.figures import band, looks, panels, with_values
 from pliant.methods import reset_head, reset_network
 from pliant.streams import generator, stream_key
 
@@ -340,17 +341,17 @@ class ClassIncremental:
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy by classes seen; its difference to the network that starts over, or to backprop; dormancy; rank."""
         table: Any = rows
-        table = table.assign(curve=[NAMES[method] for method in table["method"]])
+        table = with_curves(table, COLUMNS, NAMES, WORDS)
         present = set(table["method"])
         reference = next((method for method in ("full", "bp") if method in present), str(table["method"].iloc[0]))
-        base = table[table["method"] == reference].set_index(["seed", "classes"])["test_accuracy"]
-        keys = zip(table["seed"], table["classes"], strict=True)
-        table = table.assign(difference=table["test_accuracy"] - [base.get(key, np.nan) for key in keys])
+        others = table[table["method"] == reference]
+        table = table.assign(difference=less_reference(table, others, "test_accuracy", ["classes"], COLUMNS))
+        look = looks(table, COLOURS)
         labels = {**LABELS, "difference": f"accuracy less that of {NAMES[reference]}"}
         figure, [axes] = panels(1, 4)
         for panel, column in zip(axes, ("test_accuracy", "difference", "dormant", "singular_value_rank"), strict=True):
-            shown = table[table[column].notna()]
-            band(panel, shown, x="classes", y=column, by="curve", look=LOOK, labels=labels)
+            shown = with_values(table, column)
+            band(panel, shown, x="classes", y=column, by="curve", look=look, labels=labels)
         return figure
 
 
@@ -361,8 +362,8 @@ NAMES = {
     "snp": "shrink+perturb",
     "cbp": "continual backprop",
 }
-_COLOURS = ("#D55E00", "#555555", "#009E73", "#E69F00", "#0072B2")
-LOOK = {name: {"color": colour} for name, colour in zip(NAMES.values(), _COLOURS, strict=True)}
+WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
+COLOURS = {"bp": "#D55E00", "full": "#555555", "head": "#009E73", "snp": "#E69F00", "cbp": "#0072B2"}
 LABELS = {
     "classes": "classes",
     "test_accuracy": "test accuracy",

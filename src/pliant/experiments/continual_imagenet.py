@@ -31,7 +31,8 @@ from pliant.experiments.captured_step import captured
 from pliant.experiments.class_pairs import SIDE, Order, Pairs
 from pliant.experiments.convolutional import ConvNet, normalised
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
-from pliant.lab.figures import PALETTE, band, panels
+from pliant.lab.curves import with_curves
+from pliant.lab.figures import PALETTE, band, looks, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
 
 if TYPE_CHECKING:
@@ -382,12 +383,12 @@ class ContinualImageNet:
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """A row of panels for each data set: accuracy, dead units, effective rank, weight magnitude."""
         table: Any = rows
-        curves = [_curve(*values) for values in table[_CURVE].itertuples(index=False)]
-        table = table.assign(curve=curves, test_accuracy=100 * table["test_accuracy"])
+        table = table.assign(test_accuracy=100 * table["test_accuracy"])
         figure, axes = panels(table["dataset"].nunique(), len(LABELS) - 1)
         for (dataset, cell), row in zip(table.groupby("dataset", sort=False), axes, strict=True):
             bins = max(1, min(MOST_BINS, int(cell["task"].max()) // TASKS_A_BIN))
-            look = _look(cell)
+            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=["dataset"])
+            look = looks(cell, _COLOURS)
             row[0].set_title(str(dataset), loc="left")
             for panel, column in zip(row, list(LABELS)[1:], strict=True):
                 named = column == "test_accuracy"
@@ -403,27 +404,9 @@ LABELS = {
     "effective_rank": "effective rank of the last hidden layer",
     "weight_magnitude": "mean |weight|",
 }
-_CURVE = ["method", "step_size", "weight_decay", "noise_std", "replacement_rate"]
-_NAMES = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
-
-
-def _curve(method: str, step_size: float, weight_decay: float, noise_std: float, replacement_rate: float) -> str:
-    """What sets a curve apart from its neighbours, in words."""
-    details = {"decay": weight_decay, "noise": noise_std, "rate": replacement_rate}
-    given = [f"{key} {value:g}".replace("e-0", "e-") for key, value in details.items() if value]
-    return ", ".join([f"{_NAMES[method]} {step_size:g}", *given])
-
-
-def _look(cell: Any) -> dict[str, dict[str, str]]:
-    """A colour for each method, a dash for each of its settings."""
-    colours = dict(zip(("cbp", "bp", "l2", "snp"), PALETTE, strict=False)) | {"fresh": "#555555"}
-    look: dict[str, dict[str, str]] = {}
-    methods = dict(zip(cell["curve"], cell["method"], strict=True))
-    for method in dict.fromkeys(methods.values()):
-        own = [curve for curve, of in methods.items() if of == method]
-        dashes = ("-", "--", ":", "-.")
-        look |= {c: {"color": colours[method], "linestyle": dashes[i % len(dashes)]} for i, c in enumerate(own)}
-    return look
+_METHODS = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
+_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
+_COLOURS = {**dict(zip(("cbp", "bp", "l2", "snp"), PALETTE, strict=False)), "fresh": "#555555"}
 
 
 # -- profiles -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ All methods of a seed see the same tasks and start from the same weights.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import cycle, pairwise, product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -26,7 +26,8 @@ from pydantic import Field, model_validator
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
-from pliant.lab.figures import band, panels
+from pliant.lab.curves import with_curves
+from pliant.lab.figures import band, looks, panels, with_values
 from pliant.online import OnlineEnsemble
 from pliant.streams import generator
 
@@ -319,15 +320,17 @@ class PermutedMnist:
         table = table.assign(**{name: 100 * table[name] for name in ("accuracy", "dead", "effective_rank")})
         linear = table["method"] == "linear"
         networks = table if linear.all() else table[~linear]
-        cells = list(networks.groupby(["dataset", "width", "period"], sort=False).groups)
+        cells = list(networks.groupby(_PANEL, sort=False).groups)
         figure, axes = panels(len(cells), len(LABELS) - 1)
         for (dataset, width, period), row in zip(cells, axes, strict=True):
             same = (table["dataset"] == dataset) & (table["period"] == period)
-            cell, look = _with_curves(table[same & ((table["width"] == width) | linear)])
+            cell: Any = table[same & ((table["width"] == width) | linear)]
+            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=_PANEL)
+            look = looks(cell, _COLOURS)
             row[0].set_title(f"{dataset}, width {width:,}, {period:,} examples a task", loc="left")
             bins = BINS if cell["task"].nunique() > BINS else None
             for panel, column in zip(row, list(LABELS)[1:], strict=True):
-                shown = cell[cell["curve"].isin(cell["curve"][cell[column].notna()])]
+                shown = with_values(cell, column)
                 if len(shown):
                     band(panel, shown, x="task", y=column, by="curve", bins=bins, look=look, labels=LABELS)
                 else:
@@ -343,39 +346,30 @@ LABELS = {
     "dead": "dead units (%)",
     "effective_rank": "effective rank (% of width)",
 }
-_LOOKS = {  # name and colour: warm for what forgets how to learn, cool for continual backprop, grey for the reference
-    "bp": ("backprop", "#D55E00"),
-    "adam": ("Adam", "#CC79A7"),
-    "l2": ("L2", "#E69F00"),
-    "snp": ("shrink+perturb", "#56B4E9"),
-    "dropout": ("dropout", "#999933"),
-    "onlinenorm": ("online norm", "#882255"),
-    "layernorm": ("layer norm", "#009E73"),
-    "cbp": ("cbp", "#0072B2"),
-    "linear": ("linear", "#555555"),
+_PANEL = ["dataset", "width", "period"]
+_METHODS = {
+    "bp": "backprop",
+    "adam": "Adam",
+    "l2": "L2",
+    "snp": "shrink+perturb",
+    "dropout": "dropout",
+    "onlinenorm": "online norm",
+    "layernorm": "layer norm",
+    "cbp": "cbp",
+    "linear": "linear",
 }
-_WORDS = {  # of the settings that tell curves of one method apart
-    "step_size": "step size",
-    "weight_decay": "decay",
-    "noise_std": "noise",
-    "dropout": "p",
-    "norm_decay": "decay",
-    "replacement_rate": "rate",
+_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "dropout": "p", "replacement_rate": "rate"}
+_COLOURS = {  # warm for what forgets how to learn, cool for continual backprop, grey for the reference
+    "bp": "#D55E00",
+    "adam": "#CC79A7",
+    "l2": "#E69F00",
+    "snp": "#56B4E9",
+    "dropout": "#999933",
+    "onlinenorm": "#882255",
+    "layernorm": "#009E73",
+    "cbp": "#0072B2",
+    "linear": "#555555",
 }
-_DASHES = ("-", "--", ":", "-.")
-
-
-def _with_curves(cell: Any) -> tuple[Any, dict[str, dict[str, str]]]:
-    """The rows with a column that names their curve, and a look for each: a colour a method, a dash a setting."""
-    names: Any = cell["method"].map({method: name for method, (name, _) in _LOOKS.items()})
-    look: dict[str, dict[str, str]] = {}
-    for method, own in cell.groupby("method", sort=False):
-        details = [name for name in _WORDS if own[name].nunique() > 1]
-        for name in details:
-            names[own.index] += own[name].map(f", {_WORDS[name]} {{:g}}".format)
-        for curve, dash in zip(names[own.index].unique(), cycle(_DASHES), strict=False):
-            look[curve] = {"color": _LOOKS[str(method)][1], "linestyle": dash}
-    return cell.assign(curve=names), look
 
 
 # -- what the profiles run -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ All methods of a seed see the same stream and start from the same weights.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import cycle, product
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
-from pliant.lab.figures import PALETTE, band, panels
+from pliant.lab.curves import with_curves
+from pliant.lab.figures import PALETTE, band, looks, panels, with_values
 from pliant.online import OnlineEnsemble
 from pliant.streams import generator, stream_key, uniform
 
@@ -259,19 +260,19 @@ class SlowlyChangingRegression:
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """A row of panels for each variant, optimizer, activation and length: error, weight magnitude, idle units."""
         table: Any = rows
-        curves = [_curve(*values) for values in table[_CURVE].itertuples(index=False)]
-        table = table.assign(curve=curves, step=table["step"] / 1e6)
+        table = table.assign(step=table["step"] / 1e6)
         linear = table["method"] == "linear"
         learners = table if linear.all() else table[~linear]
-        cells = list(learners.groupby(["variant", "optimizer", "activation", "steps"], sort=False).groups)
+        cells = list(learners.groupby(_PANEL, sort=False).groups)
         figure, axes = panels(len(cells), 3)
         for (variant, optimizer, activation, steps), row in zip(cells, axes, strict=True):
             same = (table["variant"] == variant) & (table["optimizer"] == optimizer) & (table["steps"] == steps)
-            cell = table[same & ((table["activation"] == activation) | linear)]
-            look = _look(cell)
+            cell: Any = table[same & ((table["activation"] == activation) | linear)]
+            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=_PANEL)
+            look = looks(cell, _COLOURS)
             row[0].set_title(f"{activation}, {optimizer}, {variant}", loc="left")
             for panel, column in zip(row, ("squared_error", "weight_magnitude", _idle(activation)), strict=True):
-                shown = cell[cell[column].notna()]
+                shown = with_values(cell, column)
                 if len(shown):
                     band(panel, shown, x="step", y=column, by="curve", bins=BINS, look=look, labels=LABELS)
                 else:
@@ -313,32 +314,16 @@ LABELS = {
     "dead": "share of dead units",
     "saturated": "share of saturated units",
 }
-_CURVE = ["method", "step_size", "weight_decay", "noise_std", "replacement_rate"]
-_NAMES = {"bp": "backprop", "cbp": "cbp", "linear": "linear", "l2": "L2", "snp": "shrink+perturb"}
+_PANEL = ["variant", "optimizer", "activation", "steps"]
+_METHODS = {"bp": "backprop", "cbp": "cbp", "linear": "linear", "l2": "L2", "snp": "shrink+perturb"}
+_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
 _COLOURS = {  # warm for what forgets how to learn, cool for continual backprop, grey for the reference
     "bp": ("#D55E00", "#E69F00", "#CC79A7"),
-    "cbp": ("#56B4E9", "#0072B2", "#009E73", "#56B4E9", "#0072B2"),
-    "linear": ("#555555",),
+    "cbp": ("#56B4E9", "#0072B2", "#009E73"),
+    "linear": "#555555",
+    "l2": PALETTE,
+    "snp": PALETTE,
 }
-
-
-def _curve(method: str, step_size: float, weight_decay: float, noise_std: float, replacement_rate: float) -> str:
-    """What sets a curve apart from its neighbours, in words."""
-    details = {"decay": weight_decay, "noise": noise_std, "rate": replacement_rate}
-    given = [f"{key} {value:g}".replace("e-0", "e-") for key, value in details.items() if value]
-    return ", ".join([f"{_NAMES[method]} {step_size:g}", *given])
-
-
-def _look(cell: Any) -> dict[str, dict[str, str]]:
-    """A colour for each curve of a cell, by family; the linear reference is dashed."""
-    look: dict[str, dict[str, str]] = {}
-    methods = dict(zip(cell["curve"], cell["method"], strict=True))
-    for method in dict.fromkeys(methods.values()):
-        curves = [curve for curve, own in methods.items() if own == method]
-        colours = cycle(_COLOURS.get(method, PALETTE))
-        for curve, colour in zip(curves, colours, strict=False):
-            look[curve] = {"color": colour, "linestyle": "--" if method == "linear" else "-"}
-    return look
 
 
 def _quick() -> list[dict[str, Any]]:

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
-from pliant.lab.figures import band, panels, styles
+from pliant.lab.curves import with_curves
+from pliant.lab.figures import band, looks, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
 from pliant.streams import generator, stream_key, uniform
 
@@ -369,13 +370,12 @@ class SwitchingMarkovChain:
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """A row of panels for each optimizer: excess over and late in each period, flat units, effective rank."""
         table: Any = rows
-        curves = [_curve(*values) for values in table[_CURVE].itertuples(index=False)]
-        table = table.assign(curve=curves)
         optimizers = list(dict.fromkeys(table["optimizer"]))
         figure, axes = panels(len(optimizers), 4)
         for optimizer, row in zip(optimizers, axes, strict=True):
-            cell = table[table["optimizer"] == optimizer]
-            look = styles(list(dict.fromkeys(cell["curve"])))
+            cell: Any = table[table["optimizer"] == optimizer]
+            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=["optimizer"])
+            look = looks(cell, _COLOURS)
             row[0].set_title(f"GRU, {optimizer}", loc="left")
             for panel, column in zip(row, LABELS, strict=True):
                 bins = min(BINS, cell["switch"].nunique())
@@ -400,18 +400,23 @@ LABELS = {
     "saturated": "share of units with |h| > 0.99",
     "effective_rank": "effective rank of hidden states",
 }
-_CURVE = ["method", "step_size", "beta_1", "weight_decay", "noise_std", "replacement_rate", "utility"]
-_NAMES = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
-
-
-def _curve(
-    method: str, step_size: float, beta: float, weight_decay: float, noise_std: float, rate: float, utility: str
-) -> str:
-    """What sets a curve apart from its neighbours, in words."""
-    details = {"beta 1": beta if beta != 0.9 else 0, "decay": weight_decay, "noise": noise_std, "rate": rate}
-    given = [f"{key} {value:g}".replace("e-0", "e-") for key, value in details.items() if value]
-    name = f"cbp ({utility.replace('_', ' ')})" if method == "cbp" else _NAMES[method]
-    return ", ".join([f"{name} {step_size:g}", *given])
+_METHODS = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
+_WORDS = {
+    "step_size": "",
+    "beta_1": "β₁",
+    "beta_2": "β₂",
+    "weight_decay": "decay",
+    "noise_std": "noise",
+    "replacement_rate": "rate",
+    "utility": "",
+}
+_COLOURS = {
+    "bp": "#D55E00",
+    "cbp": ("#0072B2", "#56B4E9", "#009E73"),
+    "l2": "#E69F00",
+    "snp": "#CC79A7",
+    "fresh": "#555555",
+}
 
 
 def _quick() -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ from pliant.data import load
 from pliant.experiments.pictures import split_by_class
 from pliant.experiments.residual_learner import EVALUATED, Learner, LearnerConfig, first_not_finite, pieces_an_advance
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
-from pliant.lab.figures import band, panels
-from pliant.lab.statistics import paired_difference
+from pliant.lab.curves import less_reference, with_curves
+from pliant.lab.figures import Style, band, looks, panels
+from pliant.lab.statistics import estimate
 from pliant.methods import reset_optimizer
 from pliant.streams import generator
 
@@ -275,13 +276,13 @@ class WarmStarting:
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy in training and in the test with all of the pictures; the gap to backprop from scratch at the end."""
         table: Any = rows
-        names = [NAMES[method, start] for method, start in zip(table["method"], table["start"], strict=True)]
-        table = table.assign(curve=names)
+        table = with_curves(table, COLUMNS, NAMES, WORDS, always=["start"])
+        look = looks(table, COLOURS, by=["method", "start"])
         all_of_it = carried_on(table[table["stage"] == ALL])
         figure, [[train, test, gap]] = panels(1, 3)
         for panel, column in ((train, "train_accuracy"), (test, "test_accuracy")):
-            band(panel, all_of_it, x="epoch", y=column, by="curve", look=LOOK, labels=LABELS, name_lines=panel is test)
-        _gaps(gap, table[(table["stage"] == ALL) & (table["last"] == 1)])
+            band(panel, all_of_it, x="epoch", y=column, by="curve", look=look, labels=LABELS, name_lines=panel is test)
+        _gaps(gap, table[(table["stage"] == ALL) & (table["last"] == 1)], look)
         return figure
 
 
@@ -297,37 +298,37 @@ def carried_on(rows: Any) -> Any:
     return cast(Any, pandas).concat(whole) if whole else rows
 
 
-def _gaps(axes: Axes, ends: Any) -> None:
+def _gaps(axes: Axes, ends: Any, look: Mapping[str, Style]) -> None:
     """Final test accuracy less that of backprop from scratch, of the seeds that have both, with its interval."""
-    reference = NAMES["bp", "scratch"]
-    final = ends.pivot_table(index="seed", columns="curve", values="test_accuracy")
-    shown = [name for name in LOOK if name in final and name != reference] if reference in final else []
+    scratch = (ends["method"] == "bp") & (ends["start"] == "scratch")
+    gaps = ends.assign(gap=less_reference(ends, ends[scratch], "test_accuracy", [], COLUMNS))
+    gaps = gaps[~scratch].dropna(subset=["gap"])
+    shown = [name for name in look if (gaps["curve"] == name).any()]
     for place, name in enumerate(shown):
-        pairs = final[[name, reference]].dropna()
-        difference = paired_difference(pairs[name], pairs[reference])
+        difference = estimate(gaps["gap"][gaps["curve"] == name])
         low, high = difference.interval()
-        axes.plot([place, place], [low, high], color=LOOK[name]["color"])
-        axes.plot([place], [difference.mean], "o", color=LOOK[name]["color"])
+        axes.plot([place, place], [low, high], color=look[name]["color"], linestyle=look[name]["linestyle"])
+        axes.plot([place], [difference.mean], "o", color=look[name]["color"])
     axes.axhline(0.0, color="#999999", linewidth=0.8)
     axes.set_xticks(range(len(shown)), [name.replace(", ", "\n") for name in shown])
-    axes.set_ylabel(f"test accuracy less that of {reference}")
+    axes.set_ylabel("test accuracy less that of backprop, scratch")
 
 
-NAMES = {
-    ("bp", "scratch"): "backprop, scratch",
-    ("bp", "warm"): "backprop, warm",
-    ("snp", "warm"): "shrink+perturb, warm",
-    ("cbp", "scratch"): "continual backprop, scratch",
-    ("cbp", "warm"): "continual backprop, warm",
+NAMES = {"bp": "backprop", "snp": "shrink+perturb", "cbp": "continual backprop"}
+WORDS = {"start": "", "step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
+COLOURS = {
+    ("bp", "scratch"): "#555555",
+    ("bp", "warm"): "#D55E00",
+    ("snp", "warm"): "#E69F00",
+    ("cbp", "scratch"): "#56B4E9",
+    ("cbp", "warm"): "#0072B2",
 }
-_COLOURS = ("#555555", "#D55E00", "#E69F00", "#56B4E9", "#0072B2")
-LOOK = {name: {"color": colour} for name, colour in zip(NAMES.values(), _COLOURS, strict=True)}
 LABELS = {
     "epoch": "epochs with all of the pictures",
     "train_accuracy": "training accuracy",
     "test_accuracy": "test accuracy",
 }
-CELLS: list[dict[str, Any]] = [{"method": method, "start": start} for method, start in NAMES]
+CELLS: list[dict[str, Any]] = [{"method": method, "start": start} for method, start in COLOURS]
 
 Profile = tuple[dict[str, Any], dict[str, dict[str, Any]], int]  # of all methods, of each, seeds
 TINY = {"dataset": "tiny-imagenet-32", "test_images": 50}

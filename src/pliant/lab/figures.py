@@ -58,6 +58,31 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
+def looks(
+    rows: pandas.DataFrame, colours: Mapping[Any, str | Sequence[str]], by: Sequence[str] = ("method",)
+) -> dict[str, Style]:
+    """A look for each `curve` of the rows: a colour for each value of `by`, a dash for each of its curves.
+
+    Keys of `colours` are values of the column `by`, or tuples of several. Of several colours each is given out before the
+    first dash.
+    """
+    table: Any = rows
+    look: dict[str, Style] = {}
+    for kind, own in table[[*by, "curve"]].drop_duplicates().groupby(list(by), sort=False)["curve"]:
+        given = colours[kind if len(by) > 1 else kind[0]]
+        own_colours = (given,) if isinstance(given, str) else given
+        for number, name in enumerate(own):
+            turn, place = divmod(number, len(own_colours))
+            look[name] = {"color": own_colours[place], "linestyle": _LINES[turn % len(_LINES)]}
+    return look
+
+
+def with_values(rows: pandas.DataFrame, column: str) -> pandas.DataFrame:
+    """The rows of the curves that have any value of `column`: some have none, as a network without hidden units."""
+    table: Any = rows
+    return table[table["curve"].isin(table["curve"][table[column].notna()])]
+
+
 def band(
     axes: Axes,
     rows: pandas.DataFrame,

@@ -1,14 +1,15 @@
 """A study in one table: how every curve begins, the best it reaches, and how it ends.
 
-A curve is all runs that differ in the seed alone. Its places (steps, tasks) are cut into equal parts, and a run's values
-within a part averaged. Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
+A curve is all runs that differ in the seed alone (`pliant.lab.curves`). Its places (steps, tasks) are cut into equal parts,
+and a run's values within a part averaged. Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
 
     first, best, last       of the parts; the best is the one whose mean over seeds is best
     last - first, - best    paired: the difference of each seed first
-    last - reference        paired with another curve, over the seeds that both have
+    last - reference        paired with another curve, over the seeds that both have; "-" where they end at different places
 
-Least is best where a column's name says error, loss or excess. A run that diverged is counted and left out. The best of many
-parts is chosen with hindsight, which by itself sets it apart from the last: read `last - best` beside `last - first`.
+Least is best where a column's name says error, loss or excess. Runs that diverged, have not come as far as the curve's
+longest, or lack a part are counted and left out; a value that is not a number makes its part nan. The best of many parts is
+chosen with hindsight, which by itself sets it apart from the last: read `last - best` beside `last - first`.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from pliant.lab.curves import given, in_words, settings, telling
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
 from pliant.lab.progress import duration
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 PARTS = 10
 Spread: TypeAlias = Literal["interval", "error"]
-_NO_SETTING = ("run", "seed", "status", "diverged_at", "commit")
 
 
 def summary_lines(
@@ -91,14 +92,19 @@ class Curve:
     seeds: list[int]
     values: Array  # (seeds, parts)
     ends: Array  # (parts,) last place of each part
-    diverged: int
+    left_out: Mapping[str, int]  # why -> runs
 
     @property
     def name(self) -> str:
-        """Such as "cbp replacement_rate=1e-05"; what is 0 is not said."""
-        given = {key: self.settings[key] for key in self.telling if self.settings[key]}
-        words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items()]
-        return " ".join([str(self.settings["method"]), *words])
+        """Such as "cbp replacement_rate=1e-5"; what is 0 is not said."""
+        details = given(self.settings, self.telling).items()
+        return " ".join([str(self.settings["method"]), *(f"{key}={in_words(value)}" for key, value in details)])
+
+    @property
+    def count(self) -> str:
+        """Such as "28 (2 diverged)": the seeds in it, and those that are not."""
+        lost = ", ".join(f"{runs} {why}" for why, runs in self.left_out.items() if runs)
+        return f"{len(self.seeds)} ({lost})" if lost else str(len(self.seeds))
 
 
 def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: str, parts: int = PARTS) -> list[Curve]:
@@ -107,38 +113,31 @@ def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: 
         if name not in measured:
             raise unknown("column", name, measured)
     table: Any = rows
-    fields = [name for name in table.columns if name not in (*measured, *_NO_SETTING)]
-    varying = [name for name in fields if table[name].nunique(dropna=False) > 1]
-    keys = ["method", *(name for name in varying if name != "method")]
-    telling: dict[Any, list[str]] = {}
-    for method, own in table.groupby("method", sort=False):
-        differing = [name for name in keys[1:] if own[name].nunique(dropna=False) > 1]
-        telling[method] = differing or keys[1:]
+    found = settings(table, measured)
+    keys, own = list(found.columns), telling(found)
     return [
-        _curve(dict(zip(keys, values, strict=True)), telling[values[0]], own, place, metric, parts)
-        for values, own in table.groupby(keys, sort=False, dropna=False)
+        _curve(dict(zip(keys, values, strict=True)), own[str(values[0])] or keys[1:], runs, place, metric, parts)
+        for values, runs in table.groupby(keys, sort=False, dropna=False)
     ]
 
 
-def _curve(
-    settings: Mapping[str, Any], telling: Sequence[str], rows: Any, place: str, metric: str, parts: int
-) -> Curve:
-    alive = rows[rows["status"] != "diverged"]
-    diverged = int(rows.loc[rows["status"] == "diverged", "seed"].nunique())
+def _curve(setting: Mapping[str, Any], telling: Sequence[str], rows: Any, place: str, metric: str, parts: int) -> Curve:
+    diverged = rows["status"] == "diverged"
+    alive = rows[~diverged]
+    left_out = {"diverged": int(rows["seed"][diverged].nunique())}
     if not len(alive):
-        return Curve(settings, telling, [], np.empty((0, parts)), np.empty(parts), diverged)
+        return Curve(setting, telling, [], np.empty((0, parts)), np.empty(parts), left_out)
     at = alive[place].to_numpy(dtype=np.float64)
     table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
-    values = table.pivot_table(index="seed", columns="part", values=metric, aggfunc="mean", dropna=False)
-    whole = values[values.notna().all(axis=1)]
-    if not len(whole):
-        raise LabError(
-            f"no run has a value of '{metric}' in every part: the study is unfinished, or ask for fewer parts"
-        )
+    groups = table.groupby(["seed", "part"])[metric]
+    means = groups.mean().where(groups.count() == groups.size()).unstack("part")  # NaN where a value of the part is
+    whole = groups.size().unstack("part").notna().all(axis=1)
+    runs = table.groupby("seed")
+    underway = (runs["status"].first() == "running") & (runs[place].max() < at.max())
+    left_out |= {"unfinished": int(underway.sum()), "lack a part": int((~whole & ~underway).sum())}
+    kept = means[whole & ~underway]
     ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
-    return Curve(
-        settings, telling, [int(seed) for seed in whole.index], whole.to_numpy(dtype=np.float64), ends, diverged
-    )
+    return Curve(setting, telling, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
 
 
 def reference(found: Sequence[Curve], wanted: Sequence[str]) -> Curve:
@@ -155,7 +154,8 @@ def _is(setting: Any, value: str) -> bool:
     try:
         return float(setting) == float(value)
     except (TypeError, ValueError):
-        return str(setting) == value
+        text = str(setting)
+        return text == value or (text in ("True", "False") and text.lower() == value.lower())
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,8 @@ class Manner:
     spread: Spread = "interval"
 
     def text(self, value: Estimate, signed: bool = False) -> str:
+        if np.isnan(value.mean):
+            return "nan"
         mean = f"{float(value.mean):{'+' if signed else ''}.4f}"
         if value.count < 2:
             return mean
@@ -188,9 +190,8 @@ def lines(found: Sequence[Curve], manner: Manner, against: Curve | None = None) 
 
 
 def _row(curve: Curve, manner: Manner, against: Curve | None) -> list[str]:
-    count = str(len(curve.seeds)) + (f" ({curve.diverged} diverged)" if curve.diverged else "")
-    if not curve.seeds:
-        return [curve.name, count] + ["-"] * (5 + (against is not None))
+    if np.isnan(curve.values).all():  # also where there is no run
+        return [curve.name, curve.count] + ["-"] * (5 + (against is not None))
     parts, mean = curve.values, estimate(curve.values).mean
     best = int(mean.argmin() if manner.least_is_best else mean.argmax())
     cells = [
@@ -200,12 +201,12 @@ def _row(curve: Curve, manner: Manner, against: Curve | None) -> list[str]:
         manner.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
         manner.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
     ]
-    return [curve.name, count, *cells] + ([] if against is None else [_against(curve, manner, against)])
+    return [curve.name, curve.count, *cells] + ([] if against is None else [_against(curve, manner, against)])
 
 
 def _against(curve: Curve, manner: Manner, other: Curve) -> str:
     shared = [seed for seed in curve.seeds if seed in other.seeds]
-    if curve is other or not shared:
+    if curve is other or not shared or curve.ends[-1] != other.ends[-1]:
         return "-"
     mine = [curve.values[curve.seeds.index(seed), -1] for seed in shared]
     theirs = [other.values[other.seeds.index(seed), -1] for seed in shared]

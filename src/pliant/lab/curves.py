@@ -1,0 +1,135 @@
+"""What a curve of a study is, and what it is called.
+
+A curve is all runs that differ in the seed alone. Its name is a word for its method, and the values of those fields of the
+config in which the curves of that method differ: "cbp, rate 1e-5" and "cbp, rate 1e-6" beside "backprop".
+
+The fields are found in the rows, nowhere listed. So a setting that nobody foresaw makes a curve of its own and is never
+averaged into another. An experiment only says how fields are called, and which of them set apart the panels of its figure.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas is typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.lab.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas
+
+_NO_SETTING = ("run", "method", "seed", "status", "diverged_at", "commit", "curve")
+
+
+def settings(rows: pandas.DataFrame, measured: Iterable[str], panel: Sequence[str] = ()) -> pandas.DataFrame:
+    """A row for each curve, in the order of the study: its method, and the fields in which curves differ.
+
+    `measured` are the columns of the experiment; all others are the config's, but for what the laboratory adds. Fields
+    of `panel` set no curve apart.
+    """
+    table: Any = rows
+    apart = {*_NO_SETTING, *measured, *panel}
+    distinct = table[["method", *(name for name in table.columns if name not in apart)]].drop_duplicates()
+    return distinct[["method", *varying(distinct)]].reset_index(drop=True)
+
+
+def varying(table: pandas.DataFrame) -> list[str]:
+    """The columns, but for `method`, that have several values."""
+    columns: Any = table
+    return [name for name in columns if name != "method" and columns[name].nunique(dropna=False) > 1]
+
+
+def telling(found: pandas.DataFrame) -> dict[str, list[str]]:
+    """For each method of `settings`, the fields in which its own curves differ."""
+    return {str(method): varying(own) for method, own in found.groupby("method", sort=False)}
+
+
+def in_words(value: Any) -> str:
+    """A value, short, and never the same for two values of a field.
+
+    >>> in_words(1e-5), in_words(0.1), in_words(0.1 + 1e-9), in_words("adaptable_contribution")
+    ('1e-5', '0.1', '0.100000001', 'adaptable_contribution')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return (short if float(short) == value else repr(float(value))).replace("e-0", "e-")
+
+
+def given(setting: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """The values of `fields` that a name says: what is 0 or false is not said."""
+    return {name: setting[name] for name in fields if setting[name] != 0}
+
+
+def label(word: str, details: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """The name of a curve in a figure; a number whose field's word is "" follows the method's.
+
+    >>> label("cbp", {"replacement_rate": 1e-5, "step_size": 0.01, "eligible": "all"}, {"step_size": ""})
+    'cbp 0.01, replacement rate 1e-5, eligible all'
+    """
+    parts: list[str] = []
+    for name, value in details.items():
+        of_field, text = words.get(name, name.replace("_", " ")), in_words(value)
+        if isinstance(value, bool | np.bool_):
+            parts.append(of_field)
+        elif of_field or isinstance(value, str):
+            parts.append(f"{of_field} {text}".strip())
+        else:
+            word = f"{word} {text}"
+    return ", ".join([word, *parts])
+
+
+def with_curves(
+    rows: pandas.DataFrame,
+    measured: Iterable[str],
+    methods: Mapping[str, str] | None = None,
+    words: Mapping[str, str] | None = None,
+    panel: Sequence[str] = (),
+    always: Sequence[str] = (),
+) -> pandas.DataFrame:
+    """The rows, and in a new column `curve` the name of each one's curve: rows of one panel or one figure.
+
+    `methods` and `words` are what methods and fields are called, `always` the fields that every name says. Raises
+    `LabError` where two curves would have one name: their words are to blame.
+
+    >>> import pandas
+    >>> rows = pandas.DataFrame({"method": ["bp", "cbp", "cbp"], "replacement_rate": [0.0, 1e-5, 1e-6], "accuracy": 0.9})
+    >>> with_curves(rows, ["accuracy"], {"bp": "backprop"}, {"replacement_rate": "rate"})["curve"].tolist()
+    ['backprop', 'cbp, rate 1e-5', 'cbp, rate 1e-6']
+    """
+    table: Any = rows
+    found: Any = settings(rows, measured, panel)
+    own = telling(found)
+    keys = [*found.columns, *(name for name in always if name not in found)]
+    found = table[keys].drop_duplicates()
+    names: list[str] = []
+    for setting in found.to_dict("records"):
+        method = str(setting["method"])
+        said = [name for name in keys if name in own[method] or name in always]
+        names.append(label((methods or {}).get(method, method), given(setting, said), words or {}))
+    for name in names:
+        if names.count(name) > 1:
+            raise LabError(f"two curves would be called '{name}': give their methods or fields different words")
+    of_row = table[keys].merge(found.assign(curve=names), how="left", on=keys)["curve"]
+    return table.assign(curve=of_row.to_numpy())
+
+
+def less_reference(
+    rows: pandas.DataFrame, reference: pandas.DataFrame, y: str, at: Sequence[str], measured: Iterable[str]
+) -> NDArray[np.float64]:
+    """For each row, `y` less that of the reference's run of the same seed, where both agree in the columns `at`.
+
+    `reference` are some of the rows. Where they are of several settings, a row is compared with the one that agrees with it
+    in what those differ in; it is NaN where there is none.
+    """
+    table: Any = rows
+    others: Any = reference
+    keys = [*settings(reference, measured).columns[1:], "seed", *at]
+    base = others[[*keys, y]].drop_duplicates(keys).rename(columns={y: "base"})
+    paired = table[keys].merge(base, how="left", on=keys)["base"]
+    return table[y].to_numpy(dtype=np.float64) - paired.to_numpy(dtype=np.float64)

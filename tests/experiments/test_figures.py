@@ -1,0 +1,82 @@
+"""The figure of every experiment draws a line for each setting, whichever field it differs in: never the mean of two."""
+
+import json
+from functools import cache
+from typing import get_args
+
+import pandas
+import pytest
+from pydantic import ValidationError
+
+from pliant.experiments import TABLE
+from pliant.lab.target import load, target
+
+LEVELS = (0.9, 0.5)  # of all that is measured, in the one setting and the other
+WHOLE = {"stage": 2, "last": 1}  # rows of warm starting that its figure shows
+
+
+def candidates(value, annotation):
+    """Other values of a field."""
+    if get_args(annotation) and isinstance(value, str):
+        return [other for other in get_args(annotation) if other != value]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, tuple):
+        return [tuple(2 * each for each in value)]
+    if isinstance(value, str):
+        return ["another"]
+    return [value * 2, value / 2, value + 0.01] if isinstance(value, float) else [value * 2, value // 2, value + 1]
+
+
+@cache
+def one_of_each_method(experiment):
+    """Configs, from whichever profile has the method."""
+    runs = (config for profile in reversed(experiment.profiles) for config in experiment.runs(profile))
+    return list({config.method: config for config in runs}.values())
+
+
+def pair_differing_in(experiment, field):
+    """Two configs that differ in that field alone, of the first method that admits it."""
+    annotation = experiment.Config.model_fields[field].annotation
+    for config in one_of_each_method(experiment):
+        for other in candidates(getattr(config, field), annotation):
+            try:
+                changed = type(config).model_validate({**config.model_dump(), field: other})
+            except ValidationError:
+                continue
+            if changed != config:
+                return config, changed
+    raise AssertionError(f"no setting of {field} could be changed")
+
+
+def rows(experiment, config, run, level):
+    """Rows as a study has them, all that is measured at one level."""
+    flat = {
+        name: json.dumps(value) if isinstance(value, list) else value
+        for name, value in config.model_dump(mode="json").items()
+    }
+    place = next(iter(experiment.columns))
+    at = {name: [1, 2, 3] for name in {place, "epoch", "classes"} if name in experiment.columns}
+    measured = {name: WHOLE.get(name, at.get(name, level)) for name in experiment.columns}
+    facts = {"status": "done", "diverged_at": None, "commit": "c"}
+    return pandas.DataFrame({"run": run, **flat, **facts, **measured}, index=range(3))
+
+
+def fields():
+    for name, entry in TABLE.items():
+        experiment = load(target(entry.target))
+        for field in experiment.Config.model_fields:
+            if field not in ("method", "seed"):
+                yield pytest.param(experiment, field, id=f"{name}-{field}")
+
+
+@pytest.mark.parametrize(("experiment", "field"), list(fields()))
+def test_the_figure_has_a_line_for_each_of_two_settings_that_differ_in_any_field(experiment, field):
+    pair = pair_differing_in(experiment, field)
+    tables = [rows(experiment, *one) for one in zip(pair, range(2), LEVELS, strict=True)]
+    figure = experiment.figure(pandas.concat(tables, ignore_index=True))
+    first = [axes for axes in figure.axes if axes.get_ylabel() == figure.axes[0].get_ylabel()]
+    lines = [line for axes in first for line in axes.get_lines()]
+    heights = sorted({float(value) for line in lines for value in line.get_ydata()})
+    assert len(lines) == 2
+    assert [height / heights[-1] for height in heights] == pytest.approx([LEVELS[1] / LEVELS[0], 1])
