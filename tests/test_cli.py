@@ -190,3 +190,18 @@ def test_a_file_that_is_no_export_is_refused(pliant, tmp_path):
     (tmp_path / "text.parquet").write_text("no")
     assert "does not say which study it is of" in pliant("report", str(tmp_path / "other.parquet"))[2]
     assert "cannot be read as Parquet" in pliant("report", str(tmp_path / "text.parquet"))[2]
+
+
+def test_plot_draws_an_exported_file_of_a_known_experiment(pliant, tmp_path):
+    exported = Path(__file__).parents[1] / "results" / "slowly-changing-regression-quick.parquet"
+    status, said, _ = pliant("plot", str(exported), "--out", str(tmp_path / "drawn.png"))
+    assert (status, said) == (0, f"figure   {tmp_path / 'drawn.png'}\n")
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_refuses_a_file_whose_experiment_it_does_not_know(pliant, finished, tmp_path):
+    file = tmp_path / "rows.parquet"
+    pliant("export", str(finished), "--format", "parquet", "--out", str(file))
+    status, _, errors = pliant("plot", str(file))
+    assert status == 2
+    assert "unknown experiment 'toy'" in errors

@@ -116,15 +116,24 @@ def status(folder: Folder) -> None:
 
 
 @app.command()
-def plot(folder: Folder) -> None:
-    """Draw the study's figure, from the rows there are."""
+def plot(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a study's folder, or the Parquet file of an export")],
+    out: Annotated[Path | None, typer.Option(help="file [default: figure.png in DIR, or beside the export]")] = None,
+) -> None:
+    """Draw the figure of a study, from the rows there are."""
     from pliant.lab.study import open_study
-    from pliant.lab.table import rows_of
+    from pliant.lab.table import exported, rows_of
+    from pliant.lab.target import load
 
-    study = open_study(folder)
-    file = folder / "figure.png"
-    figure: Any = study.experiment.figure(rows_of(study))
-    figure.savefig(file, dpi=150)
+    if path.is_file():
+        rows = exported(path)
+        experiment, file = load(_experiment(rows.attrs["name"])[1]), out or path.with_suffix(".png")
+    else:
+        study = open_study(path)
+        rows, experiment, file = rows_of(study), study.experiment, out or path / "figure.png"
+    figure: Any = experiment.figure(rows)
+    with _writing(file):
+        figure.savefig(file, dpi=150)
     print(f"figure   {file}")
 
 

@@ -418,7 +418,7 @@ def _tuning() -> list[Cell]:
         cells.append({**common, "method": "dropout", "step_size": step_size, "dropout": share})
     for method, scale in (("bp", 1.0), ("layernorm", 1.0), ("linear", 1.0), ("adam", 0.1)):
         none = {"hidden_layers": 0} if method == "linear" else {}
-        cells += [{**common, **none, "method": method, "step_size": scale * step_size} for step_size in fine]
+        cells += [{**common, **none, "method": method, "step_size": round(scale * step_size, 9)} for step_size in fine]
     return cells
 
 
