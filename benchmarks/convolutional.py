@@ -3,10 +3,16 @@
     python benchmarks/convolutional.py
 
 The full network, batches of 100 from the 1,200 pictures of a task (random bytes stand in for photographs). The plain loop
-is what one would write by hand for pictures in memory: float tensors in torch's own layout, no loader, no hooks. Both start
-from the same weights and see the same batches; after two epochs their weights are compared, and only then is anything timed, the
-contestants taking turns of an epoch (12 steps). Times are of the processor, medians over turns; ratios are medians of the
-ratios within a turn. Continual backpropagation is in its steady state: every layer loses at least 20 units meanwhile.
+is what one would write by hand for pictures in memory: float tensors in torch's own layout (NCHW), no loader, no hooks. All
+start from the same weights and see the same batches; after two epochs their weights are compared, and only then is anything
+timed, the contestants taking turns of an epoch (12 steps). Times are of the processor, medians over turns; ratios are medians
+of the ratios within a turn.
+
+The goal of 1.25 is against that loop in NCHW, the layout that PyTorch gives who asks for none. Most of what is gained is the
+layout: "plain, channels_last" is the same loop with network and pictures in the layout that our step uses, and against it
+what remains is the pool before the ReLU and bytes in place of floats. No goal is judged against it.
+
+Continual backpropagation is in its steady state: every layer loses at least 20 units meanwhile.
 """
 
 from __future__ import annotations
@@ -38,17 +44,18 @@ def random_pictures() -> ImageSet:
 
 
 class Plain:
-    """As a user writes it."""
+    """As a user writes it; `layout` is that of the network's weights and of the pictures."""
 
-    def __init__(self, pairs: Pairs, start: Learners) -> None:
+    def __init__(self, pairs: Pairs, start: Learners, layout: torch.memory_format = torch.contiguous_format) -> None:
         self.net = convolutional()
         for parameter, ours in zip(self.net.parameters(), start.net.parameters(), strict=True):
             parameter.data.copy_(ours[0].detach())
         self.net[-1].weight.data.zero_()
         self.net[-1].bias.data.zero_()
+        self.net.to(memory_format=layout)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=STEP_SIZE, momentum=0.9)
         pictures = torch.from_numpy(pairs.pictures(seed=0, task=0)[0])
-        self.x = ((pictures.float() / 255 - 0.45) / 0.27).permute(0, 3, 1, 2).contiguous()
+        self.x = ((pictures.float() / 255 - 0.45) / 0.27).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         self.y = torch.arange(2).repeat_interleave(len(self.x) // 2)
         self.pairs, self.epoch = pairs, 0
 
@@ -73,10 +80,12 @@ def main() -> None:
     bp = Learners([Config(**common)], data)
     cbp = Learners([Config(method="cbp", replacement_rate=0.003, **common)], data)
     plain, again = (Plain(bp.pairs, bp) for _ in range(2))
+    channels_last = Plain(bp.pairs, bp, torch.channels_last)
     for _ in range(2):
         plain.learn()
+        channels_last.learn()
         bp.learn(1)
-    worst = difference(plain, bp)
+    worst = max(difference(one, bp) for one in (plain, channels_last))
     assert worst < 1e-3, f"weights differ by {worst:.1e} of their largest after 24 steps"
     print(f"after 24 steps weights differ by at most {worst:.0e} of the largest")
     cbp.learn(WARM_UP)
@@ -84,6 +93,7 @@ def main() -> None:
     contestants = {
         "plain": plain.learn,
         "plain again": again.learn,
+        "plain, channels_last": channels_last.learn,
         "ours": lambda: bp.learn(1),
         "ours, cbp": lambda: cbp.learn(1),
     }
@@ -96,9 +106,10 @@ def main() -> None:
     replaced = [group["replaced"][0] - old for group, old in zip(cbp.method.stats().values(), before, strict=True)]
     assert min(replaced) >= 20, f"only {min(replaced)} replacements in one layer while the clock ran"
     for name, taken in times.items():
-        print(f"{name:<12} {1e3 * median(taken):7.2f} ms a step")
+        print(f"{name:<20} {1e3 * median(taken):7.2f} ms a step")
     report("plain again / plain (noise)", times["plain again"], times["plain"], "")
-    report("plain / ours", times["plain"], times["ours"], f"goal {GOAL}")
+    report("plain / ours", times["plain"], times["ours"], f"goal {GOAL}, against NCHW")
+    report("plain, channels_last / ours", times["plain, channels_last"], times["ours"], "no goal")
     report("plain / ours with cbp", times["plain"], times["ours, cbp"], "")
     report(
         "ours with cbp / ours",

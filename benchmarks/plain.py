@@ -1,8 +1,9 @@
 """The same learners as anyone would write them in PyTorch: one network, one example at a time.
 
-`autograd_loop` lets PyTorch find the gradient; `by_hand_loop` writes it out, which is faster. Both are as fast as we
-could make them without leaving plain, readable PyTorch: fused optimizers, in-place updates, no modules, no hooks.
-`Replacement` is the dense continual backpropagation of Dohare et al. (2024), in whole-layer operations.
+`autograd_loop` lets PyTorch find the gradient and takes |w| where it is asked for, as the released code of Dohare et al.
+does; `by_hand_loop` writes the gradient out and takes |w| once for utility and log, which is faster. Otherwise both are
+as fast as we could make them without leaving plain, readable PyTorch: fused optimizers, in-place updates, no modules, no
+hooks. `Replacement` is the dense continual backpropagation of Dohare et al. (2024), in whole-layer operations.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear, mse_loss, one_hot, relu
+from torch.nn.functional import cross_entropy, linear, mse_loss, relu
 
 Layers = list[tuple[Tensor, Tensor]]  # weights (out, in) and biases (out,)
 Log = list[list[Tensor]] | None  # sums of |w| of every matrix after every step, if wanted
@@ -26,12 +27,15 @@ class Replacement:
         self.age, self.mean, self.utility = ([torch.zeros_like(b) for _, b in net[:-1]] for _ in range(3))
         self.mature, self.replaced = [0] * (len(net) - 1), [0] * (len(net) - 1)
 
-    def step(self, hidden: list[Tensor], forget: Callable[[int, Tensor], None] | None = None) -> None:
+    def step(
+        self, hidden: list[Tensor], outgoing: list[Tensor], forget: Callable[[int, Tensor], None] | None = None
+    ) -> set[int]:
+        """`outgoing[layer]` is the mean |w| that leaves each unit. Returns the matrices that replacing units has changed."""
         chosen: list[tuple[int, Tensor, Tensor]] = []
         for layer, h in enumerate(hidden):
-            age, V = self.age[layer].add_(1), self.net[layer + 1][0]
+            age = self.age[layer].add_(1)
             self.mean[layer].lerp_(h, 1 - DECAY)
-            self.utility[layer].lerp_(V.abs().mean(0) * h.abs(), 1 - DECAY)
+            self.utility[layer].lerp_(outgoing[layer] * h.abs(), 1 - DECAY)
             eligible = age > MATURITY
             self.mature[layer] += int(eligible.sum())
             due = int(self.rate * self.mature[layer]) - self.replaced[layer]
@@ -53,6 +57,7 @@ class Replacement:
                 average[units] = 0
             if forget:
                 forget(layer, units)
+        return {matrix for layer, _, _ in chosen for matrix in (layer, layer + 1)}
 
 
 class Adam:
@@ -101,31 +106,50 @@ def autograd_loop(
                     p.grad = g
                 optimizer.step()
             if replacement:
-                replacement.step([h.detach() for h in hidden], adam.forget if adam else None)
+                outgoing = [V.abs().mean(0) for V, _ in net[1:]]
+                replacement.step([h.detach() for h in hidden], outgoing, adam.forget if adam else None)
             if log is not None:
                 log.append([W.abs().sum() for W, _ in net])
     return losses
 
 
-@torch.no_grad()
+class Sizes:
+    """|w| of every matrix in memory of its own, so that none is allocated, summed once for utility and log."""
+
+    def __init__(self, net: Layers) -> None:
+        self.net, self.size = net, [torch.empty_like(W) for W, _ in net]
+        self.ones = [torch.ones_like(b) for _, b in net]
+
+    def leaving(self, matrix: int) -> Tensor:
+        """Sums of |w| that leave each input of a matrix: a product, which is faster than a sum along columns."""
+        return self.ones[matrix] @ torch.abs(self.net[matrix][0], out=self.size[matrix])
+
+    def total(self, matrix: int) -> Tensor:
+        return torch.abs(self.net[matrix][0], out=self.size[matrix]).sum()
+
+
+@torch.inference_mode()
 def by_hand_loop(
     net: Layers, X: Tensor, y: Tensor, step_size: float, adam: Adam | None, replacement: Replacement | None, log: Log
 ) -> list[float]:
-    """The same with the gradient written out: rank-one updates in place."""
+    """The same with the gradient written out: rank-one updates in place, and |w| taken once for utility and log."""
     losses: list[float] = []
-    for x, target in zip(X, y, strict=True):
+    sizes, labelled, changed = Sizes(net), not y.is_floating_point(), set(range(len(net)))
+    leaving: list[Tensor] = []
+    for x, target in zip(X, y.tolist() if labelled else y, strict=True):
         h = [x]
         for W, b in net[:-1]:
             h.append(torch.addmv(b, W, h[-1]).relu_())
         out = torch.addmv(net[-1][1], net[-1][0], h[-1])
-        if target.is_floating_point():
+        if not labelled:
             error = out - target
             losses.append(float(error @ error) / len(error))
             delta = error * (2 / len(error))
         else:
             logs = out.log_softmax(0)
             losses.append(-float(logs[target]))
-            delta = logs.exp() - one_hot(target, len(out))
+            delta = logs.exp_()
+            delta[target] -= 1
         gradients: list[Tensor] = []
         for layer in range(len(net) - 1, -1, -1):
             W, b = net[layer]
@@ -139,7 +163,9 @@ def by_hand_loop(
         if adam:
             adam.step(gradients)
         if replacement:
-            replacement.step(h[1:], adam.forget if adam else None)
+            leaving = [sizes.leaving(matrix) for matrix in range(1, len(net))]
+            outgoing = [sums / len(V) for sums, (V, _) in zip(leaving, net[1:], strict=True)]
+            changed = {0} | replacement.step(h[1:], outgoing, adam.forget if adam else None)
         if log is not None:
-            log.append([W.abs().sum() for W, _ in net])
+            log.append([sizes.total(i) if i in changed else leaving[i - 1].sum() for i in range(len(net))])
     return losses

@@ -1,16 +1,17 @@
 """ResNet-18, batch 90: a plain PyTorch loop, ours, and ours with continual backpropagation, side by side in one run.
 
-    python benchmarks/residual.py [--width 64] [--turns 12] [--device cpu] [--precision float32]
+    python benchmarks/residual.py [--width 64] [--turns N] [--device cpu] [--precision float32]
 
 Four contestants take turns of one step: a plain loop in either memory layout, ours, and ours with continual backpropagation,
 first brought to where units are replaced all the time (every group 20 times while the clock runs). Before that, the losses
-of the plain loops are compared with ours. A ratio is the median over turns.
+of the plain loops are compared with ours. A ratio is the median over turns: 12, or as many as these replacements take.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from math import ceil
 from statistics import median
 from time import perf_counter
 
@@ -24,6 +25,7 @@ from pliant.experiments.residual_learner import Learner
 
 BATCH, CLASSES = 90, 100
 RATE, MATURITY, WARMUP = 0.04, 4, 8  # at width 64 the smallest group loses 2 units a step
+REPLACED, TURNS = 20, 12  # at least
 Step = Callable[[], Tensor]
 
 
@@ -47,6 +49,16 @@ def ours(learner: Learner, x: Tensor, y: Tensor) -> Step:
     return lambda: learner.learn(x, y, CLASSES)[0]
 
 
+def turns_needed(width: int) -> int:
+    """Until the smallest group, of `width` units, has lost REPLACED of them.
+
+    With m mature units, a step replaces RATE m of them, and they are young for the next MATURITY + 1: so in the long run
+    m (1 + RATE (MATURITY + 1)) = width. One turn more for the fraction of a unit that is owed.
+    """
+    mature = width / (1 + RATE * (MATURITY + 1))
+    return 1 + ceil(REPLACED / (RATE * mature))
+
+
 def seconds(step: Step, device: str) -> float:
     """Of one step, the device's work included."""
     began = perf_counter()
@@ -63,10 +75,14 @@ def learner(width: int, device: str, precision: str, **own: object) -> Learner:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--turns", type=int, help=f"default: {TURNS}, or more where the width is small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     a = parser.parse_args()
+    needed = turns_needed(a.width)
+    a.turns = a.turns or max(TURNS, needed)
+    if a.turns < needed:
+        parser.error(f"--turns {a.turns}: at width {a.width}, {REPLACED} replacements in every group take {needed}")
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(BATCH, 3, 32, 32, generator=draw).to(a.device, memory_format=torch.channels_last)
@@ -93,7 +109,7 @@ def main() -> None:
         turns.append({name: seconds(steps[name], a.device) for name in (order if turn % 2 else order[::-1])})
     after = {name: group["replaced"][0] for name, group in cbp.cbp.stats().items()}
     least = min(after[name] - before[name] for name in after)
-    assert least >= 20, f"only {least} replacements in one group while the clock ran: give more --turns"
+    assert least >= REPLACED, f"only {least} replacements in one group while the clock ran: give more --turns"
 
     def ratio(first: str, second: str) -> float:
         return median(turn[first] / turn[second] for turn in turns)

@@ -10,6 +10,7 @@ import pytest
 
 from pliant.cli import main
 from pliant.experiments import TABLE
+from tests.experiments.small_pictures import make_pictures
 
 TOY = str(Path(__file__).parent / "toy_experiment.py") + ":Toy"
 
@@ -205,3 +206,41 @@ def test_plot_refuses_a_file_whose_experiment_it_does_not_know(pliant, finished,
     status, _, errors = pliant("plot", str(file))
     assert status == 2
     assert "unknown experiment 'toy'" in errors
+
+
+# -- data sets ----------------------------------------------------------------------------------------------------------
+
+
+SHORT = [
+    *("permuted-mnist", "--methods", "bp", "--set", "dataset=mine", "--set", "tasks=2", "--set", "period=20"),
+    *("--set", "width=4", "--set", "probe=4"),
+]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A data set of the test's own, and a folder for studies."""
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
+    return make_pictures(tmp_path / "data" / "mine", classes=2, count=4)
+
+
+def test_a_study_does_not_go_on_with_other_pictures_of_the_same_name(pliant, mine, tmp_path):
+    out = str(tmp_path / "study")
+    assert pliant("run", *SHORT, "--seeds", "0", "--out", out)[0] == 0
+    assert json.loads((tmp_path / "study" / "study.json").read_text())["data"].keys() == {"mine"}
+    next(mine.glob("*/*.png")).unlink()
+    for command in (["run", *SHORT, "--seeds", "0-1", "--out", out], ["resume", out]):
+        status, _, errors = pliant(*command)
+        assert status == 2
+        assert "learned from another 'mine' (SHA-256 " in errors
+
+
+def test_a_missing_data_set_is_an_error_before_anything_is_written(pliant, mine, tmp_path):
+    status, _, errors = pliant("run", *SHORT, "--set", "seed=1")
+    assert (status, "--methods and --seeds" in errors) == (2, True)
+    wrong = [word.replace("dataset=mine", "dataset=mne") for word in SHORT]
+    status, _, errors = pliant("run", *wrong, "--out", str(tmp_path / "study"))
+    assert status == 2
+    assert "did you mean 'mine'?" in errors
+    assert not (tmp_path / "study" / "study.json").exists()

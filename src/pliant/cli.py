@@ -86,7 +86,7 @@ def run(
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / "study.lock", f"the study in {folder}"):
-        study = with_runs(begun(folder, plan), configs)
+        study = _with_data_sets(with_runs(begun(folder, plan), configs))
         study.save()
         return _run(study, _at_once(jobs))
 
@@ -102,7 +102,7 @@ def resume(
 
     study = open_study(folder)
     with Lock(study.lock_file, f"the study in {folder}"):
-        return _run(study, _at_once(jobs))
+        return _run(_with_data_sets(study), _at_once(jobs))
 
 
 @app.command()
@@ -244,7 +244,6 @@ def _run(study: Study, at_once: int) -> int:
 
     for job in study.jobs:
         study.configs(job)  # an experiment that has changed is refused here, before anything runs
-    _find_data(study)
     _announce(study, at_once)
     for package, old, new in changed_versions(study.plan.versions):
         print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
@@ -261,17 +260,20 @@ def _run(study: Study, at_once: int) -> int:
     return 1 if outcome.failed else 0
 
 
-def _find_data(study: Study) -> None:
-    """Open every data set that the runs name: what is missing is said, and what is raw is prepared, before anything runs."""
+def _with_data_sets(study: Study) -> Study:
+    """Open every data set that the runs name, before anything runs or is written: what is missing, or no longer what it was, is
+    an error, and what is raw is prepared.
+    """
     data_sets = getattr(study.experiment, "data_sets", None)
     if data_sets is None:
-        return
+        return study
     from pliant.data import load
+    from pliant.lab.study import with_data
 
     configs = [config for job in study.jobs for config in study.configs(job)]
     with telling():
-        for name in sorted({name for config in configs for name in data_sets(config)}):
-            load(name)
+        found = {name: load(name).sha256 for name in sorted({name for c in configs for name in data_sets(c)})}
+    return with_data(study, found)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -156,3 +156,12 @@ def test_tall_matrices_taken_block_by_block_have_the_same_singular_values(shape,
     whole = singular_values(h)
     monkeypatch.setattr("pliant.diagnostics.ranks.BLOCK", 300)
     assert_close(singular_values(h), whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("measure", [effective_rank, srank, approximate_rank, stable_rank, rank])
+def test_features_given_for_singular_values_are_refused(measure):
+    features = torch.tensor([[1.0, 2.0], [3.0, 0.5]])
+    with pytest.raises(ValueError, match=r"no singular values, largest first: pass singular_values\(features\)"):
+        measure(features)
+    with pytest.raises(ValueError, match="no singular values"):
+        measure(torch.tensor([1.0, -1.0]))

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
@@ -287,7 +288,51 @@ def test_a_diverged_run_is_a_result(data):
     finish(state)
     status = state.statuses()[0]
     assert status.word == "diverged"
-    assert 1 <= status.step <= 7
+    assert 1 <= status.step <= 6
+
+
+@pytest.mark.parametrize("pieces", [2, 100])
+@pytest.mark.parametrize("broken", [0, 8, 13])  # an epoch of the first task has 3 updates, of the second 6
+def test_a_run_ends_with_the_task_before_the_update_whose_loss_is_not_finite(data, pieces, broken):
+    state = begin(data, pieces=pieces)
+    learn = state.learner.learn
+    state.learner.learn = lambda x, labels, among: learn(
+        x * torch.nan if state.updates == broken + 1 else x, labels, among
+    )
+    rows = finish(state)
+    assert state.statuses() == [("diverged", broken)]
+    assert len(rows["task"]) == (broken >= 9)
+    assert all(np.isfinite(values).all() for values in rows.values())
+
+
+def test_a_run_whose_last_update_of_an_epoch_breaks_it_has_no_accuracy_after_it(data):
+    state = begin(data, pieces=1)
+    while state.updates < 9:
+        rows = state.learn_a_while()
+    assert not rows
+    with torch.no_grad():
+        state.learner.network.stem.weight.fill_(torch.nan)
+    assert finish(state)["task"].tolist() == []
+    assert state.statuses() == [("diverged", 9)]
+
+
+@pytest.mark.parametrize("settings", [CBP, {"method": "snp", "noise_std": 1e-3}])
+def test_learning_on_changes_nothing_in_a_state_and_two_runs_go_on_from_it_alike(data, settings):
+    state = begin(data, **settings)
+    for _ in range(2):
+        state.learn_a_while()
+    assert state.epoch > 0, "a best state is to be kept by now"
+    saved = state.state_dict()
+    kept = deepcopy(saved)
+    rows = []
+    for run in (state, *(begin(data, **settings) for _ in range(2))):
+        if run is not state:
+            run.load_state_dict(saved)
+        rows.append(finish(run))
+        assert_same_state(saved, kept)
+    assert equal(rows[0], rows[1])
+    assert equal(rows[0], rows[2])
+    assert rows[0]["replaced"][-1] >= (20 if settings is CBP else 0)
 
 
 # -- settings, profiles, figure -------------------------------------------------------------------------------------------
@@ -330,6 +375,23 @@ def test_the_paper_profile_is_the_published_one():
     assert {(c.step_size, c.momentum, c.weight_decay) for c in configs} == {(0.1, 0.9, 5e-4)}
     assert {(c.replacement_rate, c.maturity_threshold) for c in configs if c.method == "cbp"} == {(1e-5, 1000)}
     assert {c.noise_std for c in configs if c.method == "snp"} == {1e-5}
+
+
+def test_medium_has_a_setting_of_each_method():
+    configs = EXPERIMENT.runs("medium")
+    assert [config.method for config in configs if config.seed == 0] == ["bp", "full", "head", "snp", "cbp"]
+    assert len(configs) == 10
+
+
+def test_tuning_tries_nine_settings_of_each_method_on_a_seed_that_no_result_uses():
+    configs, medium = EXPERIMENT.runs("tuning"), EXPERIMENT.runs("medium")[0]
+    assert len(configs) == len(set(configs)) == 5 * 9
+    assert {sum(config.method == each.method for config in configs) for each in configs} == {9}
+    assert {config.seed for config in configs} == {1000}
+    assert {(c.increment, c.tasks) for c in configs} == {(10, 4)}
+    same = ("dataset", "width", "batch", "momentum", "weight_decay", "validation_images")
+    assert all(getattr(config, name) == getattr(medium, name) for config in configs for name in same)
+    assert all(c.validation_images + c.train_images + medium.test_images <= 550 for c in configs)
 
 
 def test_the_figure_compares_with_the_network_that_starts_over(data):

@@ -343,8 +343,8 @@ def test_the_figure_has_four_panels_for_each_width_and_a_colour_for_each_method(
     labels = [axes.get_ylabel() for axes in figure.axes[:4]]
     assert labels == ["online accuracy (%)", "mean |weight|", "dead units (%)", "effective rank (% of width)"]
     accuracy, dead = figure.axes[0], figure.axes[2]
-    names = {"backprop, step size 0.01", "backprop, step size 0.003", "cbp", "linear"}
+    names = {"backprop 0.01", "backprop 0.003", "cbp", "linear"}
     assert {text.get_text() for text in accuracy.texts} == names
     assert {text.get_text() for text in dead.texts} == names - {"linear"}
     colours = {line.get_label(): line.get_color() for line in accuracy.lines}
-    assert colours["backprop, step size 0.01"] == colours["backprop, step size 0.003"] != colours["cbp"]
+    assert colours["backprop 0.01"] == colours["backprop 0.003"] != colours["cbp"]

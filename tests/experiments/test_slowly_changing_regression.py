@@ -186,4 +186,4 @@ def test_the_figure_has_a_row_of_panels_for_each_activation():
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
     assert titles == ["relu, sgd, flip-one", "tanh, sgd, flip-one"]
     assert [axes.get_ylabel() for axes in figure.axes[:3]] == ["squared error", "mean |weight|", "share of dead units"]
-    assert {text.get_text() for text in figure.axes[0].texts} == {"backprop 0.01"}
+    assert {text.get_text() for text in figure.axes[0].texts} == {"backprop"}

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
@@ -160,7 +161,74 @@ def test_a_diverged_run_is_a_result(data):
     state = begin(data, step_size=1e30)
     finish(state)
     assert state.statuses()[0].word == "diverged"
-    assert 1 <= state.statuses()[0].step <= 7
+    assert 1 <= state.statuses()[0].step <= 6
+
+
+@pytest.mark.parametrize("pieces", [2, 100])
+@pytest.mark.parametrize("broken", [0, 4, 5])  # an epoch of the first stage has 3 updates
+def test_a_run_ends_with_the_epoch_before_the_update_whose_loss_is_not_finite(data, pieces, broken):
+    state = begin(data, pieces=pieces)
+    learn = state.learner.learn
+
+    def learn_and_say_nan(x, labels, among):
+        loss, right = learn(x, labels, among)
+        return (loss * torch.nan if state.updates == broken + 1 else loss), right
+
+    state.learner.learn = learn_and_say_nan
+    rows = finish(state)
+    assert state.statuses() == [("diverged", broken)]
+    assert len(rows["epoch"]) == broken // 3
+    assert all(np.isfinite(values).all() for values in rows.values())
+
+
+def test_a_run_whose_last_update_of_an_epoch_breaks_it_has_no_accuracy_after_it(data):
+    state = begin(data, pieces=1)
+    while state.updates < 6:
+        rows = state.learn_a_while()
+    assert not rows
+    with torch.no_grad():
+        state.learner.network.stem.weight.fill_(torch.nan)
+    assert finish(state)["epoch"].tolist() == []
+    assert state.statuses() == [("diverged", 6)]
+
+
+@pytest.mark.parametrize("settings", [SNP, CBP])
+def test_learning_on_changes_nothing_in_a_state_and_two_runs_go_on_from_it_alike(data, settings):
+    state = begin(data, **settings)
+    for _ in range(2):
+        state.learn_a_while()
+    saved = state.state_dict()
+    kept = deepcopy(saved)
+    rows = []
+    for run in (state, *(begin(data, **settings) for _ in range(2))):
+        if run is not state:
+            run.load_state_dict(saved)
+        rows.append(finish(run))
+        assert_same_state(saved, kept)
+    assert all(np.array_equal(rows[0][name], each[name]) for name in rows[0] for each in rows[1:])
+    assert rows[0]["replaced"][-1] >= (20 if settings is CBP else 0)
+
+
+def test_with_pictures_of_validation_those_of_the_test_are_seen_by_no_one(data):
+    tuning, reported = begin(data, pieces=1, train_images=10, validation_images=5), begin(data)
+    pictures = {
+        name: {picture.numpy().tobytes() for picture in part.pixels}
+        for name, part in (
+            ("tested", reported.data.test),
+            ("learned", reported.data.train),
+            ("judged", tuning.judged),
+            ("learned in tuning", tuning.data.train),
+        )
+    }
+    assert pictures["judged"] | pictures["learned in tuning"] == pictures["learned"]
+    assert not pictures["judged"] & pictures["learned in tuning"]
+    assert not pictures["tested"] & pictures["learned"]
+    seen = []
+    right = tuning.learner.right
+    tuning.learner.right = lambda x, labels, among: (seen.append(x.clone()), right(x, labels, among))[1]
+    while not tuning.learn_a_while():
+        pass
+    assert torch.equal(torch.cat(seen), tuning.data.validation.batch(np.arange(20))[0])
 
 
 @pytest.mark.parametrize(
@@ -178,12 +246,24 @@ def test_settings_that_contradict_each_other_are_errors(settings, message):
         Config(**settings)
 
 
-@pytest.mark.parametrize("profile", list(EXPERIMENT.profiles))
+@pytest.mark.parametrize("profile", ["quick", "small", "paper"])
 def test_a_profile_has_five_runs_a_seed(profile):
     configs = EXPERIMENT.runs(profile)
     cells = {(config.method, config.start) for config in configs}
     assert cells == {("bp", "warm"), ("bp", "scratch"), ("snp", "warm"), ("cbp", "warm"), ("cbp", "scratch")}
     assert len(configs) == len(set(configs)) == 5 * len({config.seed for config in configs})
+
+
+def test_tuning_tries_nine_settings_of_each_method_and_start_on_a_seed_and_pictures_that_no_result_uses():
+    configs, small = EXPERIMENT.runs("tuning"), EXPERIMENT.runs("small")[0]
+    assert len(configs) == len(set(configs)) == 5 * 9
+    for cell in {(config.method, config.start) for config in configs}:
+        assert sum((config.method, config.start) == cell for config in configs) == 9
+    assert {config.seed for config in configs} == {1000}
+    same = ("dataset", "classes", "width", "batch", "momentum", "until", "test_images")
+    assert all(getattr(config, name) == getattr(small, name) for config in configs for name in same)
+    assert {c.validation_images + c.train_images for c in configs} == {small.train_images}
+    assert all(config.validation_images > 0 for config in configs)
 
 
 def tables(data, **settings):
@@ -212,5 +292,30 @@ def test_the_figure_shows_the_gap_to_backprop_from_scratch(data):
 
 def test_runs_that_ended_early_are_carried_on_at_their_last_value():
     pandas = pytest.importorskip("pandas")
-    rows = pandas.DataFrame({"curve": ["a", "a", "b"], "seed": 0, "epoch": [1, 2, 1], "y": [0.1, 0.2, 0.7]})
+    places = {"epoch": [1, 2, 1], "last": [0, 1, 1]}
+    rows = pandas.DataFrame({"curve": ["a", "a", "b"], "seed": 0, **places, "y": [0.1, 0.2, 0.7]})
     assert carried_on(rows)["y"].tolist() == [0.1, 0.2, 0.7, 0.7]
+
+
+def test_a_run_that_diverged_or_is_under_way_is_not_carried_on():
+    pandas = pytest.importorskip("pandas")
+    places = {"epoch": [1, 2, 1], "last": [0, 1, 0]}
+    rows = pandas.DataFrame({"curve": "a", "seed": [0, 0, 1], **places, "y": [0.1, 0.2, 0.7]})
+    found = carried_on(rows)
+    assert found[["seed", "epoch", "y"]].to_numpy().tolist() == [[0, 1, 0.1], [0, 2, 0.2], [1, 1, 0.7]]
+
+
+def test_gaps_of_two_settings_are_two_points_each_against_its_own_scratch():
+    pandas = pytest.importorskip("pandas")
+    ends = [("warm", 0.1, 0.3), ("scratch", 0.1, 0.4), ("warm", 0.01, 0.5), ("scratch", 0.01, 0.9)]
+    common = {"method": "bp", "stage": 2, "epoch": 1, "last": 1, "train_accuracy": 1.0}
+    rows = pandas.DataFrame(
+        [
+            {**common, "seed": seed, "start": start, "step_size": step_size, "test_accuracy": accuracy}
+            for start, step_size, accuracy in ends
+            for seed in (0, 1)
+        ]
+    )
+    axes = EXPERIMENT.figure(rows).axes[2]
+    points = [float(line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "o"]
+    assert points == pytest.approx([-0.1, -0.4])

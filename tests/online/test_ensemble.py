@@ -212,6 +212,17 @@ def test_a_diverged_learner_stops_is_recorded_and_leaves_the_others_alone(kernel
 
 
 @KERNELS
+def test_nothing_is_right_where_the_loss_is_not_a_number(kernel):
+    settings: dict[str, Any] = {"outputs": 3, "loss": "cross_entropy", "step_size": 1e30}
+    learners = ensemble(kernel, [0], **settings)
+    progress = learners.partial_fit(1e3 * stream(50)[0], np.zeros((1, 50), np.int64))
+    lost = ~np.isfinite(progress.loss)
+    assert lost[0, learners.diverged_at[0]]
+    assert progress.correct is not None
+    assert not progress.correct[lost].any()
+
+
+@KERNELS
 def test_a_linear_learner_is_least_mean_squares(kernel):
     X, y = stream(20)
     learners = ensemble(kernel, [0], hidden=(), step_size=0.1, dtype=np.float64)
@@ -340,5 +351,12 @@ def test_a_state_of_other_learners_is_refused_by_name():
         ensemble(which=[1]).load_state_dict(state)
     with pytest.raises(ValueError, match="optimizer"):
         ensemble(which=[0], optimizer="adam").load_state_dict(state)
+    for name, other in (
+        ("activation", "tanh"), ("loss", "cross_entropy"), ("utility", "weight"), ("count", "bernoulli"),
+        ("init", "xavier"), ("hand_over_mean", False), ("normalization", "layer"), ("dtype", np.float64),
+    ):  # fmt: skip
+        one, two = ({"outputs": 2, "kernel": "rows"} | more for more in ({}, {name: other}))
+        with pytest.raises(ValueError, match=f"the state is of learners with {name}"):
+            ensemble(which=[0], **two).load_state_dict(ensemble(which=[0], **one).state_dict())
     with pytest.raises(ValueError, match="format 7"):
         ensemble(which=[0]).load_state_dict(state | {"format": 7})

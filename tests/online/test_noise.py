@@ -162,6 +162,57 @@ def test_a_row_that_is_not_used_is_not_touched_and_readers_see_it_move_all_the_s
     assert (net.state_dict()["parameters"][0, : 4 * 16].reshape(4, 16)[3, :5] != first[3, :5]).all()
 
 
+def stored(net, layer):
+    """Weights of learner 0 as they lie, without the noise that a row has missed."""
+    state, sizes = net.state_dict(), net.sizes
+    widths = [-(-n // 16) * 16 for n in sizes]
+    begin = sum((m + 1) * w for m, w in zip(sizes[:layer], widths[1 : layer + 1], strict=True))
+    matrix = state["parameters"][0, begin : begin + (sizes[layer] + 1) * widths[layer + 1]]
+    return matrix.reshape(-1, widths[layer + 1])[:-1, : sizes[layer + 1]]
+
+
+@pytest.mark.parametrize("more", [{}, {"dropout": 0.4}, {"optimizer": "adam"}])
+@pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution"])
+def test_sums_that_are_kept_follow_the_noise(more, utility):
+    X, y = examples(REFRESH - 50)
+    net = learners(utility=utility, replacement_rate=0.01, maturity_threshold=20, **more)
+    net.partial_fit(X, y)
+    assert (net.replacements >= 20).all()
+    state = net.state_dict()
+    rows, columns = (state[name][0].reshape(3, 16) for name in ("row_sum", "column_sum"))
+    for layer in range(3):
+        W = np.abs(stored(net, layer))
+        np.testing.assert_allclose(rows[layer, : len(W)], W.sum(axis=1), rtol=1e-9, atol=1e-9)
+        if utility == "adaptable_contribution":
+            np.testing.assert_allclose(columns[layer, : W.shape[1]], W.sum(axis=0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [1e-3, 3e-3, 1e-2])
+def test_a_utility_that_asks_for_incoming_weights_sees_those_that_noise_has_moved(std):
+    rng = np.random.default_rng(0)
+    X = rng.random((1, 950, 20)) * (rng.random((1, 950, 20)) < 0.3)  # a row is used at every third step or so
+    y = rng.integers(0, 4, (1, 950))
+    shape = {"inputs": 20, "hidden": (200,), "outputs": 4, "learners": 1, "loss": "cross_entropy", "weight_decay": 0.0}
+    method = {"replacement_rate": 1e-9, "utility": "adaptation", "decay_rate": 0.0, "step_size": 0.01}
+    for kernel, most in (("rows", 5 * std), ("lanes", 1e-9)):
+        net = learners(kernel, **(shape | method | {"noise_std": std}))
+        net.partial_fit(X, y)
+        utility, truth = net.state_dict()["utility"][0, :200], 1 / np.abs(net.weights(0)[0]).mean(axis=0)
+        assert np.abs(utility / truth - 1).max() < most
+        assert len(set(np.argsort(utility)[:10]) & set(np.argsort(truth)[:10])) >= 8
+
+
+def test_utilities_of_incoming_weights_are_distributed_as_under_noise_drawn_at_every_step():
+    X, y = examples(60)
+    shape = {"learners": 2000, "activation": "tanh", "utility": "adaptable_contribution", "replacement_rate": 1e-9}
+    lazy, plain = (learners(kernel, **shape) for kernel in ("rows", "lanes"))
+    for net in (lazy, plain):
+        net.partial_fit(X[:, :, :1].repeat(4, axis=2), y)
+    a, b = lazy.state_dict()["utility"], plain.state_dict()["utility"]
+    for place, unit in enumerate([0, 1, 2, 3, 4, 16, 17, 18, 19]):  # the rows kernel begins a layer at a multiple of 16
+        assert distance(a[:, unit], b[:, place]) < 1.95 * math.sqrt(2 / 2000)
+
+
 def test_a_fresh_weight_has_no_noise_from_before_its_time():
     X, y = examples(41)
     net = learners(

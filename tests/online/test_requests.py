@@ -24,8 +24,13 @@ Y = X.sum(axis=2)
     ({"replacement_rate": 1.5}, "replacement_rate must be finite and between 0 and 1, not 1.5"),
     ({"decay_rate": 1.0}, "decay_rate must be below 1"),
     ({"maturity_threshold": 2.5}, "maturity_threshold must be whole"),
-    ({"beta2": 1.0}, "beta2 must be at least 0 and below 1"),
-    ({"eps": -1.0}, "eps must not be negative"),
+    ({"beta2": 1.0}, "beta2 must be at least 0 and, in float32, below 1, not 1.0"),
+    ({"eps": -1.0}, "eps must be finite and, in float32, above 0, not -1.0"),
+    ({"eps": 0.0, "optimizer": "adam", "dtype": np.float64}, "eps must be finite and, in float64, above 0, not 0.0"),
+    ({"eps": 1e-50, "optimizer": "adam"}, "eps must be finite and, in float32, above 0, not 1e-50"),
+    ({"decay_rate": [0.9, 0.99999999]}, "decay_rate must be below 1 in float32, not 0.99999999: an average"),
+    ({"beta1": 0.99999999}, "beta1 must be at least 0 and, in float32, below 1, not 0.99999999"),
+    ({"online_norm_decay": (0.9, 0.99999999)}, r"online_norm_decay\[1\] must be at least 0 and, in float32, below 1"),
     ({"hidden": [4, 0]}, r"hidden\[1\] must be a positive integer, not 0"),
     ({"learners": 0}, "learners and threads must be at least 1"),
     ({"seed": [1, 2, 3]}, "3 seeds for 2 learners"),
@@ -35,6 +40,16 @@ Y = X.sum(axis=2)
 def test_a_setting_that_cannot_be_meant_is_refused_at_construction(settings, message):
     with pytest.raises(ValueError, match=message):
         OnlineEnsemble(**(SHAPE | settings))
+
+
+def test_what_is_below_one_in_the_dtype_asked_for_is_taken():
+    near = {"decay_rate": 0.99999999, "beta1": 0.99999999, "beta2": 0.99999999, "optimizer": "adam", "eps": 1e-50}
+    learners = OnlineEnsemble(
+        **(SHAPE | near | {"dtype": np.float64, "replacement_rate": 0.5, "maturity_threshold": 2})
+    )
+    learners.partial_fit(X.astype(np.float64), Y.astype(np.float64))
+    assert (learners.replacements > 0).all()
+    assert np.isfinite(learners.weights(0)).all()
 
 
 @pytest.mark.parametrize(("X", "y", "stream", "error", "message"), [

@@ -228,9 +228,13 @@ def test_what_only_one_kernel_knows_decides_which_one_is_taken():
     assert compiled(kernel="auto", normalization="layer").kernel == "rows"
     with pytest.raises(ValueError, match="lanes kernel knows no normalization and no dropout; take kernel='rows'"):
         compiled(kernel="lanes", dropout=0.1, normalization="layer")
-    with pytest.raises(ValueError, match="dropout must be below 1: a layer without units learns nothing"):
+    with pytest.raises(
+        ValueError, match=r"dropout must be below 1 in float64, not 1\.0: a layer without units learns nothing"
+    ):
         compiled(dropout=1.0)
-    with pytest.raises(ValueError, match=r"online_norm_decay\[1\] must be at least 0 and below 1, not 1.5"):
+    with pytest.raises(
+        ValueError, match=r"online_norm_decay\[1\] must be at least 0 and, in float(32|64), below 1, not 1.5"
+    ):
         compiled(normalization="online", online_norm_decay=(0.9, 1.5))
     with pytest.raises(ValueError, match="unknown normalization 'batch'; known: none, layer, online"):
         compiled(normalization="batch")

@@ -11,6 +11,8 @@
 The Nature article's "stable rank" is `srank`, not `stable_rank`. All are summaries of singular values, so that one decomposition
 serves: `s = singular_values(h); effective_rank(s), srank(s)`. None can exceed min(n, units): n belongs beside every number.
 
+They raise `ValueError` for what is no list of singular values, largest first: features given by mistake.
+
 Robust for long runs: a matrix that holds NaN or inf gives NaN, never an exception; a matrix of zeros has rank 0 by all of them.
 
 Accuracy. Singular values are computed in float64, from the matrix itself; tall ones go through QR, block by block, which
@@ -116,6 +118,8 @@ def _scaled(s: Tensor) -> Tensor:
     values = s.to(torch.float64)
     if values.shape[-1] == 0:
         return values
+    if bool((values < 0).any()) or bool((values[..., 1:] > values[..., :-1]).any()):
+        raise ValueError("these are no singular values, largest first: pass singular_values(features)")
     largest = values[..., :1]
     return torch.where(largest > 0, values / largest, values)
 

@@ -41,13 +41,13 @@ TABLE: dict[str, Entry] = {
         target="pliant.experiments.class_incremental:ClassIncremental",
         question="does a network that is given new classes learn them as well as one that starts over?",
         methods=("bp", "cbp", "head", "full", "snp"),
-        profiles=("quick", "medium", "paper"),
+        profiles=("quick", "medium", "tuning", "paper"),
     ),
     "warm-starting": Entry(
         target="pliant.experiments.warm_starting:WarmStarting",
         question="does a network that has learned half of the data end as well as one that meets all of it fresh?",
         methods=("bp", "cbp", "snp"),
-        profiles=("quick", "small", "paper"),
+        profiles=("quick", "small", "tuning", "paper"),
     ),
     "switching-markov-chain": Entry(
         target="pliant.experiments.switching_markov_chain:SwitchingMarkovChain",

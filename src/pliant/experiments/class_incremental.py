@@ -13,8 +13,8 @@ All methods of a seed see the same classes in the same order, the same batches, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ class Growth:
         self.pieces_an_advance = pieces_an_advance(config.width, context.device)
         self.task = self.epoch = self.piece = self.updates = 0
         self.diverged_at: int | None = None
-        self.hits = torch.zeros(2, dtype=torch.int64, device=context.device)  # this epoch's, of validation and of test
+        self.hits = torch.zeros(3, dtype=torch.int64, device=context.device)  # this epoch's: validation, test, broken
         self.best: dict[str, Any] = {}  # state of the network, and what was measured with it
         self.found: dict[str, float] = {}  # what the task found as it began
         self._order: NDArray[np.int64] | None = None
@@ -154,9 +154,9 @@ class Growth:
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def learn_a_while(self) -> list[dict[str, float]]:
-        """Some pieces of an epoch, or of two; a row for each task that ended."""
+        """Some pieces of an epoch, or of two; a row for each task that ended, none for one in which the run diverged."""
         rows: list[dict[str, float]] = []
-        losses: list[Tensor] = []
+        losses: list[Tensor] = []  # since they were last looked at
         for _ in range(self.pieces_an_advance):
             train, validation, test = self._sizes(self.task)
             if self.epoch == self.piece == 0:
@@ -166,16 +166,23 @@ class Growth:
             else:
                 self.evaluate(self.piece - train, validation)
             self.piece += 1
+            if self.piece == train:
+                self.look_at(losses)
             if self.piece == train + validation + test:
                 self.end_epoch()
             if self.epoch == self.config.epochs:
                 rows.append(self.end_task())
-            if self.task == self.config.tasks:
+            if self.task == self.config.tasks or self.diverged_at is not None:
                 break
+        self.look_at(losses)
+        return rows
+
+    def look_at(self, losses: list[Tensor]) -> None:
+        """Did the run diverge in the updates that these losses are of, the latest ones? They are forgotten."""
         broken = first_not_finite(losses)
         if broken is not None:
-            self.diverged_at = self.updates - len(losses) + broken + 1
-        return rows
+            self.diverged_at = self.updates - len(losses) + broken
+        losses.clear()
 
     def begin_task(self) -> None:
         """Measure what the new classes find, before any of them is learned."""
@@ -226,12 +233,18 @@ class Growth:
         if testing and self.config.augment_test:
             whole = Augmentation.draw(self.seen * each, self.config.seed, "test", self.task, self.epoch)
             augmentation = whole[chosen]
-        self.hits[int(testing)] += self.learner.right(*pictures.batch(chosen, augmentation), self.seen)
+        right, broken = self.learner.right(*pictures.batch(chosen, augmentation), self.seen)
+        self.hits[int(testing)] += right
+        self.hits[2] += broken
 
     def end_epoch(self) -> None:
-        """Keep the state if it is the task's best in validation."""
-        validation = int(self.hits[0]) / (self.seen * self.config.validation_images)
-        test = int(self.hits[1]) / (self.seen * self.config.test_images)
+        """Keep the state if it is the task's best in validation. The run ends where the last update broke the network."""
+        right, right_in_test, broken = cast(list[int], self.hits.tolist())
+        if broken:
+            self.diverged_at = self.updates  # the next one, whose loss would not be finite
+            return
+        validation = right / (self.seen * self.config.validation_images)
+        test = right_in_test / (self.seen * self.config.test_images)
         largest = max(test, self.best.get("best_test_accuracy", 0.0))
         self.hits.zero_()
         self.epoch, self.piece, self._order, self._augmentation = self.epoch + 1, 0, None, None
@@ -259,9 +272,9 @@ class Growth:
             "data": self.sha256,
             "at": [self.task, self.epoch, self.piece, self.updates],
             "diverged_at": self.diverged_at,
-            "hits": self.hits,
-            "best": self.best,
-            "found": self.found,
+            "hits": self.hits.clone(),
+            "best": dict(self.best),
+            "found": dict(self.found),
             "learner": self.learner.state_dict(),
         }
 
@@ -315,13 +328,14 @@ class ClassIncremental:
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "4 increments of 2 classes of Tiny ImageNet, width 4, 4 epochs each: does it run; about a minute",
-        "medium": "10 increments of 10 classes of Tiny ImageNet, width 8, backprop and continual backprop, 2 seeds",
+        "medium": "10 increments of 10 classes of Tiny ImageNet, width 8, 2 seeds; about an hour a run on one core",
+        "tuning": "9 settings of each method on seed 1000, 4 short increments of 10 classes; about an hour on one core",
         "paper": "CIFAR-100 in 20 increments of 5 classes, width 64, 200 epochs each, all methods, 30 seeds; a GPU",
     }
 
     def runs(self, profile: str) -> list[Config]:
-        cells, seeds = {"quick": (_quick(), 2), "medium": (_medium(), 2), "paper": (_paper(), 30)}[profile]
-        return [Config(seed=seed, **cell) for seed in range(seeds) for cell in cells]
+        cells, seeds = _PROFILES[profile]
+        return [Config(seed=seed, **cell) for seed in seeds for cell in cells()]
 
     def data_sets(self, config: Config) -> list[str]:
         return [config.dataset]
@@ -382,11 +396,35 @@ def _quick() -> list[dict[str, Any]]:
 
 def _medium() -> list[dict[str, Any]]:
     common = {**TINY, "width": 8, "increment": 10, "tasks": 10, "epochs": 15}
-    return [
-        {**common, "method": "bp"},
-        {**common, "method": "cbp", "replacement_rate": 1e-4, "maturity_threshold": 1000},
+    own = {"cbp": {"replacement_rate": 1e-4, "maturity_threshold": 100}, "snp": {"noise_std": 1e-4}}
+    return [{**common, "method": method, **own.get(method, {})} for method in NAMES]
+
+
+def _tuning() -> list[dict[str, Any]]:
+    """Nine settings of each method: three step sizes by three values of its own, or nine step sizes where it has none.
+
+    Judged by validation. Of the pictures that `medium` is tested on, a few are measured and none is selected by.
+    """
+    common = {**TINY, "width": 8, "increment": 10, "tasks": 4, "epochs": 5, "train_images": 150, "test_images": 10}
+    nine = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
+    alone: list[dict[str, Any]] = [
+        {"method": method, "step_size": size} for method in ("bp", "full", "head") for size in nine
     ]
+    own: list[dict[str, Any]] = [
+        *({"method": "snp", "noise_std": noise} for noise in (1e-5, 1e-4, 1e-3)),
+        *({"method": "cbp", "replacement_rate": rate, "maturity_threshold": 100} for rate in (1e-5, 1e-4, 1e-3)),
+    ]
+    both = [{**each, "step_size": size} for size in (0.03, 0.1, 0.3) for each in own]
+    return [{**common, **cell} for cell in (*alone, *both)]
 
 
 def _paper() -> list[dict[str, Any]]:
     return [{"method": method, **RELEASED.get(method, {})} for method in NAMES]
+
+
+_PROFILES: dict[str, tuple[Callable[[], list[dict[str, Any]]], Sequence[int]]] = {
+    "quick": (_quick, range(2)),
+    "medium": (_medium, range(2)),
+    "tuning": (_tuning, (1000,)),
+    "paper": (_paper, range(30)),
+}

@@ -14,7 +14,8 @@ released (which also never decays a unit's activity, nor forgets it at a replace
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from copy import deepcopy
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -111,10 +112,12 @@ class Learner:
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     @torch.no_grad()
-    def right(self, x: Tensor, labels: Tensor, seen: int) -> Tensor:
-        """How many of the pictures are told right among the first `seen` classes, in evaluation mode, ()."""
+    def right(self, x: Tensor, labels: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """In evaluation mode: how many pictures are told right among the first `seen` classes, and how many get outputs
+        that are not finite numbers, both ()."""
         self.network.eval()
-        return (self._logits(x, seen).argmax(1) == labels).sum()
+        logits = self._logits(x, seen)
+        return (logits.argmax(1) == labels).sum(), (~logits.isfinite().all(1)).sum()
 
     def _logits(self, x: Tensor, seen: int) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
@@ -135,14 +138,18 @@ class Learner:
         return float(sizes) / sum(p.numel() for p in self.network.parameters())
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        """A copy: learning on changes nothing in it."""
+        state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "cbp": self.cbp.state_dict() if self.cbp else None,
             "snp": self.snp.state_dict() if self.snp else None,
         }
+        return deepcopy(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a copy of `state`."""
+        state = deepcopy(dict(state))  # an optimizer keeps the tensors that it is given
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.cbp:
@@ -167,8 +174,8 @@ def first_not_finite(losses: Sequence[Tensor]) -> int | None:
     """
     if not losses:
         return None
-    broken = ~torch.stack(list(losses)).isfinite()
-    return int(broken.int().argmax()) if bool(broken.any()) else None
+    finite = cast(list[bool], torch.stack(list(losses)).isfinite().tolist())
+    return finite.index(False) if False in finite else None
 
 
 def pieces_an_advance(width: int, device: str) -> int:

@@ -52,6 +52,12 @@ class Config(LearnerConfig, frozen=True):
     classes: int = Field(10, gt=1, description="the first so many of the data set")
     train_images: int = Field(5000, gt=1, description="pictures a class to learn from")
     test_images: int = Field(1000, gt=0, description="pictures a class; the last ones where a set has no test part")
+    validation_images: int = Field(
+        0,
+        ge=0,
+        description="pictures a class, the first of the set, before those to learn from; where there are any, accuracy is "
+        "of these, and no one sees those of the test: to choose settings by",
+    )
     epochs: int = Field(350, gt=0, description="epochs a stage, at most")
     until: float = Field(0.99, gt=0, description="training accuracy over an epoch that ends a stage; above 1: never")
     batch: int = Field(128, gt=0, description="pictures in a mini-batch")
@@ -77,7 +83,7 @@ class Config(LearnerConfig, frozen=True):
 
 COLUMNS = {
     "step": "steps so far, of both stages",
-    "test_accuracy": "after the epoch",
+    "test_accuracy": "after the epoch; of the pictures of validation where the config has any (profile tuning)",
     "stage": "1: half of the pictures; 2: all",
     "epoch": "epochs of the stage so far",
     "train_accuracy": "over the epoch, before each step",
@@ -98,8 +104,9 @@ class Training:
     def __init__(self, config: Config, context: Context) -> None:
         images = load(config.dataset, context.data)
         self.config, self.sha256 = config, images.sha256
-        counts = (0, config.train_images, config.test_images)
+        counts = (config.validation_images, config.train_images, config.test_images)
         self.data = split_by_class(images, np.arange(config.classes), *counts, device=context.device)
+        self.judged = self.data.validation if config.validation_images else self.data.test
         self.learner = Learner(config, config.classes, self.data.train.channels, context.device)
         if config.method == "snp":
             self.learner.shrink_and_perturb(config.noise_std, config.shrink, every_step=False)
@@ -108,7 +115,7 @@ class Training:
         self.epoch = self.piece = self.updates = 0
         self.done = False
         self.diverged_at: int | None = None
-        self.hits = torch.zeros(2, dtype=torch.int64, device=context.device)  # this epoch's, of training and of test
+        self.hits = torch.zeros(3, dtype=torch.int64, device=context.device)  # this epoch's: training, test, broken
         self._order: NDArray[np.int64] | None = None
 
     # -- where it stands --------------------------------------------------------------------------------------------
@@ -116,7 +123,7 @@ class Training:
     def _sizes(self, stage: int) -> tuple[int, int]:
         """Pieces of an epoch: training, test."""
         trained = len(self.data.train) // 2 if stage == HALF else len(self.data.train)
-        return -(-trained // self.config.batch), -(-len(self.data.test) // EVALUATED)
+        return -(-trained // self.config.batch), -(-len(self.judged) // EVALUATED)
 
     @property
     def _stages(self) -> tuple[int, ...]:
@@ -142,9 +149,9 @@ class Training:
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def learn_a_while(self) -> list[dict[str, float]]:
-        """Some pieces of an epoch, or of two; a row for each epoch that ended."""
+        """Some pieces of an epoch, or of two; a row for each epoch that ended, none for one in which the run diverged."""
         rows: list[dict[str, float]] = []
-        losses: list[Tensor] = []
+        losses: list[Tensor] = []  # since they were last looked at
         for _ in range(self.pieces_an_advance):
             train, test = self._sizes(self.stage)
             if self.piece < train:
@@ -152,14 +159,21 @@ class Training:
             else:
                 self.evaluate(self.piece - train)
             self.piece += 1
+            if self.piece == train:
+                self.look_at(losses)
             if self.piece == train + test:
-                rows.append(self.end_epoch())
-            if self.done:
+                rows.extend(self.end_epoch())
+            if self.done or self.diverged_at is not None:
                 break
+        self.look_at(losses)
+        return rows
+
+    def look_at(self, losses: list[Tensor]) -> None:
+        """Did the run diverge in the updates that these losses are of, the latest ones? They are forgotten."""
         broken = first_not_finite(losses)
         if broken is not None:
-            self.diverged_at = self.updates - len(losses) + broken + 1
-        return rows
+            self.diverged_at = self.updates - len(losses) + broken
+        losses.clear()
 
     def learn_a_batch(self) -> Tensor:
         """One training step; its loss."""
@@ -179,13 +193,19 @@ class Training:
 
     def evaluate(self, piece: int) -> None:
         """Count hits among the next EVALUATED pictures of the test."""
-        chosen = np.arange(EVALUATED * piece, min(EVALUATED * (piece + 1), len(self.data.test)))
-        self.hits[1] += self.learner.right(*self.data.test.batch(chosen), self.config.classes)
+        chosen = np.arange(EVALUATED * piece, min(EVALUATED * (piece + 1), len(self.judged)))
+        right, broken = self.learner.right(*self.judged.batch(chosen), self.config.classes)
+        self.hits[1] += right
+        self.hits[2] += broken
 
-    def end_epoch(self) -> dict[str, float]:
-        """A row; and on to the next stage, if this one has been learned."""
+    def end_epoch(self) -> list[dict[str, float]]:
+        """A row; and on to the next stage, if this one has been learned. No row where the last update broke the network."""
         trained = len(self.data.train) // 2 if self.stage == HALF else len(self.data.train)
-        train, test = int(self.hits[0]) / trained, int(self.hits[1]) / len(self.data.test)
+        right, right_in_test, broken = cast(list[int], self.hits.tolist())
+        if broken:
+            self.diverged_at = self.updates  # the next one, whose loss would not be finite
+            return []
+        train, test = right / trained, right_in_test / len(self.judged)
         self.hits.zero_()
         self.epoch, self.piece, self._order = self.epoch + 1, 0, None
         last = train >= self.config.until or self.epoch == self.config.epochs
@@ -201,7 +221,7 @@ class Training:
         }
         if last:
             self.end_stage()
-        return row
+        return [row]
 
     def end_stage(self) -> None:
         """The other half arrives; or this was all."""
@@ -221,7 +241,7 @@ class Training:
             "at": [self.stage, self.epoch, self.piece, self.updates],
             "done": self.done,
             "diverged_at": self.diverged_at,
-            "hits": self.hits,
+            "hits": self.hits.clone(),
             "learner": self.learner.state_dict(),
         }
 
@@ -249,10 +269,13 @@ class WarmStarting:
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "5 classes of Tiny ImageNet, width 4, 6 epochs a stage: does it run; about a minute",
         "small": "10 classes of Tiny ImageNet, width 8, at most 40 epochs a stage, 3 seeds; about 40 minutes on one core",
+        "tuning": "what the settings of small are chosen from: 9 of each method on seed 1000; about 50 minutes on one core",
         "paper": "CIFAR-10, width 64, until 99% of the training pictures are told right, 10 seeds; a GPU",
     }
 
     def runs(self, profile: str) -> list[Config]:
+        if profile == "tuning":
+            return _tuning()
         common, own, seeds = {"quick": _quick, "small": _small, "paper": _paper}[profile]()
         return [
             Config(seed=seed, **common, **{**cell, **own[cell["method"]]}) for seed in range(seeds) for cell in CELLS
@@ -287,13 +310,19 @@ class WarmStarting:
 
 
 def carried_on(rows: Any) -> Any:
-    """The rows, with those of runs that ended early repeated up to the last epoch of all."""
+    """The rows, with those of runs that ended early, as learned, repeated up to the last epoch of all.
+
+    A run that diverged or is under way has no last row, and is not carried on.
+    """
     import pandas
 
     longest = range(1, int(rows["epoch"].max()) + 1) if len(rows) else range(0)
     runs: list[Any] = [run for _, run in rows.groupby(["curve", "seed"], sort=False)]
     whole: list[Any] = [
-        run.set_index("epoch").reindex(longest).ffill().rename_axis("epoch").reset_index() for run in runs
+        run.set_index("epoch").reindex(longest).ffill().rename_axis("epoch").reset_index()
+        if (run["last"] == 1).any()
+        else run
+        for run in runs
     ]
     return cast(Any, pandas).concat(whole) if whole else rows
 
@@ -343,7 +372,27 @@ def _quick() -> Profile:
 def _small() -> Profile:
     common = {**TINY, "classes": 10, "train_images": 450, "test_images": 100, "width": 8, "epochs": 40}
     common |= {"batch": 64, "step_size": 0.003, "momentum": 0.9}
-    return common, {"bp": {}, "snp": PUBLISHED, "cbp": {"replacement_rate": 1e-4, "maturity_threshold": 1000}}, 3
+    return common, {"bp": {}, "snp": PUBLISHED, "cbp": {"replacement_rate": 1e-4, "maturity_threshold": 100}}, 3
+
+
+def _tuning() -> list[Config]:
+    """Nine settings of each method: three step sizes by three values of its own, or nine step sizes where it has none.
+
+    Judged by pictures that `small` learns from. Those that it is tested on are seen by no one.
+    """
+    common, _, _ = _small()
+    common |= {"train_images": 350, "validation_images": 100, "epochs": 15, "seed": 1000}
+    own: dict[str, list[dict[str, Any]]] = {
+        "snp": [{"shrink": shrink, "noise_std": 0.01} for shrink in (0.3, 0.6, 0.8)],
+        "cbp": [{"replacement_rate": rate, "maturity_threshold": 100} for rate in (1e-5, 1e-4, 1e-3)],
+    }
+    settings: dict[str, list[dict[str, Any]]] = {
+        method: [{**each, "step_size": step_size} for step_size in (0.001, 0.003, 0.01) for each in values]
+        for method, values in own.items()
+    }
+    nine = (0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03)
+    settings["bp"] = [{"step_size": step_size} for step_size in nine]
+    return [Config(**{**common, **cell, **setting}) for cell in CELLS for setting in settings[cell["method"]]]
 
 
 def _paper() -> Profile:

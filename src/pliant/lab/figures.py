@@ -97,7 +97,7 @@ def band(
 ) -> None:
     """A curve for each value of column `by`: the mean of `y` over `over`, and its 95% interval.
 
-    With `bins`, x is cut into so many equal parts, and a run's values within one are averaged first.
+    With `bins`, x is cut into so many equal parts, if there are more places, and a run's values within one are averaged first.
     Where runs diverged, the mean is over those left, and the label says how many went missing.
     `labels` are axis labels by column; a column without one is labelled with its name. `name_lines=False`
     leaves the lines unnamed, for a panel beside one of the same lines.
@@ -127,7 +127,7 @@ def _runs_by_place(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """x, (places,), and y, (runs, places), NaN where a run has no value."""
     place: NDArray[np.float64] = rows[x].to_numpy(dtype=np.float64)
-    if bins is not None:
+    if bins is not None and len(np.unique(place)) > bins:
         place = bin_centres(place, bins)
     table = rows.assign(**{x: place}).pivot_table(index=over, columns=x, values=y, aggfunc="mean", dropna=False)
     return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
@@ -150,7 +150,8 @@ def _draw(axes: Axes, place: NDArray[np.float64], table: NDArray[np.float64], la
     columns = [estimate(column[~np.isnan(column)]) if (~np.isnan(column)).any() else None for column in table.T]
     mean = np.array([np.nan if one is None else one.mean for one in columns])
     ends = np.array([(np.nan, np.nan) if one is None else one.interval() for one in columns], dtype=np.float64)
-    axes.plot(place, mean, label=label, linewidth=1.6, **style)
+    alone = np.isfinite(mean).sum() == 1  # a line of one point is not seen
+    axes.plot(place, mean, label=label, linewidth=1.6, marker="o" if alone else None, **style)
     if len(table) > 1:
         axes.fill_between(place, ends[:, 0], ends[:, 1], color=style["color"], alpha=0.18, linewidth=0)
 

@@ -91,6 +91,8 @@ def override_axis(text: str, config: type[RunConfig]) -> tuple[str, list[Any]]:
         raise LabError(f"--set '{text}': write field=value or field=value,value")
     if name not in config.model_fields:
         raise unknown("field", name, config.model_fields)
+    if name in ("method", "seed"):
+        raise LabError(f"--set {name}=...: methods and seeds are chosen by --methods and --seeds")
     parts = re.split(r",(?![^\[{]*[\]}])", values)
     return name, [_value(part.strip(), name, config.model_fields[name]) for part in parts]
 

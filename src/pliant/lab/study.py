@@ -13,7 +13,7 @@ alike only if they always learn side by side.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
@@ -51,6 +51,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     device: str
     created: str
     versions: dict[str, str]
+    data: dict[str, str] = {}  # data set -> SHA-256 of its pixels and labels
     jobs: tuple[Job, ...] = ()
 
 
@@ -166,6 +167,18 @@ def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
     names = (f"{len(study.jobs) + i:03d}" for i in range(len(groups)))
     added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=True)]
     return Study(study.folder, study.plan.model_copy(update={"jobs": (*study.jobs, *added)}))
+
+
+def with_data(study: Study, found: Mapping[str, str]) -> Study:
+    """The study with the hashes of the data sets it learns from. Raises LabError where one is not what it was."""
+    for name, sha256 in found.items():
+        before = study.plan.data.get(name, sha256)
+        if before != sha256:
+            raise LabError(
+                f"{study.folder} learned from another '{name}' (SHA-256 {before[:12]}..., this one has {sha256[:12]}...): "
+                "put that back, or give another --out"
+            )
+    return Study(study.folder, study.plan.model_copy(update={"data": {**study.plan.data, **found}}))
 
 
 def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = RUNS_PER_JOB) -> list[list[RunConfig]]:

@@ -1,15 +1,16 @@
-"""A study in one table: how every curve begins, the best it reaches, and how it ends.
+"""A study in one table: how every curve begins, the highest (or lowest) it reaches, and how it ends.
 
 A curve is all runs that differ in the seed alone (`pliant.lab.curves`). Its places (steps, tasks) are cut into equal parts,
 and a run's values within a part averaged. Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
 
-    first, best, last       of the parts; the best is the one whose mean over seeds is best
-    last - first, - best    paired: the difference of each seed first
-    last - reference        paired with another curve, over the seeds that both have; "-" where they end at different places
+    first, highest, last       of the parts; highest is the one whose mean over seeds is
+    last - first, - highest    paired: the difference of each seed first
+    last - reference           paired with another curve, over the seeds that both have; "-" where they end at different places
 
-Least is best where a column's name says error, loss or excess. Runs that diverged, have not come as far as the curve's
-longest, or lack a part are counted and left out; a value that is not a number makes its part nan. The best of many parts is
-chosen with hindsight, which by itself sets it apart from the last: read `last - best` beside `last - first`.
+The lowest takes the highest's place where a column's name says error, loss or excess. Runs that diverged, have not come as
+far as the curve's longest, or lack a part are counted and left out; a value that is not a number makes its part nan. The
+highest of many parts is chosen with hindsight, which by itself sets it apart from the last: read `last - highest` beside
+`last - first`.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -182,7 +183,8 @@ def least_is_best(metric: str) -> bool:
 
 def lines(found: Sequence[Curve], manner: Manner, against: Curve | None = None) -> Iterator[str]:
     """The table, a line for each curve."""
-    heads = ["curve", "seeds", "first", "best (at)", "last", "last - first", "last - best"]
+    extreme = "lowest" if manner.least_is_best else "highest"
+    heads = ["curve", "seeds", "first", f"{extreme} (at)", "last", "last - first", f"last - {extreme}"]
     table = [heads + ["last - reference"] * (against is not None), *(_row(curve, manner, against) for curve in found)]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:

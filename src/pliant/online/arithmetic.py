@@ -151,7 +151,10 @@ def count_due(bernoulli, key, step, rate, mature, eligible, replaced):
 
 @compiled
 def measure(kind, z, target, label, delta):
-    """Loss of the outputs `z` and, in `delta`, its gradient; whether the largest output is the labelled one."""
+    """Loss of the outputs `z` and, in `delta`, its gradient; whether the largest output is the labelled one.
+
+    Nothing is right where the loss is not finite: no output is the largest of what are not numbers.
+    """
     if kind == SQUARED_ERROR:
         total = z.dtype.type(0)
         for o in range(z.size):
@@ -168,7 +171,8 @@ def measure(kind, z, target, label, delta):
     for o in range(z.size):
         delta[o] /= total
     delta[label] -= z.dtype.type(1)
-    return math.log(total) - (z[label] - z[best]), best == label
+    loss = math.log(total) - (z[label] - z[best])
+    return loss, best == label and np.isfinite(loss)
 
 
 @compiled

@@ -44,10 +44,12 @@ def net(
     decays = {"beta1": beta1, "beta2": beta2}
     decays |= {f"online_norm_decay[{i}]": decay for i, decay in enumerate(online_norm_decay)}
     for name, decay in decays.items():
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"{name} must be at least 0 and below 1, not {decay}")
-    if not 0.0 <= eps < np.inf:
-        raise ValueError(f"eps must not be negative, and finite, not {eps}")
+        if not 0.0 <= dtype.type(decay) < 1.0:
+            raise ValueError(f"{name} must be at least 0 and, in {dtype}, below 1, not {decay!r}")
+    if not 0.0 < dtype.type(eps) < np.inf:
+        raise ValueError(
+            f"eps must be finite and, in {dtype}, above 0, not {eps!r}: where no gradient came Adam divides by it"
+        )
     gain = GAINS[activation]
     one_of("init", init, INITS)
     chosen = UTILITIES[one_of("utility", utility, UTILITIES)]
@@ -101,8 +103,8 @@ def rules(
         return np.array([streams.stream_key(seed, purpose) for seed in seeds], np.uint64)
 
     rate = 0.0 if replacement_rate is None else replacement_rate
-    decay = _below_one("decay_rate", decay_rate, learners, "an average that forgets nothing learns nothing")
-    out = _below_one("dropout", dropout, learners, "a layer without units learns nothing")
+    decay = _below_one("decay_rate", decay_rate, learners, dtype, "an average that forgets nothing learns nothing")
+    out = _below_one("dropout", dropout, learners, np.dtype(np.float64), "a layer without units learns nothing")
     threshold = per_learner("maturity_threshold", maturity_threshold, learners)
     if (threshold % 1 != 0).any():
         raise ValueError(f"maturity_threshold must be whole steps, not {threshold[threshold % 1 != 0][0]:g}")
@@ -113,7 +115,7 @@ def rules(
         dropout=out,
         replacement_rate=per_learner("replacement_rate", rate, learners, 0.0, 1.0),
         maturity_threshold=threshold.astype(np.int64),
-        decay_rate=decay.astype(dtype),
+        decay_rate=decay,
         noise_key=key("noise"),
         dropout_key=key("dropout"),
         fresh_key=keys("fresh weights"),
@@ -179,8 +181,9 @@ def norms_of(net: Net, state: State) -> list[dict[str, Array]]:
     return found
 
 
-def _below_one(name: str, value: ArrayLike, learners: int, why: str) -> NDArray[np.float64]:
+def _below_one(name: str, value: ArrayLike, learners: int, dtype: np.dtype[Any], why: str) -> Array:
     given = per_learner(name, value, learners, 0.0, 1.0)
-    if (given == 1.0).any():
-        raise ValueError(f"{name} must be below 1: {why}")
-    return given
+    rounded = given.astype(dtype)
+    if (rounded == 1.0).any():
+        raise ValueError(f"{name} must be below 1 in {dtype}, not {float(given[rounded == 1.0][0])!r}: {why}")
+    return rounded

@@ -45,7 +45,7 @@ from pliant.online.rows import learn_rows, rows_work, settled_parameters
 from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, one_of
 from pliant.online.vectors import LANES
 
-FORMAT = 2  # of `state_dict`
+FORMAT = 3  # of `state_dict`
 CHUNK = 2**19  # numbers of X that are turned into floats at a time, so that they stay in the cache,
 MIN_CHUNK = 64  # but no fewer examples than this
 TINY = 4000  # parameters up to which the lanes kernel is faster (20-20-1: 8 times; 20-64-64-1, 5,569 parameters: equal)
@@ -56,7 +56,8 @@ class Progress:
     """What was measured at each step, before its update."""
 
     loss: Array  # (learners, n); NaN after the step at which a learner diverged
-    correct: NDArray[np.bool_] | None  # (learners, n) whether the largest output was the label; cross-entropy only
+    correct: NDArray[np.bool_] | None  # (learners, n) whether the largest output was the label; cross-entropy only,
+    # and never where the loss is not finite
     weight_sums: Array | None  # (learners, n, layers) sum of |w| of each matrix after the update, if asked for;
     # with noise and the rows kernel, of each row of weights as it was when last used, every 1,000 steps of all
 
@@ -145,6 +146,7 @@ class OnlineEnsemble:
         if self.loss == "cross_entropy" and outputs < 2:
             raise ValueError("cross_entropy needs at least 2 outputs, one for each label")
         self.normalization = one_of("normalization", normalization, NORMALIZATIONS)
+        self._method = {"utility_name": utility, "count": count, "init": init, "hand_over_mean": bool(hand_over_mean)}
         self._rules = build.rules(
             self.seeds, len(self.sizes) - 2, self.dtype, step_size=step_size, weight_decay=weight_decay,
             noise_std=noise_std, dropout=dropout, replacement_rate=replacement_rate,
@@ -315,8 +317,9 @@ class OnlineEnsemble:
 
     def _identity(self) -> dict[str, Any]:
         """What two ensembles must share to exchange their states."""
-        names = {"optimizer": self.optimizer, "kernel": self.kernel, "normalization": self.normalization}
-        return {"sizes": np.array(self.sizes), "seeds": np.array(self.seeds), "dtype": str(self.dtype), **names}
+        shape = {"sizes": np.array(self.sizes), "seeds": np.array(self.seeds), "dtype": str(self.dtype)}
+        names = {name: getattr(self, name) for name in ("activation", "loss", "optimizer", "normalization", "kernel")}
+        return shape | names | self._method
 
     def _matrices(self) -> list[Array]:
         """The weights of every layer with the bias as last row, (learners, in + 1, out), as the next step would find them."""

@@ -15,8 +15,11 @@ costs nothing. It is number (t, row, column) of the stream (seed, "noise"), so n
 
 What happens depends on the examples alone, not on how they were cut into calls nor on who looked: whoever reads
 weights gets a copy, settled as if the next step used every row. Two such readings of a row that was not used in between are
-each exact, but not steps of one walk. The noise after step t is in the weights from step t + 1 on, so sums of |w| that
-are kept beside a row are those before it; where a row is not used they are those of its last use.
+each exact, but not steps of one walk. The noise after step t is in the weights from step t + 1 on.
+
+Sums of |w|, along a row and along the columns, follow the weights as they are stored: whoever settles a row settles
+its part of them. A utility that asks for the mean |w| that enters a unit so sees every row with its noise up to the step
+that last used it, not the noise that it has missed since; at most REFRESH steps of it.
 
 Biases are used at every step. With Adam every weight moves at every step: all rows are settled at each.
 
@@ -30,7 +33,7 @@ import math
 import numpy as np
 from numba import njit
 
-from pliant.online.arithmetic import compiled, normals
+from pliant.online.arithmetic import compiled, normals, total_size
 from pliant.online.learner import matrix
 from pliant.online.vectors import LANES
 
@@ -106,10 +109,25 @@ def settle_row(row, outputs, std, key, place, z):
 
 
 @compiled
-def settle_rows(net, parameters, layer, rows, count, settled, step, missed, shrunk, key, z):
+def settle_row_and_columns(row, outputs, std, key, place, z, columns):
+    """The same, keeping the sums of |w| along columns too."""
+    pairs = -(-outputs // (2 * LANES)) * LANES
+    numbers = z[: 2 * pairs]
+    fill_normals(key, np.uint64(place) * np.uint64(z.size // 2), numbers)
+    spread = row.dtype.type(std)
+    for o in range(outputs):
+        old = row[o]
+        new = old + spread * row.dtype.type(numbers[o])
+        columns[o] += abs(new) - abs(old)
+        row[o] = new
+
+
+@compiled
+def settle_rows(net, parameters, layer, rows, count, settled, step, missed, shrunk, key, z, row_sum, columns):
     """Give `count` rows of a layer and its bias, (settled: all rows of the learner), the noise of the steps before `step`.
 
     All its rows if `count` is ALL. `missed` is the table of `missed_std`; stored weights count `shrunk` times.
+    `row_sum` and `columns` are the layer's sums of |w|, which follow; each is left alone if empty.
     """
     W, first, bias = matrix(net, parameters, layer), first_row(net, layer), net.sizes[layer]
     for a in range((bias if count == ALL else count) + 1):
@@ -117,15 +135,22 @@ def settle_rows(net, parameters, layer, rows, count, settled, step, missed, shru
         pending = step - settled[first + j]
         if pending > 0:
             std = missed[pending] if j == bias else missed[pending] / shrunk
-            settle_row(W[j], net.sizes[layer + 1], std, key, step * settled.size + first + j, z)
+            place = step * settled.size + first + j
+            if columns.size > 0 and j != bias:
+                settle_row_and_columns(W[j], net.sizes[layer + 1], std, key, place, z, columns)
+            else:
+                settle_row(W[j], net.sizes[layer + 1], std, key, place, z)
             settled[first + j] = step
+            if row_sum.size > 0 and j != bias:
+                row_sum[j] = total_size(W[j])
 
 
 @compiled
 def settle_all(net, parameters, rows, settled, step, missed, shrunk, key, z):
-    """The same for every row of a learner; `rows` is not read."""
+    """The same for every row of a learner, sums left alone; `rows` is not read."""
+    none = parameters[:0]
     for layer in range(net.sizes.size - 1):
-        settle_rows(net, parameters, layer, rows, ALL, settled, step, missed, shrunk, key, z)
+        settle_rows(net, parameters, layer, rows, ALL, settled, step, missed, shrunk, key, z, none, none)
 
 
 @compiled

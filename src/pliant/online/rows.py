@@ -73,9 +73,12 @@ def forward(net, rules, state, work, r, step, dropping):
         # A zero in a hidden layer is skipped only where its slope is zero too, so that nothing flows back through it.
         count[layer] = list_active(x, layer == 0 or net.activation == RELU, rows)
         if rules.noise_std[r] > 0:
+            # A row's own sum is taken by the step that follows, unless dropout then leaves the row out.
+            sums = state.row_sum[r, begin : middle if rules.dropout[r] > 0 else begin]
+            columns = state.column_sum[r, middle - net.unit_at[1] : (end if net.incoming else middle) - net.unit_at[1]]
             settle_rows(
                 net, p, layer, rows, count[layer], state.settled[r], step, work.missed, state.shrunk[r],
-                rules.noise_key[r], work.normal,
+                rules.noise_key[r], work.normal, sums, columns,
             )  # fmt: skip
         add_rows(matrix(net, p, layer), x, rows, count[layer], shrunk, h[middle:end])
         if layer + 1 < layers:
