@@ -59,3 +59,18 @@ def test_numbers_that_are_no_bytes_are_picked_too_and_so_are_targets():
 def test_a_selection_that_cannot_be_meant_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         learners().partial_fit(PIXELS, LABELS, **settings)
+
+
+def test_a_network_is_asked_as_it_was_taught():
+    """Bytes that were permuted and scaled to learn from are so to predict, and the answers go with the rows picked."""
+    draw = np.random.default_rng(0)
+    X, y = draw.integers(0, 256, (1, 40, 6), dtype=np.uint8), draw.integers(0, 3, (1, 40))
+    rows, columns = draw.integers(0, 40, (2, 15)), np.stack([draw.permutation(6) for _ in range(2)])
+    learners = OnlineEnsemble(inputs=6, hidden=[8], outputs=3, learners=2, seed=0, loss="cross_entropy", kernel="rows")
+    picked = {"rows": rows, "columns": columns, "scale": 1 / 255}
+    learners.partial_fit(X, y, **picked)
+    by_hand = np.stack([X[0][r][:, c] for r, c in zip(rows, columns, strict=True)]) * np.float32(1 / 255)
+    for mine, plain in zip(learners.activations(X, **picked), learners.activations(by_hand), strict=True):
+        np.testing.assert_array_equal(mine, plain)
+    np.testing.assert_array_equal(learners.score(X, y, **picked), learners.score(by_hand, y[0][rows]))
+    assert not np.array_equal(learners.activations(X, rows=rows)[-1], learners.activations(by_hand)[-1])

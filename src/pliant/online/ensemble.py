@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -60,6 +60,14 @@ class Progress:
     # and never where the loss is not finite
     weight_sums: Array | None  # (learners, n, layers) sum of |w| of each matrix after the update, if asked for;
     # with noise and the rows kernel, of each row of weights as it was when last used, every 1,000 steps of all
+
+
+class Picked(TypedDict, total=False):
+    """Which numbers of which examples a learner is given, see `OnlineEnsemble.partial_fit`."""
+
+    rows: ArrayLike | None
+    columns: ArrayLike | None
+    scale: float | None
 
 
 class OnlineEnsemble:
@@ -193,10 +201,8 @@ class OnlineEnsemble:
         >>> learners.partial_fit(pixels, labels, rows=[[5, 0, 3]], columns=[[3, 1, 0, 2]], scale=1 / 255).loss.shape
         (1, 3)
         """
-        inputs = as_inputs(np.asarray(X), self.sizes[0], self.dtype)
+        inputs, selection, sources = self._read(X, stream, rows=rows, columns=columns, scale=scale)
         targets, labels = self._answers(inputs, y)
-        selection = as_selection(rows, columns, scale, inputs)
-        sources = as_streams(stream, len(inputs) if selection is None else selection.streams, self.learners)
         if selection is not None:
             targets, labels = pick_answers(targets, selection), pick_answers(labels, selection)
         n, layers = labels.shape[1], len(self.sizes) - 1
@@ -208,26 +214,33 @@ class OnlineEnsemble:
         self.steps += n
         return Progress(loss, correct if self.loss == "cross_entropy" else None, sums if log_weights else None)
 
-    def predict(self, X: Array, stream: ArrayLike | None = None) -> Array:
-        """Outputs (learners, n, outputs), or labels (learners, n) for cross-entropy."""
-        out = self.activations(X, stream)[-1]
+    def predict(self, X: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]) -> Array:
+        """Outputs (learners, n, outputs), or labels (learners, n) for cross-entropy.
+
+        `rows`, `columns` and `scale` as in `partial_fit`, here and below: none is remembered from there.
+        """
+        out = self.activations(X, stream, **selection)[-1]
         return out.argmax(axis=-1) if self.loss == "cross_entropy" else out
 
-    def score(self, X: Array, y: Array, stream: ArrayLike | None = None) -> NDArray[np.float64]:
+    def score(
+        self, X: Array, y: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]
+    ) -> NDArray[np.float64]:
         """Of each learner, (learners,): accuracy, or the coefficient of determination R^2, mean over outputs."""
-        inputs, rows = self._read(X, stream)
+        inputs, picked, sources = self._read(X, stream, **selection)
         targets, labels = self._answers(inputs, y)
-        answer = self.predict(X, stream)
+        if picked is not None:
+            targets, labels = pick_answers(targets, picked), pick_answers(labels, picked)
+        answer = self.predict(X, stream, **selection)
         if self.loss == "cross_entropy":
-            return (answer == labels[rows]).mean(axis=1)
-        truth = targets[rows].astype(np.float64)
+            return (answer == labels[sources]).mean(axis=1)
+        truth = targets[sources].astype(np.float64)
         around = ((truth - truth.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         return (1.0 - ((answer - truth) ** 2).sum(axis=1) / around).mean(axis=1)
 
-    def activations(self, X: Array, stream: ArrayLike | None = None) -> list[Array]:
+    def activations(self, X: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]) -> list[Array]:
         """What every layer answers to a probe, each (learners, n, units); the last is the outputs."""
-        inputs, rows = self._read(X, stream)
-        x: Array = inputs[rows].astype(self.dtype, copy=False)
+        inputs, picked, sources = self._read(X, stream, **selection)
+        x: Array = np.concatenate([floats for _, floats in self._pieces(inputs, picked)], axis=1)[sources]
         matrices = self._matrices()
         weights, biases = [matrix[:, :-1] for matrix in matrices], [matrix[:, -1] for matrix in matrices]
         return forward.layers(x, weights, biases, self.activation, self.normalization, self._norms())
@@ -347,9 +360,13 @@ class OnlineEnsemble:
             return "lanes" if tiny and not only_rows else "rows"
         return cast(settings.Kernel, kernel)
 
-    def _read(self, X: Array, stream: ArrayLike | None) -> tuple[Array, NDArray[np.int64]]:
+    def _read(
+        self, X: Array, stream: ArrayLike | None, **selection: Unpack[Picked]
+    ) -> tuple[Array, Selection | None, NDArray[np.int64]]:
+        """The examples, how they are picked, and the stream that each learner reads."""
         inputs = as_inputs(np.asarray(X), self.sizes[0], self.dtype)
-        return inputs, as_streams(stream, len(inputs), self.learners)
+        picked = as_selection(selection.get("rows"), selection.get("columns"), selection.get("scale"), inputs)
+        return inputs, picked, as_streams(stream, len(inputs) if picked is None else picked.streams, self.learners)
 
     def _answers(self, X: Array, y: Array) -> tuple[Array, NDArray[np.int64]]:
         """Targets and labels; the one that the loss does not need is a row of zeros that nobody reads."""
