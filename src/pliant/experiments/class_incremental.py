@@ -366,6 +366,7 @@ class ClassIncremental:
         for panel, column in zip(axes, ("test_accuracy", "difference", "dormant", "singular_value_rank"), strict=True):
             shown = with_values(table, column)
             band(panel, shown, x="classes", y=column, by="curve", look=look, labels=labels)
+        axes[0].set_title(", ".join(table["dataset"].unique()), loc="left")
         return figure
 
 
@@ -385,7 +386,7 @@ LABELS = {
     "singular_value_rank": "99% rank of last features",
 }
 RELEASED = {"cbp": {"replacement_rate": 1e-5}, "snp": {"noise_std": 1e-5}}  # what each method adds to backprop
-TINY = {"dataset": "tiny-imagenet-32", "test_images": 50}
+TINY = {"dataset": "tiny-imagenet", "test_images": 50}
 
 
 def _quick() -> list[dict[str, Any]]:

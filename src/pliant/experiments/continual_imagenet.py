@@ -412,7 +412,7 @@ _COLOURS = {**dict(zip(("cbp", "bp", "l2", "snp"), PALETTE, strict=False)), "fre
 # -- profiles -------------------------------------------------------------------------------------------------------
 
 _TINY: dict[str, Any] = {
-    "dataset": "tiny-imagenet-32",
+    "dataset": "tiny-imagenet",
     "train_images": 500,
     "test_images": 50,
     "channels": (8, 16, 32),

@@ -306,6 +306,7 @@ class WarmStarting:
         for panel, column in ((train, "train_accuracy"), (test, "test_accuracy")):
             band(panel, all_of_it, x="epoch", y=column, by="curve", look=look, labels=LABELS, name_lines=panel is test)
         _gaps(gap, table[(table["stage"] == ALL) & (table["last"] == 1)], look)
+        train.set_title(", ".join(table["dataset"].unique()), loc="left")
         return figure
 
 
@@ -360,7 +361,7 @@ LABELS = {
 CELLS: list[dict[str, Any]] = [{"method": method, "start": start} for method, start in COLOURS]
 
 Profile = tuple[dict[str, Any], dict[str, dict[str, Any]], int]  # of all methods, of each, seeds
-TINY = {"dataset": "tiny-imagenet-32", "test_images": 50}
+TINY = {"dataset": "tiny-imagenet", "test_images": 50}
 PUBLISHED = {"shrink": 0.6, "noise_std": 0.01}
 
 
