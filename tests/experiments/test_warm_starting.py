@@ -272,7 +272,7 @@ def tables(data, **settings):
     for own in ({"start": "warm"}, {"start": "scratch"}):
         for seed in (0, 1):
             _, rows = straight(data, **settings, **own, seed=seed)
-            frames.append(pandas.DataFrame(rows).assign(method="bp", seed=seed, **own))
+            frames.append(pandas.DataFrame(rows).assign(method="bp", dataset="small", seed=seed, **own))
     return pandas.concat(frames)
 
 
@@ -308,7 +308,7 @@ def test_a_run_that_diverged_or_is_under_way_is_not_carried_on():
 def test_gaps_of_two_settings_are_two_points_each_against_its_own_scratch():
     pandas = pytest.importorskip("pandas")
     ends = [("warm", 0.1, 0.3), ("scratch", 0.1, 0.4), ("warm", 0.01, 0.5), ("scratch", 0.01, 0.9)]
-    common = {"method": "bp", "stage": 2, "epoch": 1, "last": 1, "train_accuracy": 1.0}
+    common = {"method": "bp", "dataset": "small", "stage": 2, "epoch": 1, "last": 1, "train_accuracy": 1.0}
     rows = pandas.DataFrame(
         [
             {**common, "seed": seed, "start": start, "step_size": step_size, "test_accuracy": accuracy}

@@ -8,6 +8,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from pliant import ContinualBackprop, chain_groups, reset_head, reset_network, reset_optimizer
 from pliant.optimizer_state import RULES
+from pliant.streams import stream_key
 from tests.networks import batch, convnet, enough, mlp, replaced, train
 
 LAYERS = {
@@ -317,7 +318,7 @@ def test_a_restarted_method_on_a_reset_network_is_a_new_one_on_a_new_network(opt
     old_cbp.restart()
     assert replaced(old_cbp) == before
     assert not old_cbp.groups[0].age.any()
-    old_cbp.generators[0].manual_seed(1)
+    old_cbp.generators[0].manual_seed(stream_key(1, "fresh units"))
     new_optimizer, new_cbp = with_cbp(new, optimizer)
     train(old, old_optimizer, range(100), dtype=torch.float64)
     train(new, new_optimizer, range(100), dtype=torch.float64)
