@@ -31,11 +31,8 @@ from pliant.units.entries import BoundSlice, Chosen
 Init = str | Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 
-_LIKE_LINEAR = (
-    nn.Linear.reset_parameters,
-    _ConvNd.reset_parameters,
-    StackedLinear.reset_parameters,
-)  # and StackedConv2d's
+# StackedConv2d has StackedLinear's
+_LIKE_LINEAR = (nn.Linear.reset_parameters, _ConvNd.reset_parameters, StackedLinear.reset_parameters)
 
 
 class Redraw:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.measuring import measured
-from pliant.diagnostics.watch import arguments, watch
+from pliant.diagnostics.watch import watch
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.map import UnitGroup, UnitMap
 from pliant.units.trace import trace
+from pliant.units.trace.tracing import arguments
 
 FEW = 8  # examples that are enough to trace
 

@@ -23,6 +23,7 @@ from pliant.diagnostics.undisturbed import undisturbed
 from pliant.units.bound import Names
 from pliant.units.hooks import WatchProducts
 from pliant.units.map import Tap
+from pliant.units.trace.tracing import arguments, unwrapped
 
 Loss = Callable[[Any], Tensor]
 
@@ -146,18 +147,3 @@ def _given(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if tap.argument == 0 and len(kwargs) == 1:
         return next(iter(kwargs.values()))
     raise ValueError(f"diagnose: '{tap.module}' was called without argument {tap.argument!r}, where activity is read")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that only parallelise or compile it."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
-        model = cast(nn.Module, model.module if isinstance(model, wrappers) else model._orig_mod)
-    return model
-
-
-def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
-    if isinstance(example, Mapping):
-        return (), dict(cast(Mapping[str, Any], example))
-    return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})

@@ -29,7 +29,7 @@ from pliant.diagnostics.ranks import effective_rank, singular_values, srank
 from pliant.experiments.pictures import Augmentation, Split, split_by_class
 from pliant.experiments.residual import initialise
 from pliant.experiments.residual_learner import EVALUATED, Learner, LearnerConfig, first_not_finite, pieces_an_advance
-from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import band, looks, panels, with_values
 from pliant.methods import reset_head, reset_network
@@ -66,12 +66,7 @@ class Config(LearnerConfig, frozen=True):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, method in (("replacement_rate", "cbp"), ("noise_std", "snp")):
-            used = getattr(self, name) > 0
-            if used and self.method != method:
-                raise ValueError(f"{name} is for method {method}, not {self.method}: add --methods {method}")
-            if not used and self.method == method:
-                raise ValueError(f"method {method} needs {name} > 0: add --set {name}=...")
+        check_owners(self, {"replacement_rate": ("cbp",), "noise_std": ("snp",)})
         return self
 
     @property

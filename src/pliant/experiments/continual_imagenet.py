@@ -30,7 +30,7 @@ from pliant.diagnostics import dead, effective_rank, features, singular_values, 
 from pliant.experiments.captured_step import captured
 from pliant.experiments.class_pairs import SIDE, Order, Pairs
 from pliant.experiments.convolutional import ConvNet, normalised
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, looks, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
@@ -87,15 +87,7 @@ class Config(RunConfig, frozen=True):
             )
         if min(*self.channels, *self.hidden) < 1:
             raise ValueError(f"channels {self.channels} and hidden {self.hidden} are at least 1 each")
-        owners = {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)}
-        for name, methods in owners.items():
-            used = getattr(self, name) > 0
-            if used and self.method not in methods:
-                raise ValueError(
-                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
-                )
-            if not used and self.method == methods[0]:
-                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
         return self
 
 

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels, with_values
 from pliant.online import OnlineEnsemble
@@ -65,13 +65,7 @@ class Config(RunConfig, frozen=True):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, methods in _OWNERS.items():
-            if getattr(self, name) and self.method not in methods:
-                raise ValueError(
-                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
-                )
-            if not getattr(self, name) and self.method in methods:
-                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        check_owners(self, _OWNERS)
         if (self.method == "linear") != (self.hidden_layers == 0):
             raise ValueError("method linear has hidden_layers=0, and the others have at least 1")
         return self

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, looks, panels, with_values
 from pliant.online import OnlineEnsemble
@@ -74,17 +74,7 @@ class Config(RunConfig, frozen=True):
             raise ValueError(
                 f"steps ({self.steps}) must be a multiple of bin ({self.bin}), and bin of period ({self.period})"
             )
-        owners = {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)}
-        for name, methods in owners.items():
-            used = getattr(self, name) > 0
-            if used and self.method not in methods:
-                raise ValueError(
-                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
-                )
-            if not used and self.method in methods and name != "weight_decay":
-                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
-        if self.method == "l2" and not self.weight_decay:
-            raise ValueError("method l2 needs weight_decay > 0: add --set weight_decay=...")
+        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
         if (self.method == "linear") and self.activation != "linear":
             raise ValueError("method linear has no hidden units, so its activation is 'linear'")
         return self

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
@@ -74,15 +74,7 @@ class Config(RunConfig, frozen=True):
     def _consistent(self) -> Self:
         if self.steps % self.period:
             raise ValueError(f"steps ({self.steps}) must be a multiple of period ({self.period})")
-        owners = {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)}
-        for name, methods in owners.items():
-            used = getattr(self, name) > 0
-            if used and self.method not in methods:
-                raise ValueError(
-                    f"{name} is for method {' or '.join(methods)}, not {self.method}: add --methods {methods[0]}"
-                )
-            if not used and self.method == methods[0]:
-                raise ValueError(f"method {self.method} needs {name} > 0: add --set {name}=...")
+        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
         if self.optimizer != "adam" and (self.beta_1, self.beta_2) != (0.9, 0.999):
             raise ValueError(f"beta_1 and beta_2 are for optimizer adam, not {self.optimizer}")
         return self

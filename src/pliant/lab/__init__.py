@@ -5,7 +5,18 @@ and seeds, stores its rows, goes on after any kill as if nothing had happened, a
 """
 
 from pliant.lab.errors import LabError
-from pliant.lab.experiment import DONE, RUNNING, Context, Experiment, Rows, RunConfig, RunStatus, State, diverged
+from pliant.lab.experiment import (
+    DONE,
+    RUNNING,
+    Context,
+    Experiment,
+    Rows,
+    RunConfig,
+    RunStatus,
+    State,
+    check_owners,
+    diverged,
+)
 
 __all__ = [
     "DONE",
@@ -17,5 +28,6 @@ __all__ = [
     "RunConfig",
     "RunStatus",
     "State",
+    "check_owners",
     "diverged",
 ]

@@ -37,6 +37,20 @@ class RunConfig(BaseModel, frozen=True):
     seed: int = Field(0, ge=0, description="names the run's random streams")
 
 
+def check_owners(config: RunConfig, owners: Mapping[str, Sequence[str]]) -> None:
+    """Raise `ValueError` where a field is set that the run's method does not read, or the one that makes the method is not.
+
+    `owners`: field -> the methods that read it, the one that cannot do without it first. A field that is 0 is not set.
+    """
+    for name, methods in owners.items():
+        used = getattr(config, name) > 0
+        if used and config.method not in methods:
+            named = " or ".join(methods)
+            raise ValueError(f"{name} is for method {named}, not {config.method}: add --methods {methods[0]}")
+        if not used and config.method == methods[0]:
+            raise ValueError(f"method {config.method} needs {name} > 0: add --set {name}=...")
+
+
 class RunStatus(NamedTuple):
     """Whether a run goes on. A diverged one is a result: it says at which step, and its siblings go on."""
 

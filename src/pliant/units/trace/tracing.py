@@ -153,8 +153,8 @@ def _note_ancestry(call: Call, *, constant: bool) -> None:
 
 def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
     """One forward under the mode."""
-    inner = _unwrapped(model)
-    args, kwargs = _arguments(example)
+    inner = unwrapped(model)
+    args, kwargs = arguments(example)
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
     prefix = "".join(f"{name}." for name, module in modules.items() if module is inner and name)
     record = Record(dict(model.named_parameters()), modules, prefix)
@@ -235,7 +235,7 @@ def _left_as_it_was(model: nn.Module, mode: Shadowing) -> Generator[None]:
                 tensor.copy_(value)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers that only parallelise or compile it; names keep their prefix."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
@@ -243,14 +243,15 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
     if isinstance(example, Mapping):
         return (), dict(cast(Mapping[str, Any], example))
     return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})
 
 
 def _to_cpu(example: Any) -> Any:
-    args, kwargs = _arguments(example)
+    args, kwargs = arguments(example)
 
     def move(value: Any) -> Any:
         return value.cpu() if isinstance(value, Tensor) else value
