@@ -1,0 +1,1 @@
+"""Reinforcement learning in worlds that change: environments stepped side by side, and agents that learn in them."""

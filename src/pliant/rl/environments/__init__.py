@@ -1,0 +1,1 @@
+"""Worlds for reinforcement learning, many copies in one process."""
