@@ -9,6 +9,7 @@ import pytest
 from pliant.cli import main
 from pliant.data.catalog import CATALOG
 from tests.data.makers import class_folders, digits, zipped
+from tests.experiments.small_pictures import make_pictures
 
 
 @pytest.fixture
@@ -102,3 +103,27 @@ def test_a_bad_request_is_one_line_and_exit_2(pliant, tmp_path, command, fragmen
     assert refusal.startswith("pliant: ")
     assert all(fragment.replace("DATA", str(data)) in refusal for fragment in fragments), refusal
     assert said.replace(refusal, "").strip() in ("", f"preparing 6 pictures of {data / 'broken'}, once")
+
+
+@pytest.mark.parametrize(
+    ("command", "fragment"),
+    [
+        ("continual-imagenet", "class 'class-0' of 'birds' has 26 pictures, fewer than train_images"),
+        (
+            "warm-starting --set classes=5",
+            "a class of 'birds' has 26 pictures, and 200 for learning + 50 for test are wanted",
+        ),
+        ("class-incremental-cifar-100", "'birds' has 6 classes, and 8 are wanted"),
+    ],
+)
+def test_pictures_too_few_for_the_runs_are_an_error_before_anything_runs(
+    command, fragment, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
+    make_pictures(tmp_path / "data" / "birds")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *command.split(), "--set", "dataset=birds", "--out", str(tmp_path / "study")])
+    assert ended.value.code == 2
+    assert fragment in capsys.readouterr().err
+    assert not (tmp_path / "study" / "study.json").exists()

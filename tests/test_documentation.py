@@ -53,3 +53,20 @@ def test_every_number_of_the_version_agrees():
 
     assert f'version = "{pliant.__version__}"' in (ROOT / "pyproject.toml").read_text()
     assert f"version: {pliant.__version__}" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_experiment_of_the_page_runs_and_reports(tmp_path, monkeypatch, capsys):
+    from pliant.cli import main
+
+    page = ROOT / "docs" / "your-own-experiment.md"
+    (code,) = [code for where, code in PYTHON if where == page]
+    (tmp_path / "drifting_teacher.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    run = ["run", "drifting_teacher.py:DriftingTeacher", "--out", "study", "--methods", "cbp", "--seeds", "0"]
+    for words in ([*run, "--set", "steps=1500"], ["report", "study", "--parts", "3"], ["plot", "study"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "1 of 1 finished" in said
+    assert (tmp_path / "study" / "figure.png").stat().st_size > 10_000

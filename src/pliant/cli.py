@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 from pliant.data_cli import data, telling
 
 if TYPE_CHECKING:
+    from pliant.lab.experiment import RunConfig
     from pliant.lab.study import Study
 
 EXTRAS = {
@@ -261,8 +262,8 @@ def _run(study: Study, at_once: int) -> int:
 
 
 def _with_data_sets(study: Study) -> Study:
-    """Open every data set that the runs name, before anything runs or is written: what is missing, or no longer what it was, is
-    an error, and what is raw is prepared.
+    """Open every data set that the runs name, before anything runs or is written: what is missing, too small for the runs, or
+    no longer what it was, is an error, and what is raw is prepared.
     """
     data_sets = getattr(study.experiment, "data_sets", None)
     if data_sets is None:
@@ -272,8 +273,24 @@ def _with_data_sets(study: Study) -> Study:
 
     configs = [config for job in study.jobs for config in study.configs(job)]
     with telling():
-        found = {name: load(name).sha256 for name in sorted({name for c in configs for name in data_sets(c)})}
-    return with_data(study, found)
+        found = {name: load(name) for name in sorted({name for config in configs for name in data_sets(config)})}
+    _check_data(study, configs, found)
+    return with_data(study, {name: data.sha256 for name, data in found.items()})
+
+
+def _check_data(study: Study, configs: Sequence[RunConfig], found: Mapping[str, Any]) -> None:
+    """Ask the experiment whether the data sets serve each run, seeds aside."""
+    from pliant.lab.errors import LabError
+
+    check: Callable[[Any, Any], None] | None = getattr(study.experiment, "check_data", None)
+    if check is None:
+        return
+    different = {config.model_copy(update={"seed": 0}).model_dump_json(): config for config in configs}
+    for config in different.values():
+        try:
+            check(config, found)
+        except ValueError as error:
+            raise LabError(str(error)) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -258,7 +258,12 @@ class UnitReset:
     # -- what happened -----------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, dict[str, Any]]:
-        """For each group, host integers: steps seen, units replaced (one entry a run), the last step that replaced any."""
+        """For each group, by name, integers of the host: nothing is read from the device.
+
+        `steps` the group has seen, units `replaced` (one entry a run), and the step at which one `last_replaced_at`. Selection
+        by rate adds how many are `mature` and the sum of eligible units over steps, which the rate is a share of (one entry a
+        run each).
+        """
         return {
             group.name: {
                 "steps": group.steps,
@@ -268,6 +273,13 @@ class UnitReset:
             }
             for group in self.groups
         }
+
+    def __repr__(self) -> str:
+        units = sum(group.units for group in self.groups)
+        replaced = sum(map(sum, self._replaced.values()))
+        steps = max(group.steps for group in self.groups)
+        hooked = "" if self._handles else ", detached"
+        return f"{type(self).__name__}({len(self.groups)} groups of {units} units, {steps} steps, {replaced} replaced{hooked})"
 
     # -- attaching, moving, saving ------------------------------------------------------------------------------
 

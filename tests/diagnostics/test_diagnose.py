@@ -434,6 +434,10 @@ def test_bad_requests_are_errors_that_say_what_to_do():
         diagnose(model, x, loss=lambda output: output)
     with pytest.raises(ValueError, match="groups given by hand are taken as they are"):
         diagnose(model, x, groups=chain_groups(model), heads=True)
+    with pytest.raises(TypeError, match="loss is a function of the model's output"):
+        diagnose(model, x, loss=torch.tensor(1.0))
+    with pytest.raises(TypeError, match="groups are UnitGroups or a UnitMap"):
+        diagnose(model, x, groups=["0"])
     with pytest.raises(ValueError, match="no resettable unit found"):
         diagnose(nn.Sequential(nn.Linear(6, 2)), x)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:

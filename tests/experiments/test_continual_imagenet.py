@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from pliant.data import load
 from pliant.experiments import continual_imagenet
-from pliant.experiments.class_pairs import Pairs
 from pliant.experiments.continual_imagenet import Config, ContinualImageNet
-from pliant.experiments.convolutional import ConvNet, normalised
+from pliant.experiments.parts.class_pairs import Pairs
+from pliant.experiments.parts.convolutional import ConvNet, normalised
 from pliant.lab import Context
 from pliant.lab.checkpoint import from_bytes, to_bytes
 

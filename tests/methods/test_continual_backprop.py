@@ -424,6 +424,18 @@ def test_copying_or_pickling_the_method_is_an_error_that_says_what_to_do():
         torch.save(cbp, io.BytesIO())
 
 
+def test_its_repr_says_how_far_it_is():
+    model = mlp()
+    optimizer, cbp = attached(model)
+    assert repr(cbp).startswith("ContinualBackprop(2 groups of ")
+    train(model, optimizer, range(40), NETWORKS["mlp"][1])
+    total = sum(sum(group["replaced"]) for group in cbp.stats().values())
+    assert total > 0
+    assert repr(cbp).endswith(f" units, 40 steps, {total} replaced)")
+    cbp.detach()
+    assert repr(cbp).endswith("replaced, detached)")
+
+
 def test_detached_training_is_plain_training():
     plain, left = mlp(), mlp()
     optimizer = OPTIMIZERS["sgd"](left.parameters())

@@ -64,6 +64,10 @@ def diagnose(
         raise ValueError("diagnose: x is an empty list; give at least one batch")
     if loss is not None and len(examples) > 1:
         raise ValueError("diagnose: loss=... is of one output; give x as one batch, not a list")
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            "diagnose: loss is a function of the model's output, such as lambda output: output.square().mean()"
+        )
     if groups is not None and (residual or heads):
         raise ValueError(
             "diagnose: residual and heads choose what is traced; groups given by hand are taken as they are"
@@ -74,6 +78,10 @@ def diagnose(
     elif isinstance(groups, UnitMap):
         units = groups
     else:
+        if not all(isinstance(group, UnitGroup) for group in cast(Sequence[Any], groups)):
+            raise TypeError(
+                "diagnose: groups are UnitGroups or a UnitMap; to choose some by name: trace(model, x).include(...)"
+            )
         units = UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
     bound = [BoundGroup(spec, names) for spec in units.groups]
     seen = watch(model, examples, dict.fromkeys(tap for group in bound for tap in group.spec.taps), loss)

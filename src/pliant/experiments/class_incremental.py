@@ -22,13 +22,19 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pliant.data import load
+from pliant.data import ImageSet, load
 from pliant.diagnostics.features import features
 from pliant.diagnostics.health import dormant_by_firing
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank
-from pliant.experiments.pictures import Augmentation, Split, split_by_class
-from pliant.experiments.residual import initialise
-from pliant.experiments.residual_learner import EVALUATED, Learner, LearnerConfig, first_not_finite, pieces_an_advance
+from pliant.experiments.parts.pictures import Augmentation, Split, check_enough, split_by_class
+from pliant.experiments.parts.residual import initialise
+from pliant.experiments.parts.residual_learner import (
+    EVALUATED,
+    Learner,
+    LearnerConfig,
+    first_not_finite,
+    pieces_an_advance,
+)
 from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import band, looks, panels, with_values
@@ -334,6 +340,10 @@ class ClassIncremental:
 
     def data_sets(self, config: Config) -> list[str]:
         return [config.dataset]
+
+    def check_data(self, config: Config, found: Mapping[str, ImageSet]) -> None:
+        counts = (config.validation_images, config.train_images, config.test_images)
+        check_enough(found[config.dataset], config.classes, *counts)
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config  # every run is a job of its own

@@ -27,10 +27,11 @@ from torch.nn import functional as F
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
-from pliant.experiments.captured_step import captured
-from pliant.experiments.class_pairs import SIDE, Order, Pairs
-from pliant.experiments.convolutional import ConvNet, normalised
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
+from pliant.experiments.parts.captured_step import captured
+from pliant.experiments.parts.class_pairs import SIDE, Order, Pairs
+from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
+from pliant.experiments.parts.convolutional import ConvNet, normalised
+from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, looks, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
@@ -44,7 +45,7 @@ Method = Literal["bp", "l2", "snp", "cbp", "fresh"]
 WORK = 150e9  # multiply-accumulates in an advance, about 5 s of one slow core
 
 
-class Config(RunConfig, frozen=True):
+class Config(ReplacementConfig, frozen=True):
     """One network on one sequence of pairs. The defaults are the article's network and lengths."""
 
     method: Method = "bp"
@@ -65,15 +66,6 @@ class Config(RunConfig, frozen=True):
     head_momentum: Literal["clear", "keep"] = Field("clear", description="what a new task does to the head's momentum")
     weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
-    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per step; method cbp")
-    maturity_threshold: int = Field(100, ge=0, description="steps; method cbp")
-    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
-    utility: Literal[
-        "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "random"
-    ] = Field("contribution", description="method cbp")
-    eligible: Literal["mature", "all"] = Field("mature", description="units whose share is replaced; method cbp")
-    hand_over_mean: bool = Field(True, description="a replaced unit's mean goes to its consumers; method cbp")
-    optimizer_state: Literal["fresh", "keep"] = Field("fresh", description="of replaced units; method cbp")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -289,9 +281,7 @@ class Learners:
 
     def replaced(self) -> NDArray[np.int64]:
         """Units replaced so far, (runs,)."""
-        if not isinstance(self.method, ContinualBackprop):
-            return np.zeros(len(self.seeds), np.int64)
-        return np.array([group["replaced"] for group in self.method.stats().values()], np.int64).sum(axis=0)
+        return np.array(replaced(self.method, len(self.seeds)), np.int64)
 
 
 def pairs(data: ImageSet, config: Config) -> Pairs:
@@ -315,20 +305,7 @@ def _method(
         return ShrinkAndPerturb(net, optimizer, noise_std=config.noise_std, seed=seeds, runs=runs, attach=False)
     if config.method != "cbp":
         return None
-    return ContinualBackprop(
-        net,
-        optimizer,
-        groups=net.groups(),
-        replacement_rate=config.replacement_rate,
-        maturity_threshold=config.maturity_threshold,
-        decay_rate=config.decay_rate,
-        utility=config.utility,
-        eligible=config.eligible,
-        hand_over_mean=config.hand_over_mean,
-        optimizer_state=config.optimizer_state,
-        seed=seeds,
-        attach=False,
-    )
+    return config.continual_backprop(net, optimizer, groups=net.groups(), seed=seeds, attach=False)
 
 
 class ContinualImageNet:
@@ -349,6 +326,9 @@ class ContinualImageNet:
 
     def data_sets(self, config: Config) -> Sequence[str]:
         return (config.dataset,)
+
+    def check_data(self, config: Config, found: Mapping[str, ImageSet]) -> None:
+        pairs(found[config.dataset], config)
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         """On a GPU the seeds of a setting train as a stack; on a CPU a stack gains nothing, so each run is a job."""

@@ -31,10 +31,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
+from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
+from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels
-from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+from pliant.methods import ShrinkAndPerturb
 from pliant.streams import generator, stream_key, uniform
 
 if TYPE_CHECKING:
@@ -42,12 +43,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Method = Literal["bp", "cbp", "l2", "snp", "fresh"]
-Utility = Literal[
-    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
-]
 
 
-class Config(RunConfig, frozen=True):
+class Config(ReplacementConfig, frozen=True):
     """One network on one chain."""
 
     method: Method = Field("bp", description="fresh: a new network at each switch, the control")
@@ -57,10 +55,6 @@ class Config(RunConfig, frozen=True):
     beta_2: float = Field(0.999, ge=0, lt=1, description="optimizer adam")
     weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after an update; method snp")
-    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per update; method cbp")
-    maturity_threshold: int = Field(100, ge=0, description="updates; method cbp")
-    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
-    utility: Utility = Field("contribution", description="method cbp")
     hidden_units: int = Field(32, gt=0, description="units of the GRU")
     symbols: int = Field(8, gt=1, description="of the chain, A")
     order: int = Field(2, gt=0, description="symbols back that the next one depends on, k")
@@ -280,8 +274,7 @@ class Learner:
         }
 
     def replaced(self) -> int:
-        groups = self.method.stats().values() if isinstance(self.method, ContinualBackprop) else ()
-        return sum(sum(group["replaced"]) for group in groups)
+        return replaced(self.method)[0]
 
 
 def fresh_network(config: Config, number: int) -> Predictor:
@@ -303,16 +296,8 @@ def _method(config: Config, network: Predictor, optimizer: torch.optim.Optimizer
     if config.method == "snp":
         return ShrinkAndPerturb(network, optimizer, noise_std=config.noise_std, seed=config.seed)
     if config.method == "cbp":
-        return ContinualBackprop(
-            network,
-            optimizer,
-            example_inputs=torch.zeros(2, 2, config.symbols),
-            replacement_rate=config.replacement_rate,
-            maturity_threshold=config.maturity_threshold,
-            decay_rate=config.decay_rate,
-            utility=config.utility,
-            seed=config.seed,
-        )
+        symbols = torch.zeros(2, 2, config.symbols)
+        return config.continual_backprop(network, optimizer, example_inputs=symbols, seed=config.seed)
     return None
 
 

@@ -105,8 +105,9 @@ StateT = TypeVar("StateT", bound=State)
 class Experiment(Protocol[ConfigT, StateT]):
     """A problem, the methods that face it, and the figure that compares them.
 
-    It may also have `data_sets(config)`, the names of the data sets that a run needs: the command line opens each before
-    anything runs, so that a missing one is an error at once.
+    It may also have `data_sets(config)`, the names of the data sets that a run needs, and `check_data(config, found)`, which
+    raises `ValueError` where these, by name, do not serve: the command line opens and checks them before anything runs, so
+    that a missing or too small one is an error at once.
     """
 
     @property

@@ -41,6 +41,8 @@ def net(
     online_norm_decay: tuple[float, float],
 ) -> Net:
     """What all learners share."""
+    if np.shape(online_norm_decay) != (2,):
+        raise ValueError(f"online_norm_decay must be two numbers, forward and backward, not {online_norm_decay!r}")
     decays = {"beta1": beta1, "beta2": beta2}
     decays |= {f"online_norm_decay[{i}]": decay for i, decay in enumerate(online_norm_decay)}
     for name, decay in decays.items():

@@ -88,13 +88,18 @@ def seeds(seed: int | Sequence[int] | NDArray[np.integer[Any]], learners: int) -
     """One seed for each learner: `seed`, `seed + 1`, ... if one number is given."""
     if isinstance(seed, int | np.integer):
         return [int(seed) + r for r in range(learners)]
-    if len(seed) != learners:
-        raise ValueError(f"{len(seed)} seeds for {learners} learners; give one number, or one for each learner")
-    return [int(s) for s in seed]
+    given = np.asarray(seed)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ValueError(f"seed must be an integer, or one for each learner, not {seed!r}")
+    if len(given) != learners:
+        raise ValueError(f"{len(given)} seeds for {learners} learners; give one number, or one for each learner")
+    return [int(s) for s in given]
 
 
 def layer_sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[int]:
     """inputs, hidden..., outputs; raises `ValueError` if one is not a positive integer."""
+    if np.ndim(hidden) != 1:
+        raise ValueError(f"hidden must be the sizes of the hidden layers, such as ({hidden},) for one, not {hidden!r}")
     sizes = [inputs, *hidden, outputs]
     for name, size in zip(["inputs", *(f"hidden[{i}]" for i in range(len(hidden))), "outputs"], sizes, strict=True):
         if int(size) != size or size < 1:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pliant.experiments.pictures import Augmentation, Pictures, Scale
+from pliant.experiments.parts.pictures import Augmentation, Pictures, Scale
 
 SCALE = Scale((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from pliant import ContinualBackprop
-from pliant.experiments.residual import Block, ResidualNet, article_groups, he_normal, initialise
-from pliant.experiments.residual_learner import first_not_finite, pieces_an_advance, unit_groups
+from pliant.experiments.parts.residual import Block, ResidualNet, article_groups, he_normal, initialise
+from pliant.experiments.parts.residual_learner import first_not_finite, pieces_an_advance, unit_groups
 from pliant.methods import reset_network
 from pliant.units import trace
 

@@ -175,17 +175,9 @@ def split_by_class(
     article's constants for CIFAR-100, else by the mean and deviation of the training pictures.
     Raises ValueError where a class has too few pictures, or there are too few classes.
     """
-    if len(order) > len(images.train.classes):
-        have = len(images.train.classes)
-        raise ValueError(
-            f"'{images.name}' has {have} classes, and {len(order)} are wanted: lower `tasks` or `increment`"
-        )
+    check_enough(images, len(order), validation, train, test)
     own = _places_of_class(images.train.labels, order)
     tested = _places_of_class(images.test.labels, order) if images.test else own
-    held_out = 0 if images.test else test
-    parts = {"validation": validation, "learning": train, "test": held_out}
-    _check_enough(f"a class of '{images.name}'", own, {name: count for name, count in parts.items() if count})
-    _check_enough(f"a class of the test part of '{images.name}'", tested, {"test": test})
     source = images.train.pixels
     trained = source[np.concatenate([places[validation : validation + train] for places in own])]
     scale = Scale(*CIFAR_100) if images.name == "cifar-100" else Scale.of(_with_channels(trained))
@@ -206,9 +198,21 @@ def _places_of_class(labels: NDArray[np.int64], order: NDArray[np.integer]) -> l
     return [np.flatnonzero(labels == number) for number in order]
 
 
-def _check_enough(what: str, places: list[NDArray[np.int64]], wanted: dict[str, int]) -> None:
-    least, asked = min(map(len, places)), " + ".join(f"{count} for {name}" for name, count in wanted.items())
+def check_enough(images: ImageSet, classes: int, validation: int, train: int, test: int) -> None:
+    """Raise ValueError where a set cannot be split so: too few classes, or too few pictures of one of the first `classes`."""
+    have = len(images.train.classes)
+    if classes > have:
+        raise ValueError(f"'{images.name}' has {have} classes, and {classes} are wanted: ask for fewer")
+    parts = {"validation": validation, "learning": train, "test": 0 if images.test else test}
+    _check_least(f"a class of '{images.name}'", images.train.labels, classes, parts)
+    if images.test:
+        _check_least(f"a class of the test part of '{images.name}'", images.test.labels, classes, {"test": test})
+
+
+def _check_least(what: str, labels: NDArray[np.int64], classes: int, wanted: dict[str, int]) -> None:
+    least = int(np.bincount(labels, minlength=classes)[:classes].min())
     if least < sum(wanted.values()):
+        asked = " + ".join(f"{count} for {name}" for name, count in wanted.items() if count)
         raise ValueError(f"{what} has {least} pictures, and {asked} are wanted: lower the *_images settings")
 
 

@@ -22,19 +22,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pliant.experiments.residual import ResidualNet, article_groups, he_normal, initialise
-from pliant.lab import RunConfig
+from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
+from pliant.experiments.parts.residual import ResidualNet, article_groups, he_normal, initialise
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb, reset_network
 from pliant.streams import stream_key
 from pliant.units import UnitMap, trace
 from pliant.units.map import UnitGroup
 
-Utility = Literal["contribution", "weight", "adaptable_contribution", "random"]
-
 EVALUATED = 300  # pictures in a piece of evaluation, which costs about what a training step does
 
 
-class LearnerConfig(RunConfig, frozen=True):
+class LearnerConfig(ReplacementConfig, frozen=True):
     """The settings of one learner."""
 
     width: int = Field(64, gt=0, description="channels of the first stage; each of the next three has twice as many")
@@ -42,17 +40,11 @@ class LearnerConfig(RunConfig, frozen=True):
     step_size: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, description="coupled, on every parameter")
-    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per step; method cbp")
     maturity_threshold: int = Field(1000, ge=0, description="steps; method cbp")
-    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
-    utility: Utility = Field("contribution", description="method cbp")
     units: Literal["traced", "traced-residual", "article"] = Field(
         "traced",
         description="those inside blocks; these and the channels of the stages; or paired by order, as released",
     )
-    eligible: Literal["mature", "all"] = Field("mature", description="of which units the rate is a share; method cbp")
-    hand_over_mean: bool = Field(True, description="a replaced unit's mean goes into the next bias; method cbp")
-    optimizer_state: Literal["fresh", "keep"] = Field("fresh", description="of a replaced unit; method cbp")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of forward and backward (autocast)")
 
 
@@ -71,20 +63,9 @@ class Learner:
 
     def _continual_backprop(self, channels: int) -> ContinualBackprop:
         config = self.config
-        return ContinualBackprop(
-            self.network,
-            self.optimizer,
-            groups=unit_groups(self.network, config.units, channels),
-            replacement_rate=config.replacement_rate,
-            maturity_threshold=config.maturity_threshold,
-            decay_rate=config.decay_rate,
-            utility=config.utility,
-            eligible=config.eligible,
-            hand_over_mean=config.hand_over_mean,
-            optimizer_state=config.optimizer_state,
-            init=he_normal,
-            seed=stream_key(config.seed, "fresh units") >> 1,
-        )
+        groups = unit_groups(self.network, config.units, channels)
+        seed = stream_key(config.seed, "fresh units") >> 1
+        return config.continual_backprop(self.network, self.optimizer, groups=groups, init=he_normal, seed=seed)
 
     def shrink_and_perturb(self, noise_std: float, shrink: float, *, every_step: bool) -> None:
         """Attach it: after every step, or when `self.snp.perturb()` is called."""
@@ -125,7 +106,7 @@ class Learner:
 
     def replaced(self) -> int:
         """Hidden units replaced so far."""
-        return sum(sum(group["replaced"]) for group in self.cbp.stats().values()) if self.cbp else 0
+        return replaced(self.cbp)[0]
 
     def set_step_size(self, step_size: float) -> None:
         for group in self.optimizer.param_groups:
