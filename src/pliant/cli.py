@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from pliant.lab.study import Study
 
 EXTRAS = {
-    *("typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy", "numba"),
-    *("pooch", "requests", "PIL"),
+    **dict.fromkeys(("typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy"), "lab"),
+    **dict.fromkeys(("numba", "pooch", "requests", "PIL"), "lab"),
+    **dict.fromkeys(("gymnasium", "mujoco", "imageio"), "rl"),
 }
 RequestError: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer has in different places
 
@@ -176,6 +177,31 @@ def export(
     print(f"{count:,} rows   {file}")
 
 
+@app.command()
+def watch(
+    folder: Folder,
+    method: Annotated[str | None, typer.Option(help="of the run [default: the study's first]")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the run [default: the first]")] = None,
+    gif: Annotated[Path | None, typer.Option(help="file [default: DIR/watch.gif]")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="at most so many pictures")] = 200,
+) -> None:
+    """Film an episode of an agent as it stands at its last checkpoint."""
+    from pliant.lab.errors import LabError
+    from pliant.lab.film import chosen, scenes, write_gif
+    from pliant.lab.study import open_study
+    from pliant.rl.environments import GraphicsUnavailable
+
+    study = open_study(folder)
+    file = gif or folder / "watch.gif"
+    found = scenes(study, *chosen(study, method, seed))
+    try:
+        with _writing(file):
+            shown = write_gif(found, file, frames)
+    except GraphicsUnavailable as error:
+        raise LabError(str(error)) from None
+    print(f"{len(shown)} pictures   {file}   at the end: {shown[-1].words}")
+
+
 @contextmanager
 def _writing(path: Path) -> Generator[None]:
     """Says in one line why `path` cannot be written."""
@@ -303,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        _refuse(f'this needs {package}: pip install "pliant[lab]"')
+        _refuse(f'this needs {package}: pip install "pliant[{EXTRAS[package]}]"')
     except ValueError as error:
         from pliant.data import DataError
         from pliant.lab.errors import LabError

@@ -63,8 +63,10 @@ def rows(experiment, config, run, level):
 
 
 def fields():
-    for name, entry in TABLE.items():
-        experiment = load(target(entry.target))
+    experiments = {name: load(target(entry.target)) for name, entry in TABLE.items()}
+    drawn = {type(experiment).figure: name for name, experiment in reversed(experiments.items())}  # each figure once
+    for name in drawn.values():
+        experiment = experiments[name]
         for field in experiment.Config.model_fields:
             if field not in ("method", "seed"):
                 yield pytest.param(experiment, field, id=f"{name}-{field}")

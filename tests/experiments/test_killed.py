@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pliant.experiments import TABLE
+from pliant.lab.target import load, target
 from tests.experiments.small_pictures import make_pictures
 from tests.kill_and_resume import die_inside_a_commit, finish, rows_in
 
@@ -51,6 +52,27 @@ CUT = {  # continual backpropagation on small pictures: at least four commits, a
         "maturity_threshold": 5,
         "replacement_rate": 0.1,
     },
+    "rewired-cart-pole": {
+        "tasks": 5,
+        "updates": 4,
+        "rollout_steps": 32,
+        "copies": 4,
+        "minibatch_size": 32,
+        "hidden": "[8,8]",
+        "maturity_threshold": 5,
+        "replacement_rate": 0.1,
+    },
+    "slippery-ant": {
+        "steps": 1280,
+        "rollout_steps": 128,
+        "stretch": 2,
+        "epochs": 4,
+        "minibatch_size": 32,
+        "hidden": "[8,8]",
+        "maturity_threshold": 5,
+        "replacement_rate": 0.1,
+        "friction_period": 300,
+    },
     "switching-markov-chain": {"period": 50, "steps": 250, "replacement_rate": 0.02},
 }
 
@@ -62,7 +84,13 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", TABLE)
+def test_no_experiment_is_left_out():
+    """Those that another stands for differ from it in what their profiles run, and in nothing else."""
+    learning = {name: load(target(entry.target)).start.__func__ for name, entry in TABLE.items()}
+    assert {learning[name] for name in CUT} == set(learning.values())
+
+
+@pytest.mark.parametrize("name", CUT)
 def test_a_study_killed_inside_a_commit_resumes_to_the_same_rows(name, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PLIANT_DATA", str(data))
     monkeypatch.setenv("PLIANT_CACHE", str(data / "cache"))

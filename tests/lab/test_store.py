@@ -16,9 +16,9 @@ from pliant.lab.store import JobStore
 RUNS = 2
 
 
-def commit(store, value=1.0, statuses=(RUNNING, RUNNING)):
+def commit(store, value=1.0, statuses=(RUNNING, RUNNING), **options):
     rows = {"run": np.arange(RUNS), "loss": np.array([value, np.nan])}
-    store.commit(rows, statuses, (store.advances + 1, 9), {"w": np.full(3, value)}, seconds=0.5)
+    store.commit(rows, statuses, (store.advances + 1, 9), {"w": np.full(3, value)}, seconds=0.5, **options)
 
 
 @pytest.fixture
@@ -56,6 +56,13 @@ def test_a_finished_job_keeps_no_state(store, path):
     assert record.is_done
     assert record.statuses == [DONE, diverged(123)]
     assert not list(path.parent.glob("*.safetensors*"))
+
+
+def test_a_finished_job_keeps_its_state_where_that_is_asked_for(store, path):
+    commit(store, 3.0, statuses=(DONE, DONE), keep_last=True)
+    store.__exit__(None, None, None)
+    with JobStore(path, RUNS) as again:
+        assert again.state()["w"].tolist() == [3.0, 3.0, 3.0]
 
 
 def test_each_row_knows_the_session_that_made_it(store, path):

@@ -55,4 +55,40 @@ TABLE: dict[str, Entry] = {
         methods=("bp", "cbp", "l2", "snp", "fresh"),
         profiles=("quick", "small", "tuning"),
     ),
+    "rewired-cart-pole": Entry(
+        target="pliant.experiments.rewired_cart_pole:RewiredCartPole",
+        question="does an agent learn its 50th task as well as its first, when its sensors are re-wired again and again?",
+        methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
+        profiles=("quick", "small", "tuning"),
+    ),
+    "slippery-ant": Entry(
+        target="pliant.experiments.locomotion:SlipperyAnt",
+        question="does an agent go on learning to walk when the ground changes, again and again?",
+        methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
+        profiles=("quick", "small", "paper"),
+    ),
+    "slippery-cheetah": Entry(
+        target="pliant.experiments.locomotion:SlipperyCheetah",
+        question="the same, in a body that is cheaper to simulate",
+        methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
+        profiles=("quick", "small", "paper"),
+    ),
+    "ant": Entry(
+        target="pliant.experiments.locomotion:Ant",
+        question="does an agent go on improving for 50 million steps of one world?",
+        methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
+        profiles=("quick", "paper"),
+    ),
+    "hopper": Entry(
+        target="pliant.experiments.locomotion:Hopper",
+        question="the same, on one leg",
+        methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
+        profiles=("quick", "paper"),
+    ),
+    "walker2d": Entry(
+        target="pliant.experiments.locomotion:Walker2d",
+        question="the same, on two legs",
+        methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
+        profiles=("quick", "paper"),
+    ),
 }

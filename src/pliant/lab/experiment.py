@@ -107,7 +107,8 @@ class Experiment(Protocol[ConfigT, StateT]):
 
     It may also have `data_sets(config)`, the names of the data sets that a run needs, and `check_data(config, found)`, which
     raises `ValueError` where these, by name, do not serve: the command line opens and checks them before anything runs, so
-    that a missing or too small one is an error at once.
+    that a missing or too small one is an error at once. And it may have `watch(state, run)`, which yields the scenes of a film
+    (`pliant.lab.film.Scene`) of what a run's agent does.
     """
 
     @property

@@ -104,11 +104,15 @@ class JobStore:
         steps: tuple[int, int],
         state: Mapping[str, Any],
         seconds: float,
+        keep_last: bool = False,
     ) -> None:
-        """One advance: its rows, and the state after it. All of it is kept, or none."""
+        """One advance: its rows, and the state after it. All of it is kept, or none.
+
+        A job that is at its end needs its state no more; `keep_last` keeps it, to look at.
+        """
         advance = self.advances + 1
-        running = any(status.word == "running" for status in statuses)
-        self._state_file, self._sha256 = self._write_state(advance, state) if running else (None, None)
+        wanted = keep_last or any(status.word == "running" for status in statuses)
+        self._state_file, self._sha256 = self._write_state(advance, state) if wanted else (None, None)
         _die_here_if_asked("before the transaction", advance)
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")

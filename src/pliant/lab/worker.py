@@ -62,7 +62,8 @@ def advance(study: Study, job: Job, state: State, store: JobStore) -> Table:
     rows = checked_rows(study.experiment.advance(state), study.experiment.columns, len(job.runs))
     seconds = time.perf_counter() - began
     steps = (int(state.steps_done), int(state.steps_total))
-    store.commit(rows, state.statuses(), steps, state.state_dict(), seconds)
+    watchable = hasattr(study.experiment, "watch")  # a film begins at the last state
+    store.commit(rows, state.statuses(), steps, state.state_dict(), seconds, keep_last=watchable)
     return rows
 
 

@@ -1,0 +1,355 @@
+"""Walking on ground that changes: does an agent go on improving, on ice as on rubber, after ten changes of friction?
+
+Stream  one body for each agent; with `friction_period`, the friction of every contact is redrawn, log-uniform in [0.02, 2], as
+        the first episode begins after every so many steps; the agent is not told
+Curve   mean return of the episodes that end in each stretch of `stretch` rollouts, over environment steps; dormant units,
+        ranks, weight magnitudes, largest weight change of an update
+Source  Dohare et al., Nature 632 (2024), figures 3 and 4; departures: docs/experiments/slippery-ant.md
+
+All methods of a seed meet the same frictions and start from the same weights. The seeds of a setting learn as a stack of at
+most `SEEDS_A_JOB`; a run gives the same, to rounding, alone and in it.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pliant.experiments.parts.agent_config import AgentConfig
+from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.lab.curves import with_curves
+from pliant.lab.figures import band, looks, panels
+from pliant.lab.film import Scene
+from pliant.rl.environments import FrictionSchedule, MujocoBatch
+from pliant.rl.environments.rendering import Camera
+from pliant.rl.ppo import MEASURES, PPO, Episodes
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+SEEDS_A_JOB = 8  # more gain little, and leave cores idle
+STEPS = 8192  # environment steps of all agents in an advance, a few seconds
+
+Cell = dict[str, Any]
+
+
+class Config(AgentConfig, frozen=True):
+    """One agent in one body. The defaults are the article's slippery ant."""
+
+    body: Literal["ant", "half-cheetah", "hopper", "walker2d"] = "ant"
+    steps: int = Field(
+        20_000_000, gt=0, description="environment steps; a multiple of stretch x rollout_steps, else rounded up"
+    )
+    friction_period: int = Field(0, ge=0, description="environment steps between changes of friction; 0: it stays")
+    lowest_friction: float = Field(0.02, gt=0, description="of what is drawn")
+    highest_friction: float = Field(2.0, gt=0, description="of what is drawn")
+    stretch: int = Field(10, gt=0, description="rollouts that a row is the mean of")
+    padding: int = Field(0, ge=0, description="zeros after an observation; 84 make the ant's 27 the 111 of Ant-v3")
+    contact_margin: Literal["before-3.5", "installed"] = Field(
+        "before-3.5", description="how near a contact begins: as in MuJoCo before 3.5, or as in the one installed"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rollout_steps % self.minibatch_size:
+            raise ValueError(
+                f"a rollout has {self.rollout_steps} states, which minibatch_size ({self.minibatch_size}) does not divide"
+            )
+        if self.method == "fresh" and not self.friction_period:
+            raise ValueError("method fresh starts over when friction changes: add --set friction_period=...")
+        if self.lowest_friction > self.highest_friction:
+            raise ValueError(
+                f"frictions from {self.lowest_friction} to {self.highest_friction}: the lowest comes first"
+            )
+        return self
+
+    @property
+    def stretches(self) -> int:
+        return -(-self.steps // (self.stretch * self.rollout_steps))
+
+
+COLUMNS = {
+    "step": "environment steps so far",
+    "return": "undiscounted, mean of the episodes that ended in the stretch (NaN: none did)",
+    "episodes": "that ended in the stretch",
+    "length": "their mean length, steps (NaN: none ended)",
+    "friction": "of the ground at the end of the stretch",
+    "task": "number of the friction that is due at the end of the stretch, from 1",
+    **{name: f"{meaning}; the last 1000 states of the stretch" for name, meaning in MEASURES.items()},
+    "weight_change": "the largest change of an update of the stretch: sum of |new - old| over the actor's matrices",
+    "replaced": "hidden units replaced so far",
+}
+
+
+class Agents:
+    """The runs of a job: one setting, several seeds, as a stack."""
+
+    def __init__(self, configs: Sequence[Config]) -> None:
+        self.config = config = configs[0]
+        seeds = [each.seed for each in configs]
+        self.schedule = None
+        if config.friction_period:
+            self.schedule = FrictionSchedule(config.lowest_friction, config.highest_friction, config.friction_period)
+        self.bodies = MujocoBatch(
+            config.body,
+            seeds=seeds,
+            friction=self.schedule,
+            version="v4",
+            padding=config.padding,
+            contact_margin=config.contact_margin,
+        )
+        self.ppo = PPO(self.bodies, config.settings(), seeds)
+        self.stretch = self.changes = 0  # stretches that are done; changes of friction that networks were renewed for
+        self.returns, self.lengths, self.weight_change = np.zeros(
+            (3, len(seeds))
+        )  # sums over the stretch at hand; largest
+        self.ended = np.zeros(len(seeds), np.int64)
+
+    @property
+    def steps_done(self) -> int:
+        return self.ppo.steps
+
+    @property
+    def steps_total(self) -> int:
+        return self.config.stretches * self.config.stretch * self.config.rollout_steps
+
+    def statuses(self) -> list[RunStatus]:
+        alive = DONE if self.stretch >= self.config.stretches else RUNNING
+        return [alive if step < 0 else diverged(int(step)) for step in self.ppo.diverged_at]
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = {name: getattr(self, name).copy() for name in ("returns", "lengths", "weight_change", "ended")}
+        return {"at": [self.stretch, self.changes], **sums, "ppo": self.ppo.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stretch, self.changes = state["at"]
+        for name in ("returns", "lengths", "weight_change", "ended"):
+            setattr(self, name, state[name].copy())
+        self.ppo.load_state_dict(state["ppo"])
+
+    def learn_a_while(self) -> dict[str, NDArray[Any]] | None:
+        """A part of a rollout, and the update where it is full; what the stretch was like if it ended, each (agents,)."""
+        self._note(self.ppo.collect(max(1, STEPS // self.bodies.agents)))
+        if not self.ppo.full:
+            return None
+        np.maximum(self.weight_change, self.ppo.update().weight_change, out=self.weight_change)
+        found = None
+        if self.ppo.updates == (self.stretch + 1) * self.config.stretch:
+            found = self._measures()
+            self.stretch += 1
+            for sums in (self.returns, self.lengths, self.weight_change, self.ended):
+                sums[:] = 0
+        if self.config.method == "fresh" and self._due > self.changes:
+            self.ppo.restart()
+            self.changes = self._due
+        return found
+
+    @property
+    def _due(self) -> int:
+        """How many changes of friction were due by now."""
+        return self.schedule.number(self.ppo.steps) if self.schedule else 0
+
+    def _note(self, episodes: Episodes) -> None:
+        np.add.at(self.returns, episodes.agent, episodes.returns)
+        np.add.at(self.lengths, episodes.agent, episodes.length)
+        np.add.at(self.ended, episodes.agent, 1)
+
+    def _measures(self) -> dict[str, NDArray[Any]]:
+        agents = len(self.ended)
+        with np.errstate(invalid="ignore"):
+            means = {"return": self.returns / self.ended, "length": self.lengths / self.ended}
+        return {
+            "step": np.full(agents, self.ppo.steps),
+            **means,
+            "episodes": self.ended.copy(),
+            "friction": self.bodies.frictions[:, 0],
+            "task": np.full(agents, self._due + 1),
+            **self.ppo.measures(),
+            "weight_change": self.weight_change.copy(),
+            "replaced": self.ppo.replaced(),
+        }
+
+
+class Locomotion(ABC):
+    """An experiment, as the laboratory runs it; those below say which body, and what the profiles run."""
+
+    Config = Config
+    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    profiles: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+        """What all runs of a profile share, what each method adds, and the seeds."""
+
+    def runs(self, profile: str) -> list[Config]:
+        common, methods, seeds = self.cells(profile)
+        return [Config(**common, **cell, seed=seed) for cell in methods for seed in seeds]
+
+    def stack_key(self, config: Config, device: str) -> Hashable:
+        return config.model_copy(update={"seed": config.seed // SEEDS_A_JOB})
+
+    def start(self, configs: Sequence[Config], context: Context) -> Agents:
+        return Agents(configs)
+
+    def advance(self, state: Agents) -> dict[str, NDArray[Any]]:
+        found = state.learn_a_while()
+        alive = np.flatnonzero(state.ppo.diverged_at < 0)
+        if found is None:
+            return {"run": alive[:0], **{name: np.zeros(0) for name in COLUMNS}}
+        return {"run": alive, **{name: found[name][alive] for name in COLUMNS}}
+
+    def watch(self, state: Agents, run: int) -> Iterator[Scene]:
+        """An episode on the ground of the day, by the likeliest actions."""
+        bodies, returns = state.bodies, 0.0
+        bodies.restart()
+        camera = Camera(bodies, agent=run)
+        while state.ppo.diverged_at[run] < 0:
+            where = f"step {state.ppo.steps:,}   friction {bodies.frictions[run, 0]:.2f}   return {returns:.0f}"
+            yield Scene(camera.picture(), where, bodies.seconds)
+            led_to = bodies.step(state.ppo.likeliest_actions())
+            returns += float(led_to.rewards[run, 0])
+            if led_to.terminated[run, 0] or led_to.truncated[run, 0]:
+                break
+        camera.close()
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """Return over steps, effective rank and dormant units of the actor, weight magnitude; a row for each body."""
+        table: Any = rows
+        figure, axes = panels(table["body"].nunique(), len(LABELS) - 1)
+        for (body, rows_of_body), row in zip(table.groupby("body", sort=False), axes, strict=True):
+            cell: Any = with_curves(rows_of_body, COLUMNS, _METHODS, _WORDS, panel=["body"])
+            look = looks(cell, _COLOURS)
+            period = cell["friction_period"].max()
+            row[0].set_title(f"{body}, friction redrawn every {period:,} steps" if period else str(body), loc="left")
+            bins = min(BINS, cell["step"].nunique())
+            for panel, column in zip(row, list(LABELS)[1:], strict=True):
+                band(
+                    panel, cell.dropna(subset=[column]), "step", column, by="curve", bins=bins, look=look, labels=LABELS
+                )
+        return figure
+
+
+BINS = 50
+LABELS = {
+    "step": "environment steps",
+    "return": "return of an episode",
+    "effective_rank": "effective rank of the actor's last layer",
+    "actor_dormant": "share of the actor's dormant units",
+    "actor_weight_magnitude": "mean |weight| of the actor's last hidden matrix",
+}
+_METHODS = {
+    "ppo": "standard PPO",
+    "tuned-adam": "tuned Adam",
+    "l2": "L2",
+    "cbp": "cbp + L2",
+    "redo": "ReDo + L2",
+    "fresh": "fresh network",
+}
+_WORDS = {"step_size": "", "weight_decay": "decay", "replacement_rate": "rate", "tau": "tau"}
+_COLOURS = {
+    "ppo": "#D55E00",
+    "tuned-adam": "#CC79A7",
+    "l2": "#E69F00",
+    "cbp": "#0072B2",
+    "redo": "#009E73",
+    "fresh": "#555555",
+}
+
+# -- profiles ---------------------------------------------------------------------------------------------------------
+
+_TUNED: Cell = {"beta_1": 0.99, "beta_2": 0.99}
+_STANDARD: Cell = {"method": "ppo"}
+_CBP: Cell = {"method": "cbp", **_TUNED, "weight_decay": 1e-4, "replacement_rate": 1e-4}
+_ARTICLE: tuple[Cell, ...] = (
+    _STANDARD,
+    {"method": "tuned-adam", **_TUNED},
+    {"method": "l2", **_TUNED, "weight_decay": 1e-3},
+    _CBP,
+    {"method": "redo", **_TUNED, "weight_decay": 1e-4, "tau": 0.1},
+)
+_QUICK: Cell = {"steps": 8 * 2048, "stretch": 2, "hidden": (64, 64)}
+_QUICK_METHODS: tuple[Cell, ...] = (_STANDARD, {**_CBP, "replacement_rate": 1e-2, "maturity_threshold": 200})
+_DOES_IT_RUN = "16,384 steps, a small network, 2 seeds of standard PPO and continual backprop: does it run"
+
+
+class SlipperyAnt(Locomotion):
+    """The article's figure 3, and a part of it."""
+
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": _DOES_IT_RUN,
+        "small": "2M steps, a change of friction every 200,000, 1 seed of standard PPO and continual backprop: about an hour",
+        "paper": "20M steps, a change every 2M, 30 seeds of five methods: about 90 core-hours a method",
+    }
+
+    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+        ant: Cell = {"body": "ant", "padding": 84}
+        return {
+            "quick": ({**ant, **_QUICK, "friction_period": 4096}, _QUICK_METHODS, range(2)),
+            "small": ({**ant, "steps": 2_000_000, "friction_period": 200_000}, (_STANDARD, _CBP), range(1)),
+            "paper": ({**ant, "friction_period": 2_000_000}, _ARTICLE, range(30)),
+        }[profile]
+
+
+class SlipperyCheetah(Locomotion):
+    """The cheaper body on the same kind of ground."""
+
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": _DOES_IT_RUN,
+        "small": "1M steps, a change of friction every 100,000, 2 seeds of six methods: about an hour on two cores",
+        "paper": "20M steps, a change every 2M, 30 seeds of five methods",
+    }
+
+    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+        cheetah: Cell = {"body": "half-cheetah"}
+        six = (*_ARTICLE, {"method": "fresh"})
+        return {
+            "quick": ({**cheetah, **_QUICK, "friction_period": 4096}, _QUICK_METHODS, range(2)),
+            "small": ({**cheetah, "steps": 1_000_000, "friction_period": 100_000}, six, range(2)),
+            "paper": ({**cheetah, "friction_period": 2_000_000}, _ARTICLE, range(30)),
+        }[profile]
+
+
+def _stationary(body: Cell, steps: int, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+    return {
+        "quick": ({**body, **_QUICK}, _QUICK_METHODS, range(2)),
+        "paper": ({**body, "steps": steps}, _ARTICLE, range(30)),
+    }[profile]
+
+
+class Ant(Locomotion):
+    """The article's figure 4: nothing changes but the agent itself."""
+
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": _DOES_IT_RUN,
+        "paper": "50M steps, 30 seeds of five methods: about 230 core-hours a method",
+    }
+
+    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+        return _stationary({"body": "ant", "padding": 84}, 50_000_000, profile)
+
+
+class Hopper(Locomotion):
+    """One leg, nothing changes."""
+
+    profiles: ClassVar[Mapping[str, str]] = {"quick": _DOES_IT_RUN, "paper": "100M steps, 30 seeds of five methods"}
+
+    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+        return _stationary({"body": "hopper"}, 100_000_000, profile)
+
+
+class Walker2d(Locomotion):
+    """Two legs, nothing changes."""
+
+    profiles: ClassVar[Mapping[str, str]] = {"quick": _DOES_IT_RUN, "paper": "50M steps, 30 seeds of five methods"}
+
+    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+        return _stationary({"body": "walker2d"}, 50_000_000, profile)

@@ -1,0 +1,298 @@
+"""Re-wired cart-pole: does an agent learn its 50th task as well as its first, when its sensors are re-wired again and again?
+
+Stream  a task every 8,192 steps of an agent (16 copies of 512): another mixing of the pole's state into 16 inputs, another
+        offset of these, another order of the two actions; the agent is not told
+Curve   mean return of the episodes that end in the last quarter of each task, by task; mean and 95% interval over seeds;
+        dormant units and effective rank of the actor
+Source  this project's; the question is that of Dohare et al., Nature 632 (2024), figure 3: docs/experiments/rewired-cart-pole.md
+
+All methods of a seed meet the same tasks and start from the same weights. The seeds of a setting learn as a stack; a run
+gives the same, to rounding, alone and in it.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import count, product
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pliant.experiments.parts.agent_config import AgentConfig
+from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.lab.curves import with_curves
+from pliant.lab.figures import band, looks, panels
+from pliant.lab.film import Scene
+from pliant.rl import environments
+from pliant.rl.environments.cart_picture import cart_picture
+from pliant.rl.ppo import PPO, Episodes
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+class Config(AgentConfig, frozen=True):
+    """One agent on one sequence of tasks."""
+
+    tasks: int = Field(50, gt=0, description="tasks, one after the other")
+    updates: int = Field(16, gt=3, description="rollouts a task, of `rollout_steps` steps of each copy")
+    copies: int = Field(16, gt=0, description="carts that an agent balances at a time")
+    inputs: int = Field(16, ge=4, description="numbers that the sensors give")
+    time_limit: int = Field(200, gt=0, description="steps, after which an episode ends like a fall")
+    hidden: tuple[int, ...] = Field((64, 64), description="units of the actor's layers, and of the critic's")
+    rollout_steps: int = Field(32, gt=0, description="steps of each copy between updates")
+    minibatch_size: int = Field(64, gt=0, description="states")
+    step_size: float = Field(4e-3, gt=0)
+    entropy_weight: float = Field(0.01, ge=0, description="of the entropy bonus")
+    maturity_threshold: int = Field(300, ge=0, description="gradient steps; method cbp")
+    count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="how units are owed; method cbp")
+    hand_over_mean: bool = Field(True, description="a replaced unit's mean goes to its consumers; method cbp")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        states = self.rollout_steps * self.copies
+        if states % self.minibatch_size:
+            raise ValueError(
+                f"a rollout has {states} states, which minibatch_size ({self.minibatch_size}) does not divide"
+            )
+        return self
+
+
+COLUMNS = {
+    "task": "number of the task, from 1",
+    "late_return": "mean return of the episodes that end in the last quarter of the task, or in all of it where none does",
+    "step": "environment steps of the agent at the end of the task, all copies counted",
+    "whole_return": "mean over the task's updates of the mean return of the episodes that end in each",
+    "failed": "1 where late_return is below 60, else 0",
+    "actor_dormant": "share of the actor's hidden units above 0 on less than 1% of the task's last 512 states",
+    "critic_dormant": "the same of the critic",
+    "effective_rank": "of the actor's last hidden layer on these states",
+    "actor_weight_magnitude": "mean |weight| of the matrix that enters the actor's last hidden layer",
+    "entropy": "of the policy on these states, nats",
+    "weight_change": "the largest change of an update: sum of |new - old| over the actor's matrices",
+    "replaced": "hidden units replaced so far",
+}
+MEASURED = ("actor_dormant", "critic_dormant", "effective_rank", "actor_weight_magnitude", "entropy")
+WHOLE = ("task", "step", "failed", "replaced")  # columns of integers
+FAILURE = 60.0  # of 200; a policy that does not look earns about 20
+
+
+class Agents:
+    """The runs of a job: one setting, several seeds, as a stack that goes through its tasks together."""
+
+    def __init__(self, configs: Sequence[Config]) -> None:
+        self.config = config = configs[0]
+        seeds = [each.seed for each in configs]
+        self.carts = environments.RewiredCartPole(
+            seeds=seeds, copies=config.copies, inputs=config.inputs, time_limit=config.time_limit
+        )
+        self.ppo = PPO(self.carts, config.settings(advantage_epsilon=1e-8), seeds)
+        self.task = self.update = 0  # the task at hand, and how many of its updates are done
+        shape = (config.updates, len(seeds))
+        self.sums, self.ended = (
+            np.zeros(shape),
+            np.zeros(shape, np.int64),
+        )  # returns of the task's episodes, and their number
+        self.weight_change = np.zeros(len(seeds))
+
+    @property
+    def steps_done(self) -> int:
+        return self.task * self.config.updates + self.update
+
+    @property
+    def steps_total(self) -> int:
+        """In updates."""
+        return self.config.tasks * self.config.updates
+
+    def statuses(self) -> list[RunStatus]:
+        alive = DONE if self.task >= self.config.tasks else RUNNING
+        return [alive if step < 0 else diverged(int(step)) for step in self.ppo.diverged_at]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "at": [self.task, self.update],
+            "sums": self.sums.copy(),
+            "ended": self.ended.copy(),
+            "weight_change": self.weight_change.copy(),
+            "ppo": self.ppo.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.task, self.update = state["at"]
+        self.sums, self.ended = state["sums"].copy(), state["ended"].copy()
+        self.weight_change = state["weight_change"].copy()
+        self.ppo.load_state_dict(state["ppo"])
+
+    def learn_a_task(self) -> dict[str, NDArray[Any]]:
+        """From where it stands to the end of the task; what it was like, each (agents,)."""
+        while self.update < self.config.updates:
+            if self.update == 0:
+                self.begin_task()
+            self._note(*self.ppo.iterate())
+            self.update += 1
+        found = self._measures()
+        self.task, self.update = self.task + 1, 0
+        return found
+
+    def begin_task(self) -> None:
+        """Re-wire the sensors; for method fresh everything starts over."""
+        if self.task:
+            self.carts.begin_task(self.task)
+            self.ppo.forget_episodes()
+            if self.config.method == "fresh":
+                self.ppo.restart()
+        self.sums[:], self.ended[:], self.weight_change[:] = 0.0, 0, 0.0
+
+    def _note(self, episodes: Episodes, update: Any) -> None:
+        np.add.at(self.sums[self.update], episodes.agent, episodes.returns)
+        np.add.at(self.ended[self.update], episodes.agent, 1)
+        np.maximum(self.weight_change, update.weight_change, out=self.weight_change)
+
+    def _measures(self) -> dict[str, NDArray[Any]]:
+        late = slice(-(self.config.updates // 4), None)
+        late_return = np.where(
+            self.ended[late].any(0), _mean(self.sums[late], self.ended[late]), _mean(self.sums, self.ended)
+        )
+        whole = self.sums / np.maximum(self.ended, 1)
+        states = self.config.rollout_steps * self.config.copies
+        measures = self.ppo.measures(states)
+        return {
+            "task": np.full(len(late_return), self.task + 1),
+            "late_return": late_return,
+            "step": np.full(len(late_return), self.ppo.steps),
+            "whole_return": whole.sum(0) / np.maximum((self.ended > 0).sum(0), 1),
+            "failed": (late_return < FAILURE).astype(np.int64),
+            **{name: measures[name] for name in MEASURED},
+            "weight_change": self.weight_change.copy(),
+            "replaced": self.ppo.replaced(),
+        }
+
+
+def _mean(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Over axis 0; 0 where nothing was counted."""
+    return sums.sum(0) / np.maximum(counts.sum(0), 1)
+
+
+class RewiredCartPole:
+    """The experiment, as the laboratory runs it."""
+
+    Config = Config
+    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    profiles: ClassVar[Mapping[str, str]] = {
+        "quick": "30 tasks, 2 seeds of standard PPO, L2, continual backprop and a fresh network: about a minute on two cores",
+        "small": "50 tasks, 5 seeds, all methods: about 10 core-minutes",
+        "tuning": "what the settings of small are chosen from: 6 of each method, 30 tasks, seeds 1000-1002",
+    }
+
+    def runs(self, profile: str) -> list[Config]:
+        cells, tasks, seeds = _PROFILES[profile]
+        return [Config(**cell, tasks=tasks, seed=seed) for cell in cells() for seed in seeds]
+
+    def stack_key(self, config: Config, device: str) -> Hashable:
+        return config.model_copy(update={"seed": 0})
+
+    def start(self, configs: Sequence[Config], context: Context) -> Agents:
+        return Agents(configs)
+
+    def advance(self, state: Agents) -> dict[str, NDArray[Any]]:
+        found = state.learn_a_task()
+        alive = np.flatnonzero(state.ppo.diverged_at < 0)
+        return {"run": alive, **{name: found[name][alive] for name in COLUMNS}}
+
+    def watch(self, state: Agents, run: int) -> Iterator[Scene]:
+        """An episode of the task at hand, by the likeliest actions."""
+        carts = state.carts
+        carts.restart()
+        for step in count():
+            yield Scene(cart_picture(carts.states[run, 0]), f"task {carts.tasks[run] + 1}   step {step}", carts.seconds)
+            led_to = carts.step(state.ppo.likeliest_actions())
+            if state.ppo.diverged_at[run] >= 0 or led_to.terminated[run, 0] or led_to.truncated[run, 0]:
+                break
+
+    def figure(self, rows: pandas.DataFrame) -> Figure:
+        """Return late in each task, share of failed tasks, effective rank, dormant units."""
+        table: Any = with_curves(rows, COLUMNS, _METHODS, _WORDS)
+        look = looks(table, _COLOURS)
+        figure, [axes] = panels(1, len(LABELS) - 1)
+        bins = max(1, table["task"].nunique() // TASKS_A_BIN)
+        for panel, column in zip(axes, list(LABELS)[1:], strict=True):
+            band(panel, table, "task", column, by="curve", bins=bins, look=look, labels=LABELS)
+        return figure
+
+
+TASKS_A_BIN = 5
+LABELS = {
+    "task": "task",
+    "late_return": "return late in a task",
+    "failed": "share of failed tasks",
+    "effective_rank": "effective rank of the actor's last layer",
+    "actor_dormant": "share of the actor's dormant units",
+}
+_METHODS = {
+    "ppo": "standard PPO",
+    "tuned-adam": "tuned Adam",
+    "l2": "L2",
+    "cbp": "cbp",
+    "redo": "ReDo",
+    "fresh": "fresh network",
+}
+_WORDS = {"step_size": "", "weight_decay": "decay", "replacement_rate": "rate", "tau": "tau"}
+_COLOURS = {
+    "ppo": "#D55E00",
+    "tuned-adam": "#CC79A7",
+    "l2": "#E69F00",
+    "cbp": "#0072B2",
+    "redo": "#009E73",
+    "fresh": "#555555",
+}
+
+
+# -- profiles ---------------------------------------------------------------------------------------------------------
+
+Cell = dict[str, Any]
+_TUNED: Cell = {"beta_1": 0.99, "beta_2": 0.99}
+_OWN: dict[str, Cell] = {
+    "ppo": {},
+    "tuned-adam": _TUNED,
+    "l2": {"weight_decay": 1e-3},
+    "cbp": {"weight_decay": 1e-4, "replacement_rate": 1e-3},
+    "redo": {"weight_decay": 1e-4, "tau": 0.1},
+    "fresh": {},
+}
+
+
+def _small() -> list[Cell]:
+    return [{"method": method, **own} for method, own in _OWN.items()]
+
+
+def _quick() -> list[Cell]:
+    return [{"method": method, **_OWN[method]} for method in ("ppo", "l2", "cbp", "fresh")]
+
+
+def _tuning() -> list[Cell]:
+    """Six settings of each method: two step sizes by three values of its own, or six step sizes where it has none."""
+    cells: list[Cell] = []
+    for method, step_size in product(("ppo", "tuned-adam", "fresh"), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)):
+        cells.append({"method": method, "step_size": step_size, **(_TUNED if method == "tuned-adam" else {})})
+    own: tuple[tuple[str, str, tuple[float, ...], Cell], ...] = (
+        ("l2", "weight_decay", (1e-4, 1e-3, 1e-2), {}),
+        ("cbp", "replacement_rate", (3e-4, 1e-3, 3e-3), {"weight_decay": 1e-4}),
+        ("redo", "tau", (0.025, 0.1, 0.3), {"weight_decay": 1e-4}),
+    )
+    for method, name, values, others in own:
+        for step_size, value in product((1e-3, 4e-3), values):
+            cells.append({"method": method, "step_size": step_size, name: value, **others})
+    return cells
+
+
+_PROFILES: dict[str, tuple[Callable[[], list[Cell]], int, Sequence[int]]] = {
+    "quick": (_quick, 30, range(2)),
+    "small": (_small, 50, range(5)),
+    "tuning": (_tuning, 30, range(1000, 1003)),
+}

@@ -1,0 +1,1 @@
+"""Pliant inside other people's training loops: one module for each library, imported by its own name."""

@@ -1,0 +1,20 @@
+"""Stable-Baselines3: a callback that resets hidden units while PPO, A2C, DQN, SAC, TD3 or DDPG learns.
+
+    from pliant.integrations.sb3 import ContinualBackpropCallback
+    PPO("MlpPolicy", env).learn(100_000, callback=ContinualBackpropCallback(replacement_rate=1e-4))
+
+See docs/reinforcement-learning.md.
+"""
+
+from __future__ import annotations
+
+try:
+    import stable_baselines3 as _stable_baselines3  # noqa: F401  # pyright: ignore[reportUnusedImport]
+except ImportError as error:
+    raise ImportError("pliant.integrations.sb3 needs Stable-Baselines3: pip install 'pliant[sb3]'") from error
+
+from pliant.integrations.sb3.callback import UnitResetCallback
+from pliant.integrations.sb3.continual_backprop import ContinualBackpropCallback
+from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of
+
+__all__ = ["ContinualBackpropCallback", "Networks", "UnitResetCallback", "example_inputs", "networks_of"]

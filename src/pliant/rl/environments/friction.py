@@ -1,0 +1,61 @@
+"""How slippery the ground is, and when that changes.
+
+    f[n] = low (high / low)^u[n],   u[n] uniform in [0, 1),   n = floor(steps / period)
+
+    f  sliding friction     n  number of the change; f[0] holds from the first step     steps  environment steps of the agent
+
+A body moves to its new friction when its next episode begins. Every number is looked up from the seed and `n`, so methods
+with the same seed meet the same grounds, wherever a run was interrupted.
+
+Source: Dohare et al., Nature 632 (2024), slippery ant: frictions log-uniform in [0.02, 2], a change at the first end of an
+episode after every 2 million steps. One departure: the published code counts the period from the last change, which comes up
+to an episode late; here change n belongs to step n * period, so that copies of one agent keep together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pliant.streams import stream_key, uniform
+
+LARGEST = 10.0  # above it a foot holds to any ground
+
+
+@dataclass(frozen=True)
+class FrictionSchedule:
+    """A sequence of frictions for each seed. Raises ValueError where a friction is outside (0, 10] or the period below 1.
+
+    >>> schedule = FrictionSchedule(period=100_000)
+    >>> schedule.number(99_999), schedule.number(100_000)
+    (0, 1)
+    >>> 0.02 <= schedule.value(seed=3, number=1) <= 2.0
+    True
+    """
+
+    low: float = 0.02
+    high: float = 2.0
+    period: int = 2_000_000  # environment steps of an agent, all its copies together
+
+    def __post_init__(self) -> None:
+        check_friction(self.low)
+        check_friction(self.high)
+        if self.low > self.high:
+            raise ValueError(f"frictions from {self.low} to {self.high}: the lowest comes first")
+        if self.period < 1:
+            raise ValueError(f"period={self.period}: friction changes after at least 1 environment step")
+
+    def number(self, steps: int) -> int:
+        """How many changes were due by the time the agent had taken `steps` steps."""
+        return steps // self.period
+
+    def value(self, seed: int, number: int) -> float:
+        """The friction that change `number` brings."""
+        u = float(uniform(stream_key(seed, "friction"), number, 1)[0])
+        return self.low * (self.high / self.low) ** u
+
+
+def check_friction(friction: float) -> None:
+    """Raise ValueError where no ground is so slippery or so rough."""
+    if not (math.isfinite(friction) and 0.0 < friction <= LARGEST):
+        raise ValueError(f"friction={friction}: sliding friction lies in (0, {LARGEST:g}]; the ant's own ground has 1")

@@ -1,0 +1,84 @@
+"""What can be chosen about a batch of bodies, checked where it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pliant.rl.environments.base import Floats
+from pliant.rl.environments.bodies import VERSIONS, Version, body_named
+from pliant.rl.environments.friction import FrictionSchedule, check_friction
+from pliant.rl.environments.physics import CONTACT_MARGINS, INTEGRATORS, ContactMargin, Integrator
+
+Friction: TypeAlias = FrictionSchedule | float | Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `MujocoBatch`. Raises ValueError, naming the option and what it may be."""
+
+    body: str
+    seeds: tuple[int, ...]
+    copies: int
+    friction: FrictionSchedule | tuple[float, ...] | None  # numbers: one for each agent
+    version: Version
+    contact_forces: bool
+    padding: int
+    contact_margin: ContactMargin
+    integrator: Integrator | None
+    clip_actions: bool
+    time_limit: int
+
+    def __post_init__(self) -> None:
+        body = body_named(self.body)
+        _one_of("version", self.version, VERSIONS)
+        _one_of("contact_margin", self.contact_margin, CONTACT_MARGINS)
+        _one_of("integrator", self.integrator, (None, *INTEGRATORS))
+        if not self.seeds or self.copies < 1 or self.padding < 0 or self.time_limit < 1:
+            raise ValueError(
+                f"{len(self.seeds)} seeds, copies={self.copies}, padding={self.padding}, time_limit={self.time_limit}: "
+                "there is at least 1 of each, and padding is not negative"
+            )
+        if self.contact_forces and not body.feels_contact:
+            raise ValueError(f"'{body.name}' has no contact forces in its observation: only 'ant' has")
+        if isinstance(self.friction, tuple):
+            if len(self.friction) != len(self.seeds):
+                raise ValueError(
+                    f"{len(self.friction)} frictions for {len(self.seeds)} agents: give one for all, or one for each"
+                )
+            for friction in self.friction:
+                check_friction(friction)
+
+    def as_text(self) -> dict[str, str]:
+        """For a saved state to say what it belongs to."""
+        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+
+
+def one_for_each(friction: Friction, agents: int) -> FrictionSchedule | tuple[float, ...] | None:
+    """A single number stands for all agents.
+
+    >>> one_for_each(0.5, 3)
+    (0.5, 0.5, 0.5)
+    """
+    if friction is None or isinstance(friction, FrictionSchedule):
+        return friction
+    given: Floats = np.asarray(friction, np.float64)
+    return (float(given),) * agents if given.ndim == 0 else tuple(given.tolist())
+
+
+def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raise ValueError where a state is of another setting than the world that is to go on from it."""
+    for name, value in here.items():
+        if saved.get(name) != value:
+            raise ValueError(f"the state belongs to {name} = {saved.get(name)}; here it is {value}")
+
+
+def _one_of(option: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        names = [str(each) for each in allowed]
+        near = get_close_matches(str(value), names, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{option}={value!r} is none of {', '.join(names)}; the nearest is {near}")

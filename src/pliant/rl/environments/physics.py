@@ -1,0 +1,120 @@
+"""MuJoCo behind one door: models as this package needs them, and the errors where it is not to be had.
+
+The contact margin. Until MuJoCo 3.4 two geoms touch from the larger of their margins on; from 3.5 on, from their sum. With
+the XML of the ant (0.01 each) it then lands 1 cm earlier, and no published curve of it applies. `contact_margin="before-3.5"`
+halves the margins where the installed MuJoCo is seen to add them, which gives back the older physics exactly, as all geoms of
+a body have the same margin. What the installed one does is measured on a ball and a plane, not read off a version number.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from pliant.rl.environments.bodies import Body, Version
+
+ContactMargin: TypeAlias = Literal["installed", "before-3.5"]
+Integrator: TypeAlias = Literal["Euler", "RK4", "implicit", "implicitfast"]
+
+CONTACT_MARGINS = ("installed", "before-3.5")
+INTEGRATORS = ("Euler", "RK4", "implicit", "implicitfast")
+INSTALL = 'pip install "pliant[rl]"'
+
+_TOUCHING = """
+<mujoco><worldbody>
+  <geom type="plane" size="1 1 1" margin="0.01"/>
+  <body pos="0 0 0.1"><freejoint/><geom type="sphere" size="0.1" margin="0.01"/></body>
+</worldbody></mujoco>"""
+
+_log = logging.getLogger("pliant")
+
+
+class GraphicsUnavailable(RuntimeError):
+    """MuJoCo found no OpenGL to draw with."""
+
+
+def mujoco() -> Any:
+    """The package `mujoco`. Raises ModuleNotFoundError with the install line where it is missing."""
+    try:
+        return import_module("mujoco")
+    except ModuleNotFoundError as error:
+        if error.name != "mujoco":
+            raise
+        raise ModuleNotFoundError(
+            f"this body moves in MuJoCo, which is not installed: {INSTALL}", name="mujoco"
+        ) from None
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise GraphicsUnavailable(
+            f"MuJoCo could not be loaded: {error}. It loads what MUJOCO_GL names; unset it, or install what it asks for"
+        ) from error
+
+
+def xml_path(body: Body, version: Version) -> Path:
+    """The body's XML among gymnasium's files. Raises ModuleNotFoundError where gymnasium is missing."""
+    found = find_spec("gymnasium")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"the XML of '{body.name}' is part of gymnasium, which is not installed: {INSTALL}", name="gymnasium"
+        )
+    return Path(found.submodule_search_locations[0], "envs", "mujoco", "assets", body.files[version])
+
+
+def build_model(body: Body, version: Version, contact_margin: ContactMargin, integrator: Integrator | None) -> Any:
+    """The body as an MjModel of its own. Autoreset is off: what is not finite stays so, and is seen."""
+    mj = mujoco()
+    model = copy.copy(_compiled(str(xml_path(body, version))))
+    model.opt.disableflags |= int(mj.mjtDisableBit.mjDSBL_AUTORESET)
+    if integrator is not None:
+        model.opt.integrator = getattr(mj.mjtIntegrator, f"mjINT_{integrator.upper()}")
+    if contact_margin == "before-3.5" and margins_add():
+        if np.unique(model.geom_margin).size > 1:
+            raise ValueError(
+                f"'{body.name}' has geoms of unequal margins: the contacts before MuJoCo 3.5 cannot be had back"
+            )
+        model.geom_margin *= 0.5
+    return model
+
+
+@cache
+def _compiled(path: str) -> Any:
+    with _warnings_logged():
+        return mujoco().MjModel.from_xml_path(path)
+
+
+@cache
+def margins_add() -> bool:
+    """Whether two touching geoms of margin 0.01 are in contact from 0.02 on (their sum), not from 0.01 on.
+
+    >>> margins_add() == (tuple(map(int, mujoco().__version__.split(".")[:2])) >= (3, 5))
+    True
+    """
+    mj = mujoco()
+    model = mj.MjModel.from_xml_string(_TOUCHING)
+    data = mj.MjData(model)
+    mj.mj_forward(model, data)
+    return bool(data.contact[0].includemargin > 0.015)
+
+
+def _log_warning(message: str) -> None:
+    _log.info("MuJoCo: %s", message.strip())
+
+
+@contextmanager
+def _warnings_logged() -> Generator[None]:
+    """MuJoCo's warnings go to the log of this package, not to the screen and a file in the working directory."""
+    mj = mujoco()
+    before = mj.get_mju_user_warning()
+    mj.set_mju_user_warning(_log_warning)
+    try:
+        yield
+    finally:
+        mj.set_mju_user_warning(before)

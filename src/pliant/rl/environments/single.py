@@ -1,0 +1,153 @@
+"""The same worlds, one at a time, as gymnasium environments.
+
+| id | class |
+|---|---|
+| `pliant/SlipperyAnt-v0`, `.../SlipperyHalfCheetah-v0`, `.../SlipperyHopper-v0`, `.../SlipperyWalker2d-v0` | `SlipperyBody` |
+| `pliant/RewiredCartPole-v0` | `RewiredCart` |
+
+Thin: each holds a batch of one. `reset(seed=...)` begins the world anew, with the first ground or wiring of that seed; a plain
+`reset()` begins the next episode. Time limits are the world's own and count as truncation. Actions arrive as 32-bit numbers and
+are charged for in 64 (gymnasium charges in 32). Observations lie within ±1e10, where MuJoCo calls a number bad.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from pliant.rl.environments.base import Continuous, Floats
+from pliant.rl.environments.cart_picture import cart_picture
+from pliant.rl.environments.cart_pole import RewiredCartPole
+from pliant.rl.environments.friction import FrictionSchedule
+from pliant.rl.environments.mujoco_batch import MujocoBatch
+from pliant.rl.environments.rendering import Camera
+
+BAD = 1e10  # MuJoCo's mjMAXVAL
+FARTHEST = 1e3  # a cart cannot reach it in an episode
+
+
+class _World(gymnasium.Env[Floats, Any]):
+    """What both have in common: a batch of one, and the end of an episode that the batch has already left behind."""
+
+    world: MujocoBatch | RewiredCartPole
+
+    def __init__(self, render_mode: str | None) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode={render_mode!r}: there is {self.metadata['render_modes']}")
+        self.render_mode = render_mode
+        self._seeded = False
+        self._anew(0)
+
+    def _make(self, seed: int) -> MujocoBatch | RewiredCartPole:
+        raise NotImplementedError
+
+    def _info(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _anew(self, seed: int) -> None:
+        self.close()
+        self.world = self._make(seed)
+        self._begun = True  # an episode of which nothing was shown yet
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None or not self._seeded:
+            self._anew(seed if seed is not None else int(self.np_random.integers(2**31)))
+            self._seeded = True
+        elif not self._begun:
+            self.world.restart()
+        self._begun = False
+        return self.world.observations[0, 0].copy(), self._info()
+
+    def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+        info = self._info()  # of the step taken, not of the episode that may follow it
+        observation, reward, terminated, truncated = (
+            each[0, 0] for each in self.world.step(np.asarray(action)[None, None])
+        )
+        self._begun = bool(terminated or truncated)
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+class SlipperyBody(_World):
+    """A body on ground whose friction changes; `info["friction"]` says what it is. Raises what `MujocoBatch` raises.
+
+    `friction`: a number keeps it; None lets it change between `low` and `high` after every `period` steps. Other options are
+    those of `MujocoBatch`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        body: str = "ant",
+        friction: float | None = None,
+        low: float = 0.02,
+        high: float = 2.0,
+        period: int = 2_000_000,  # environment steps
+        render_mode: str | None = None,
+        width: int = 320,
+        height: int = 240,
+        **options: Any,
+    ) -> None:
+        ground = FrictionSchedule(low, high, period) if friction is None else friction
+        self._options: dict[str, Any] = {"body": body, "friction": ground, **options}
+        self._size = (width, height)
+        self._camera: Camera | None = None
+        super().__init__(render_mode)
+        motors, size = cast(Continuous, self.world.actions), self.world.observation_size
+        self.observation_space = spaces.Box(-BAD, BAD, (size,), np.float64)
+        self.action_space = spaces.Box(-motors.limit, motors.limit, (motors.size,), np.float32)
+
+    def _make(self, seed: int) -> MujocoBatch:
+        return MujocoBatch(seeds=[seed], **self._options)
+
+    def _info(self) -> dict[str, Any]:
+        return {"friction": float(cast(MujocoBatch, self.world).frictions[0, 0])}
+
+    def render(self) -> Any:
+        if self.render_mode is None:
+            return None
+        if self._camera is None:
+            width, height = self._size
+            self._camera = Camera(cast(MujocoBatch, self.world), width=width, height=height)
+        return self._camera.picture()
+
+    def close(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+
+class RewiredCart(_World):
+    """Cart-pole, re-wired after every `period` steps; `info["task"]` is the number of the wiring."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        inputs: int = 16,
+        period: int = 8192,  # environment steps
+        time_limit: int = 200,  # environment steps
+        render_mode: str | None = None,
+        width: int = 320,
+        height: int = 240,
+    ) -> None:
+        self._size = (width, height)
+        self._options: dict[str, Any] = {"inputs": inputs, "period": period, "time_limit": time_limit}
+        super().__init__(render_mode)
+        self.observation_space = spaces.Box(-FARTHEST, FARTHEST, (inputs,), np.float64)
+        self.action_space = spaces.Discrete(2)
+
+    def _make(self, seed: int) -> RewiredCartPole:
+        return RewiredCartPole(seeds=[seed], **self._options)
+
+    def _info(self) -> dict[str, Any]:
+        return {"task": int(cast(RewiredCartPole, self.world).tasks[0])}
+
+    def render(self) -> Any:
+        if self.render_mode is None:
+            return None
+        return cart_picture(cast(RewiredCartPole, self.world).states[0, 0], *self._size)

@@ -1,0 +1,210 @@
+"""Acting: several agents, each in its own copies of the environment, until a rollout is full.
+
+The noise of actions is drawn for a whole rollout, from a stream that names the agent's seed and the rollout's number. So nothing
+of it need be saved, and an agent acts alike whoever acts beside it.
+
+An agent of whom an observation, an action or a reward is not finite has diverged: its numbers are 0 from there on, in the world
+and in what is learned from, and no other agent notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.rl.environments.base import Continuous, Environments, Flags, Floats, Transition
+from pliant.rl.ppo.networks import ActorCritic
+from pliant.rl.ppo.normalisation import Moments, normalised_observations
+from pliant.rl.ppo.rollout import Rollout
+from pliant.rl.ppo.settings import Settings
+from pliant.streams import generator
+
+Array = NDArray[Any]
+
+
+class Episodes(NamedTuple):
+    """Episodes that ended, in the order in which they did; one entry each."""
+
+    agent: NDArray[np.int64]
+    step: NDArray[np.int64]  # the agent's steps until then, all copies counted
+    returns: Floats  # sum of rewards, undiscounted, as the environment gave them
+    length: NDArray[np.int64]  # steps
+
+    @classmethod
+    def of(cls, ended: Sequence[tuple[int, int, float, int]]) -> Episodes:
+        """From tuples of agent, step, return and length."""
+        agent, step, returns, length = zip(*ended, strict=True) if ended else [()] * 4
+        whole = [np.array(each, np.int64) for each in (agent, step, length)]
+        return cls(whole[0], whole[1], np.array(returns, np.float64), whole[2])
+
+
+class Acting:
+    """What agents do in their environments, and what they remember of it."""
+
+    def __init__(
+        self, environments: Environments, networks: ActorCritic, settings: Settings, seeds: Sequence[int], dtype: Any
+    ) -> None:
+        agents, copies, size = environments.agents, environments.copies, environments.observation_size
+        self.environments, self.networks, self.settings, self.seeds = environments, networks, settings, seeds
+        self._dtype = dtype
+        raw = settings.normalise_observations
+        self.rollout = Rollout(agents, settings.rollout_steps, copies, size, environments.actions, dtype, raw=raw)
+        self.number = 0  # of the rollout at hand, from 0
+        self.diverged_at = np.full(agents, -1, np.int64)
+        self._all_well = True
+        self.experience = Moments(agents, size)  # of observations
+        self._returns = np.zeros((agents, copies))
+        self._lengths = np.zeros((agents, copies), np.int64)
+        self._noise: Array | None = None  # of the rollout at hand
+
+    @property
+    def gone(self) -> Flags:
+        """Agents that have diverged."""
+        return self.diverged_at >= 0
+
+    @property
+    def steps(self) -> int:
+        """Of each agent so far, all of its copies counted."""
+        return (self.number * self.rollout.steps + self.rollout.filled) * self.environments.copies
+
+    def collect(self, steps: int) -> Episodes:
+        """So many steps of every copy; the episodes that end."""
+        noise = self._noise = self._draw_noise() if self._noise is None else self._noise
+        spread = self.networks.policy.spread()
+        ended: list[tuple[int, int, float, int]] = []
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for
+            for _ in range(steps):
+                transition = self._step(noise[:, self.rollout.filled], spread)
+                over = transition.terminated | transition.truncated
+                if over.any():
+                    ended += self._end_episodes(over, transition)
+        return Episodes.of(ended)
+
+    def _step(self, noise: Array, spread: Array) -> Transition:
+        """One step of every copy, written down."""
+        rollout, now = self.rollout, self.rollout.filled
+        seen = self.seen(self.environments.observations)
+        outputs = self.networks.actor.now(seen)
+        actions = self.networks.policy.sample(outputs, noise, spread)
+        seen, outputs, actions = self._finite(seen, outputs, actions)
+        if rollout.raw is not None:
+            rollout.raw[:, now] = self.environments.observations
+        transition = self.environments.step(self._given(actions))
+        observations, rewards = self._finite(transition.observations, transition.rewards)
+        rollout.observations[:, now], rollout.outputs[:, now], rollout.actions[:, now] = seen, outputs, actions
+        rollout.rewards[now] = rewards
+        rollout.terminated[now], rollout.truncated[now] = transition.terminated, transition.truncated
+        rollout.filled += 1
+        self._returns += rewards
+        self._lengths += 1
+        return transition._replace(observations=observations, rewards=rewards)
+
+    def likeliest_actions(self) -> Array:
+        """Means, or the likeliest of discrete actions, (agents, copies[, size]); 0 for agents that have diverged."""
+        outputs = self.networks.actor.now(self.seen(self.environments.observations))
+        actions = self.networks.policy.sample(outputs, np.zeros_like(outputs), self.networks.policy.spread())
+        return self._given(_without(self.gone, actions))
+
+    def seen(self, observations: Floats) -> Array:
+        """What the networks are shown of them, (agents, copies, size)."""
+        if self.settings.normalise_observations:
+            observations = normalised_observations(observations, self.experience)
+        shown = observations.astype(self._dtype)
+        if not self._all_well:
+            shown[self.gone] = 0.0
+        return shown
+
+    def _given(self, actions: Array) -> Array:
+        """What the environments are given."""
+        space = self.environments.actions
+        if not isinstance(space, Continuous):
+            return actions
+        wide = actions.astype(np.float64)
+        return np.clip(wide, -space.limit, space.limit) if self.settings.clip_actions else wide
+
+    def _finite(self, *found: Array) -> tuple[Array, ...]:
+        """Arrays (agents, ...) as they are, but 0 for agents that have diverged, or do so now."""
+        if self._all_well and all(isfinite(flat @ flat) for flat in [each.reshape(-1) for each in found]):
+            return found  # no element can be infinite or NaN where the sum of squares is neither
+        self.diverge(~np.logical_and.reduce([np.isfinite(each).reshape(len(each), -1).all(1) for each in found]))
+        return tuple(_without(self.gone, each) for each in found)
+
+    def diverge(self, broken: Flags) -> None:
+        """Note which agents broke at this step, (agents,)."""
+        self.diverged_at = np.where(~self.gone & broken, self.steps, self.diverged_at)
+        self._all_well = not self.gone.any()
+
+    def _end_episodes(self, over: Flags, transition: Transition) -> list[tuple[int, int, float, int]]:
+        """The episodes that ended in this step; the states that were cut short are kept for their values."""
+        places = [(agent, copy) for agent, copy in np.argwhere(over).tolist() if not self.gone[agent]]
+        ended = [(agent, self.steps, self._returns[agent, copy], self._lengths[agent, copy]) for agent, copy in places]
+        self._returns[over], self._lengths[over] = 0.0, 0
+        cut = transition.truncated & ~transition.terminated
+        if self.settings.time_limit == "bootstrap" and cut.any():
+            last = self.seen(transition.observations)
+            for agent, copy in np.argwhere(cut).tolist():
+                self.rollout.cut[self.rollout.filled - 1, agent, copy] = last[agent, copy].copy()
+        return ended
+
+    def _draw_noise(self) -> Array:
+        """Of the actions of a whole rollout, (agents, steps, copies, outputs)."""
+        shape = (self.rollout.steps, self.environments.copies)
+        streams = [generator(seed, "action noise", self.number) for seed in self.seeds]
+        return np.stack([self.networks.policy.noise(draws, shape) for draws in streams]).astype(self._dtype)
+
+    def forget_episodes(self) -> None:
+        """The environments have begun new episodes of themselves: those that they cut off are not told of."""
+        self._returns[:], self._lengths[:] = 0.0, 0
+
+    # -- between rollouts ---------------------------------------------------------------------------------------------
+
+    def begin_rollout(self) -> None:
+        """The rollout at hand was learned from."""
+        if self.rollout.raw is not None:
+            self.experience.take(np.where(self.gone[:, None, None], 0.0, self.rollout.raw.reshape(*self._all_states)))
+        self.number += 1
+        self.rollout.clear()
+        self._noise = None
+
+    @property
+    def _all_states(self) -> tuple[int, int, int]:
+        agents, _, _, size = self.rollout.observations.shape
+        return agents, -1, size
+
+    def states(self, last: int | None = None) -> Array:
+        """What the agents were shown in the last full rollout, (agents, n, size), the `last` n of them."""
+        shown = self.rollout.observations.reshape(*self._all_states)
+        return shown if last is None else shown[:, -last:]
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "rollout": self.rollout.state_dict(),
+            "diverged_at": self.diverged_at.copy(),
+            "experience": self.experience.state_dict(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "environments": self.environments.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.number = int(state["number"])
+        self.rollout.load_state_dict(state["rollout"])
+        self.diverged_at = state["diverged_at"].copy()
+        self._all_well = not self.gone.any()
+        self.experience.load_state_dict(state["experience"])
+        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        self.environments.load_state_dict(state["environments"])
+        self._noise = None
+
+
+def _without(gone: Flags, each: Array) -> Array:
+    copied = each.copy()  # it may be the environments' own
+    copied[gone] = 0
+    return copied

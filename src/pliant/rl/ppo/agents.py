@@ -1,0 +1,270 @@
+"""PPO for several agents side by side, with units replaced as it learns.
+
+    collect   every agent acts in its own copies of the environment until the rollout is full
+    update    it learns from what it saw, `epochs` passes in minibatches; after each gradient step units are replaced
+
+The agents share their settings and differ in seed. An agent's numbers depend on its seed alone: to the bit while it acts, and in
+learning but for the rounding of sums, which stacks of different size may take in another order.
+
+Source: Schulman et al., arXiv 1707.06347 (2017); with continual backpropagation, Dohare et al., Nature 632 (2024). Departures:
+`pliant.rl.ppo.settings`, whose presets say what is the article's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pliant.methods import ContinualBackprop
+from pliant.rl.environments.base import Environments, Floats
+from pliant.rl.ppo.acting import Acting, Episodes
+from pliant.rl.ppo.adam import StackedAdam
+from pliant.rl.ppo.learning import learn, prepared
+from pliant.rl.ppo.measures import measures, weight_change
+from pliant.rl.ppo.networks import ActorCritic
+from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.settings import Settings
+from pliant.rl.ppo.unit_method import unit_method
+from pliant.streams import generator
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did, each (agents,)."""
+
+    policy_loss: Floats  # mean over its minibatches
+    value_loss: Floats
+    weight_change: Floats  # Σ |new - old| over the actor's weight matrices
+    replaced: NDArray[np.int64]  # units, so far
+
+
+class PPO:
+    """Agents of one setting, one for each seed, in the environments given.
+
+    Args:
+        environments: with as many agents as there are seeds. If they have a `padding`, so many numbers at the end of an
+            observation are always 0, and no time goes into multiplying them.
+        settings: see `pliant.rl.ppo.settings`; `preset("ppo-cbp")` and others.
+        seeds: one for each agent.
+        dtype: of the networks; float32 or float64.
+
+    Raises `ValueError` if environments, seeds and settings do not fit together.
+
+    >>> from pliant.rl.environments import RewiredCartPole
+    >>> from pliant.rl.ppo import PPO, preset
+    >>> settings = preset("ppo-cbp", rollout_steps=32, minibatch_size=64, hidden=(16, 16))
+    >>> agents = PPO(RewiredCartPole(seeds=[0, 1, 2], copies=4), settings, seeds=[0, 1, 2])
+    >>> episodes, update = agents.iterate()
+    >>> agents.steps, update.value_loss.shape, agents.measures()["effective_rank"].shape
+    (128, (3,), (3,))
+    """
+
+    def __init__(
+        self, environments: Environments, settings: Settings, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> None:
+        _check(environments, settings, seeds, dtype)
+        agents = environments.agents
+        self.settings, self.seeds = settings, [int(seed) for seed in seeds]
+        size, self._padding = environments.observation_size, int(getattr(environments, "padding", 0))
+        self.networks = ActorCritic(agents, size, environments.actions, settings, dtype, self._padding)
+        for agent, seed in enumerate(self.seeds):
+            self.networks.redraw(agent, seed, life=0)
+        self.adam = StackedAdam(self.networks, agents, settings)
+        self.method = unit_method(self.networks, self.adam.optimizer, settings, self.seeds)
+        self.acting = Acting(
+            environments, self.networks, settings, self.seeds, torch.empty(0, dtype=dtype).numpy().dtype
+        )
+        self._lives = np.zeros(agents, np.int64)  # restarts of each agent
+        self._rewards_so_far, self._discounted = Moments(agents), np.zeros((agents, environments.copies))
+        self._measurable = False
+
+    @property
+    def environments(self) -> Environments:
+        return self.acting.environments
+
+    @property
+    def steps(self) -> int:
+        """Of each agent so far, all of its copies counted."""
+        return self.acting.steps
+
+    @property
+    def updates(self) -> int:
+        """Rollouts that were learned from."""
+        return self.acting.number
+
+    @property
+    def diverged_at(self) -> NDArray[np.int64]:
+        """The agent's step at which a number of it was not finite any more, (agents,); -1 where all is well."""
+        return self.acting.diverged_at.copy()
+
+    # -- acting and learning ------------------------------------------------------------------------------------------
+
+    def iterate(self) -> tuple[Episodes, Update]:
+        """Fill the rollout, and learn from it."""
+        return self.collect(), self.update()
+
+    @property
+    def full(self) -> bool:
+        """Whether the rollout is full, so that `update()` is next."""
+        return self.acting.rollout.full
+
+    def collect(self, steps: int | None = None) -> Episodes:
+        """Act for at most so many steps of each copy, and no further than to the end of the rollout.
+
+        Raises `RuntimeError` if the rollout is full: `update()` comes first.
+        """
+        if self.full:
+            raise RuntimeError("the rollout is full: call update() before collect()")
+        self._measurable = False
+        left = self.acting.rollout.steps - self.acting.rollout.filled
+        return self.acting.collect(left if steps is None else min(steps, left))
+
+    def update(self) -> Update:
+        """Learn from the full rollout, and begin the next. Raises `RuntimeError` if it is not full."""
+        acting = self.acting
+        if not self.full:
+            raise RuntimeError(
+                f"the rollout has {acting.rollout.filled} of {acting.rollout.steps} steps: collect() first"
+            )
+        if self._padding and acting.rollout.observations[..., -self._padding :].any():
+            raise ValueError(f"the environments have padding={self._padding}, but the end of an observation was not 0")
+        with np.errstate(over="ignore", invalid="ignore"):
+            last = acting.seen(self.environments.observations)
+            batch = prepared(self.networks, acting.rollout, self._rewards(), last, self.settings)
+        before = [layer.weight.detach().clone() for layer in self.networks.actor.linears()]
+        found = learn(self.networks, self.adam, self.method, batch, self._orders(), self.settings)
+        acting.diverge(~(found.total.isfinite().all(0).numpy() & self.networks.finite()))
+        acting.begin_rollout()
+        self._measurable = True
+        policy, value = (each.double().mean(0).numpy() for each in (found.policy, found.value))
+        return Update(policy, value, weight_change(before, self.networks), self.replaced())
+
+    def _rewards(self) -> Floats:
+        """Of the full rollout, as the agents take them, (steps, agents, copies)."""
+        rollout = self.acting.rollout
+        if not self.settings.normalise_rewards:
+            return rollout.rewards
+        sums, self._discounted = discounted_sums(
+            rollout.rewards, rollout.ended, self._discounted, self.settings.discount
+        )
+        self._rewards_so_far.take(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))
+        return normalised_rewards(rollout.rewards, self._rewards_so_far)
+
+    def _orders(self) -> NDArray[np.int64]:
+        """How each agent shuffles the rollout in each pass, (epochs, agents, states)."""
+        states = self.settings.rollout_steps * self.environments.copies
+        streams = [generator(seed, "minibatch order", self.updates) for seed in self.seeds]
+        return np.array([[draws.permutation(states) for draws in streams] for _ in range(self.settings.epochs)])
+
+    def likeliest_actions(self) -> NDArray[Any]:
+        """What the agents would do now without noise, as their environments take it: for looking on, not for learning."""
+        return self.acting.likeliest_actions()
+
+    def replaced(self) -> NDArray[np.int64]:
+        """Units replaced so far, (agents,)."""
+        if self.method is None:
+            return np.zeros(len(self.seeds), np.int64)
+        return np.array([group["replaced"] for group in self.method.stats().values()], np.int64).sum(axis=0)
+
+    def measures(self, states: int | None = 1000) -> dict[str, NDArray[np.float64]]:
+        """How the networks do on the last so many states of the rollout just learned from: `pliant.rl.ppo.MEASURES`.
+
+        Raises `RuntimeError` at any other time than after `update()`, when that rollout is no longer there.
+        """
+        if not self._measurable:
+            raise RuntimeError(
+                "measures() reads the rollout just learned from: call it after update(), before collect()"
+            )
+        return measures(self.networks, self.acting.states(states))
+
+    def _between_rollouts(self, what: str) -> None:
+        if self.acting.rollout.filled:
+            raise RuntimeError(f"{what} amid a rollout, {self.acting.rollout.filled} steps in: call it after update()")
+
+    # -- beginning anew -----------------------------------------------------------------------------------------------
+
+    def restart(self, agents: Iterable[int] | None = None) -> None:
+        """New networks, and an Adam that has seen nothing, for some of the agents, or all: between two rollouts.
+
+        An agent's new first weights are looked up by its seed and how often it was restarted. One that has diverged stays so.
+        Raises `RuntimeError` amid a rollout, and `ValueError` if a part of the agents is named and units are replaced by
+        continual backprop, which remembers all agents' units together.
+        """
+        self._between_rollouts("restart()")
+        chosen = sorted(range(len(self.seeds)) if agents is None else set(agents))
+        if isinstance(self.method, ContinualBackprop) and len(chosen) < len(self.seeds):
+            raise ValueError(
+                "restart: continual backprop restarts with all agents of a stack or none; give these agents a PPO of their own"
+            )
+        for agent in chosen:
+            self._lives[agent] += 1
+            self.networks.redraw(agent, self.seeds[agent], int(self._lives[agent]))
+            self.adam.restart(agent)
+            self.acting.experience.forget(agent)
+            self._rewards_so_far.forget(agent)
+        if self.method is not None and len(chosen) == len(self.seeds):
+            self.method.restart()
+            self.method.forget.load_state_dict({})
+
+    def forget_episodes(self) -> None:
+        """For after a call that began new episodes in all environments, as for a new task: those cut off are not told of.
+
+        Raises `RuntimeError` amid a rollout, which would go on across the cut.
+        """
+        self._between_rollouts("forget_episodes()")
+        self.acting.forget_episodes()
+        self._discounted[:] = 0.0
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that what follows depends on, as tensors, arrays, numbers, strings, and mappings of these."""
+        return {
+            "format": FORMAT,
+            "settings": self.settings.as_dict(),
+            "seeds": list(self.seeds),
+            "parameters": {name: value.detach().clone() for name, value in self.networks.named_parameters()},
+            "adam": self.adam.state_dict(),
+            "method": {} if self.method is None else self.method.state_dict(),
+            "acting": self.acting.state_dict(),
+            "lives": self._lives.copy(),
+            "rewards": self._rewards_so_far.state_dict(),
+            "discounted": self._discounted.copy(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`, to the bit. Raises `ValueError` if it is of another format, settings or seeds."""
+        for name, here in (("format", FORMAT), ("settings", self.settings.as_dict()), ("seeds", self.seeds)):
+            if state[name] != here:
+                raise ValueError(f"this state was saved with {name} {state[name]}; here it is {here}")
+        for name, parameter in self.networks.named_parameters():
+            parameter.copy_(state["parameters"][name])
+        self.adam.load_state_dict(state["adam"])
+        if self.method is not None:
+            self.method.load_state_dict(state["method"])
+        self.acting.load_state_dict(state["acting"])
+        self._lives = state["lives"].copy()
+        self._rewards_so_far.load_state_dict(state["rewards"])
+        self._discounted = state["discounted"].copy()
+        self._measurable = False
+
+
+def _check(environments: Environments, settings: Settings, seeds: Sequence[int], dtype: torch.dtype) -> None:
+    if len(seeds) != environments.agents:
+        raise ValueError(f"PPO: {len(seeds)} seeds for environments of {environments.agents} agents; give one each")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"PPO: dtype must be torch.float32 or torch.float64, got {dtype}")
+    states = settings.rollout_steps * environments.copies
+    if states % settings.minibatch_size:
+        raise ValueError(
+            f"PPO: a rollout has {states} states (rollout_steps {settings.rollout_steps} x {environments.copies} copies), which "
+            f"minibatch_size {settings.minibatch_size} does not divide"
+        )

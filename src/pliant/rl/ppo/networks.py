@@ -1,0 +1,186 @@
+"""Actors and critics of several agents, side by side: axis 0 of every parameter is the agent.
+
+    actor    observation - hidden - ... - hidden - mean of the action, or a logit for each action
+    critic   observation - hidden - ... - hidden - value
+
+Two separate networks of an agent, all weights uniform in [-bound, bound] with the bound of `pliant.initial` ("lecun":
+sqrt(3 / fan_in)), the output layers' included, biases 0. Each agent's first weights are drawn from its own seed in float64: they
+depend neither on the stack nor on the dtype.
+
+Source: Dohare et al., Nature 632 (2024), methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pliant.initial import GAINS, uniform_bound
+from pliant.nn import StackedLinear
+from pliant.rl.environments.base import ActionSpace, Continuous
+from pliant.rl.ppo.activations import ACTIVATIONS
+from pliant.rl.ppo.policies import Gaussian, Softmax
+from pliant.rl.ppo.products import affine
+from pliant.rl.ppo.settings import Settings
+from pliant.streams import generator
+from pliant.units import Slice, Tap, UnitGroup
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Layer(StackedLinear):
+    """`StackedLinear` that learns faster.
+
+    `rectified`: a ReLU follows within it. Of its inputs, only the first `used` are ever other than 0.
+    """
+
+    def __init__(
+        self, agents: int, inputs: int, outputs: int, dtype: torch.dtype, *, rectified: bool, used: int
+    ) -> None:
+        super().__init__(agents, inputs, outputs, dtype=dtype)
+        self.rectified, self.used = rectified, used
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.used == x.shape[-1]:
+            return affine(x, self.weight, self.bias, rectified=self.rectified)
+        return affine(x[..., : self.used], self.weight[..., : self.used], self.bias, rectified=self.rectified)
+
+
+class Stack(nn.Module):
+    """One multilayer perceptron for each agent: (agents, n, inputs) -> (agents, n, outputs).
+
+    The last `padding` inputs are always 0, and are not multiplied; their weights are there, count in fan_in and decay.
+    """
+
+    def __init__(
+        self, agents: int, sizes: Sequence[int], activation: str, dtype: torch.dtype, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        last = len(sizes) - 2
+        self.layers = nn.ModuleList(
+            Layer(
+                *(agents, inputs, outputs, dtype),
+                rectified=activation == "relu" and number < last,
+                used=inputs - padding if number == 0 else inputs,
+            )
+            for number, (inputs, outputs) in enumerate(pairwise(sizes))
+        )
+        self._used = sizes[0] - padding
+        self._seen_by_numpy = [  # views: they follow every change of the weights
+            (layer.weight.detach()[..., : layer.used].numpy().transpose(0, 2, 1), layer.bias.detach().numpy()[:, None])
+            for layer in self.linears()
+        ]
+
+    def linears(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    def hidden(self, x: Tensor) -> list[Tensor]:
+        """Activity of the hidden layers, each (agents, n, units)."""
+        found: list[Tensor] = []
+        for layer in self.linears()[:-1]:
+            x = layer(x) if layer.rectified else self.activation.learning(layer(x))
+            found.append(x)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linears()[-1](self.hidden(x)[-1])
+
+    def now(self, x: Array) -> Array:
+        """The same without gradients, for few states at a time: (agents, n, inputs) -> (agents, n, outputs)."""
+        *hidden, (weight, bias) = self._seen_by_numpy
+        x = x[..., : self._used]
+        for each, shift in hidden:
+            x = x @ each
+            x += shift
+            self.activation.acting(x)
+        return x @ weight + bias
+
+    def of_agent(self, agent: int, x: Array) -> Array:
+        """`now` for one of them: (n, inputs) -> (n, outputs)."""
+        *hidden, (weight, bias) = self._seen_by_numpy
+        x = x[..., : self._used]
+        for each, shift in hidden:
+            x = x @ each[agent] + shift[agent]
+            self.activation.acting(x)
+        return x @ weight[agent] + bias[agent]
+
+    def __deepcopy__(self, memo: object) -> Stack:
+        raise TypeError(
+            "actors and critics are seen by NumPy where they lie in memory: save and load the agents' state"
+        )
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic and the form of the actions, of all agents."""
+
+    def __init__(
+        self,
+        agents: int,
+        observations: int,
+        actions: ActionSpace,
+        settings: Settings,
+        dtype: torch.dtype,
+        padding: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(actions, Continuous):
+            self.policy: Gaussian | Softmax = Gaussian(agents, actions.size, settings.log_std, dtype)
+        else:
+            self.policy = Softmax(actions.count)
+        self._settings = settings
+        sizes = (observations, *settings.hidden)
+        with torch.random.fork_rng(devices=[]):  # layers draw when they are made; `redraw` draws what counts
+            self.actor = Stack(agents, (*sizes, self.policy.outputs), settings.activation, dtype, padding)
+            self.critic = Stack(agents, (*sizes, 1), settings.activation, dtype, padding)
+
+    def stacks(self) -> dict[str, Stack]:
+        return {"actor": self.actor, "critic": self.critic}
+
+    def values(self, observations: Tensor) -> Tensor:
+        """(agents, n, observation) -> (agents, n)."""
+        return self.critic(observations).squeeze(-1)
+
+    @torch.no_grad()
+    def redraw(self, agent: int, seed: int, life: int) -> None:
+        """The weights that a seed's agent begins its `life` with; 0 is the first."""
+        self.policy.restart(agent)
+        for name, stack in self.stacks().items():
+            layers = stack.linears()
+            for number, layer in enumerate(layers):
+                _, outputs, inputs = layer.weight.shape
+                gain = GAINS["linear" if number == len(layers) - 1 else self._settings.activation]
+                bound = uniform_bound(self._settings.init, inputs, outputs, gain)
+                draws = generator(seed, "first weights", life, name, number)
+                layer.weight[agent] = torch.from_numpy(draws.uniform(-bound, bound, (outputs, inputs)))
+                layer.bias[agent] = 0.0
+
+    def groups(self) -> list[UnitGroup]:
+        """The units of every hidden layer, actor's and critic's, and what reads them."""
+        return [
+            UnitGroup(
+                name=f"{name}.{number}",
+                incoming=[
+                    Slice(f"{name}.layers.{number}.weight", axis=0),
+                    Slice(f"{name}.layers.{number}.bias", axis=0),
+                ],
+                outgoing=[Slice(f"{name}.layers.{number + 1}.weight", axis=1)],
+                tap=Tap(f"{name}.layers.{number + 1}", nonnegative=stack.activation.nonnegative),
+                gain=GAINS[self._settings.activation],
+                runs=layer.runs,
+            )
+            for name, stack in self.stacks().items()
+            for number, layer in enumerate(stack.linears()[:-1])
+        ]
+
+    @torch.no_grad()
+    def finite(self) -> NDArray[np.bool_]:
+        """Whether all parameters of an agent are finite, (agents,)."""
+        each = [parameter.flatten(1).isfinite().all(1) for parameter in self.parameters()]
+        return torch.stack(each).all(0).numpy()

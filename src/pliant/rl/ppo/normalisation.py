@@ -1,0 +1,76 @@
+"""Observations and rewards brought to one size, each agent's by its own experience.
+
+    observations   (o - mean) / sqrt(variance + 1e-8), cut at ±10
+    rewards        r / sqrt(variance of the discounted sum of rewards so far + 1e-8), cut at ±10
+
+Mean and variance are of all the agent has seen. Source: Engstrom et al., ICLR 2020; Huang et al. (2022), details 4 to 7 of
+continuous control.
+
+Departure: they move once a rollout, not at every step: the observations' when it has been learned from, so that all of a rollout
+is seen alike (the first one as it is), and the rewards' before, so that a rollout counts in what scales it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pliant.rl.environments.base import Flags, Floats
+
+LARGEST, TINY = 10.0, 1e-8
+
+
+class Moments:
+    """Mean and variance of all rows so far, of each agent: (agents, *shape). Before the first, 0 and 1."""
+
+    def __init__(self, agents: int, *shape: int) -> None:
+        self.count = np.zeros((agents, *[1] * len(shape)))
+        self.mean = np.zeros((agents, *shape))
+        self.variance = np.ones((agents, *shape))
+
+    def take(self, rows: Floats) -> None:
+        """Take in rows (agents, n, *shape), by the pairwise update of Chan, Golub and LeVeque (1979)."""
+        mean, variance, new = rows.mean(1), rows.var(1), rows.shape[1]
+        both = self.count + new
+        apart = mean - self.mean
+        squares = self.variance * self.count + variance * new + apart**2 * (self.count * new / both)
+        self.mean = self.mean + apart * (new / both)
+        self.variance, self.count = squares / both, both
+
+    def forget(self, agent: int) -> None:
+        """Begin anew."""
+        self.count[agent], self.mean[agent], self.variance[agent] = 0.0, 0.0, 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name).copy() for name in ("count", "mean", "variance")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in ("count", "mean", "variance"):
+            setattr(self, name, state[name].copy())
+
+
+def normalised_observations(observations: Floats, moments: Moments) -> Floats:
+    """(agents, n, size), normalised."""
+    scaled = (observations - moments.mean[:, None]) / np.sqrt(moments.variance[:, None] + TINY)
+    return np.clip(scaled, -LARGEST, LARGEST)
+
+
+def normalised_rewards(rewards: Floats, moments: Moments) -> Floats:
+    """(steps, agents, copies), scaled and not shifted."""
+    return np.clip(rewards / np.sqrt(moments.variance[:, None] + TINY), -LARGEST, LARGEST)
+
+
+def discounted_sums(rewards: Floats, ended: Flags, before: Floats, discount: float) -> tuple[Floats, Floats]:
+    """Sums of rewards so far, each older one discounted: (steps, ...) of each step, and (...) to go on from.
+
+    >>> discounted_sums(np.array([1.0, 1.0]), np.array([False, True]), np.float64(2.0), discount=0.5)
+    (array([2., 2.]), array(0.))
+    """
+    sums = np.empty_like(rewards)
+    held = np.asarray(before)
+    for step, (reward, end) in enumerate(zip(rewards, ended, strict=True)):
+        sums[step] = discount * held + reward
+        held = np.where(end, 0.0, sums[step])
+    return sums, held

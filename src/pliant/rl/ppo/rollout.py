@@ -1,0 +1,79 @@
+"""What agents saw and did since they last learned.
+
+Observations, actions and the actor's outputs are kept agent first, as learning reads them, (agents, steps, copies, ...); rewards
+and ends step first, as advantages are computed, (steps, agents, copies). `raw` are observations before they were normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pliant.rl.environments.base import ActionSpace, Continuous, Flags
+
+
+class Rollout:
+    """Room for `steps` steps of every copy; `filled` of them are there."""
+
+    _step_first = ("rewards", "terminated", "truncated")
+
+    def __init__(
+        self,
+        agents: int,
+        steps: int,
+        copies: int,
+        observation_size: int,
+        actions: ActionSpace,
+        dtype: DTypeLike,
+        *,
+        raw: bool = False,
+    ) -> None:
+        self.steps, self.filled = steps, 0
+        size = actions.size if isinstance(actions, Continuous) else actions.count
+        vectors = isinstance(actions, Continuous)
+        each = (agents, steps, copies)
+        self.observations = np.zeros((*each, observation_size), dtype)
+        self.raw = np.zeros((*each, observation_size)) if raw else None
+        self._agent_first = ("observations", "actions", "outputs", *(("raw",) if raw else ()))
+        self.actions: NDArray[Any] = np.zeros((*each, size), dtype) if vectors else np.zeros(each, np.int64)
+        self.outputs = np.zeros((*each, size), dtype)
+        self.rewards = np.zeros((steps, agents, copies))
+        self.terminated = np.zeros((steps, agents, copies), np.bool_)
+        self.truncated = np.zeros((steps, agents, copies), np.bool_)
+        self.cut: dict[tuple[int, int, int], NDArray[Any]] = {}  # (step, agent, copy) -> the state it was cut short in
+
+    @property
+    def full(self) -> bool:
+        return self.filled == self.steps
+
+    @property
+    def ended(self) -> Flags:
+        return self.terminated | self.truncated
+
+    def clear(self) -> None:
+        """Begin anew; what was there can be read until it is written over."""
+        self.filled = 0
+        self.cut.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        places = sorted(self.cut)
+        size = self.observations.shape[-1]
+        return {
+            "filled": self.filled,
+            **{name: getattr(self, name)[:, : self.filled].copy() for name in self._agent_first},
+            **{name: getattr(self, name)[: self.filled].copy() for name in self._step_first},
+            "cut_at": np.array(places, np.int64).reshape(-1, 3),
+            "cut_states": np.array([self.cut[place] for place in places], self.observations.dtype).reshape(-1, size),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.filled = int(state["filled"])
+        for name in self._agent_first:
+            getattr(self, name)[:, : self.filled] = state[name]
+        for name in self._step_first:
+            getattr(self, name)[: self.filled] = state[name]
+        places = [(int(step), int(agent), int(copy)) for step, agent, copy in state["cut_at"]]
+        self.cut = dict(zip(places, list(state["cut_states"].copy()), strict=True))

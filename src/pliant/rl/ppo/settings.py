@@ -1,0 +1,195 @@
+"""What an agent is: every number of PPO under one name, and the presets.
+
+| preset           | Adam betas   | L2   | units replaced                                                       |
+|------------------|--------------|------|----------------------------------------------------------------------|
+| `ppo`            | 0.9, 0.999   | 0    | none                                                                 |
+| `ppo-tuned-adam` | 0.99, 0.99   | 0    | none                                                                 |
+| `ppo-l2`         | 0.99, 0.99   | 1e-3 | none                                                                 |
+| `ppo-cbp`        | 0.99, 0.99   | 1e-4 | continual backprop, rate 1e-4, maturity 10,000 gradient steps        |
+| `ppo-redo`       | 0.99, 0.99   | 1e-4 | ReDo, units below 0.1 of their layer's mean, every 100 gradient steps |
+| `modern`         | 0.9, 0.999   | 1e-4 | as `ppo-cbp`, with optimizer state forgotten and means handed over   |
+
+The first five are those of Dohare et al., Nature 632 (2024), as their code runs: Adam keeps the moments of replaced units, a
+replaced unit's mean is not handed over, counts are drawn, a time limit ends an episode like a fall, the environment is
+given the action as it was drawn, nothing is normalised but advantages. That code pads the ant's observations to 111 with
+zeros, which is the environment's to do.
+
+`modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalised
+observations and rewards, the value of the last state where a time limit cuts, clipped actions, advantages normalised in each
+minibatch, gradients of at most norm 0.5. Its numbers are theirs or the article's; no search was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any, Literal, cast, get_args
+
+from pliant.initial import INITS
+from pliant.optimizer_state import Policy
+from pliant.rl.ppo.activations import ACTIVATIONS
+from pliant.select import Count
+from pliant.utility import UTILITIES
+
+Method = Literal["none", "cbp", "redo"]
+TimeLimit = Literal["terminal", "bootstrap"]
+Normalise = Literal["none", "minibatch", "batch"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """PPO's settings; the defaults are the article's standard PPO. Raises `ValueError` for what cannot be, or would do nothing.
+
+    >>> Settings(hidden=(64, 64), step_size=1e-3).minibatch_size
+    128
+    """
+
+    rollout_steps: int = 2048  # steps of each copy of the environment between updates
+    epochs: int = 10  # passes over a rollout
+    minibatch_size: int = 128  # states, of one agent; divides a rollout's
+    hidden: tuple[int, ...] = (256, 256)  # units of the actor's layers, and of the critic's
+    activation: str = "relu"
+    init: str = "lecun"  # of all weights, those of the output layers and of fresh units included; biases start at 0
+    log_std: float = 0.0  # where the logarithm of the standard deviation of continuous actions starts
+
+    discount: float = 0.99  # γ
+    trace_decay: float = 0.95  # λ
+    clip: float = 0.2  # of the probability ratio, ε
+    value_weight: float = 1.0  # of the squared value error in the loss
+    entropy_weight: float = 0.0
+    normalise_advantages: Normalise = "batch"  # over the rollout, over each minibatch, or not
+    advantage_epsilon: float = 0.0  # added to their standard deviation
+    max_gradient_norm: float | None = None  # of each agent; None does not clip
+    time_limit: TimeLimit = "terminal"  # what follows the last state before a time limit: nothing, or its value
+
+    normalise_observations: bool = False
+    normalise_rewards: bool = False
+    clip_actions: bool = False  # to the motors' limits, before the environment sees them
+
+    step_size: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0  # L2, coupled (a part of the gradient), of all parameters
+
+    method: Method = "none"
+    replacement_rate: float = 1e-4  # cbp: share of mature units per gradient step
+    maturity_threshold: int = 10_000  # cbp: gradient steps
+    decay_rate: float = 0.99  # cbp: of running averages
+    utility: str = "contribution"  # cbp
+    count: Count = "bernoulli"  # cbp
+    hand_over_mean: bool = False  # cbp: move a replaced unit's mean contribution into what it fed
+    tau: float = 0.1  # redo: share of the layer's mean activity
+    period: int = 100  # redo: gradient steps
+    optimizer_state: Policy = "keep"  # cbp, redo: what Adam keeps of replaced units
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # a list is welcome, and hashable as a tuple
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name, known in _CHOICES.items():
+            _check_choice(name, getattr(self, name), known)
+        for name in ("rollout_steps", "epochs", "minibatch_size", "period"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("step_size", "clip", "adam_epsilon"):
+            _check(self, name, getattr(self, name) > 0.0 and isfinite(getattr(self, name)), "above 0, and finite")
+        not_negative = (
+            "value_weight",
+            "entropy_weight",
+            "advantage_epsilon",
+            "weight_decay",
+            "maturity_threshold",
+            "tau",
+        )
+        for name in not_negative:
+            _check(self, name, getattr(self, name) >= 0.0 and isfinite(getattr(self, name)), "0 or more, and finite")
+        for name in ("discount", "trace_decay", "replacement_rate"):
+            _check(self, name, 0.0 <= getattr(self, name) <= 1.0, "in [0, 1]")
+        _check(self, "decay_rate", 0.0 <= self.decay_rate < 1.0, "in [0, 1)")
+        _check(self, "log_std", isfinite(self.log_std), "finite")
+        _check(self, "betas", len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas), "two, in [0, 1)")
+        _check(self, "hidden", bool(self.hidden) and min(self.hidden) >= 1, "at least one layer of at least 1 unit")
+        norm = self.max_gradient_norm
+        _check(self, "max_gradient_norm", norm is None or norm > 0.0, "above 0, or None")
+        self._check_owners()
+
+    def _check_owners(self) -> None:
+        """Raise for a setting that the method does not read, unless it is as by default."""
+        for field in fields(self):
+            owners = _OWNERS.get(field.name)
+            if owners and self.method not in owners and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"Settings: {field.name} = {getattr(self, field.name)!r} is read by method {' and '.join(owners)} alone, "
+                    f"and method is '{self.method}'. Leave it out, or change the method"
+                )
+        if self.normalise_advantages == "none" and self.advantage_epsilon:
+            raise ValueError("Settings: advantage_epsilon needs normalise_advantages='batch' or 'minibatch'")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _check_choice(what: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        near = get_close_matches(str(value), known, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ValueError(f"PPO: unknown {what} '{value}'{hint}; known: {', '.join(known)}")
+
+
+def _check(settings: Settings, name: str, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise ValueError(f"Settings: {name} must be {wanted}, got {getattr(settings, name)!r}")
+
+
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "activation": tuple(ACTIVATIONS),
+    "init": INITS,
+    "normalise_advantages": get_args(Normalise),
+    "time_limit": get_args(TimeLimit),
+    "method": get_args(Method),
+    "utility": tuple(UTILITIES),
+    "count": get_args(Count),
+    "optimizer_state": get_args(Policy),
+}
+_OWNERS: Mapping[str, tuple[Method, ...]] = {
+    **dict.fromkeys(("replacement_rate", "maturity_threshold", "decay_rate", "utility", "count", "hand_over_mean"), ("cbp",)),
+    **dict.fromkeys(("tau", "period"), ("redo",)),
+    "optimizer_state": ("cbp", "redo"),
+}  # fmt: skip
+
+_TUNED = Settings(betas=(0.99, 0.99))
+PRESETS: Mapping[str, Settings] = {
+    "ppo": Settings(),
+    "ppo-tuned-adam": _TUNED,
+    "ppo-l2": replace(_TUNED, weight_decay=1e-3),
+    "ppo-cbp": replace(_TUNED, weight_decay=1e-4, method="cbp"),
+    "ppo-redo": replace(_TUNED, weight_decay=1e-4, method="redo"),
+    "modern": Settings(
+        step_size=3e-4,
+        value_weight=0.5,
+        max_gradient_norm=0.5,
+        normalise_advantages="minibatch",
+        advantage_epsilon=1e-8,
+        time_limit="bootstrap",
+        normalise_observations=True,
+        normalise_rewards=True,
+        clip_actions=True,
+        weight_decay=1e-4,
+        method="cbp",
+        count="accumulate",
+        hand_over_mean=True,
+        optimizer_state="fresh",
+    ),
+}
+
+
+def preset(name: str, **changes: Any) -> Settings:
+    """The preset of that name, with changes. Raises `ValueError` for an unknown name or setting, naming the nearest known one.
+
+    >>> preset("ppo-cbp", replacement_rate=1e-3).betas
+    (0.99, 0.99)
+    """
+    _check_choice("preset", name, tuple(PRESETS))
+    for change in changes:
+        _check_choice("setting", change, tuple(field.name for field in fields(Settings)))
+    return replace(PRESETS[name], **cast(Any, changes))

@@ -1,0 +1,139 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import pliant.rl.environments  # noqa: F401  (registers)
+from pliant.rl.environments.registration import IDS
+
+gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed")
+pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_it_passes_gymnasiums_checker_without_a_warning(name: str):  # warnings are errors here
+    from gymnasium.utils.env_checker import check_env
+
+    check_env(gymnasium.make(name).unwrapped, skip_render_check="CartPole" not in name)
+
+
+def test_a_seed_begins_the_same_world_anew():
+    world = gymnasium.make("pliant/SlipperyHopper-v0", period=50)
+
+    def life():
+        first, info = world.reset(seed=3)
+        grounds, observations = [info["friction"]], [first]
+        for t in range(150):
+            action = np.random.default_rng(t).uniform(-1, 1, 3).astype(np.float32)
+            observation, _, terminated, truncated, info = world.step(action)
+            if terminated or truncated:
+                observation, info = world.reset()
+            grounds.append(info["friction"])
+            observations.append(observation)
+        return grounds, observations
+
+    one, other = life(), life()
+    assert one[0] == other[0]
+    assert len(set(one[0])) >= 3
+    assert not np.array_equal(one[1][0], world.reset(seed=4)[0])
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_the_episode_that_the_batch_has_begun_is_the_one_that_reset_shows():
+    world = gymnasium.make("pliant/RewiredCartPole-v0").unwrapped
+    world.reset(seed=0)
+    done = False
+    while not done:
+        last, _, terminated, truncated, _ = world.step(0)
+        done = terminated or truncated
+    waiting = world.world.observations[0, 0].copy()
+    assert not np.array_equal(last, waiting)
+    np.testing.assert_array_equal(world.reset()[0], waiting)
+    assert not np.array_equal(world.reset()[0], waiting)  # a reset amid an episode begins the next
+
+
+def test_options_reach_the_world():
+    world = gymnasium.make("pliant/SlipperyAnt-v0", friction=0.3, version="v4", padding=84)
+    observation, info = world.reset(seed=0)
+    assert observation.shape == world.observation_space.shape == (111,)
+    assert info == {"friction": 0.3}
+
+
+def test_friction_outside_physics_is_refused():
+    with pytest.raises(ValueError, match=r"friction=50(.0)?: sliding friction lies in \(0, 10\]"):
+        gymnasium.make("pliant/SlipperyAnt-v0", friction=50)
+
+
+def test_an_unknown_picture_is_refused():
+    from pliant.rl.environments.single import SlipperyBody
+
+    with pytest.raises(ValueError, match=r"render_mode='ansi': there is \['rgb_array'\]"):
+        SlipperyBody("ant", render_mode="ansi")
+
+
+def test_the_picture_of_a_cart_shows_where_it_stands_and_how_the_pole_leans():
+    from pliant.rl.environments.cart_picture import CART, POLE, cart_picture
+
+    def middle(state, colour):
+        rows, columns = np.nonzero((cart_picture(np.array(state)) == colour).all(-1))
+        return rows.mean(), columns.mean()
+
+    assert middle([0.0, 0, 0, 0], POLE)[1] == pytest.approx(159.5)
+    assert middle([1.2, 0, 0, 0], CART)[1] == pytest.approx(159.5 + 1.2 * 320 / (2.2 * 2.4), abs=1)
+    assert middle([0.0, 0, 0.2, 0], POLE)[1] > 162
+    assert middle([0.0, 0, -0.2, 0], POLE)[1] < 157
+    assert middle([0.0, 0, 0, 0], POLE)[0] < middle([0.0, 0, 0, 0], CART)[0]
+    cart = gymnasium.make("pliant/RewiredCartPole-v0", render_mode="rgb_array")
+    cart.reset(seed=0)
+    np.testing.assert_array_equal(cart.render(), cart_picture(cart.unwrapped.world.states[0, 0]))
+
+
+DRAW = """
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np, gymnasium, pliant.rl.environments
+world = gymnasium.make("pliant/SlipperyAnt-v0", render_mode="rgb_array", width=160, height=120)
+plain = gymnasium.make("pliant/SlipperyAnt-v0")
+world.reset(seed=0), plain.reset(seed=0)
+pictures = []
+for _ in range(8):
+    a, b = world.step(np.ones(8, np.float32)), plain.step(np.ones(8, np.float32))
+    assert (a[0] == b[0]).all()
+    pictures.append(world.render())
+assert pictures[0].shape == (120, 160, 3) and pictures[0].dtype == np.uint8
+print("drawn", pictures[0].std() > 10, (pictures[0] != pictures[-1]).mean() > 0.01)
+"""
+
+
+def run(code: str, **environment: str):
+    variables = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables | environment)
+
+
+def test_naming_the_module_is_enough_to_make_a_world():
+    made = run(
+        "import gymnasium; print(gymnasium.make('pliant.rl.environments:pliant/RewiredCartPole-v0').reset(seed=0)[0].size)"
+    )
+    assert made.stdout.strip() == "16", made.stderr
+
+
+def test_a_picture_shows_the_body_moving_and_does_not_disturb_it():
+    done = run(DRAW, MUJOCO_GL="egl")
+    if "GraphicsUnavailable" in done.stderr:
+        pytest.skip("EGL is not installed")
+    assert done.stdout.split() == ["drawn", "True", "True"], done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems draw without being told how")
+def test_without_graphics_the_error_says_what_to_set():
+    done = run(DRAW)
+    assert "GraphicsUnavailable: MuJoCo cannot draw here (MUJOCO_GL is not set)" in done.stderr
+    assert "set MUJOCO_GL=egl before Python starts" in done.stderr
+
+
+def test_an_unknown_world_names_the_nearest():
+    with pytest.raises(gymnasium.error.NameNotFound, match="SlipperyAnt`"):
+        gymnasium.make("pliant/SlipperyAntt-v0")

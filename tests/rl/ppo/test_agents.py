@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pliant.lab.checkpoint import from_bytes, to_bytes
+from pliant.rl.environments import MujocoBatch, RewiredCartPole
+from pliant.rl.ppo import MEASURES, PPO, Settings, preset
+from tests.rl.ppo.plain import PlainPPO
+from tests.rl.ppo.world import TWO_WAYS, LinearWorld, Padded
+
+SMALL = Settings(rollout_steps=32, epochs=3, minibatch_size=16, hidden=(12, 10), step_size=3e-3)
+CBP = replace(SMALL, method="cbp", replacement_rate=0.15, maturity_threshold=2, count="accumulate")
+REDO = replace(SMALL, method="redo", tau=0.9, period=2)
+MODERN = preset(
+    "modern",
+    **{
+        name: getattr(CBP, name) for name in ("rollout_steps", "epochs", "minibatch_size", "hidden", "replacement_rate")
+    },
+    maturity_threshold=2,
+)
+EVERY = {"cbp": CBP, "redo": REDO, "modern": MODERN}
+
+
+def in_every_group(ppo: PPO) -> int:
+    """The least that any group of any agent had replaced."""
+    assert ppo.method is not None
+    return min(min(group["replaced"]) for group in ppo.method.stats().values())
+
+
+def parameters(ppo: PPO, agent: int | None = None) -> dict[str, torch.Tensor]:
+    every = {name: value.detach() for name, value in ppo.networks.named_parameters()}
+    return every if agent is None else {name: value[agent] for name, value in every.items()}
+
+
+# -- against the plain implementation ---------------------------------------------------------------------------------
+
+
+def plain_twin(ppo: PPO, world: LinearWorld) -> PlainPPO:
+    plain = PlainPPO(world, ppo.settings, ppo.seeds[0])
+    with torch.no_grad():
+        for name in ("actor", "critic"):
+            linears = [layer for layer in getattr(plain.agent, name) if hasattr(layer, "weight")]
+            for mine, theirs in zip(ppo.networks.stacks()[name].linears(), linears, strict=True):
+                theirs.weight.copy_(mine.weight[0])
+                theirs.bias.copy_(mine.bias[0])
+    return plain
+
+
+def distance(ppo: PPO, plain: PlainPPO) -> float:
+    found = [0.0]
+    for name in ("actor", "critic"):
+        linears = [layer for layer in getattr(plain.agent, name) if hasattr(layer, "weight")]
+        for mine, theirs in zip(ppo.networks.stacks()[name].linears(), linears, strict=True):
+            found.append((mine.weight[0] - theirs.weight).abs().max().item())
+            found.append((mine.bias[0] - theirs.bias).abs().max().item())
+    if plain.continuous:
+        found.append((ppo.networks.policy.log_std[0] - plain.agent.log_std).abs().max().item())
+    return max(found)
+
+
+@pytest.mark.parametrize("actions", TWO_WAYS, ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"time_limit": "bootstrap", "entropy_weight": 0.02, "max_gradient_norm": 0.5, "value_weight": 0.5},
+        {"method": "cbp", "replacement_rate": 0.15, "maturity_threshold": 2, "weight_decay": 1e-3},
+        {"method": "cbp", "replacement_rate": 0.15, "maturity_threshold": 2, "hand_over_mean": True,
+         "count": "accumulate", "optimizer_state": "fresh"},
+    ],
+    ids=["article", "bootstrap", "cbp", "cbp-fresh"],
+)  # fmt: skip
+def test_whole_iterations_agree_with_a_plain_implementation(actions: Any, changes: dict[str, Any]):
+    settings = replace(SMALL, **changes)
+    ppo = PPO(LinearWorld([3], actions=actions), settings, seeds=[3], dtype=torch.float64)
+    start = parameters(ppo)["actor.layers.1.weight"].clone()
+    plain = plain_twin(ppo, LinearWorld([3], actions=actions))
+    for _ in range(3):
+        ppo.iterate()
+        plain.iterate()
+    assert distance(ppo, plain) < 1e-10
+    assert (parameters(ppo)["actor.layers.1.weight"] - start).abs().max() > 1e-3
+    if ppo.method is not None:
+        assert in_every_group(ppo) >= 20
+
+
+# -- alone and in a stack ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_an_agent_learns_alike_alone_and_among_eight(name: str, dtype: torch.dtype, tolerance: float):
+    seeds = list(range(8))
+    settings = replace(EVERY[name], epochs=6, rollout_steps=64, **({} if name == "redo" else {"replacement_rate": 0.5}))
+    stack = PPO(LinearWorld(seeds), settings, seeds, dtype)
+    alone = PPO(LinearWorld([5]), settings, [5], dtype)
+    stacked_episodes, _ = stack.iterate()
+    lone_episodes, _ = alone.iterate()
+    for key, value in parameters(alone, 0).items():
+        assert_close(parameters(stack, 5)[key], value, rtol=0, atol=tolerance)
+    mine = stacked_episodes.agent == 5
+    assert np.array_equal(stacked_episodes.returns[mine], lone_episodes.returns)
+    assert np.array_equal(stacked_episodes.step[mine], lone_episodes.step)
+    assert alone.method is not None
+    assert stack.method is not None
+    for group, row in alone.method.stats().items():
+        assert row["replaced"][0] == stack.method.stats()[group]["replaced"][5]
+    if name != "redo":
+        assert in_every_group(alone) >= 20
+    assert alone.replaced()[0] >= 20
+
+
+def test_large_networks_learn_alike_alone_and_among_others():
+    settings = preset("ppo-cbp", rollout_steps=128, epochs=6, maturity_threshold=2, replacement_rate=0.02)
+    stack, alone = (PPO(LinearWorld(seeds), settings, seeds) for seeds in ([3, 4, 5], [5]))
+    for ppo in (stack, alone):
+        ppo.iterate()
+    for key, value in parameters(alone, 0).items():
+        assert_close(parameters(stack, 2)[key], value, rtol=0, atol=1e-5)
+    assert in_every_group(alone) >= 20
+
+
+def test_inputs_that_are_always_zero_cost_nothing_and_change_nothing():
+    told, untold = (
+        PPO(Padded(LinearWorld([0, 1]), padding), replace(CBP, weight_decay=1e-2), [0, 1], torch.float64)
+        for padding in (2, 0)
+    )
+    for ppo in (told, untold):
+        ppo.iterate()
+        ppo.iterate()
+    for key, value in parameters(untold).items():
+        assert_close(parameters(told)[key], value, rtol=0, atol=1e-12)
+    assert told.networks.actor.linears()[0].used == 3
+    assert in_every_group(told) >= 20
+    with pytest.raises(ValueError, match="padding=3, but the end of an observation was not 0"):
+        PPO(Padded(LinearWorld([0]), 3), SMALL, [0]).iterate()
+
+
+def test_acting_in_a_stack_is_to_the_bit_acting_alone():
+    stack, alone = PPO(LinearWorld([4, 5, 6]), SMALL, [4, 5, 6]), PPO(LinearWorld([6]), SMALL, [6])
+    stack.collect()
+    alone.collect()
+    for name in ("observations", "actions", "outputs"):
+        mine, theirs = (getattr(each.acting.rollout, name) for each in (stack, alone))
+        assert np.array_equal(mine[2], theirs[0])
+    assert np.array_equal(stack.acting.rollout.rewards[:, 2], alone.acting.rollout.rewards[:, 0])
+
+
+# -- resume -----------------------------------------------------------------------------------------------------------
+
+
+def resumed(ppo: PPO, actions: Any) -> PPO:
+    """Through bytes, into fresh objects."""
+    again = PPO(LinearWorld(ppo.seeds, actions=actions), ppo.settings, ppo.seeds)
+    again.load_state_dict(from_bytes(to_bytes(ppo.state_dict())))
+    return again
+
+
+@pytest.mark.parametrize("actions", TWO_WAYS, ids=["continuous", "discrete"])
+@pytest.mark.parametrize("name", EVERY)
+def test_stopping_and_resuming_changes_nothing(name: str, actions: Any):
+    seeds = [0, 7]
+    straight, stopped = (PPO(LinearWorld(seeds, actions=actions), EVERY[name], seeds) for _ in range(2))
+    episodes = [straight.iterate()[0] for _ in range(4)]
+    told = [stopped.iterate()[0], stopped.iterate()[0], stopped.collect(11)]
+    stopped = resumed(stopped, actions)  # amid a rollout
+    told += [stopped.collect(2), stopped.collect()]
+    stopped = resumed(stopped, actions)  # before an update
+    stopped.update()
+    stopped = resumed(stopped, actions)  # behind it
+    told.append(stopped.iterate()[0])
+    for column, whole in zip(zip(*told, strict=True), zip(*episodes, strict=True), strict=True):
+        assert np.array_equal(np.concatenate(column), np.concatenate(whole))
+    assert len(np.concatenate([each.agent for each in told])) >= 20
+    assert straight.replaced().min() >= 20
+    if name != "redo":
+        assert in_every_group(straight) >= 20
+    assert to_bytes(straight.state_dict()) == to_bytes(stopped.state_dict())
+
+
+def test_ants_are_resumed_to_the_bit():
+    pytest.importorskip("mujoco")
+    settings = preset("ppo-cbp", rollout_steps=64, hidden=(32, 32), epochs=4, minibatch_size=8, maturity_threshold=2)
+    settings = replace(settings, replacement_rate=0.05, time_limit="bootstrap")
+
+    def begun() -> PPO:
+        return PPO(MujocoBatch("ant", seeds=[0, 1], contact_forces=False, padding=84, time_limit=20), settings, [0, 1])
+
+    straight, stopped = begun(), begun()
+    straight.iterate()
+    straight.iterate()
+    stopped.iterate()
+    stopped.collect(30)
+    again = begun()
+    again.load_state_dict(from_bytes(to_bytes(stopped.state_dict())))
+    again.collect()
+    again.update()
+    assert in_every_group(straight) >= 20
+    assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
+
+
+def test_a_state_of_other_settings_is_refused():
+    saved = PPO(LinearWorld([0]), SMALL, [0]).state_dict()
+    with pytest.raises(ValueError, match="was saved with seeds"):
+        PPO(LinearWorld([1]), SMALL, [1]).load_state_dict(saved)
+    with pytest.raises(ValueError, match="was saved with settings"):
+        PPO(LinearWorld([0]), CBP, [0]).load_state_dict(saved)
+
+
+# -- what is not finite -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["observations", "rewards", "parameters", "log_std"])
+@pytest.mark.parametrize("name", EVERY)
+def test_an_agent_that_diverges_leaves_the_others_as_they_were(name: str, what: str):
+    seeds = [0, 1, 2]
+    broken = (1, 40, what) if what in ("observations", "rewards") else None
+    sound, hurt = (PPO(LinearWorld(seeds, broken=each), EVERY[name], seeds) for each in (None, broken))
+    episodes = []
+    for number in range(4):
+        if number == 1 and broken is None:
+            with torch.no_grad():
+                parameters(hurt)["policy.log_std" if what == "log_std" else "actor.layers.0.weight"][1].fill_(np.nan)
+        episodes.append([each.iterate()[0] for each in (sound, hurt)])
+    expected = {"observations": 39 * 2, "rewards": 39 * 2}.get(what, 32 * 2)  # of two copies
+    assert hurt.diverged_at.tolist() == [-1, expected, -1]
+    assert sound.diverged_at.tolist() == [-1, -1, -1]
+    for agent in (0, 2):
+        for key, value in parameters(sound, agent).items():
+            assert torch.equal(parameters(hurt, agent)[key], value)
+    for whole, rest in episodes:
+        mine = whole.agent != 1
+        assert np.array_equal(whole.returns[mine], rest.returns[rest.agent != 1])
+        assert (rest.step[rest.agent == 1] <= expected).all()
+    assert in_every_group(sound) >= 20 or name == "redo"
+    assert all(np.isfinite(given).all() for given in hurt.environments.given)  # type: ignore[attr-defined]
+
+
+def test_a_loss_that_overflows_ends_its_agent_at_that_update():
+    seeds = [0, 1]
+    ppo = PPO(LinearWorld(seeds), SMALL, seeds)
+    with torch.no_grad():
+        parameters(ppo)["critic.layers.2.bias"][0].fill_(1e30)
+    ppo.iterate()
+    assert ppo.diverged_at.tolist() == [64, -1]
+
+
+def test_weights_that_the_last_step_breaks_end_their_agent(monkeypatch: pytest.MonkeyPatch):
+    ppo = PPO(LinearWorld([0, 1]), replace(SMALL, epochs=1, minibatch_size=64), [0, 1])
+    ppo.collect()
+    monkeypatch.setattr(ppo.adam, "step", lambda: parameters(ppo)["critic.layers.0.bias"][1].fill_(np.inf))
+    ppo.update()
+    assert ppo.diverged_at.tolist() == [-1, 64]
+
+
+# -- beginning anew ---------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_restarted_among_others_learns_as_a_fresh_one_does():
+    seeds = [0, 1]
+    settings = replace(SMALL, betas=(0.9, 0.999))
+    some, all_anew = (PPO(LinearWorld(seeds), settings, seeds, torch.float64) for _ in range(2))
+    for ppo in (some, all_anew):
+        ppo.iterate()
+    before = parameters(some, 0)["actor.layers.0.weight"].clone()
+    some.restart([1])
+    all_anew.restart()
+    assert torch.equal(parameters(some, 0)["actor.layers.0.weight"], before)
+    assert some.adam.own.tolist() == [12, 0]
+    first = PPO(LinearWorld(seeds), settings, seeds, torch.float64)
+    assert not torch.equal(parameters(some, 1)["actor.layers.0.weight"], parameters(first, 1)["actor.layers.0.weight"])
+    for ppo in (some, all_anew):
+        ppo.iterate()
+    for key, value in parameters(all_anew, 1).items():
+        assert_close(parameters(some, 1)[key], value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_after_a_restart_of_all_nothing_is_left_of_the_past(name: str):
+    settings = replace(EVERY[name], init="lecun")
+    ppo = PPO(LinearWorld([0]), settings, [0], torch.float64)
+    ppo.iterate()
+    assert ppo.replaced()[0] >= 20 or name != "cbp"
+    ppo.restart()
+    assert ppo.adam.own.tolist() == [0]
+    assert not ppo.adam.state_dict()["moments"]
+    if name != "redo":
+        assert ppo.method is not None
+        assert all(each["mature"] == [0] for each in ppo.method.stats().values())
+    ppo.iterate()
+    assert np.isfinite(ppo.measures()["entropy"]).all()
+
+
+def test_a_restart_amid_a_rollout_or_of_a_part_of_cbps_stack_is_refused():
+    ppo = PPO(LinearWorld([0, 1]), CBP, [0, 1])
+    with pytest.raises(ValueError, match="restarts with all agents of a stack or none"):
+        ppo.restart([0])
+    ppo.collect(3)
+    with pytest.raises(RuntimeError, match="amid a rollout, 3 steps in"):
+        ppo.restart()
+
+
+def test_episodes_that_a_new_task_cuts_off_are_not_told_of():
+    world = RewiredCartPole(seeds=[0], copies=2)
+    ppo = PPO(world, replace(SMALL, rollout_steps=8), [0])
+    ppo.iterate()
+    world.begin_task(1)
+    ppo.forget_episodes()
+    told = []
+    for _ in range(12):
+        told += [ppo.iterate()[0]]
+    returns, lengths = (np.concatenate([getattr(each, name) for each in told]) for name in ("returns", "length"))
+    assert len(returns) >= 4
+    assert np.array_equal(returns, lengths)  # of reward 1 a step
+    steps = np.concatenate([each.step for each in told])
+    assert lengths[0] == steps[0] / 2 - 8
+
+
+# -- what it is asked and told ----------------------------------------------------------------------------------------
+
+
+def test_episodes_are_told_with_their_steps_and_undiscounted_returns():
+    world = LinearWorld([0], copies=1, limit=5)
+    ppo = PPO(world, replace(SMALL, rollout_steps=16), [0])
+    first = ppo.collect(12)
+    rest = ppo.collect()
+    rewards = ppo.acting.rollout.rewards[:, 0, 0]
+    ends = np.flatnonzero(ppo.acting.rollout.ended[:, 0, 0])
+    assert np.concatenate([first.step, rest.step]).tolist() == (ends + 1).tolist()
+    told = np.concatenate([first.returns, rest.returns])
+    assert np.allclose(told, [part.sum() for part in np.split(rewards, ends + 1)[: len(ends)]])
+    assert len(ends) >= 3
+
+
+def test_a_clipped_action_is_what_the_environment_sees_and_the_drawn_one_is_learned_from():
+    wide = {"log_std": 1.0}
+    for clip in (False, True):
+        world = LinearWorld([0])
+        ppo = PPO(world, replace(SMALL, clip_actions=clip, **wide), [0])
+        ppo.collect()
+        given = np.stack(world.given, axis=2)
+        assert (np.abs(given).max() <= 1.0) == clip
+        assert np.abs(ppo.acting.rollout.actions).max() > 1.0
+
+
+def test_normalised_observations_are_of_mean_zero_and_size_one():
+    ppo = PPO(LinearWorld([0, 1], copies=8), replace(MODERN, epochs=1), [0, 1])
+    for _ in range(12):
+        ppo.iterate()
+    seen = ppo.acting.states().astype(np.float64)
+    assert np.abs(seen.mean(1)).max() < 0.4
+    assert np.abs(np.log(seen.std(1))).max() < 0.4
+
+
+def test_measures_are_told_after_an_update_alone():
+    ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
+    with pytest.raises(RuntimeError, match="call it after update"):
+        ppo.measures()
+    _, update = ppo.iterate()
+    found = ppo.measures()
+    assert found.keys() == MEASURES.keys()
+    assert all(values.shape == (2,) and np.isfinite(values).all() for values in found.values())
+    assert (update.weight_change > 0).all()
+    ppo.collect(1)
+    with pytest.raises(RuntimeError, match="call it after update"):
+        ppo.measures()
+
+
+def test_learning_helps():
+    """The world pays for keeping x at 0."""
+    seeds = [0, 1, 2]
+    ppo = PPO(
+        LinearWorld(seeds, copies=4, limit=20), replace(SMALL, rollout_steps=64, minibatch_size=64, log_std=-1.0), seeds
+    )
+    means = []
+    for _ in range(25):
+        ppo.iterate()
+        means.append(ppo.acting.rollout.rewards.mean((0, 2)))
+    assert (np.mean(means[-5:], axis=0) > 0.6 * np.mean(means[:3], axis=0)).all()  # rewards are negative
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings", "message"),
+    [
+        ([0, 1], SMALL, "2 seeds for environments of 1 agents"),
+        (
+            [0],
+            replace(SMALL, minibatch_size=24),
+            "a rollout has 64 states .rollout_steps 32 x 2 copies., which minibatch_size 24",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(seeds: list[int], settings: Settings, message: str):
+    with pytest.raises(ValueError, match=message):
+        PPO(LinearWorld([0]), settings, seeds)

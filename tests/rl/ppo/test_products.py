@@ -1,0 +1,50 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pliant.rl.ppo import products
+from pliant.rl.ppo.products import affine
+
+
+def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, rectified: bool) -> torch.Tensor:
+    y = torch.stack([torch.nn.functional.linear(*each) for each in zip(x, weight, bias, strict=True)])
+    return y.relu() if rectified else y
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("shape", [(3, 16, 5, 7), (2, 128, 111, 256), (1, 128, 256, 256)], ids=str)
+@pytest.mark.parametrize("one_dnn", [True, False])
+def test_products_and_their_gradients_are_those_of_torchs_linear(
+    shape: tuple[int, ...], rectified: bool, one_dnn: bool
+):
+    agents, n, inputs, outputs = shape
+    draws = torch.Generator().manual_seed(0)
+    x, weight, bias, pull = (
+        torch.randn(size, generator=draws)
+        for size in ((agents, n, inputs), (agents, outputs, inputs), (agents, outputs), (agents, n, outputs))
+    )
+    weight *= inputs**-0.5
+    found = []
+    for function in (lambda *a: affine(*a, rectified=rectified), lambda *a: plain(*a, rectified)):
+        leaves = [each.clone().requires_grad_() for each in (x, weight, bias)]
+        y = function(*leaves)
+        (y * pull).sum().backward()
+        assert all(leaf.grad.is_contiguous() for leaf in leaves)
+        found.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    for mine, theirs in zip(*found, strict=True):
+        assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_large_products_take_the_fast_way_where_there_is_one():
+    if products._ONE_DNN is None:
+        pytest.skip("this PyTorch has no oneDNN operator for products")
+    x, weight = torch.zeros(2, 128, 256), torch.zeros(2, 256, 256)
+    assert products._one_product(x, weight) is products._ONE_DNN
+    assert products._one_product(x.double(), weight.double()) is None
+    assert products._one_product(x[:, :1], weight) is None
+
+
+def test_what_is_not_finite_stays_so():
+    x = torch.full((1, 128, 256), torch.nan)
+    y = affine(x, torch.ones(1, 256, 256), torch.zeros(1, 256))
+    assert y.isnan().all()
