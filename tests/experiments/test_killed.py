@@ -53,6 +53,7 @@ CUT = {  # continual backpropagation on small pictures: at least four commits, a
         "replacement_rate": 0.1,
     },
     "rewired-cart-pole": {
+        "time_limit": 100,
         "tasks": 5,
         "updates": 4,
         "rollout_steps": 32,

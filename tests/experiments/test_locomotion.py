@@ -1,11 +1,12 @@
 """Walking on ground that changes: what a row is the mean of, when the ground changes, and what goes on across it."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from pydantic import ValidationError
 
-from pliant.experiments.locomotion import Ant, Config, SlipperyAnt, SlipperyCheetah
+from pliant.experiments.locomotion import Ant, Config, SlipperyAnt, SlipperyCheetah, by_episode
 from pliant.lab import Context
 
 SMALL = {
@@ -42,19 +43,21 @@ def test_a_row_tells_of_a_stretch_of_rollouts_and_an_advance_is_at_most_one_of_t
 
 def test_the_ground_changes_at_the_first_episode_after_every_period_alike_for_all_methods():
     first, second = learned(started(4)), learned(started(4, **CBP))
-    assert first["task"].tolist() == [1, 2, 3, 4]
+    assert first["task"].tolist() == [1, 1, 2, 3]  # due as each stretch of 256 steps began
     assert len(set(first["friction"])) == 4
     assert first["friction"].tolist() == second["friction"].tolist()
     assert ((first["friction"] >= 0.02) & (first["friction"] <= 2)).all()
 
 
-def test_a_fresh_agent_starts_over_when_the_ground_does():
-    fresh = started(0, method="fresh")
-    lives = []
+def test_a_fresh_agent_starts_over_after_the_rollout_in_which_its_own_ground_changed():
+    state = started(0, 1, method="fresh")
+    grounds, lives = [state.bodies.frictions[:, 0]], [np.zeros(2, np.int64)]
     for _ in range(8):
-        EXPERIMENT.advance(fresh)
-        lives.append(int(fresh.ppo.state_dict()["lives"][0]))
-    assert lives == [0, 0, 1, 1, 2, 2, 2, 3]  # after rollouts that end beyond 300, 600 and 900 steps
+        EXPERIMENT.advance(state)
+        grounds.append(state.bodies.frictions[:, 0])
+        lives.append(state.ppo.state_dict()["lives"])
+    assert np.array_equal(np.diff(lives, axis=0) > 0, np.diff(grounds, axis=0) != 0)
+    assert min(lives[-1]) >= 2
 
 
 def test_a_run_alone_and_in_a_stack_learns_the_same():
@@ -96,6 +99,27 @@ def test_the_articles_ant_sees_111_numbers_and_keeps_the_moments_of_replaced_uni
     assert {each.friction_period for each in Ant().runs("paper")} == {0}
 
 
+def test_a_run_ends_with_its_last_whole_rollout_and_its_last_row_may_tell_of_a_shorter_stretch():
+    state = started(0, steps=500)
+    assert learned(state, advances=3)["step"].tolist() == [256, 384]
+    assert state.statuses()[0].word == "done"
+
+
+def test_returns_are_averaged_over_episodes_not_over_stretches():
+    rows = pandas.DataFrame(
+        {
+            "curve": "a",
+            "seed": 0,
+            "step": [10, 20, 30],
+            "task": [1, 1, 2],
+            "return": [1.0, 4.0, 7.0],
+            "episodes": [2, 1, 1],
+        }
+    )
+    assert by_episode(rows, "task")["return"].tolist() == [2.0, 7.0]
+    assert by_episode(rows, "step", bins=2)["return"].tolist() == [1.0, 5.5]
+
+
 def test_a_job_has_at_most_eight_seeds():
     keys = {EXPERIMENT.stack_key(config, "cpu") for config in SlipperyCheetah().runs("paper") if config.method == "ppo"}
     assert len(keys) == 4  # 30 seeds
@@ -107,6 +131,12 @@ def test_a_job_has_at_most_eight_seeds():
         ({"minibatch_size": 100}, "a rollout has 128 states, which minibatch_size .100. does not divide"),
         ({"method": "fresh", "friction_period": 0}, "method fresh starts over when friction changes"),
         ({"lowest_friction": 3.0}, "frictions from 3.0 to 2.0: the lowest comes first"),
+        ({"highest_friction": 50.0}, "sliding friction lies in"),
+        ({"friction_period": 0, "lowest_friction": 0.5}, "need a friction_period"),
+        ({"steps": 100}, "steps .100. are fewer than those of a rollout"),
+        ({"hidden": (0,)}, "hidden must be at least one layer"),
+        ({"maturity_threshold": 7}, "maturity_threshold is read by method cbp, not ppo: leave it out"),
+        ({"method": "tuned-adam"}, "method tuned-adam has equal betas"),
         ({"body": "horse"}, "Input should be 'ant', 'half-cheetah', 'hopper' or 'walker2d'"),
         ({"weight_decay": 1e-3}, "weight_decay is for method l2 or cbp or redo, not ppo"),
     ],

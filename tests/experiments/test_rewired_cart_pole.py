@@ -17,6 +17,7 @@ SMALL = {
     "minibatch_size": 32,
     "hidden": (8, 8),
     "epochs": 4,
+    "time_limit": 100,
 }
 CBP = {"method": "cbp", "replacement_rate": 0.1, "maturity_threshold": 5}
 EXPERIMENT = RewiredCartPole()
@@ -104,6 +105,7 @@ def test_an_agent_that_diverges_has_no_rows_from_there_on_and_the_other_goes_on(
     ("settings", "message"),
     [
         ({"minibatch_size": 100}, "a rollout has 128 states, which minibatch_size .100. does not divide"),
+        ({"time_limit": 200}, "an episode may last time_limit .200. steps, and a task has 128 of each copy"),
         ({"replacement_rate": 0.1}, "replacement_rate is for method cbp, not ppo"),
         ({"method": "redo"}, "method redo needs tau > 0"),
         ({"method": "l2"}, "method l2 needs weight_decay > 0"),

@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("imageio", reason="films need imageio: pip install 'pliant[rl]'")
 
+from pliant.cli import main
 from pliant.lab import Context, LabError
 from pliant.lab.film import Scene, chosen, scenes, with_words, write_gif
 from pliant.lab.settings import selected
@@ -13,7 +14,7 @@ from pliant.lab.target import target
 from pliant.lab.worker import run_job
 
 CARTS = "pliant.experiments.rewired_cart_pole:RewiredCartPole"
-SHORT = ["updates=4", "rollout_steps=32", "copies=4", "minibatch_size=32", "hidden=[8,8]", "tasks=2"]
+SHORT = ["updates=4", "rollout_steps=32", "copies=4", "minibatch_size=32", "hidden=[8,8]", "tasks=2", "time_limit=100"]
 
 
 def planned(folder, address=CARTS, methods="ppo,cbp", settings=SHORT):
@@ -69,6 +70,29 @@ def test_the_words_stand_at_the_upper_edge():
     assert (drawn != plain).any(axis=(1, 2)).nonzero()[0].max() < 30
     assert drawn.min() < 40
     assert (plain == 128).all()
+
+
+def test_the_command_writes_the_film_and_says_where_and_how_it_ended(study, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "watch",
+                str(study.folder),
+                "--method",
+                "ppo",
+                "--seed",
+                "1",
+                "--gif",
+                str(tmp_path / "it.gif"),
+                "--frames",
+                "4",
+            ]
+        )
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 pictures")
+    assert said.rstrip().endswith("at the end: task 2   step 3")
+    assert (tmp_path / "it.gif").stat().st_size > 1000
 
 
 def test_what_cannot_be_watched_says_so(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from pliant.lab.statistics import estimate, paired_difference
+from pliant.lab.statistics import bootstrap_interval, estimate, paired_difference
 
 
 def test_the_standard_error_divides_by_n_minus_1():
@@ -41,3 +41,12 @@ def test_no_run_and_unequal_pairs_are_refused():
         estimate(np.zeros((0, 3)))
     with pytest.raises(ValueError, match=r"equal shapes, not \(2,\) and \(3,\)"):
         paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_a_bootstrap_interval_holds_the_mean_and_shrinks_with_the_number_of_runs():
+    few, many = np.arange(5.0), np.tile(np.arange(5.0), 20)
+    (low, high), (lower, higher) = bootstrap_interval(few), bootstrap_interval(many)
+    assert low < 2 < high
+    assert 3.5 < (high - low) / (higher - lower) < 6  # the root of 20 is 4.5
+    assert bootstrap_interval(few) == (low, high)  # and the draws are always the same
+    assert np.isnan(bootstrap_interval([3.0])).all()

@@ -1,4 +1,4 @@
-"""Walking on ground that changes: does an agent go on improving, on ice as on rubber, after ten changes of friction?
+"""Walking on ground that changes: does an agent go on improving, on ice as on rubber, after nine changes of friction?
 
 Stream  one body for each agent; with `friction_period`, the friction of every contact is redrawn, log-uniform in [0.02, 2], as
         the first episode begins after every so many steps; the agent is not told
@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from pliant.experiments.parts.agent_config import AgentConfig
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.curves import with_curves
-from pliant.lab.figures import band, looks, panels
+from pliant.lab.figures import band, bin_centres, looks, panels
 from pliant.lab.film import Scene
 from pliant.rl.environments import FrictionSchedule, MujocoBatch
 from pliant.rl.environments.rendering import Camera
@@ -46,9 +46,7 @@ class Config(AgentConfig, frozen=True):
     """One agent in one body. The defaults are the article's slippery ant."""
 
     body: Literal["ant", "half-cheetah", "hopper", "walker2d"] = "ant"
-    steps: int = Field(
-        20_000_000, gt=0, description="environment steps; a multiple of stretch x rollout_steps, else rounded up"
-    )
+    steps: int = Field(20_000_000, gt=0, description="environment steps, of which whole rollouts are taken")
     friction_period: int = Field(0, ge=0, description="environment steps between changes of friction; 0: it stays")
     lowest_friction: float = Field(0.02, gt=0, description="of what is drawn")
     highest_friction: float = Field(2.0, gt=0, description="of what is drawn")
@@ -66,15 +64,23 @@ class Config(AgentConfig, frozen=True):
             )
         if self.method == "fresh" and not self.friction_period:
             raise ValueError("method fresh starts over when friction changes: add --set friction_period=...")
-        if self.lowest_friction > self.highest_friction:
-            raise ValueError(
-                f"frictions from {self.lowest_friction} to {self.highest_friction}: the lowest comes first"
-            )
+        if self.steps < self.rollout_steps:
+            raise ValueError(f"steps ({self.steps}) are fewer than those of a rollout ({self.rollout_steps})")
+        FrictionSchedule(self.lowest_friction, self.highest_friction)  # what it refuses is refused here
+        if not self.friction_period and (self.lowest_friction, self.highest_friction) != (0.02, 2.0):
+            raise ValueError("lowest_friction and highest_friction need a friction_period")
         return self
 
     @property
-    def stretches(self) -> int:
-        return -(-self.steps // (self.stretch * self.rollout_steps))
+    def rollouts(self) -> int:
+        return self.steps // self.rollout_steps
+
+
+class OneGround(Config, frozen=True):
+    """The same where nothing changes."""
+
+    method: Literal["ppo", "tuned-adam", "l2", "cbp", "redo"] = "ppo"  # pyright: ignore[reportIncompatibleVariableOverride]
+    friction_period: Literal[0] = Field(0, description="the ground stays")  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 COLUMNS = {
@@ -83,9 +89,9 @@ COLUMNS = {
     "episodes": "that ended in the stretch",
     "length": "their mean length, steps (NaN: none ended)",
     "friction": "of the ground at the end of the stretch",
-    "task": "number of the friction that is due at the end of the stretch, from 1",
+    "task": "number of the friction that was due as the stretch began, from 1",
     **{name: f"{meaning}; the last 1000 states of the stretch" for name, meaning in MEASURES.items()},
-    "weight_change": "the largest change of an update of the stretch: sum of |new - old| over the actor's matrices",
+    "weight_change": "largest change of an update of the stretch: sum of |new - old| over the actor's matrices, redrawn ones too",
     "replaced": "hidden units replaced so far",
 }
 
@@ -108,7 +114,8 @@ class Agents:
             contact_margin=config.contact_margin,
         )
         self.ppo = PPO(self.bodies, config.settings(), seeds)
-        self.stretch = self.changes = 0  # stretches that are done; changes of friction that networks were renewed for
+        self.ground = self.bodies.frictions[:, 0]  # that each agent's networks were last renewed for
+        self.task = 0  # friction that was due as the stretch began
         self.returns, self.lengths, self.weight_change = np.zeros(
             (3, len(seeds))
         )  # sums over the stretch at hand; largest
@@ -120,18 +127,18 @@ class Agents:
 
     @property
     def steps_total(self) -> int:
-        return self.config.stretches * self.config.stretch * self.config.rollout_steps
+        return self.config.rollouts * self.config.rollout_steps
 
     def statuses(self) -> list[RunStatus]:
-        alive = DONE if self.stretch >= self.config.stretches else RUNNING
+        alive = DONE if self.ppo.updates >= self.config.rollouts else RUNNING
         return [alive if step < 0 else diverged(int(step)) for step in self.ppo.diverged_at]
 
     def state_dict(self) -> dict[str, Any]:
         sums = {name: getattr(self, name).copy() for name in ("returns", "lengths", "weight_change", "ended")}
-        return {"at": [self.stretch, self.changes], **sums, "ppo": self.ppo.state_dict()}
+        return {"task": self.task, "ground": self.ground.copy(), **sums, "ppo": self.ppo.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.stretch, self.changes = state["at"]
+        self.task, self.ground = state["task"], state["ground"].copy()
         for name in ("returns", "lengths", "weight_change", "ended"):
             setattr(self, name, state[name].copy())
         self.ppo.load_state_dict(state["ppo"])
@@ -143,15 +150,22 @@ class Agents:
             return None
         np.maximum(self.weight_change, self.ppo.update().weight_change, out=self.weight_change)
         found = None
-        if self.ppo.updates == (self.stretch + 1) * self.config.stretch:
+        if self.ppo.updates % self.config.stretch == 0 or self.ppo.updates == self.config.rollouts:
             found = self._measures()
-            self.stretch += 1
+            self.task = self._due
             for sums in (self.returns, self.lengths, self.weight_change, self.ended):
                 sums[:] = 0
-        if self.config.method == "fresh" and self._due > self.changes:
-            self.ppo.restart()
-            self.changes = self._due
+        if self.config.method == "fresh":
+            self._renew()
         return found
+
+    def _renew(self) -> None:
+        """New networks for the agents that came to other ground in the rollout just learned from."""
+        ground = self.bodies.frictions[:, 0]
+        moved = np.flatnonzero(ground != self.ground)
+        if len(moved):
+            self.ppo.restart(moved.tolist())
+        self.ground = ground
 
     @property
     def _due(self) -> int:
@@ -172,7 +186,7 @@ class Agents:
             **means,
             "episodes": self.ended.copy(),
             "friction": self.bodies.frictions[:, 0],
-            "task": np.full(agents, self._due + 1),
+            "task": np.full(agents, self.task + 1),
             **self.ppo.measures(),
             "weight_change": self.weight_change.copy(),
             "replaced": self.ppo.replaced(),
@@ -182,7 +196,7 @@ class Agents:
 class Locomotion(ABC):
     """An experiment, as the laboratory runs it; those below say which body, and what the profiles run."""
 
-    Config = Config
+    Config: ClassVar[type[Config]] = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     profiles: ClassVar[Mapping[str, str]]
 
@@ -192,7 +206,7 @@ class Locomotion(ABC):
 
     def runs(self, profile: str) -> list[Config]:
         common, methods, seeds = self.cells(profile)
-        return [Config(**common, **cell, seed=seed) for cell in methods for seed in seeds]
+        return [self.Config(**common, **cell, seed=seed) for cell in methods for seed in seeds]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config.model_copy(update={"seed": config.seed // SEEDS_A_JOB})
@@ -222,29 +236,47 @@ class Locomotion(ABC):
         camera.close()
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
-        """Return over steps, effective rank and dormant units of the actor, weight magnitude; a row for each body."""
+        """Return over steps and by ground, ranks, dormant units, weights, their largest change; a row for each body."""
         table: Any = rows
-        figure, axes = panels(table["body"].nunique(), len(LABELS) - 1)
+        figure, axes = panels(table["body"].nunique(), len(PANELS))
         for (body, rows_of_body), row in zip(table.groupby("body", sort=False), axes, strict=True):
             cell: Any = with_curves(rows_of_body, COLUMNS, _METHODS, _WORDS, panel=["body"])
             look = looks(cell, _COLOURS)
             period = cell["friction_period"].max()
             row[0].set_title(f"{body}, friction redrawn every {period:,} steps" if period else str(body), loc="left")
-            bins = min(BINS, cell["step"].nunique())
-            for panel, column in zip(row, list(LABELS)[1:], strict=True):
-                band(
-                    panel, cell.dropna(subset=[column]), "step", column, by="curve", bins=bins, look=look, labels=LABELS
-                )
+            for panel, (x, y) in zip(row, PANELS, strict=True):
+                shown = by_episode(cell, x, BINS if x == "step" else None) if y == "return" else cell
+                band(panel, shown, x, y, by="curve", bins=BINS, look=look, labels=LABELS, interval="bootstrap")
         return figure
 
 
+def by_episode(rows: pandas.DataFrame, x: str, bins: int | None = None) -> pandas.DataFrame:
+    """Mean return of the episodes at each `x`, or in each of `bins` equal parts, of each curve and seed."""
+    table: Any = rows
+    table = table[table["episodes"] > 0]
+    place = table[x].to_numpy(dtype=np.float64)
+    table = table.assign(place=bin_centres(place, bins) if bins else place, total=table["return"] * table["episodes"])
+    sums = table.groupby(["curve", "seed", "place"], sort=False, as_index=False)[["total", "episodes"]].sum()
+    return sums.assign(**{"return": sums["total"] / sums["episodes"], x: sums["place"]})
+
+
 BINS = 50
+PANELS = (
+    ("step", "return"),
+    ("task", "return"),
+    ("step", "effective_rank"),
+    ("step", "actor_dormant"),
+    ("step", "actor_weight_magnitude"),
+    ("step", "weight_change"),
+)
 LABELS = {
     "step": "environment steps",
+    "task": "number of the ground",
     "return": "return of an episode",
     "effective_rank": "effective rank of the actor's last layer",
     "actor_dormant": "share of the actor's dormant units",
     "actor_weight_magnitude": "mean |weight| of the actor's last hidden matrix",
+    "weight_change": "largest change of an update",
 }
 _METHODS = {
     "ppo": "standard PPO",
@@ -276,6 +308,8 @@ _ARTICLE: tuple[Cell, ...] = (
     _CBP,
     {"method": "redo", **_TUNED, "weight_decay": 1e-4, "tau": 0.1},
 )
+_FRESH: Cell = {"method": "fresh"}
+_TEN_GROUNDS: Cell = {"steps": 10 * 204_800, "friction_period": 204_800}  # of ten rows each
 _QUICK: Cell = {"steps": 8 * 2048, "stretch": 2, "hidden": (64, 64)}
 _QUICK_METHODS: tuple[Cell, ...] = (_STANDARD, {**_CBP, "replacement_rate": 1e-2, "maturity_threshold": 200})
 _DOES_IT_RUN = "16,384 steps, a small network, 2 seeds of standard PPO and continual backprop: does it run"
@@ -286,16 +320,16 @@ class SlipperyAnt(Locomotion):
 
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": _DOES_IT_RUN,
-        "small": "2M steps, a change of friction every 200,000, 1 seed of standard PPO and continual backprop: about an hour",
-        "paper": "20M steps, a change every 2M, 30 seeds of five methods: about 90 core-hours a method",
+        "small": "2M steps, ten grounds, 1 seed of standard PPO, continual backprop, a fresh network: about a core-hour",
+        "paper": "20M steps, a change every 2M, 30 seeds of six methods: about 90 core-hours a method",
     }
 
     def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
         ant: Cell = {"body": "ant", "padding": 84}
         return {
             "quick": ({**ant, **_QUICK, "friction_period": 4096}, _QUICK_METHODS, range(2)),
-            "small": ({**ant, "steps": 2_000_000, "friction_period": 200_000}, (_STANDARD, _CBP), range(1)),
-            "paper": ({**ant, "friction_period": 2_000_000}, _ARTICLE, range(30)),
+            "small": ({**ant, **_TEN_GROUNDS}, (_STANDARD, _CBP, _FRESH), range(1)),
+            "paper": ({**ant, "friction_period": 2_000_000}, (*_ARTICLE, _FRESH), range(30)),
         }[profile]
 
 
@@ -304,17 +338,16 @@ class SlipperyCheetah(Locomotion):
 
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": _DOES_IT_RUN,
-        "small": "1M steps, a change of friction every 100,000, 2 seeds of six methods: about an hour on two cores",
-        "paper": "20M steps, a change every 2M, 30 seeds of five methods",
+        "small": "1M steps, five grounds, 2 seeds of six methods: about an hour on two cores",
+        "paper": "20M steps, a change every 2M, 30 seeds of six methods",
     }
 
     def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
         cheetah: Cell = {"body": "half-cheetah"}
-        six = (*_ARTICLE, {"method": "fresh"})
         return {
             "quick": ({**cheetah, **_QUICK, "friction_period": 4096}, _QUICK_METHODS, range(2)),
-            "small": ({**cheetah, "steps": 1_000_000, "friction_period": 100_000}, six, range(2)),
-            "paper": ({**cheetah, "friction_period": 2_000_000}, _ARTICLE, range(30)),
+            "small": ({**cheetah, **_TEN_GROUNDS, "steps": 5 * 204_800}, (*_ARTICLE, _FRESH), range(2)),
+            "paper": ({**cheetah, "friction_period": 2_000_000}, (*_ARTICLE, _FRESH), range(30)),
         }[profile]
 
 
@@ -328,6 +361,7 @@ def _stationary(body: Cell, steps: int, profile: str) -> tuple[Cell, Sequence[Ce
 class Ant(Locomotion):
     """The article's figure 4: nothing changes but the agent itself."""
 
+    Config = OneGround
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": _DOES_IT_RUN,
         "paper": "50M steps, 30 seeds of five methods: about 230 core-hours a method",
@@ -340,6 +374,7 @@ class Ant(Locomotion):
 class Hopper(Locomotion):
     """One leg, nothing changes."""
 
+    Config = OneGround
     profiles: ClassVar[Mapping[str, str]] = {"quick": _DOES_IT_RUN, "paper": "100M steps, 30 seeds of five methods"}
 
     def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
@@ -349,6 +384,7 @@ class Hopper(Locomotion):
 class Walker2d(Locomotion):
     """Two legs, nothing changes."""
 
+    Config = OneGround
     profiles: ClassVar[Mapping[str, str]] = {"quick": _DOES_IT_RUN, "paper": "50M steps, 30 seeds of five methods"}
 
     def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:

@@ -30,7 +30,7 @@ from pliant.lab.figures import band, looks, panels
 from pliant.lab.film import Scene
 from pliant.rl import environments
 from pliant.rl.environments.cart_picture import cart_picture
-from pliant.rl.ppo import PPO, Episodes
+from pliant.rl.ppo import PPO
 
 if TYPE_CHECKING:
     import pandas
@@ -61,6 +61,11 @@ class Config(AgentConfig, frozen=True):
             raise ValueError(
                 f"a rollout has {states} states, which minibatch_size ({self.minibatch_size}) does not divide"
             )
+        task = self.updates * self.rollout_steps
+        if self.time_limit > task:
+            raise ValueError(
+                f"an episode may last time_limit ({self.time_limit}) steps, and a task has {task} of each copy"
+            )
         return self
 
 
@@ -68,7 +73,7 @@ COLUMNS = {
     "task": "number of the task, from 1",
     "late_return": "mean return of the episodes that end in the last quarter of the task, or in all of it where none does",
     "step": "environment steps of the agent at the end of the task, all copies counted",
-    "whole_return": "mean over the task's updates of the mean return of the episodes that end in each",
+    "whole_return": "mean return of the episodes that end in an update, mean over those of the task in which any does",
     "failed": "1 where late_return is below 60, else 0",
     "actor_dormant": "share of the actor's hidden units above 0 on less than 1% of the task's last 512 states",
     "critic_dormant": "the same of the critic",
@@ -92,53 +97,42 @@ class Agents:
         self.carts = environments.RewiredCartPole(
             seeds=seeds, copies=config.copies, inputs=config.inputs, time_limit=config.time_limit
         )
-        self.ppo = PPO(self.carts, config.settings(advantage_epsilon=1e-8), seeds)
-        self.task = self.update = 0  # the task at hand, and how many of its updates are done
-        shape = (config.updates, len(seeds))
-        self.sums, self.ended = (
-            np.zeros(shape),
-            np.zeros(shape, np.int64),
-        )  # returns of the task's episodes, and their number
-        self.weight_change = np.zeros(len(seeds))
+        self.ppo = PPO(self.carts, config.settings(), seeds)
+        self.task = 0  # the one at hand
 
     @property
     def steps_done(self) -> int:
-        return self.task * self.config.updates + self.update
+        """In tasks, as `steps_total`."""
+        return self.task
 
     @property
     def steps_total(self) -> int:
-        """In updates."""
-        return self.config.tasks * self.config.updates
+        return self.config.tasks
 
     def statuses(self) -> list[RunStatus]:
         alive = DONE if self.task >= self.config.tasks else RUNNING
         return [alive if step < 0 else diverged(int(step)) for step in self.ppo.diverged_at]
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "at": [self.task, self.update],
-            "sums": self.sums.copy(),
-            "ended": self.ended.copy(),
-            "weight_change": self.weight_change.copy(),
-            "ppo": self.ppo.state_dict(),
-        }
+        return {"task": self.task, "ppo": self.ppo.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.task, self.update = state["at"]
-        self.sums, self.ended = state["sums"].copy(), state["ended"].copy()
-        self.weight_change = state["weight_change"].copy()
+        self.task = state["task"]
         self.ppo.load_state_dict(state["ppo"])
 
     def learn_a_task(self) -> dict[str, NDArray[Any]]:
-        """From where it stands to the end of the task; what it was like, each (agents,)."""
-        while self.update < self.config.updates:
-            if self.update == 0:
-                self.begin_task()
-            self._note(*self.ppo.iterate())
-            self.update += 1
-        found = self._measures()
-        self.task, self.update = self.task + 1, 0
-        return found
+        """All of it; what it was like, each (agents,)."""
+        self.begin_task()
+        agents = self.carts.agents
+        sums, ended = np.zeros((self.config.updates, agents)), np.zeros((self.config.updates, agents), np.int64)
+        weight_change = np.zeros(agents)
+        for number in range(self.config.updates):
+            episodes, update = self.ppo.iterate()
+            np.add.at(sums[number], episodes.agent, episodes.returns)
+            np.add.at(ended[number], episodes.agent, 1)
+            np.maximum(weight_change, update.weight_change, out=weight_change)
+        self.task += 1
+        return {**self._measures(sums, ended), "weight_change": weight_change}
 
     def begin_task(self) -> None:
         """Re-wire the sensors; for method fresh everything starts over."""
@@ -147,34 +141,24 @@ class Agents:
             self.ppo.forget_episodes()
             if self.config.method == "fresh":
                 self.ppo.restart()
-        self.sums[:], self.ended[:], self.weight_change[:] = 0.0, 0, 0.0
 
-    def _note(self, episodes: Episodes, update: Any) -> None:
-        np.add.at(self.sums[self.update], episodes.agent, episodes.returns)
-        np.add.at(self.ended[self.update], episodes.agent, 1)
-        np.maximum(self.weight_change, update.weight_change, out=self.weight_change)
-
-    def _measures(self) -> dict[str, NDArray[Any]]:
-        late = slice(-(self.config.updates // 4), None)
-        late_return = np.where(
-            self.ended[late].any(0), _mean(self.sums[late], self.ended[late]), _mean(self.sums, self.ended)
-        )
-        whole = self.sums / np.maximum(self.ended, 1)
-        states = self.config.rollout_steps * self.config.copies
-        measures = self.ppo.measures(states)
+    def _measures(self, sums: NDArray[np.float64], ended: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """From the returns of the episodes that ended, and how many did, (updates, agents)."""
+        agents, late = self.carts.agents, slice(-(self.config.updates // 4), None)
+        late_return = np.where(ended[late].any(0), _mean(sums[late], ended[late]), _mean(sums, ended))
+        measures = self.ppo.measures(self.config.rollout_steps * self.config.copies)
         return {
-            "task": np.full(len(late_return), self.task + 1),
+            "task": np.full(agents, self.task),
             "late_return": late_return,
-            "step": np.full(len(late_return), self.ppo.steps),
-            "whole_return": whole.sum(0) / np.maximum((self.ended > 0).sum(0), 1),
+            "step": np.full(agents, self.ppo.steps),
+            "whole_return": _mean(sums / np.maximum(ended, 1), ended > 0),
             "failed": (late_return < FAILURE).astype(np.int64),
             **{name: measures[name] for name in MEASURED},
-            "weight_change": self.weight_change.copy(),
             "replaced": self.ppo.replaced(),
         }
 
 
-def _mean(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def _mean(sums: NDArray[np.float64], counts: NDArray[Any]) -> NDArray[np.float64]:
     """Over axis 0; 0 where nothing was counted."""
     return sums.sum(0) / np.maximum(counts.sum(0), 1)
 
@@ -210,9 +194,11 @@ class RewiredCartPole:
         carts = state.carts
         carts.restart()
         for step in count():
+            if state.ppo.diverged_at[run] >= 0:
+                break
             yield Scene(cart_picture(carts.states[run, 0]), f"task {carts.tasks[run] + 1}   step {step}", carts.seconds)
             led_to = carts.step(state.ppo.likeliest_actions())
-            if state.ppo.diverged_at[run] >= 0 or led_to.terminated[run, 0] or led_to.truncated[run, 0]:
+            if led_to.terminated[run, 0] or led_to.truncated[run, 0]:
                 break
 
     def figure(self, rows: pandas.DataFrame) -> Figure:

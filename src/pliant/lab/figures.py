@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.lab.statistics import estimate
+from pliant.lab.statistics import bootstrap_interval, estimate
 
 if TYPE_CHECKING:
     import pandas
@@ -94,6 +94,7 @@ def band(
     look: Mapping[str, Style] | None = None,
     labels: Mapping[str, str] | None = None,
     name_lines: bool = True,
+    interval: Literal["student", "bootstrap"] = "student",
 ) -> None:
     """A curve for each value of column `by`: the mean of `y` over `over`, and its 95% interval.
 
@@ -106,7 +107,7 @@ def band(
     look = look or styles(list(groups))
     for name, own in groups.items():
         place, table = _runs_by_place(own, x, y, over, bins)
-        _draw(axes, place, table, name + _lost_in_words(table), look[name])
+        _draw(axes, place, table, name + _lost_in_words(table), look[name], interval)
     axes.set_xlabel((labels or {}).get(x, x))
     axes.set_ylabel((labels or {}).get(y, y))
     if axes.get_xlim()[1] >= _LARGE:
@@ -146,14 +147,22 @@ def _lost_in_words(table: NDArray[np.float64]) -> str:
     return f" ({lost} of {len(table)} missing)" if lost else ""
 
 
-def _draw(axes: Axes, place: NDArray[np.float64], table: NDArray[np.float64], label: str, style: Style) -> None:
-    columns = [estimate(column[~np.isnan(column)]) if (~np.isnan(column)).any() else None for column in table.T]
-    mean = np.array([np.nan if one is None else one.mean for one in columns])
-    ends = np.array([(np.nan, np.nan) if one is None else one.interval() for one in columns], dtype=np.float64)
+def _draw(
+    axes: Axes, place: NDArray[np.float64], table: NDArray[np.float64], label: str, style: Style, interval: str
+) -> None:
+    columns = [column[~np.isnan(column)] for column in table.T]
+    mean = np.array([column.mean() if len(column) else np.nan for column in columns])
+    ends = np.array([_interval(column, interval) for column in columns], dtype=np.float64)
     alone = np.isfinite(mean).sum() == 1  # a line of one point is not seen
     axes.plot(place, mean, label=label, linewidth=1.6, marker="o" if alone else None, **style)
     if len(table) > 1:
         axes.fill_between(place, ends[:, 0], ends[:, 1], color=style["color"], alpha=0.18, linewidth=0)
+
+
+def _interval(runs: NDArray[np.float64], kind: str) -> tuple[Any, Any]:
+    if not len(runs):
+        return np.nan, np.nan
+    return bootstrap_interval(runs) if kind == "bootstrap" else estimate(runs).interval()
 
 
 def label_ends(axes: Axes) -> None:

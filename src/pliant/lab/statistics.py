@@ -2,6 +2,7 @@
 
     standard error   s / √n,  s² = Σ (x - mean)² / (n - 1)
     interval         mean ± t(n - 1) s / √n,  t Student's quantile
+    bootstrap        percentiles of the mean of runs drawn with replacement (Efron, 1979)
     paired           the same of x - y, seed by seed: what both share, such as the stream, cancels
 
 Source: any textbook; Henderson et al., AAAI 2018, for why a curve needs one.
@@ -46,6 +47,23 @@ def estimate(values: ArrayLike, axis: int = 0) -> Estimate:
         raise ValueError("an estimate needs at least one run")
     spread = runs.std(axis=axis, ddof=1) if count > 1 else np.full(runs.mean(axis=axis).shape, np.nan)
     return Estimate(np.asarray(runs.mean(axis=axis)), np.asarray(spread / np.sqrt(count)), count)
+
+
+def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+    """Percentiles of the mean of runs drawn again with replacement, (runs,) -> lower and upper end; NaN for a single run.
+
+    It assumes no shape of the distribution, and is too narrow for a few runs: five give about nine tenths of what they should.
+    The draws are always the same.
+
+    >>> bootstrap_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    runs = np.asarray(values, dtype=np.float64)
+    if len(runs) < 2:
+        return float("nan"), float("nan")
+    means = runs[np.random.default_rng(0).integers(len(runs), size=(resamples, len(runs)))].mean(axis=1)
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, axis: int = 0) -> Estimate:

@@ -34,6 +34,9 @@ class PlainPPO:
         self.world, self.settings, self.seed, self.rollouts = world, settings, seed, 0
         self.continuous = isinstance(world.actions, Continuous)
         self.outputs = world.actions.size if self.continuous else world.actions.count
+        self.seen: list[Any] = []  # raw observations, of all rollouts that were learned from
+        self.sums: list[Any] = []  # discounted sums of rewards, of all steps
+        self.sum = np.zeros(world.copies)  # at the step before
         self.agent = Agent(world.observation_size, self.outputs, settings).double()
         self.optimizer = torch.optim.Adam(
             self.agent.parameters(), lr=settings.step_size, betas=settings.betas, weight_decay=settings.weight_decay
@@ -69,13 +72,32 @@ class PlainPPO:
 
     def iterate(self) -> None:
         with torch.no_grad():
-            transitions = self.collect()
+            transitions, raw = self.collect()
             batch = self.batch(transitions)
         self.update(batch)
+        self.seen += raw
         self.rollouts += 1
 
-    def collect(self) -> list[Any]:
-        """One tuple a step, each of (copies, ...)."""
+    def shown(self, observation: Any) -> torch.Tensor:
+        """As the networks see it."""
+        if not self.settings.normalise_observations:
+            return torch.tensor(observation)
+        rows = np.concatenate(self.seen or [[[-1.0], [1.0]]])  # of mean 0 and variance 1 before there are any
+        return torch.tensor(((observation - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-8)).clip(-10, 10))
+
+    def scaled(self, transitions: list[Any]) -> Any:
+        """Rewards as they are learned from, (steps, copies)."""
+        rewards = np.array([each[5] for each in transitions])
+        if not self.settings.normalise_rewards:
+            return rewards
+        for reward, (*_, terminated, truncated) in zip(rewards, transitions, strict=True):
+            self.sum = self.settings.discount * self.sum + reward
+            self.sums.append(self.sum)
+            self.sum = self.sum * ~(terminated | truncated)
+        return (rewards / np.sqrt(np.var(self.sums) + 1e-8)).clip(-10, 10)
+
+    def collect(self) -> tuple[list[Any], list[Any]]:
+        """One tuple a step, each of (copies, ...); and the observations as they were."""
         draws, shape = (
             generator(self.seed, "action noise", self.rollouts),
             (self.settings.rollout_steps, self.world.copies),
@@ -85,40 +107,46 @@ class PlainPPO:
             if self.continuous
             else draws.gumbel(size=(*shape, self.outputs))
         )
-        transitions = []
+        transitions, raw = [], []
         for step in range(self.settings.rollout_steps):
-            observation = torch.tensor(self.world.observations[0])
+            raw.append(self.world.observations[0].copy())
+            observation = self.shown(raw[-1])
             outputs = self.agent.actor(observation)
             drawn = torch.tensor(noise[step])
             action = outputs + self.agent.log_std.exp() * drawn if self.continuous else (outputs + drawn).argmax(-1)
             log_probability = self.distribution(observation).log_prob(action)
             value = self.agent.critic(observation).squeeze(-1)
-            after = self.world.step(action.numpy()[None])
-            reached = torch.tensor(after.observations[0])
+            clipped = action.clamp(-1, 1) if self.settings.clip_actions and self.continuous else action
+            after = self.world.step(clipped.numpy()[None])
+            reached = self.shown(after.observations[0])
             next_value = self.agent.critic(reached).squeeze(-1)
             ends = (after.terminated[0], after.truncated[0])
             transitions.append((observation, action, log_probability, value, next_value, after.rewards[0], *ends))
-        return transitions
+        return transitions, raw
 
     def batch(self, transitions: list[Any]) -> list[tuple[Any, ...]]:
         """One tuple a state: observation, action, log-probability, advantage, target. Copies of a step are neighbours."""
         gamma, trace = self.settings.discount, self.settings.trace_decay
+        rewards = self.scaled(transitions)
         raw = np.zeros((len(transitions), self.world.copies))
         for copy in range(self.world.copies):
             ahead = 0.0
             for step in reversed(range(len(transitions))):
-                _, _, _, value, next_value, reward, terminated, truncated = (each[copy] for each in transitions[step])
+                _, _, _, value, next_value, _, terminated, truncated = (each[copy] for each in transitions[step])
                 no_future = terminated or (truncated and self.settings.time_limit == "terminal")
-                error = float(reward) + (0.0 if no_future else gamma * float(next_value)) - float(value)
+                error = rewards[step, copy] + (0.0 if no_future else gamma * float(next_value)) - float(value)
                 ahead = error + (0.0 if terminated or truncated else gamma * trace * ahead)
                 raw[step, copy] = ahead
-        scaled = (raw - raw.mean()) / raw.std(ddof=1)
+        scaled = self.normalised(raw) if self.settings.normalise_advantages == "batch" else raw
         return [
             (transitions[step][0][copy], transitions[step][1][copy], transitions[step][2][copy], scaled[step, copy],
              raw[step, copy] + float(transitions[step][3][copy]))
             for step in range(len(transitions))
             for copy in range(self.world.copies)
         ]  # fmt: skip
+
+    def normalised(self, advantages: Any) -> Any:
+        return (advantages - advantages.mean()) / (advantages.std(ddof=1) + self.settings.advantage_epsilon)
 
     def update(self, batch: list[tuple[Any, ...]]) -> None:
         draws = generator(self.seed, "minibatch order", self.rollouts)
@@ -127,7 +155,9 @@ class PlainPPO:
             for start in range(0, len(batch), self.settings.minibatch_size):
                 chosen = [batch[place] for place in order[start : start + self.settings.minibatch_size]]
                 observations, actions, old = (torch.stack([each[k] for each in chosen]) for k in range(3))
-                advantages, targets = (torch.tensor([each[k] for each in chosen], dtype=torch.float64) for k in (3, 4))
+                gains, targets = (np.array([each[k] for each in chosen]) for k in (3, 4))
+                gains = self.normalised(gains) if self.settings.normalise_advantages == "minibatch" else gains
+                advantages, targets = torch.tensor(gains), torch.tensor(targets)
                 loss = self.loss(observations, actions, old, advantages, targets)
                 self.optimizer.zero_grad()
                 loss.backward()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -73,8 +75,11 @@ def distance(ppo: PPO, plain: PlainPPO) -> float:
         {"method": "cbp", "replacement_rate": 0.15, "maturity_threshold": 2, "weight_decay": 1e-3},
         {"method": "cbp", "replacement_rate": 0.15, "maturity_threshold": 2, "hand_over_mean": True,
          "count": "accumulate", "optimizer_state": "fresh"},
+        {"advantage_epsilon": 0.5, "entropy_weight": 0.02},
+        {"normalise_advantages": "none", "normalise_rewards": True},
+        {**MODERN.as_dict(), "advantage_epsilon": 0.5},  # one that is felt: Adam does not ask how large a gradient is
     ],
-    ids=["article", "bootstrap", "cbp", "cbp-fresh"],
+    ids=["article", "bootstrap", "cbp", "cbp-fresh", "epsilon", "rewards", "modern"],
 )  # fmt: skip
 def test_whole_iterations_agree_with_a_plain_implementation(actions: Any, changes: dict[str, Any]):
     settings = replace(SMALL, **changes)
@@ -213,6 +218,74 @@ def test_a_state_of_other_settings_is_refused():
         PPO(LinearWorld([0]), CBP, [0]).load_state_dict(saved)
 
 
+def test_a_state_of_another_dtype_shape_or_world_is_refused_and_leaves_all_as_it_was():
+    def begun(copies: int = 2, time_limit: int = 500, **settings: Any) -> PPO:
+        world = RewiredCartPole(seeds=[0], copies=copies, time_limit=time_limit)
+        return PPO(world, replace(REDO, minibatch_size=8, **settings), [0])
+
+    ppo = begun()
+    ppo.iterate()
+    ppo.collect(5)
+    before = to_bytes(ppo.state_dict())
+    wide = PPO(RewiredCartPole(seeds=[0], copies=2), ppo.settings, [0], torch.float64)
+    larger = PPO(RewiredCartPole(seeds=[0], copies=2, inputs=7), ppo.settings, [0])
+    for other, message in (
+        (wide, r"saved with dtype torch.float64; here it is torch.float32"),
+        (larger, r"parameter actor.layers.0.weight of shape \(1, 12, 7\); here it is of shape \(1, 12, 16\)"),
+        (begun(copies=3), "saved with copies 3; here it is 2"),
+        (begun(time_limit=20), "the state belongs to time_limit = 20; here it is 500"),
+        (begun(hidden=(8, 8)), "saved with settings"),
+    ):
+        other.iterate()
+        with pytest.raises(ValueError, match=message):
+            ppo.load_state_dict(from_bytes(to_bytes(other.state_dict())))
+        assert to_bytes(ppo.state_dict()) == before
+
+
+# -- where parameters lie ---------------------------------------------------------------------------------------------
+
+
+def test_networks_are_neither_copied_nor_pickled_nor_put_elsewhere():
+    ppo = PPO(LinearWorld([0]), SMALL, [0])
+    before = to_bytes(ppo.state_dict())
+    for module in (ppo.networks, ppo.networks.actor):
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="cannot be copied or pickled"):
+                copied(module)
+        for moved in (module.double, module.half, lambda module=module: module.to("meta")):
+            with pytest.raises(
+                TypeError, match=r"is torch.float32 on cpu, .* cannot become .*(float64|float16|on meta)"
+            ):
+                moved()
+    assert to_bytes(ppo.state_dict()) == before
+    assert ppo.networks.float() is ppo.networks  # nothing to do
+    ppo.iterate()
+
+
+def test_agents_act_by_their_weights_after_these_were_moved_by_torch():
+    ppo, still = (PPO(LinearWorld([0]), SMALL, [0]) for _ in range(2))
+    place = ppo.networks.actor.linears()[0].weight.data_ptr()
+    ppo.networks.share_memory()
+    assert ppo.networks.actor.linears()[0].weight.data_ptr() != place
+    for each in (ppo, still):
+        each.iterate()
+        each.iterate()
+    assert to_bytes(ppo.state_dict()) == to_bytes(still.state_dict())
+
+
+@pytest.mark.parametrize("when", ["before a rollout", "amid one", "before an update"])
+def test_a_parameter_that_was_put_elsewhere_in_memory_is_named(when: str):
+    ppo = PPO(LinearWorld([0]), SMALL, [0])
+    if when != "before a rollout":
+        ppo.collect(5 if when == "amid one" else None)
+    weight = ppo.networks.critic.linears()[1].weight
+    weight.data = weight.data.clone()
+    with pytest.raises(RuntimeError, match=r"'critic.layers.1.weight' lies elsewhere in memory .* parameter.copy_"):
+        ppo.update() if when == "before an update" else ppo.collect()
+    with pytest.raises(RuntimeError, match="lies elsewhere in memory"):
+        ppo.likeliest_actions()
+
+
 # -- what is not finite -----------------------------------------------------------------------------------------------
 
 
@@ -304,6 +377,30 @@ def test_a_restart_amid_a_rollout_or_of_a_part_of_cbps_stack_is_refused():
     ppo.collect(3)
     with pytest.raises(RuntimeError, match="amid a rollout, 3 steps in"):
         ppo.restart()
+
+
+@pytest.mark.parametrize("state", ["fresh", "fill", "zero", "keep"])
+def test_a_part_of_redos_stack_restarts_unless_fresh_units_count_their_own_steps(state: Any):
+    seeds = [0, 1]
+    settings = replace(REDO, optimizer_state=state)
+    some, all_anew = (PPO(LinearWorld(seeds), settings, seeds, torch.float64) for _ in range(2))
+    for ppo in (some, all_anew):
+        ppo.iterate()
+    all_anew.restart()
+    if state == "fresh":
+        with pytest.raises(
+            ValueError, match=r"optimizer_state='fresh', .* Restart all agents, choose optimizer_state="
+        ):
+            some.restart([1])
+        assert some.adam.own.tolist() == [12, 12]
+        return
+    some.restart([1])
+    replaced = some.replaced()
+    for ppo in (some, all_anew):
+        ppo.iterate()
+    assert (some.replaced() - replaced)[1] >= 20
+    for key, value in parameters(all_anew, 1).items():
+        assert_close(parameters(some, 1)[key], value, rtol=0, atol=1e-12)
 
 
 def test_episodes_that_a_new_task_cuts_off_are_not_told_of():

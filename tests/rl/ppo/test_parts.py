@@ -9,7 +9,7 @@ from pliant.rl.ppo.activations import ACTIVATIONS
 from pliant.rl.ppo.advantages import advantages, normalised
 from pliant.rl.ppo.loss import policy_loss
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import Moments, discounted_sums
+from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
 from pliant.rl.ppo.policies import Gaussian, Softmax
 
 
@@ -97,6 +97,14 @@ def test_discounted_sums_begin_anew_with_each_episode():
     sums, held = discounted_sums(np.ones(3), ended, np.array(4.0), discount=0.5)
     assert sums.tolist() == [3.0, 2.5, 1.0]
     assert held == 1.0
+
+
+def test_rewards_are_divided_by_their_own_agents_deviation_and_cut_and_not_shifted():
+    moments = Moments(2)
+    moments.mean[:], moments.variance[:] = 7.0, [4.0, 0.25]  # deviations 2 and 0.5
+    rewards = np.array([[[2.0, -4.0, 0.0], [3.0, -1.0, 100.0]], [[18.0, 22.0, -30.0], [0.5, 0.25, -4.0]]])
+    scaled = [[[1.0, -2.0, 0.0], [6.0, -2.0, 10.0]], [[9.0, 10.0, -10.0], [1.0, 0.5, -8.0]]]
+    assert np.allclose(normalised_rewards(rewards, moments), scaled, rtol=1e-7, atol=0)
 
 
 def test_presets_are_the_articles():

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,13 +13,25 @@ def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, rectified: 
     return y.relu() if rectified else y
 
 
+def counted(function: Any, ran: list[int]) -> Any:
+    def call(*arguments: Any) -> Any:
+        ran.append(1)
+        return function(*arguments)
+
+    return call
+
+
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("shape", [(3, 16, 5, 7), (2, 128, 111, 256), (1, 128, 256, 256)], ids=str)
-@pytest.mark.parametrize("one_dnn", [True, False])
+@pytest.mark.parametrize("one_dnn", [True, False], ids=["one_dnn", "batched"])
 def test_products_and_their_gradients_are_those_of_torchs_linear(
-    shape: tuple[int, ...], rectified: bool, one_dnn: bool
+    shape: tuple[int, ...], rectified: bool, one_dnn: bool, monkeypatch: pytest.MonkeyPatch
 ):
     agents, n, inputs, outputs = shape
+    ran: list[int] = []
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", one_dnn)  # flags(enabled=...) warns of TF32
+    if products._ONE_DNN is not None:
+        monkeypatch.setattr(products, "_ONE_DNN", counted(products._ONE_DNN, ran))
     draws = torch.Generator().manual_seed(0)
     x, weight, bias, pull = (
         torch.randn(size, generator=draws)
@@ -31,6 +45,8 @@ def test_products_and_their_gradients_are_those_of_torchs_linear(
         (y * pull).sum().backward()
         assert all(leaf.grad.is_contiguous() for leaf in leaves)
         found.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    fast = one_dnn and n >= 128 and products._ONE_DNN is not None
+    assert len(ran) == (3 * agents if fast else 0)  # forward, and two gradients, one call for each agent
     for mine, theirs in zip(*found, strict=True):
         assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
 

@@ -11,6 +11,7 @@ Which numbers make a method stands in its fields.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -20,6 +21,13 @@ from pliant.lab import RunConfig, check_owners
 from pliant.rl.ppo import Settings
 
 Method = Literal["ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"]
+
+
+_READ_BY: Mapping[str, tuple[Method, ...]] = {
+    **dict.fromkeys(("maturity_threshold", "decay_rate", "utility", "count", "hand_over_mean"), ("cbp",)),
+    "redo_period": ("redo",),
+    "optimizer_state": ("cbp", "redo"),
+}
 
 
 class AgentConfig(RunConfig, frozen=True):
@@ -50,10 +58,16 @@ class AgentConfig(RunConfig, frozen=True):
     @model_validator(mode="after")
     def _one_method(self) -> Self:
         check_owners(self, {"weight_decay": ("l2", "cbp", "redo"), "replacement_rate": ("cbp",), "tau": ("redo",)})
+        for name, methods in _READ_BY.items():
+            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is read by method {' or '.join(methods)}, not {self.method}: leave it out")
+        if self.method == "tuned-adam" and self.beta_1 != self.beta_2:
+            raise ValueError(f"method tuned-adam has equal betas, not {self.beta_1} and {self.beta_2}")
+        self.settings()  # what PPO refuses is refused here
         return self
 
-    def settings(self, **others: Any) -> Settings:
-        """As PPO takes them; `others` are those that the experiment holds for all."""
+    def settings(self) -> Settings:
+        """As PPO takes them."""
         own: dict[str, Any] = {}
         if self.method == "cbp":
             names = ("replacement_rate", "maturity_threshold", "decay_rate", "utility", "count", "hand_over_mean")
@@ -64,4 +78,4 @@ class AgentConfig(RunConfig, frozen=True):
             own["optimizer_state"] = self.optimizer_state
         shared = ("hidden", "rollout_steps", "epochs", "minibatch_size", "step_size", "weight_decay", "entropy_weight")
         same = {name: getattr(self, name) for name in shared}
-        return Settings(betas=(self.beta_1, self.beta_2), **same, **own, **others)
+        return Settings(betas=(self.beta_1, self.beta_2), **same, **own)

@@ -4,6 +4,7 @@ settings       every number, and the presets
 agents         `PPO`: collect, update, iterate; restart, save, load
 acting         the rollout that agents act out; networks, policies, activations: what they act by
 learning       the update; advantages, loss, adam, normalisation: its parts
+in_place       parameters that stay where they lie; saved: which state is refused
 measures       dormant units, ranks, weights, entropy
 """
 

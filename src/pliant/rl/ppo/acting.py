@@ -73,6 +73,7 @@ class Acting:
 
     def collect(self, steps: int) -> Episodes:
         """So many steps of every copy; the episodes that end."""
+        self.networks.check_places()
         noise = self._noise = self._draw_noise() if self._noise is None else self._noise
         spread = self.networks.policy.spread()
         ended: list[tuple[int, int, float, int]] = []
@@ -105,6 +106,7 @@ class Acting:
 
     def likeliest_actions(self) -> Array:
         """Means, or the likeliest of discrete actions, (agents, copies[, size]); 0 for agents that have diverged."""
+        self.networks.check_places()
         outputs = self.networks.actor.now(self.seen(self.environments.observations))
         actions = self.networks.policy.sample(outputs, np.zeros_like(outputs), self.networks.policy.spread())
         return self._given(_without(self.gone, actions))
@@ -194,13 +196,13 @@ class Acting:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.environments.load_state_dict(state["environments"])  # first: they refuse what is of another world
         self.number = int(state["number"])
         self.rollout.load_state_dict(state["rollout"])
         self.diverged_at = state["diverged_at"].copy()
         self._all_well = not self.gone.any()
         self.experience.load_state_dict(state["experience"])
         self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
-        self.environments.load_state_dict(state["environments"])
         self._noise = None
 
 

@@ -28,6 +28,7 @@ from pliant.rl.ppo.learning import learn, prepared
 from pliant.rl.ppo.measures import measures, weight_change
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.saved import refuse_other_state
 from pliant.rl.ppo.settings import Settings
 from pliant.rl.ppo.unit_method import unit_method
 from pliant.streams import generator
@@ -118,7 +119,8 @@ class PPO:
     def collect(self, steps: int | None = None) -> Episodes:
         """Act for at most so many steps of each copy, and no further than to the end of the rollout.
 
-        Raises `RuntimeError` if the rollout is full: `update()` comes first.
+        Raises `RuntimeError` if the rollout is full: `update()` comes first; or if a parameter was put elsewhere in memory, as by
+        setting its `.data`, for acting would go on with the old one.
         """
         if self.full:
             raise RuntimeError("the rollout is full: call update() before collect()")
@@ -135,6 +137,7 @@ class PPO:
             )
         if self._padding and acting.rollout.observations[..., -self._padding :].any():
             raise ValueError(f"the environments have padding={self._padding}, but the end of an observation was not 0")
+        self.networks.check_places()
         with np.errstate(over="ignore", invalid="ignore"):
             last = acting.seen(self.environments.observations)
             batch = prepared(self.networks, acting.rollout, self._rewards(), last, self.settings)
@@ -195,14 +198,13 @@ class PPO:
 
         An agent's new first weights are looked up by its seed and how often it was restarted. One that has diverged stays so.
         Raises `RuntimeError` amid a rollout, and `ValueError` if a part of the agents is named and units are replaced by
-        continual backprop, which remembers all agents' units together.
+        continual backprop, which remembers all agents' units together, or with optimizer_state="fresh", where fresh units
+        count steps of their own and an agent that begins later than others cannot.
         """
         self._between_rollouts("restart()")
         chosen = sorted(range(len(self.seeds)) if agents is None else set(agents))
-        if isinstance(self.method, ContinualBackprop) and len(chosen) < len(self.seeds):
-            raise ValueError(
-                "restart: continual backprop restarts with all agents of a stack or none; give these agents a PPO of their own"
-            )
+        if len(chosen) < len(self.seeds):
+            self._check_partial_restart()
         for agent in chosen:
             self._lives[agent] += 1
             self.networks.redraw(agent, self.seeds[agent], int(self._lives[agent]))
@@ -212,6 +214,18 @@ class PPO:
         if self.method is not None and len(chosen) == len(self.seeds):
             self.method.restart()
             self.method.forget.load_state_dict({})
+
+    def _check_partial_restart(self) -> None:
+        if isinstance(self.method, ContinualBackprop):
+            raise ValueError(
+                "restart: continual backprop restarts with all agents of a stack or none; give these agents a PPO of their own"
+            )
+        if self.method is not None and self.settings.optimizer_state == "fresh":
+            raise ValueError(
+                "restart: with optimizer_state='fresh', Adam's steps are counted for each fresh unit, and the count of an agent "
+                "restarted alone would take its place. Restart all agents, choose optimizer_state='fill', 'zero' or 'keep', or "
+                "give these agents a PPO of their own"
+            )
 
     def forget_episodes(self) -> None:
         """For after a call that began new episodes in all environments, as for a new task: those cut off are not told of.
@@ -241,16 +255,17 @@ class PPO:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`, to the bit. Raises `ValueError` if it is of another format, settings or seeds."""
-        for name, here in (("format", FORMAT), ("settings", self.settings.as_dict()), ("seeds", self.seeds)):
-            if state[name] != here:
-                raise ValueError(f"this state was saved with {name} {state[name]}; here it is {here}")
+        """Go on from `state_dict()`, to the bit.
+
+        Raises `ValueError`, and leaves all as it was, if it is of another format, settings, seeds, shape, dtype or world.
+        """
+        refuse_other_state(state, self.state_dict())
+        self.acting.load_state_dict(state["acting"])  # before the rest: a world refuses the state of another
         for name, parameter in self.networks.named_parameters():
             parameter.copy_(state["parameters"][name])
         self.adam.load_state_dict(state["adam"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
-        self.acting.load_state_dict(state["acting"])
         self._lives = state["lives"].copy()
         self._rewards_so_far.load_state_dict(state["rewards"])
         self._discounted = state["discounted"].copy()

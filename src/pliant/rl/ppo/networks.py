@@ -12,9 +12,9 @@ Source: Dohare et al., Nature 632 (2024), methods.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from pliant.initial import GAINS, uniform_bound
 from pliant.nn import StackedLinear
 from pliant.rl.environments.base import ActionSpace, Continuous
 from pliant.rl.ppo.activations import ACTIVATIONS
+from pliant.rl.ppo.in_place import InPlace
 from pliant.rl.ppo.policies import Gaussian, Softmax
 from pliant.rl.ppo.products import affine
 from pliant.rl.ppo.settings import Settings
@@ -52,7 +53,7 @@ class Layer(StackedLinear):
         return affine(x[..., : self.used], self.weight[..., : self.used], self.bias, rectified=self.rectified)
 
 
-class Stack(nn.Module):
+class Stack(InPlace):
     """One multilayer perceptron for each agent: (agents, n, inputs) -> (agents, n, outputs).
 
     The last `padding` inputs are always 0, and are not multiplied; their weights are there, count in fan_in and decay.
@@ -73,10 +74,25 @@ class Stack(nn.Module):
             for number, (inputs, outputs) in enumerate(pairwise(sizes))
         )
         self._used = sizes[0] - padding
-        self._seen_by_numpy = [  # views: they follow every change of the weights
+        self._look()
+
+    def _look(self) -> None:
+        """Take views for NumPy: they follow every change of the parameters that is made in place."""
+        self._seen_by_numpy = [
             (layer.weight.detach()[..., : layer.used].numpy().transpose(0, 2, 1), layer.bias.detach().numpy()[:, None])
             for layer in self.linears()
         ]
+        self._places = [parameter.data_ptr() for parameter in self.parameters()]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._look()
+        return self
+
+    def moved(self) -> list[str]:
+        """Parameters that are no longer where NumPy looks."""
+        now = zip(self.named_parameters(), self._places, strict=True)
+        return [name for (name, parameter), place in now if parameter.data_ptr() != place]
 
     def linears(self) -> list[Layer]:
         return [layer for layer in self.layers if isinstance(layer, Layer)]
@@ -111,13 +127,8 @@ class Stack(nn.Module):
             self.activation.acting(x)
         return x @ weight[agent] + bias[agent]
 
-    def __deepcopy__(self, memo: object) -> Stack:
-        raise TypeError(
-            "actors and critics are seen by NumPy where they lie in memory: save and load the agents' state"
-        )
 
-
-class ActorCritic(nn.Module):
+class ActorCritic(InPlace):
     """Actor, critic and the form of the actions, of all agents."""
 
     def __init__(
@@ -142,6 +153,16 @@ class ActorCritic(nn.Module):
 
     def stacks(self) -> dict[str, Stack]:
         return {"actor": self.actor, "critic": self.critic}
+
+    def check_places(self) -> None:
+        """Raise `RuntimeError` where the agents would act by old weights: a parameter was put elsewhere in memory."""
+        for name, stack in self.stacks().items():
+            for parameter in stack.moved():
+                raise RuntimeError(
+                    f"'{name}.{parameter}' lies elsewhere in memory than when the agents were made (its .data was set, or "
+                    f"it was replaced), and acting would go on with the old one. Write into it instead: "
+                    f"parameter.copy_(new) under torch.no_grad()"
+                )
 
     def values(self, observations: Tensor) -> Tensor:
         """(agents, n, observation) -> (agents, n)."""

@@ -22,10 +22,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-LARGE, NARROW = (
-    1 << 21,
-    64,
-)  # multiplications and rows or columns of one product, from which on a call of its own is worth it
+LARGE = 1 << 21  # multiplications of one product, from which on a call of its own is worth it
+NARROW = 64  # rows and columns, likewise
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, *, rectified: bool = False) -> Tensor:

@@ -16,7 +16,8 @@ zeros, which is the environment's to do.
 
 `modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalised
 observations and rewards, the value of the last state where a time limit cuts, clipped actions, advantages normalised in each
-minibatch, gradients of at most norm 0.5. Its numbers are theirs or the article's; no search was made.
+minibatch, gradients of at most norm 0.5. Its numbers are theirs or the article's, but for `value_weight`: 0.5 of the squared
+error is Stable-Baselines3's. Theirs, and CleanRL's, is 0.5 of half the square, which would be 0.25 here. No search was made.
 """
 
 from __future__ import annotations
