@@ -319,7 +319,7 @@ class SwitchingMarkovChain:
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
-        "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; about half a core-hour",
+        "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; 21 core-minutes",
         "tuning": "30 switches, seed 1000: nine settings of each method; about 20 core-minutes",
     }
 
