@@ -12,6 +12,7 @@ are charged for in 64 (gymnasium charges in 32). Observations lie within ±1e10,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, cast
 
 import gymnasium
@@ -29,7 +30,7 @@ BAD = 1e10  # MuJoCo's mjMAXVAL
 FARTHEST = 1e3  # a cart cannot reach it in an episode
 
 
-class _World(gymnasium.Env[Floats, Any]):
+class _World(gymnasium.Env[Floats, Any], ABC):
     """What both have in common: a batch of one, and the end of an episode that the batch has already left behind."""
 
     world: MujocoBatch | RewiredCartPole
@@ -41,11 +42,13 @@ class _World(gymnasium.Env[Floats, Any]):
         self._seeded = False
         self._anew(0)
 
+    @abstractmethod
     def _make(self, seed: int) -> MujocoBatch | RewiredCartPole:
-        raise NotImplementedError
+        """The world of a seed, at its beginning."""
 
+    @abstractmethod
     def _info(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What the agent is not told."""
 
     def _anew(self, seed: int) -> None:
         self.close()
