@@ -62,6 +62,10 @@ def rows(experiment, config, run, level):
     return pandas.DataFrame({"run": run, **flat, **facts, **measured}, index=range(3))
 
 
+def axes_labels(axes):
+    return axes.get_xlabel(), axes.get_ylabel()
+
+
 def fields():
     experiments = {name: load(target(entry.target)) for name, entry in TABLE.items()}
     drawn = {type(experiment).figure: name for name, experiment in reversed(experiments.items())}  # each figure once
@@ -77,7 +81,7 @@ def test_the_figure_has_a_line_for_each_of_two_settings_that_differ_in_any_field
     pair = pair_differing_in(experiment, field)
     tables = [rows(experiment, *one) for one in zip(pair, range(2), LEVELS, strict=True)]
     figure = experiment.figure(pandas.concat(tables, ignore_index=True))
-    first = [axes for axes in figure.axes if axes.get_ylabel() == figure.axes[0].get_ylabel()]
+    first = [axes for axes in figure.axes if axes_labels(axes) == axes_labels(figure.axes[0])]
     lines = [line for axes in first for line in axes.get_lines()]
     heights = sorted({float(value) for line in lines for value in line.get_ydata()})
     assert len(lines) == 2
