@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.parts.agent_config import AgentConfig
+from pliant.experiments.parts.agent_config import COLOURS, METHODS, WORDS, AgentConfig
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, bin_centres, looks, panels
@@ -116,9 +116,8 @@ class Agents:
         self.ppo = PPO(self.bodies, config.settings(), seeds)
         self.ground = self.bodies.frictions[:, 0]  # that each agent's networks were last renewed for
         self.task = 0  # friction that was due as the stretch began
-        self.returns, self.lengths, self.weight_change = np.zeros(
-            (3, len(seeds))
-        )  # sums over the stretch at hand; largest
+        # of the stretch at hand: sums over its episodes, and the largest change
+        self.returns, self.lengths, self.weight_change = np.zeros((3, len(seeds)))
         self.ended = np.zeros(len(seeds), np.int64)
 
     @property
@@ -240,8 +239,8 @@ class Locomotion(ABC):
         table: Any = rows
         figure, axes = panels(table["body"].nunique(), len(PANELS))
         for (body, rows_of_body), row in zip(table.groupby("body", sort=False), axes, strict=True):
-            cell: Any = with_curves(rows_of_body, COLUMNS, _METHODS, _WORDS, panel=["body"])
-            look = looks(cell, _COLOURS)
+            cell: Any = with_curves(rows_of_body, COLUMNS, METHODS, WORDS, panel=["body"])
+            look = looks(cell, COLOURS)
             period = cell["friction_period"].max()
             row[0].set_title(f"{body}, friction redrawn every {period:,} steps" if period else str(body), loc="left")
             for panel, (x, y) in zip(row, PANELS, strict=True):
@@ -278,23 +277,7 @@ LABELS = {
     "actor_weight_magnitude": "mean |weight| of the actor's last hidden matrix",
     "weight_change": "largest change of an update",
 }
-_METHODS = {
-    "ppo": "standard PPO",
-    "tuned-adam": "tuned Adam",
-    "l2": "L2",
-    "cbp": "cbp + L2",
-    "redo": "ReDo + L2",
-    "fresh": "fresh network",
-}
-_WORDS = {"step_size": "", "weight_decay": "decay", "replacement_rate": "rate", "tau": "tau"}
-_COLOURS = {
-    "ppo": "#D55E00",
-    "tuned-adam": "#CC79A7",
-    "l2": "#E69F00",
-    "cbp": "#0072B2",
-    "redo": "#009E73",
-    "fresh": "#555555",
-}
+
 
 # -- profiles ---------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.parts.agent_config import AgentConfig
+from pliant.experiments.parts.agent_config import COLOURS, METHODS, WORDS, AgentConfig
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels
@@ -203,8 +203,8 @@ class RewiredCartPole:
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Return late in each task, share of failed tasks, effective rank, dormant units."""
-        table: Any = with_curves(rows, COLUMNS, _METHODS, _WORDS)
-        look = looks(table, _COLOURS)
+        table: Any = with_curves(rows, COLUMNS, METHODS, WORDS)
+        look = looks(table, COLOURS)
         figure, [axes] = panels(1, len(LABELS) - 1)
         bins = max(1, table["task"].nunique() // TASKS_A_BIN)
         for panel, column in zip(axes, list(LABELS)[1:], strict=True):
@@ -219,23 +219,6 @@ LABELS = {
     "failed": "share of failed tasks",
     "effective_rank": "effective rank of the actor's last layer",
     "actor_dormant": "share of the actor's dormant units",
-}
-_METHODS = {
-    "ppo": "standard PPO",
-    "tuned-adam": "tuned Adam",
-    "l2": "L2",
-    "cbp": "cbp",
-    "redo": "ReDo",
-    "fresh": "fresh network",
-}
-_WORDS = {"step_size": "", "weight_decay": "decay", "replacement_rate": "rate", "tau": "tau"}
-_COLOURS = {
-    "ppo": "#D55E00",
-    "tuned-adam": "#CC79A7",
-    "l2": "#E69F00",
-    "cbp": "#0072B2",
-    "redo": "#009E73",
-    "fresh": "#555555",
 }
 
 

@@ -79,3 +79,24 @@ class AgentConfig(RunConfig, frozen=True):
         shared = ("hidden", "rollout_steps", "epochs", "minibatch_size", "step_size", "weight_decay", "entropy_weight")
         same = {name: getattr(self, name) for name in shared}
         return Settings(betas=(self.beta_1, self.beta_2), **same, **own)
+
+
+# how figures call and draw them
+
+METHODS = {
+    "ppo": "standard PPO",
+    "tuned-adam": "tuned Adam",
+    "l2": "L2",
+    "cbp": "cbp + L2",
+    "redo": "ReDo + L2",
+    "fresh": "fresh network",
+}
+WORDS = {"step_size": "", "weight_decay": "decay", "replacement_rate": "rate", "tau": "tau"}
+COLOURS = {
+    "ppo": "#D55E00",
+    "tuned-adam": "#CC79A7",
+    "l2": "#E69F00",
+    "cbp": "#0072B2",
+    "redo": "#009E73",
+    "fresh": "#555555",
+}
