@@ -121,7 +121,7 @@ def test_parts_of_the_data_do_not_overlap_and_validation_comes_first(data):
 def generator_order(state):
     from pliant.streams import generator
 
-    return generator(state.config.seed, "class order").permutation(state.config.classes)
+    return generator(state.config.seed, "class order").permutation(state.config.outputs)
 
 
 def test_the_step_size_falls_by_fifths_after_60_120_and_160_of_200_epochs():
@@ -184,7 +184,7 @@ def test_what_starts_over_at_a_new_task(data, settings, kept, reset):
         state.learn_a_while()
     before = {name: value.clone() for name, value in state.learner.network.state_dict().items()}
     momentum = dict(state.learner.optimizer.state)
-    state.begin_task()
+    state.begin()
     after = state.learner.network.state_dict()
     assert {name: bool(torch.equal(before[name], after[name])) for name in (*kept, *reset)} == {
         **dict.fromkeys(kept, True),
@@ -200,7 +200,7 @@ def test_a_fully_reset_network_is_one_that_was_just_built(data):
     state = begin(data, pieces=1, method="full")
     while state.task == 0:
         state.learn_a_while()
-    state.begin_task()
+    state.begin()
     fresh = begin(data, method="full")
     fresh.learner.start_over(task=state.task)
     for name, value in state.learner.network.state_dict().items():

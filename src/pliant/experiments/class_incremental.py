@@ -13,8 +13,9 @@ All methods of a seed see the same classes in the same order, the same batches, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,20 +23,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pliant.data import ImageSet, load
 from pliant.diagnostics.features import features
 from pliant.diagnostics.health import dormant_by_firing
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank
-from pliant.experiments.parts.pictures import Augmentation, Split, check_enough, split_by_class
+from pliant.experiments.parts.pictures import Augmentation
 from pliant.experiments.parts.residual import initialise
-from pliant.experiments.parts.residual_learner import (
-    EVALUATED,
-    Learner,
-    LearnerConfig,
-    first_not_finite,
-    pieces_an_advance,
-)
-from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
+from pliant.experiments.parts.residual_learner import Learner
+from pliant.experiments.parts.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
+from pliant.lab import Context, check_owners
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import band, looks, panels, with_values
 from pliant.methods import reset_head, reset_network
@@ -51,7 +46,7 @@ PROBED = 1000  # pictures that a task is judged by before it is learned
 Method = Literal["bp", "cbp", "head", "full", "snp"]
 
 
-class Config(LearnerConfig, frozen=True):
+class Config(RunConfig, frozen=True):
     """One network, learning class after class."""
 
     method: Method = "bp"
@@ -76,7 +71,7 @@ class Config(LearnerConfig, frozen=True):
         return self
 
     @property
-    def classes(self) -> int:
+    def outputs(self) -> int:
         return self.increment * self.tasks
 
 
@@ -95,98 +90,61 @@ COLUMNS = {
 }
 
 
-INTEGERS = ("task", "classes", "best_epoch", "replaced")
+class EpochPlan(NamedTuple):
+    """What an epoch goes through."""
+
+    order: NDArray[np.int64]  # of its pictures
+    augmentation: Augmentation  # of each picture
 
 
-class Growth:
-    """A run in mid-learning.
-
-    An epoch is a number of pieces: training steps, then pieces of evaluation. `task`, `epoch` and `piece` say where the run
-    stands; batches and augmentation are looked up from them.
-    """
+class Growth(ResidualRun[EpochPlan]):
+    """A run in mid-learning; `task`, too, says where it stands."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        images = load(config.dataset, context.data)
-        self.config, self.sha256 = config, images.sha256
-        order = generator(config.seed, "class order").permutation(config.classes)
-        counts = (config.validation_images, config.train_images, config.test_images)
-        self.data: Split = split_by_class(images, order, *counts, device=context.device)
-        self.learner = Learner(config, config.classes, self.data.train.channels, context.device)
+        super().__init__(config, context, generator(config.seed, "class order").permutation(config.outputs))
+        self.config = config
         if config.method == "snp":
             self.learner.shrink_and_perturb(config.noise_std, shrink=1.0, every_step=True)
-        self.pieces_an_advance = pieces_an_advance(config.width, context.device)
-        self.task = self.epoch = self.piece = self.updates = 0
-        self.diverged_at: int | None = None
-        self.hits = torch.zeros(3, dtype=torch.int64, device=context.device)  # this epoch's: validation, test, broken
+        self.task = 0
         self.best: dict[str, Any] = {}  # state of the network, and what was measured with it
         self.found: dict[str, float] = {}  # what the task found as it began
-        self._order: NDArray[np.int64] | None = None
-        self._augmentation: Augmentation | None = None
 
     # -- where it stands --------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        return self.task >= self.config.tasks
 
     @property
     def seen(self) -> int:
         """Classes so far."""
         return self.config.increment * (self.task + 1)
 
-    def _sizes(self, task: int) -> tuple[int, int, int]:
-        """Pieces of an epoch: training, validation, test."""
+    def _pieces(self, task: int) -> tuple[int, int, int]:
+        """Of an epoch of a task: training, validation, test."""
         c, classes = self.config, self.config.increment * (task + 1)
         counts = ((c.train_images, c.batch), (c.validation_images, EVALUATED), (c.test_images, EVALUATED))
-        train, validation, test = (-(-classes * each // size) for each, size in counts)
+        train, validation, test = (ceil(classes * each / size) for each, size in counts)
         return train, validation, test
+
+    def sizes(self) -> tuple[int, int]:
+        train, validation, test = self._pieces(self.task)
+        return train, validation + test
 
     @property
     def steps_total(self) -> int:
         """In pieces."""
-        return self.config.epochs * sum(sum(self._sizes(task)) for task in range(self.config.tasks))
+        return self.config.epochs * sum(sum(self._pieces(task)) for task in range(self.config.tasks))
 
     @property
     def steps_done(self) -> int:
-        before = self.config.epochs * sum(sum(self._sizes(task)) for task in range(self.task))
-        return before + (self.epoch * sum(self._sizes(self.task)) + self.piece if self.task < self.config.tasks else 0)
-
-    def statuses(self) -> list[RunStatus]:
-        if self.diverged_at is not None:
-            return [diverged(self.diverged_at)]
-        return [DONE if self.task >= self.config.tasks else RUNNING]
+        before = self.config.epochs * sum(sum(self._pieces(task)) for task in range(self.task))
+        return before + (0 if self.over else self.epoch * sum(self._pieces(self.task)) + self.piece)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
-    def learn_a_while(self) -> list[dict[str, float]]:
-        """Some pieces of an epoch, or of two; a row for each task that ended, none for one in which the run diverged."""
-        rows: list[dict[str, float]] = []
-        losses: list[Tensor] = []  # since they were last looked at
-        for _ in range(self.pieces_an_advance):
-            train, validation, test = self._sizes(self.task)
-            if self.epoch == self.piece == 0:
-                self.begin_task()
-            if self.piece < train:
-                losses.append(self.learn_a_batch())
-            else:
-                self.evaluate(self.piece - train, validation)
-            self.piece += 1
-            if self.piece == train:
-                self.look_at(losses)
-            if self.piece == train + validation + test:
-                self.end_epoch()
-            if self.epoch == self.config.epochs:
-                rows.append(self.end_task())
-            if self.task == self.config.tasks or self.diverged_at is not None:
-                break
-        self.look_at(losses)
-        return rows
-
-    def look_at(self, losses: list[Tensor]) -> None:
-        """Did the run diverge in the updates that these losses are of, the latest ones? They are forgotten."""
-        broken = first_not_finite(losses)
-        if broken is not None:
-            self.diverged_at = self.updates - len(losses) + broken
-        losses.clear()
-
-    def begin_task(self) -> None:
-        """Measure what the new classes find, before any of them is learned."""
+    def begin(self) -> None:
+        """Measure what the new classes of a task find, before any of them is learned."""
         first = self.seen - self.config.increment
         new = np.arange(first * self.config.train_images, self.seen * self.config.train_images)
         drawn = generator(self.config.seed, "probe", self.task).permutation(new)[:PROBED]
@@ -205,50 +163,33 @@ class Growth:
         if config.method == "full":
             reset_network(network, optimizer, seed=seed, init=initialise, statistics=whole, optimizer_state=state)
 
+    def look_up(self) -> EpochPlan:
+        seed, count = self.config.seed, self.seen * self.config.train_images
+        order = generator(seed, "order", self.task, self.epoch).permutation(count)
+        return EpochPlan(order, Augmentation.draw(count, seed, self.task, self.epoch))
+
     def learn_a_batch(self) -> Tensor:
-        """One training step; its loss."""
-        config = self.config
-        order, augmentation = self._looked_up()
+        config, (order, augmentation) = self.config, self.plan
         chosen = order[self.piece * config.batch :][: config.batch]
         self.learner.set_step_size(scheduled(config.step_size, self.epoch, config.epochs))
-        self.updates += 1
         return self.learner.learn(*self.data.train.batch(chosen, augmentation[chosen]), self.seen)[0]
 
-    def _looked_up(self) -> tuple[NDArray[np.int64], Augmentation]:
-        """The order of the epoch's pictures, and what befalls each."""
-        if self._order is None or self._augmentation is None:
-            name = (self.config.seed, self.task, self.epoch)
-            count = self.seen * self.config.train_images
-            self._order = generator(name[0], "order", *name[1:]).permutation(count)
-            self._augmentation = Augmentation.draw(count, *name)
-        return self._order, self._augmentation
-
-    def evaluate(self, piece: int, validation_pieces: int) -> None:
-        """Count hits among the next EVALUATED pictures of validation, and after those, of test."""
-        testing = piece >= validation_pieces
-        pictures = self.data.test if testing else self.data.validation
-        each = self.config.test_images if testing else self.config.validation_images
-        first = EVALUATED * (piece - validation_pieces * testing)
-        chosen = np.arange(first, min(first + EVALUATED, self.seen * each))
-        augmentation = None
-        if testing and self.config.augment_test:
-            whole = Augmentation.draw(self.seen * each, self.config.seed, "test", self.task, self.epoch)
-            augmentation = whole[chosen]
-        right, broken = self.learner.right(*pictures.batch(chosen, augmentation), self.seen)
-        self.hits[int(testing)] += right
-        self.hits[2] += broken
-
-    def end_epoch(self) -> None:
-        """Keep the state if it is the task's best in validation. The run ends where the last update broke the network."""
-        right, right_in_test, broken = cast(list[int], self.hits.tolist())
-        if broken:
-            self.diverged_at = self.updates  # the next one, whose loss would not be finite
+    def evaluate(self, piece: int) -> None:
+        """Validation first, then test."""
+        config, (_, validation, _) = self.config, self._pieces(self.task)
+        if piece < validation:
+            self.count_hits(0, self.data.validation, EVALUATED * piece, self.seen * config.validation_images, self.seen)
             return
-        validation = right / (self.seen * self.config.validation_images)
-        test = right_in_test / (self.seen * self.config.test_images)
+        count, augmentation = self.seen * config.test_images, None
+        if config.augment_test:
+            augmentation = Augmentation.draw(count, config.seed, "test", self.task, self.epoch)
+        self.count_hits(1, self.data.test, EVALUATED * (piece - validation), count, self.seen, augmentation)
+
+    def end_epoch(self, hits: tuple[int, int]) -> list[dict[str, float]]:
+        """Keep the state if it is the task's best in validation. A row, if the task is over."""
+        validation = hits[0] / (self.seen * self.config.validation_images)
+        test = hits[1] / (self.seen * self.config.test_images)
         largest = max(test, self.best.get("best_test_accuracy", 0.0))
-        self.hits.zero_()
-        self.epoch, self.piece, self._order, self._augmentation = self.epoch + 1, 0, None, None
         if not self.best or validation > self.best["validation_accuracy"]:
             network = {name: value.clone() for name, value in self.learner.network.state_dict().items()}
             self.best = {
@@ -258,6 +199,7 @@ class Growth:
                 "best_epoch": self.epoch,
             }
         self.best["best_test_accuracy"] = largest
+        return [self.end_task()] if self.epoch == self.config.epochs else []
 
     def end_task(self) -> dict[str, float]:
         """Go back to the best state (parameters and statistics; momentum and utilities go on), and on to the next task."""
@@ -269,28 +211,11 @@ class Growth:
     # -- storing ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "data": self.sha256,
-            "at": [self.task, self.epoch, self.piece, self.updates],
-            "diverged_at": self.diverged_at,
-            "hits": self.hits.clone(),
-            "best": dict(self.best),
-            "found": dict(self.found),
-            "learner": self.learner.state_dict(),
-        }
+        return {**super().state_dict(), "task": self.task, "best": dict(self.best), "found": dict(self.found)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["data"] != self.sha256:
-            raise ValueError(
-                f"this run began with other pictures of '{self.config.dataset}' (sha256 {state['data'][:12]}, now "
-                f"{self.sha256[:12]}): give it those again, or begin a new study"
-            )
-        self.task, self.epoch, self.piece, self.updates = state["at"]
-        self.diverged_at, self.found = state["diverged_at"], dict(state["found"])
-        self.hits.copy_(state["hits"])
-        self.best = dict(state["best"])
-        self.learner.load_state_dict(state["learner"])
-        self._order = self._augmentation = None
+        super().load_state_dict(state)
+        self.task, self.best, self.found = state["task"], dict(state["best"]), dict(state["found"])
 
 
 def scheduled(step_size: float, epoch: int, epochs: int) -> float:
@@ -322,40 +247,25 @@ def probe(learner: Learner, x: Tensor) -> dict[str, float]:
 # -- the experiment -----------------------------------------------------------------------------------------------------
 
 
-class ClassIncremental:
+class ClassIncremental(ResidualExperiment[Config, Growth]):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    integers: ClassVar[Sequence[str]] = ("task", "classes", "best_epoch", "replaced")
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "4 increments of 2 classes of Tiny ImageNet, width 4, 4 epochs each: does it run; about a minute",
-        "medium": "10 increments of 10 classes of Tiny ImageNet, width 8, 2 seeds; about an hour a run on one core",
+        "medium": "10 increments of 10 classes of Tiny ImageNet, width 8, 2 seeds; about 50 minutes a run on one core",
         "tuning": "9 settings of each method on seed 1000, 4 short increments of 10 classes; about an hour on one core",
         "paper": "CIFAR-100 in 20 increments of 5 classes, width 64, 200 epochs each, all methods, 30 seeds; a GPU",
     }
 
+    def __init__(self) -> None:
+        super().__init__(Growth)
+
     def runs(self, profile: str) -> list[Config]:
         cells, seeds = _PROFILES[profile]
         return [Config(seed=seed, **cell) for seed in seeds for cell in cells()]
-
-    def data_sets(self, config: Config) -> list[str]:
-        return [config.dataset]
-
-    def check_data(self, config: Config, found: Mapping[str, ImageSet]) -> None:
-        counts = (config.validation_images, config.train_images, config.test_images)
-        check_enough(found[config.dataset], config.classes, *counts)
-
-    def stack_key(self, config: Config, device: str) -> Hashable:
-        return config  # every run is a job of its own
-
-    def start(self, configs: Sequence[Config], context: Context) -> Growth:
-        return Growth(configs[0], context)
-
-    def advance(self, state: Growth) -> dict[str, NDArray[Any]]:
-        rows = state.learn_a_while()
-        kinds = {name: np.int64 if name in INTEGERS else np.float64 for name in COLUMNS}
-        columns = {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
-        return {"run": np.zeros(len(rows), dtype=np.int64), **columns}
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy by classes seen; its difference to the network that starts over, or to backprop; dormancy; rank."""
@@ -401,7 +311,7 @@ def _quick() -> list[dict[str, Any]]:
 
 
 def _medium() -> list[dict[str, Any]]:
-    common = {**TINY, "width": 8, "increment": 10, "tasks": 10, "epochs": 15}
+    common = {**TINY, "width": 8, "increment": 10, "tasks": 10, "epochs": 12, "step_size": 0.03}
     own = {"cbp": {"replacement_rate": 1e-4, "maturity_threshold": 100}, "snp": {"noise_std": 1e-4}}
     return [{**common, "method": method, **own.get(method, {})} for method in NAMES]
 

@@ -12,25 +12,17 @@ Both starts of a seed have the same initial weights, and the same batches of the
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pliant.data import ImageSet, load
-from pliant.experiments.parts.pictures import check_enough, split_by_class
-from pliant.experiments.parts.residual_learner import (
-    EVALUATED,
-    Learner,
-    LearnerConfig,
-    first_not_finite,
-    pieces_an_advance,
-)
-from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.experiments.parts.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
+from pliant.lab import Context
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import Style, band, looks, panels
 from pliant.lab.statistics import estimate
@@ -47,7 +39,7 @@ HALF, ALL = 1, 2  # the stages
 Method = Literal["bp", "cbp", "snp"]
 
 
-class Config(LearnerConfig, frozen=True):
+class Config(RunConfig, frozen=True):
     """One network, started warm or from scratch."""
 
     method: Method = "bp"
@@ -86,6 +78,10 @@ class Config(LearnerConfig, frozen=True):
             raise ValueError("method snp acts as the other half arrives, so its start is 'warm'")
         return self
 
+    @property
+    def outputs(self) -> int:
+        return self.classes
+
 
 COLUMNS = {
     "step": "steps so far, of both stages",
@@ -97,39 +93,34 @@ COLUMNS = {
     "replaced": "hidden units replaced so far",
     "last": "1 in the last row of a stage, else 0",
 }
-INTEGERS = ("stage", "epoch", "step", "replaced", "last")
 
 
-class Training:
-    """A run in mid-learning.
-
-    An epoch is a number of pieces: training steps, then pieces of evaluation. `stage`, `epoch` and `piece` say where the run
-    stands; batches are looked up from them.
-    """
+class Training(ResidualRun[NDArray[np.int64]]):
+    """A run in mid-learning; `stage`, too, says where it stands. What an epoch goes through is its pictures, in order."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        images = load(config.dataset, context.data)
-        self.config, self.sha256 = config, images.sha256
-        counts = (config.validation_images, config.train_images, config.test_images)
-        self.data = split_by_class(images, np.arange(config.classes), *counts, device=context.device)
+        super().__init__(config, context, np.arange(config.classes))
+        self.config = config
         self.judged = self.data.validation if config.validation_images else self.data.test
-        self.learner = Learner(config, config.classes, self.data.train.channels, context.device)
         if config.method == "snp":
             self.learner.shrink_and_perturb(config.noise_std, config.shrink, every_step=False)
-        self.pieces_an_advance = pieces_an_advance(config.width, context.device)
         self.stage = HALF if config.start == "warm" else ALL
-        self.epoch = self.piece = self.updates = 0
         self.done = False
-        self.diverged_at: int | None = None
-        self.hits = torch.zeros(3, dtype=torch.int64, device=context.device)  # this epoch's: training, test, broken
-        self._order: NDArray[np.int64] | None = None
 
     # -- where it stands --------------------------------------------------------------------------------------------
 
-    def _sizes(self, stage: int) -> tuple[int, int]:
-        """Pieces of an epoch: training, test."""
-        trained = len(self.data.train) // 2 if stage == HALF else len(self.data.train)
-        return -(-trained // self.config.batch), -(-len(self.judged) // EVALUATED)
+    @property
+    def over(self) -> bool:
+        return self.done
+
+    def _learned_from(self, stage: int) -> int:
+        """Pictures."""
+        return len(self.data.train) // 2 if stage == HALF else len(self.data.train)
+
+    def sizes(self, stage: int | None = None) -> tuple[int, int]:
+        """Pieces of an epoch of a stage, the present one if none is given: training, test."""
+        trained = self._learned_from(self.stage if stage is None else stage)
+        return ceil(trained / self.config.batch), ceil(len(self.judged) / EVALUATED)
 
     @property
     def _stages(self) -> tuple[int, ...]:
@@ -138,82 +129,35 @@ class Training:
     @property
     def steps_total(self) -> int:
         """In pieces, if no stage ends early."""
-        return self.config.epochs * sum(sum(self._sizes(stage)) for stage in self._stages)
+        return self.config.epochs * sum(sum(self.sizes(stage)) for stage in self._stages)
 
     @property
     def steps_done(self) -> int:
         if self.done:
             return self.steps_total
-        before = sum(self.config.epochs * sum(self._sizes(stage)) for stage in self._stages if stage < self.stage)
-        return before + self.epoch * sum(self._sizes(self.stage)) + self.piece
-
-    def statuses(self) -> list[RunStatus]:
-        if self.diverged_at is not None:
-            return [diverged(self.diverged_at)]
-        return [DONE if self.done else RUNNING]
+        before = sum(self.config.epochs * sum(self.sizes(stage)) for stage in self._stages if stage < self.stage)
+        return before + self.epoch * sum(self.sizes()) + self.piece
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
-    def learn_a_while(self) -> list[dict[str, float]]:
-        """Some pieces of an epoch, or of two; a row for each epoch that ended, none for one in which the run diverged."""
-        rows: list[dict[str, float]] = []
-        losses: list[Tensor] = []  # since they were last looked at
-        for _ in range(self.pieces_an_advance):
-            train, test = self._sizes(self.stage)
-            if self.piece < train:
-                losses.append(self.learn_a_batch())
-            else:
-                self.evaluate(self.piece - train)
-            self.piece += 1
-            if self.piece == train:
-                self.look_at(losses)
-            if self.piece == train + test:
-                rows.extend(self.end_epoch())
-            if self.done or self.diverged_at is not None:
-                break
-        self.look_at(losses)
-        return rows
-
-    def look_at(self, losses: list[Tensor]) -> None:
-        """Did the run diverge in the updates that these losses are of, the latest ones? They are forgotten."""
-        broken = first_not_finite(losses)
-        if broken is not None:
-            self.diverged_at = self.updates - len(losses) + broken
-        losses.clear()
+    def look_up(self) -> NDArray[np.int64]:
+        """The pictures of the stage, in the order of the epoch."""
+        seed, count = self.config.seed, len(self.data.train)
+        pictures = generator(seed, "halves").permutation(count)[: self._learned_from(self.stage)]
+        return generator(seed, "order", self.stage, self.epoch).permutation(np.sort(pictures))
 
     def learn_a_batch(self) -> Tensor:
-        """One training step; its loss."""
-        if self._order is None:
-            self._order = self._epochs_order()
-        chosen = self._order[self.piece * self.config.batch :][: self.config.batch]
-        self.updates += 1
+        chosen = self.plan[self.piece * self.config.batch :][: self.config.batch]
         loss, right = self.learner.learn(*self.data.train.batch(chosen), self.config.classes)
         self.hits[0] += right
         return loss
 
-    def _epochs_order(self) -> NDArray[np.int64]:
-        """Of the pictures of the stage."""
-        seed, count = self.config.seed, len(self.data.train)
-        pictures = generator(seed, "halves").permutation(count)[: count // 2 if self.stage == HALF else count]
-        return generator(seed, "order", self.stage, self.epoch).permutation(np.sort(pictures))
-
     def evaluate(self, piece: int) -> None:
-        """Count hits among the next EVALUATED pictures of the test."""
-        chosen = np.arange(EVALUATED * piece, min(EVALUATED * (piece + 1), len(self.judged)))
-        right, broken = self.learner.right(*self.judged.batch(chosen), self.config.classes)
-        self.hits[1] += right
-        self.hits[2] += broken
+        self.count_hits(1, self.judged, EVALUATED * piece, len(self.judged), self.config.classes)
 
-    def end_epoch(self) -> list[dict[str, float]]:
-        """A row; and on to the next stage, if this one has been learned. No row where the last update broke the network."""
-        trained = len(self.data.train) // 2 if self.stage == HALF else len(self.data.train)
-        right, right_in_test, broken = cast(list[int], self.hits.tolist())
-        if broken:
-            self.diverged_at = self.updates  # the next one, whose loss would not be finite
-            return []
-        train, test = right / trained, right_in_test / len(self.judged)
-        self.hits.zero_()
-        self.epoch, self.piece, self._order = self.epoch + 1, 0, None
+    def end_epoch(self, hits: tuple[int, int]) -> list[dict[str, float]]:
+        """A row; and on to the next stage, if this one has been learned."""
+        train, test = hits[0] / self._learned_from(self.stage), hits[1] / len(self.judged)
         last = train >= self.config.until or self.epoch == self.config.epochs
         row = {
             "stage": self.stage,
@@ -242,42 +186,31 @@ class Training:
     # -- storing ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "data": self.sha256,
-            "at": [self.stage, self.epoch, self.piece, self.updates],
-            "done": self.done,
-            "diverged_at": self.diverged_at,
-            "hits": self.hits.clone(),
-            "learner": self.learner.state_dict(),
-        }
+        return {**super().state_dict(), "stage": self.stage, "done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["data"] != self.sha256:
-            raise ValueError(
-                f"this run began with other pictures of '{self.config.dataset}' (sha256 {state['data'][:12]}, now "
-                f"{self.sha256[:12]}): give it those again, or begin a new study"
-            )
-        self.stage, self.epoch, self.piece, self.updates = state["at"]
-        self.done, self.diverged_at = state["done"], state["diverged_at"]
-        self.hits.copy_(state["hits"])
-        self.learner.load_state_dict(state["learner"])
-        self._order = None
+        super().load_state_dict(state)
+        self.stage, self.done = state["stage"], state["done"]
 
 
 # -- the experiment -----------------------------------------------------------------------------------------------------
 
 
-class WarmStarting:
+class WarmStarting(ResidualExperiment[Config, Training]):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    integers: ClassVar[Sequence[str]] = ("stage", "epoch", "step", "replaced", "last")
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "5 classes of Tiny ImageNet, width 4, 6 epochs a stage: does it run; about a minute",
         "small": "10 classes of Tiny ImageNet, width 8, at most 40 epochs a stage, 3 seeds; about 40 minutes on one core",
         "tuning": "what the settings of small are chosen from: 9 of each method on seed 1000; about 50 minutes on one core",
         "paper": "CIFAR-10, width 64, until 99% of the training pictures are told right, 10 seeds; a GPU",
     }
+
+    def __init__(self) -> None:
+        super().__init__(Training)
 
     def runs(self, profile: str) -> list[Config]:
         if profile == "tuning":
@@ -286,25 +219,6 @@ class WarmStarting:
         return [
             Config(seed=seed, **common, **{**cell, **own[cell["method"]]}) for seed in range(seeds) for cell in CELLS
         ]
-
-    def data_sets(self, config: Config) -> list[str]:
-        return [config.dataset]
-
-    def check_data(self, config: Config, found: Mapping[str, ImageSet]) -> None:
-        counts = (config.validation_images, config.train_images, config.test_images)
-        check_enough(found[config.dataset], config.classes, *counts)
-
-    def stack_key(self, config: Config, device: str) -> Hashable:
-        return config  # every run is a job of its own
-
-    def start(self, configs: Sequence[Config], context: Context) -> Training:
-        return Training(configs[0], context)
-
-    def advance(self, state: Training) -> dict[str, NDArray[Any]]:
-        rows = state.learn_a_while()
-        kinds = {name: np.int64 if name in INTEGERS else np.float64 for name in COLUMNS}
-        columns = {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
-        return {"run": np.zeros(len(rows), dtype=np.int64), **columns}
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy in training and in the test with all of the pictures; the gap to backprop from scratch at the end."""

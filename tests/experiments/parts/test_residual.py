@@ -4,7 +4,7 @@ from torch import nn
 
 from pliant import ContinualBackprop
 from pliant.experiments.parts.residual import Block, ResidualNet, article_groups, he_normal, initialise
-from pliant.experiments.parts.residual_learner import first_not_finite, pieces_an_advance, unit_groups
+from pliant.experiments.parts.residual_learner import unit_groups
 from pliant.methods import reset_network
 from pliant.units import trace
 
@@ -83,15 +83,3 @@ def test_the_articles_pairing_is_what_tracing_finds_inside_blocks_and_changes_th
         verification = cbp.plan.verify(network, x)
     wrong = sorted(each.group.name for each in verification.wrong)
     assert wrong == sorted(["stem", *(f"blocks.{number}.conv2" for number in range(7))])
-
-
-def test_the_first_loss_that_is_not_finite_is_found():
-    losses = [torch.tensor(each) for each in (1.0, float("inf"), 2.0, float("nan"))]
-    assert first_not_finite(losses) == 1
-    assert first_not_finite(losses[:1]) is None
-    assert first_not_finite([]) is None
-
-
-def test_an_advance_has_fewer_steps_where_a_step_takes_longer():
-    assert pieces_an_advance(8, "cpu") > pieces_an_advance(16, "cpu") > pieces_an_advance(64, "cpu") == 1
-    assert pieces_an_advance(64, "cuda") >= 100

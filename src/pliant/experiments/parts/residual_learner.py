@@ -13,9 +13,9 @@ released (which also never decays a unit's activity, nor forgets it at a replace
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -28,8 +28,6 @@ from pliant.methods import ContinualBackprop, ShrinkAndPerturb, reset_network
 from pliant.streams import stream_key
 from pliant.units import UnitMap, trace
 from pliant.units.map import UnitGroup
-
-EVALUATED = 300  # pictures in a piece of evaluation, which costs about what a training step does
 
 
 class LearnerConfig(ReplacementConfig, frozen=True):
@@ -145,20 +143,3 @@ def unit_groups(network: ResidualNet, units: str, channels: int) -> UnitMap | li
         return article_groups(network)
     device = network.head.weight.device
     return trace(network, torch.zeros(2, channels, 32, 32, device=device), residual=units == "traced-residual")
-
-
-def first_not_finite(losses: Sequence[Tensor]) -> int | None:
-    """The place of the first loss that is not a finite number; the device is asked once.
-
-    >>> first_not_finite([torch.tensor(1.0), torch.tensor(torch.nan)]), first_not_finite([])
-    (1, None)
-    """
-    if not losses:
-        return None
-    finite = cast(list[bool], torch.stack(list(losses)).isfinite().tolist())
-    return finite.index(False) if False in finite else None
-
-
-def pieces_an_advance(width: int, device: str) -> int:
-    """Training steps, or evaluations of EVALUATED pictures, that take a few seconds."""
-    return 500 if device != "cpu" else max(1, min(48, 2048 // width**2))
