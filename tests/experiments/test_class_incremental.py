@@ -1,6 +1,3 @@
-from copy import deepcopy
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -8,13 +5,11 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from pliant.experiments.class_incremental import ClassIncremental, Config, scheduled
-from pliant.lab import Context
-from pliant.lab.checkpoint import from_bytes, to_bytes
-from tests.experiments.small_pictures import assert_same_state, make_pictures
+from tests.experiments.residual_runs import Runs, equal
+from tests.experiments.small_pictures import make_pictures
 
 EXPERIMENT = ClassIncremental()
 SHORT = {
-    "dataset": "small",
     "increment": 2,
     "tasks": 2,
     "epochs": 3,
@@ -24,6 +19,8 @@ SHORT = {
     "validation_images": 5,
     "test_images": 6,
 }
+RUNS = Runs(EXPERIMENT, SHORT)
+begin, finish, straight = RUNS.begin, RUNS.finish, RUNS.straight
 CBP = {"method": "cbp", "replacement_rate": 1.0, "maturity_threshold": 1}
 
 
@@ -35,36 +32,6 @@ def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLIANT_CACHE", str(folder / "cache"))
         yield folder
-
-
-def begin(data, pieces=7, **settings):
-    """A run that advances by a few pieces at a time, so that it can be stopped anywhere."""
-    state = EXPERIMENT.start([Config(**{**SHORT, **settings})], Context(data=data))
-    state.pieces_an_advance = pieces
-    return state
-
-
-def finish(state):
-    """All rows from here on."""
-    rows = []
-    while state.statuses()[0].word == "running":
-        rows.append(EXPERIMENT.advance(state))
-    return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
-
-
-@cache
-def straight_run(data, settings):
-    """A finished run of these settings, and its rows."""
-    state = begin(data, **dict(settings))
-    return state, finish(state)
-
-
-def straight(data, **settings):
-    return straight_run(data, tuple(settings.items()))
-
-
-def equal(first, second):
-    return all(np.array_equal(first[name], second[name], equal_nan=True) for name in first)
 
 
 # -- the protocol -------------------------------------------------------------------------------------------------------
@@ -242,97 +209,6 @@ def test_bfloat16_autocast_learns_close_to_float32_but_not_alike(data):
     weights = [state.learner.network.head.weight for state in states]
     assert not torch.equal(*weights)
     assert_close(*weights, rtol=0.1, atol=0.05)
-
-
-# -- stopping, resuming, diverging ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "advances"),
-    [
-        (CBP, 3),
-        ({**CBP, "units": "article", "optimizer_state": "keep", "hand_over_mean": False}, 5),
-        ({"method": "full"}, 2),
-        ({"method": "snp", "noise_std": 1e-3}, 1),
-    ],
-)
-def test_stopping_and_resuming_changes_nothing(data, settings, advances):
-    straight_state, rows = straight(data, **settings)
-    state = begin(data, **settings)
-    before = [EXPERIMENT.advance(state) for _ in range(advances)]
-    assert 0 < state.steps_done < state.steps_total
-    resumed = begin(data, **settings)
-    resumed.load_state_dict(from_bytes(to_bytes(state.state_dict())))
-    EXPERIMENT.advance(state)  # what was saved must not follow
-    after = finish(resumed)
-    joined = {name: np.concatenate([*(each[name] for each in before), after[name]]) for name in after}
-    assert equal(joined, rows)
-    assert_same_state(resumed.state_dict(), straight_state.state_dict())
-    if settings["method"] == "cbp":
-        assert min(group["replaced"][0] for group in straight_state.learner.cbp.stats().values()) >= 20
-
-
-def test_how_far_an_advance_goes_does_not_matter(data):
-    assert equal(straight(data, **CBP)[1], finish(begin(data, pieces=40, **CBP)))
-
-
-def test_other_pictures_under_the_same_name_are_refused(data, tmp_path):
-    state = begin(data).state_dict()
-    make_pictures(tmp_path / "small", seed=1)
-    with pytest.raises(ValueError, match="began with other pictures of 'small'"):
-        begin(tmp_path).load_state_dict(state)
-
-
-def test_a_diverged_run_is_a_result(data):
-    state = begin(data, step_size=1e30)
-    finish(state)
-    status = state.statuses()[0]
-    assert status.word == "diverged"
-    assert 1 <= status.step <= 6
-
-
-@pytest.mark.parametrize("pieces", [2, 100])
-@pytest.mark.parametrize("broken", [0, 8, 13])  # an epoch of the first task has 3 updates, of the second 6
-def test_a_run_ends_with_the_task_before_the_update_whose_loss_is_not_finite(data, pieces, broken):
-    state = begin(data, pieces=pieces)
-    learn = state.learner.learn
-    state.learner.learn = lambda x, labels, among: learn(
-        x * torch.nan if state.updates == broken + 1 else x, labels, among
-    )
-    rows = finish(state)
-    assert state.statuses() == [("diverged", broken)]
-    assert len(rows["task"]) == (broken >= 9)
-    assert all(np.isfinite(values).all() for values in rows.values())
-
-
-def test_a_run_whose_last_update_of_an_epoch_breaks_it_has_no_accuracy_after_it(data):
-    state = begin(data, pieces=1)
-    while state.updates < 9:
-        rows = state.learn_a_while()
-    assert not rows
-    with torch.no_grad():
-        state.learner.network.stem.weight.fill_(torch.nan)
-    assert finish(state)["task"].tolist() == []
-    assert state.statuses() == [("diverged", 9)]
-
-
-@pytest.mark.parametrize("settings", [CBP, {"method": "snp", "noise_std": 1e-3}])
-def test_learning_on_changes_nothing_in_a_state_and_two_runs_go_on_from_it_alike(data, settings):
-    state = begin(data, **settings)
-    for _ in range(2):
-        state.learn_a_while()
-    assert state.epoch > 0, "a best state is to be kept by now"
-    saved = state.state_dict()
-    kept = deepcopy(saved)
-    rows = []
-    for run in (state, *(begin(data, **settings) for _ in range(2))):
-        if run is not state:
-            run.load_state_dict(saved)
-        rows.append(finish(run))
-        assert_same_state(saved, kept)
-    assert equal(rows[0], rows[1])
-    assert equal(rows[0], rows[2])
-    assert rows[0]["replaced"][-1] >= (20 if settings is CBP else 0)
 
 
 # -- settings, profiles, figure -------------------------------------------------------------------------------------------

@@ -1,6 +1,3 @@
-from copy import deepcopy
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -8,13 +5,11 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from pliant.experiments.warm_starting import Config, WarmStarting, carried_on
-from pliant.lab import Context
-from pliant.lab.checkpoint import from_bytes, to_bytes
-from tests.experiments.small_pictures import assert_same_state, make_pictures
+from tests.experiments.residual_runs import Runs
+from tests.experiments.small_pictures import make_pictures
 
 EXPERIMENT = WarmStarting()
 SHORT = {
-    "dataset": "small",
     "classes": 4,
     "epochs": 5,
     "width": 4,
@@ -25,7 +20,8 @@ SHORT = {
     "momentum": 0.9,
     "until": 2.0,
 }
-CBP = {"method": "cbp", "replacement_rate": 1.0, "maturity_threshold": 1}
+RUNS = Runs(EXPERIMENT, SHORT)
+begin, finish, straight = RUNS.begin, RUNS.finish, RUNS.straight
 SNP = {"method": "snp", "shrink": 0.5, "noise_std": 0.01}
 
 
@@ -37,32 +33,6 @@ def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLIANT_CACHE", str(folder / "cache"))
         yield folder
-
-
-def begin(data, pieces=7, **settings):
-    """A run that advances by a few pieces at a time, so that it can be stopped anywhere."""
-    state = EXPERIMENT.start([Config(**{**SHORT, **settings})], Context(data=data))
-    state.pieces_an_advance = pieces
-    return state
-
-
-def finish(state):
-    """All rows from here on."""
-    rows = []
-    while state.statuses()[0].word == "running":
-        rows.append(EXPERIMENT.advance(state))
-    return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
-
-
-@cache
-def straight_run(data, settings):
-    state = begin(data, **dict(settings))
-    return state, finish(state)
-
-
-def straight(data, **settings):
-    """A finished run of these settings, and its rows."""
-    return straight_run(data, tuple(settings.items()))
 
 
 def batches_of(state):
@@ -131,82 +101,6 @@ def test_shrink_and_perturb_adds_noise_only_then(data):
     pairs = zip(plain.learner.network.parameters(), noisy.learner.network.parameters(), strict=True)
     noise = torch.cat([(b - a).detach().flatten() for a, b in pairs])
     assert float(noise.std()) == pytest.approx(0.01, rel=0.05)
-
-
-@pytest.mark.parametrize(("settings", "advances"), [({}, 2), (SNP, 2), (SNP, 5), (CBP, 4)])
-def test_stopping_and_resuming_changes_nothing(data, settings, advances):
-    straight_state, rows = straight(data, **settings)
-    state = begin(data, **settings)
-    before = [EXPERIMENT.advance(state) for _ in range(advances)]
-    assert 0 < state.steps_done < state.steps_total
-    resumed = begin(data, **settings)
-    resumed.load_state_dict(from_bytes(to_bytes(state.state_dict())))
-    EXPERIMENT.advance(state)  # what was saved must not follow
-    after = finish(resumed)
-    for name, values in after.items():
-        assert np.array_equal(np.concatenate([*(each[name] for each in before), values]), rows[name])
-    assert_same_state(resumed.state_dict(), straight_state.state_dict())
-    if settings is CBP:
-        assert min(group["replaced"][0] for group in straight_state.learner.cbp.stats().values()) >= 20
-
-
-def test_other_pictures_under_the_same_name_are_refused(data, tmp_path):
-    state = begin(data).state_dict()
-    make_pictures(tmp_path / "small", classes=4, count=21, seed=1)
-    with pytest.raises(ValueError, match="began with other pictures of 'small'"):
-        begin(tmp_path).load_state_dict(state)
-
-
-def test_a_diverged_run_is_a_result(data):
-    state = begin(data, step_size=1e30)
-    finish(state)
-    assert state.statuses()[0].word == "diverged"
-    assert 1 <= state.statuses()[0].step <= 6
-
-
-@pytest.mark.parametrize("pieces", [2, 100])
-@pytest.mark.parametrize("broken", [0, 4, 5])  # an epoch of the first stage has 3 updates
-def test_a_run_ends_with_the_epoch_before_the_update_whose_loss_is_not_finite(data, pieces, broken):
-    state = begin(data, pieces=pieces)
-    learn = state.learner.learn
-
-    def learn_and_say_nan(x, labels, among):
-        loss, right = learn(x, labels, among)
-        return (loss * torch.nan if state.updates == broken + 1 else loss), right
-
-    state.learner.learn = learn_and_say_nan
-    rows = finish(state)
-    assert state.statuses() == [("diverged", broken)]
-    assert len(rows["epoch"]) == broken // 3
-    assert all(np.isfinite(values).all() for values in rows.values())
-
-
-def test_a_run_whose_last_update_of_an_epoch_breaks_it_has_no_accuracy_after_it(data):
-    state = begin(data, pieces=1)
-    while state.updates < 6:
-        rows = state.learn_a_while()
-    assert not rows
-    with torch.no_grad():
-        state.learner.network.stem.weight.fill_(torch.nan)
-    assert finish(state)["epoch"].tolist() == []
-    assert state.statuses() == [("diverged", 6)]
-
-
-@pytest.mark.parametrize("settings", [SNP, CBP])
-def test_learning_on_changes_nothing_in_a_state_and_two_runs_go_on_from_it_alike(data, settings):
-    state = begin(data, **settings)
-    for _ in range(2):
-        state.learn_a_while()
-    saved = state.state_dict()
-    kept = deepcopy(saved)
-    rows = []
-    for run in (state, *(begin(data, **settings) for _ in range(2))):
-        if run is not state:
-            run.load_state_dict(saved)
-        rows.append(finish(run))
-        assert_same_state(saved, kept)
-    assert all(np.array_equal(rows[0][name], each[name]) for name in rows[0] for each in rows[1:])
-    assert rows[0]["replaced"][-1] >= (20 if settings is CBP else 0)
 
 
 def test_with_pictures_of_validation_those_of_the_test_are_seen_by_no_one(data):
