@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pliant.data import DataError
 from pliant.data.decode import decoded, reduced
@@ -70,6 +70,19 @@ KINDS = {
 def test_every_kind_of_picture_becomes_rgb(content, colour, tolerance):
     found = pixels(content).astype(int)
     assert np.abs(found - np.array(colour)).max() <= tolerance
+
+
+def test_a_file_that_is_another_thing_than_its_name_says_starts_no_other_program():
+    """Pillow hands PostScript to Ghostscript."""
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(UnidentifiedImageError):
+        reduced(postscript)
+
+
+def test_a_picture_too_large_to_be_one_is_refused():
+    huge = encoded(np.zeros((11_000, 11_000), np.uint8), mode="1")
+    with pytest.raises(Warning, match="could be decompression bomb"):
+        reduced(huge)
 
 
 def test_fractions_and_32_bits_are_refused():

@@ -66,6 +66,15 @@ def test_a_missing_file_is_named_with_the_places_and_the_remedy(tmp_path, monkey
     assert not available("mnist", tmp_path)
 
 
+def test_a_gz_that_unpacks_without_bound_is_left_alone(tmp_path, monkeypatch):
+    digits(tmp_path / "mnist")
+    monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
+    with gzip.open(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(bytes(70 << 20))
+    with pytest.raises(DataError, match="unpacks to more than 67,108,864 bytes"):
+        load("mnist", tmp_path, download=False)
+
+
 IMAGES = idx(np.arange(24).reshape(2, 3, 4))
 BAD = {
     "magic": (b"\1" + IMAGES[1:], "does not begin with two zero bytes"),

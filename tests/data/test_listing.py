@@ -1,6 +1,7 @@
 """Which pictures there are, of which class, and which are for the test."""
 
 import os
+import zipfile
 
 import pytest
 
@@ -114,6 +115,20 @@ def test_a_picture_that_the_annotations_leave_out_is_named(tmp_path):
     picture(root / "val" / "images" / "val_9.JPEG")
     with pytest.raises(DataError, match=r"does not tell the class of 'val/images/val_9\.JPEG'"):
         listing(root)
+
+
+def test_annotations_that_are_no_text_are_named(tmp_path):
+    root = tiny_imagenet(tmp_path)
+    (root / "val" / "val_annotations.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"val/val_annotations\.txt is not UTF-8"):
+        listing(root)
+
+
+def test_a_picture_that_unpacks_without_bound_is_named_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/1.png", bytes((1 << 26) + 1))
+    with pytest.raises(DataError, match=r"'cat/1\.png' unpacks to 67,108,865 bytes"):
+        listing(tmp_path / "bomb.zip")
 
 
 @pytest.mark.parametrize("keep", [0, 10, -10])

@@ -170,6 +170,18 @@ def test_a_pair_of_stripes_is_learned():
     assert rows["task"][:, 0].tolist() == [1, 2]
 
 
+def test_a_run_whose_tasks_last_update_breaks_it_has_no_accuracy_after_it():
+    state = started([Config(**SHORT)])
+    learned = len(EXPERIMENT.advance(state)["run"])
+    state.learn(SHORT["epochs"])
+    with torch.no_grad():
+        state.net.conv1.weight.fill_(torch.nan)
+    state.learn = lambda epochs: np.array([0.5])
+    assert learned == 1
+    assert EXPERIMENT.advance(state)["run"].tolist() == []
+    assert state.statuses() == [("diverged", state.steps_total // SHORT["tasks"] * 2)]
+
+
 @pytest.mark.parametrize("keeps", ["clear", "keep"])
 def test_a_task_starts_with_a_head_of_zeros_and_its_momentum_cleared_or_kept(keeps):
     state = started([Config(head_momentum=keeps, **SHORT)])

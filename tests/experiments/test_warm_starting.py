@@ -184,6 +184,13 @@ def test_the_figure_shows_the_gap_to_backprop_from_scratch(data):
     assert [float(line.get_ydata()[0]) for line in points] == pytest.approx([gap])
 
 
+def test_a_gap_of_fewer_seeds_than_began_says_so(data):
+    rows = tables(data, epochs=1)
+    unfinished = (rows["seed"] == 1) & (rows["start"] == "scratch") & (rows["last"] == 1)
+    names = [EXPERIMENT.figure(each).axes[2].get_xticklabels()[0].get_text() for each in (rows, rows[~unfinished])]
+    assert names == ["backprop\nwarm", "backprop\nwarm\n(1 of 2 seeds)"]
+
+
 def test_runs_that_ended_early_are_carried_on_at_their_last_value():
     pandas = pytest.importorskip("pandas")
     places = {"epoch": [1, 2, 1], "last": [0, 1, 1]}

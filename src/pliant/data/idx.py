@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pliant.data.catalog import Entry
 from pliant.data.images import DataError, Images
 
-_MOST = 1 << 31  # bytes that a file may hold
+_MOST = 1 << 26  # bytes that a file may hold; the largest of these sets has 47 million
 
 
 def read(files: list[Path], entry: Entry) -> tuple[Images, Images]:

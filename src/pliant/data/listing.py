@@ -30,6 +30,7 @@ ENDINGS = frozenset(
     ]
 )
 ANNOTATIONS = "val_annotations.txt"
+MOST = 1 << 26  # bytes of a picture's file
 _DEEPEST = 6  # folders; a loop of links ends here
 
 
@@ -152,6 +153,11 @@ def _stamps(source: Path) -> dict[str, str]:
         raise DataError(f"there is no {source}: give a zip or folder of class folders")
     with open_zip(source) as archive:
         files = [info for info in archive.infolist() if not info.is_dir() and _wanted(info.filename)]
+    for info in files:
+        if info.file_size > MOST:
+            raise DataError(
+                f"{source}: '{info.filename}' unpacks to {info.file_size:,} bytes, and a picture may have {MOST:,}: remove it"
+            )
     return {info.filename: f"{info.file_size} {info.CRC:08x}" for info in files}
 
 
@@ -167,9 +173,14 @@ def _walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
 
 def _text(source: Path, name: str) -> str:
     if source.is_dir():
-        return (source / name).read_text(encoding="utf-8")
-    with open_zip(source) as archive:
-        return archive.read(name).decode("utf-8")
+        encoded = (source / name).read_bytes()
+    else:
+        with open_zip(source) as archive:
+            encoded = archive.read(name)
+    try:
+        return encoded.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: {name} is not UTF-8 ({error}): it is not the published one") from None
 
 
 def open_zip(source: Path) -> zipfile.ZipFile:

@@ -260,12 +260,12 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
         "paper": "CIFAR-100 in 20 increments of 5 classes, width 64, 200 epochs each, all methods, 30 seeds; a GPU",
     }
 
-    def __init__(self) -> None:
-        super().__init__(Growth)
-
     def runs(self, profile: str) -> list[Config]:
         cells, seeds = _PROFILES[profile]
         return [Config(seed=seed, **cell) for seed in seeds for cell in cells()]
+
+    def start(self, configs: Sequence[Config], context: Context) -> Growth:
+        return Growth(configs[0], context)
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy by classes seen; its difference to the network that starts over, or to backprop; dormancy; rank."""
@@ -328,7 +328,7 @@ def _tuning() -> list[dict[str, Any]]:
     ]
     own: list[dict[str, Any]] = [
         *({"method": "snp", "noise_std": noise} for noise in (1e-5, 1e-4, 1e-3)),
-        *({"method": "cbp", "replacement_rate": rate, "maturity_threshold": 100} for rate in (1e-5, 1e-4, 1e-3)),
+        *({"method": "cbp", "replacement_rate": rate, "maturity_threshold": 100} for rate in (1e-4, 1e-3, 1e-2)),
     ]
     both = [{**each, "step_size": size} for size in (0.03, 0.1, 0.3) for each in own]
     return [{**common, **cell} for cell in (*alone, *both)]

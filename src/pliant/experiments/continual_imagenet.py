@@ -259,6 +259,13 @@ class Learners:
         first = self.steps_done + broken.argmax(axis=0)
         self.diverged_at = np.where((self.diverged_at < 0) & broken.any(axis=0), first, self.diverged_at)
 
+    @torch.no_grad()
+    def look_at_outputs(self) -> None:
+        """A run whose last update broke its network diverged in the next, whose loss would not be finite."""
+        logits = self.net(normalised(self._test.to(self.device)))
+        broken = ~logits.isfinite().all(-1).all(-1).cpu().numpy()
+        self.diverged_at = np.where((self.diverged_at < 0) & broken, self.steps_done, self.diverged_at)
+
     def end_task(self) -> None:
         self.task, self.epoch = self.task + 1, 0
 
@@ -339,6 +346,7 @@ class ContinualImageNet:
 
     def advance(self, state: Learners) -> dict[str, NDArray[Any]]:
         accuracy = state.learn(state.epochs_at_once())
+        state.look_at_outputs()
         alive = np.flatnonzero(state.diverged_at < 0)
         if state.epoch < state.config.epochs:
             alive = alive[:0]  # amid a task

@@ -209,9 +209,6 @@ class WarmStarting(ResidualExperiment[Config, Training]):
         "paper": "CIFAR-10, width 64, until 99% of the training pictures are told right, 10 seeds; a GPU",
     }
 
-    def __init__(self) -> None:
-        super().__init__(Training)
-
     def runs(self, profile: str) -> list[Config]:
         if profile == "tuning":
             return _tuning()
@@ -219,6 +216,9 @@ class WarmStarting(ResidualExperiment[Config, Training]):
         return [
             Config(seed=seed, **common, **{**cell, **own[cell["method"]]}) for seed in range(seeds) for cell in CELLS
         ]
+
+    def start(self, configs: Sequence[Config], context: Context) -> Training:
+        return Training(configs[0], context)
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy in training and in the test with all of the pictures; the gap to backprop from scratch at the end."""
@@ -229,7 +229,7 @@ class WarmStarting(ResidualExperiment[Config, Training]):
         figure, [[train, test, gap]] = panels(1, 3)
         for panel, column in ((train, "train_accuracy"), (test, "test_accuracy")):
             band(panel, all_of_it, x="epoch", y=column, by="curve", look=look, labels=LABELS, name_lines=panel is test)
-        _gaps(gap, table[(table["stage"] == ALL) & (table["last"] == 1)], look)
+        _gaps(gap, table, look)
         train.set_title(", ".join(table["dataset"].unique()), loc="left")
         return figure
 
@@ -252,8 +252,9 @@ def carried_on(rows: Any) -> Any:
     return cast(Any, pandas).concat(whole) if whole else rows
 
 
-def _gaps(axes: Axes, ends: Any, look: Mapping[str, Style]) -> None:
+def _gaps(axes: Axes, rows: Any, look: Mapping[str, Style]) -> None:
     """Final test accuracy less that of backprop from scratch, of the seeds that have both, with its interval."""
+    ends = rows[(rows["stage"] == ALL) & (rows["last"] == 1)]
     scratch = (ends["method"] == "bp") & (ends["start"] == "scratch")
     gaps = ends.assign(gap=less_reference(ends, ends[scratch], "test_accuracy", [], COLUMNS))
     gaps = gaps[~scratch].dropna(subset=["gap"])
@@ -264,8 +265,14 @@ def _gaps(axes: Axes, ends: Any, look: Mapping[str, Style]) -> None:
         axes.plot([place, place], [low, high], color=look[name]["color"], linestyle=look[name]["linestyle"])
         axes.plot([place], [difference.mean], "o", color=look[name]["color"])
     axes.axhline(0.0, color="#999999", linewidth=0.8)
-    axes.set_xticks(range(len(shown)), [name.replace(", ", "\n") for name in shown])
+    axes.set_xticks(range(len(shown)), [_with_loss(name, rows, gaps).replace(", ", "\n") for name in shown])
     axes.set_ylabel("test accuracy less that of backprop, scratch")
+
+
+def _with_loss(curve: str, rows: Any, gaps: Any) -> str:
+    """A curve's name, and of how many of its seeds there is a gap, if not of all."""
+    have, all_of_them = (table["seed"][table["curve"] == curve].nunique() for table in (gaps, rows))
+    return curve if have == all_of_them else f"{curve}, ({have} of {all_of_them} seeds)"
 
 
 NAMES = {"bp": "backprop", "snp": "shrink+perturb", "cbp": "continual backprop"}
@@ -295,7 +302,7 @@ def _quick() -> Profile:
 
 
 def _small() -> Profile:
-    common = {**TINY, "classes": 10, "train_images": 450, "test_images": 100, "width": 8, "epochs": 40}
+    common = {**TINY, "classes": 10, "train_images": 450, "width": 8, "epochs": 40}
     common |= {"batch": 64, "step_size": 0.003, "momentum": 0.9}
     return common, {"bp": {}, "snp": PUBLISHED, "cbp": {"replacement_rate": 1e-4, "maturity_threshold": 100}}, 3
 

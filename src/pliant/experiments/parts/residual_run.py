@@ -8,7 +8,7 @@ epoch needs is looked up from them, not stored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
@@ -214,13 +214,10 @@ RunT = TypeVar("RunT", bound=ResidualRun[Any])
 
 
 class ResidualExperiment(Generic[ConfigT, RunT]):
-    """What the laboratory asks of an experiment with such runs, but for profiles and figure; every run is a job of its own."""
+    """What the laboratory asks of an experiment with such runs, but for profiles, start and figure. Every run is a job."""
 
     columns: ClassVar[Mapping[str, str]]
     integers: ClassVar[Sequence[str]]  # columns of whole numbers
-
-    def __init__(self, run: Callable[[ConfigT, Context], RunT]) -> None:
-        self._run = run
 
     def data_sets(self, config: ConfigT) -> list[str]:
         return [config.dataset]
@@ -230,9 +227,6 @@ class ResidualExperiment(Generic[ConfigT, RunT]):
 
     def stack_key(self, config: ConfigT, device: str) -> Hashable:
         return config
-
-    def start(self, configs: Sequence[ConfigT], context: Context) -> RunT:
-        return self._run(configs[0], context)
 
     def advance(self, state: RunT) -> dict[str, NDArray[Any]]:
         rows = state.learn_a_while()
