@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import index
 from typing import Any, Literal, Self, TypedDict
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -59,6 +60,9 @@ class Where(TypedDict, total=False):
     process_group: dist.ProcessGroup | Literal["auto"] | None
 
 
+_ATTACHED: WeakSet[UnitReset] = WeakSet()  # those with a hook on an optimizer
+
+
 class UnitReset:
     """Resets hidden units of `model` after each step of `optimizer`.
 
@@ -78,7 +82,8 @@ class UnitReset:
         process_group: "auto" shares statistics over the ranks of a DistributedDataParallel model; a process group does so
             for any model that is the same on all its ranks; None leaves every rank to itself.
 
-    Raises `ValueError` or `TypeError` if a group does not fit the model or no optimizer steps it, and
+    Raises `ValueError` or `TypeError` if a group does not fit the model, if no optimizer steps it or if a method of the same
+    kind already resets it after that optimizer's steps, and
     `RuntimeError` at the first step if the tapped modules never ran in training mode.
     """
 
@@ -126,6 +131,8 @@ class UnitReset:
         self._last: dict[str, int | None] = {group.name: None for group in self.groups}
         self._replaced = {group.name: [0] * group.runs for group in self.groups}
         self._check_groups(reads_activity)
+        if attach:
+            self._check_alone()
         self._ranks = Ranks(model, process_group)
         self.seeds = self._ranks.agree_on(self._seeds_of_runs(seed))
         # keyed: a generator seeded with the seed itself would repeat what the model was initialised with
@@ -146,6 +153,7 @@ class UnitReset:
         self._start = [panel.state_dict() for panel in self.panels]
         if attach:
             self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
+            _ATTACHED.add(self)
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -289,6 +297,7 @@ class UnitReset:
             handle.remove()
         self._handles.clear()
         self.forget.detach()
+        _ATTACHED.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -336,8 +345,8 @@ class UnitReset:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`. Raises `ValueError` if it was saved for other units or by another format."""
-        if state["format"] != FORMAT:
-            raise ValueError(f"this state has format {state['format']}, this version reads {FORMAT}")
+        if state.get("format") != FORMAT:
+            raise ValueError(f"this state has format {state.get('format')}, this version reads {FORMAT}")
         ours, theirs = self.plan.fingerprint(), list(state["fingerprint"])
         if ours != theirs:
             saved = [f"saved: {line}" for line in theirs if line not in ours]
@@ -421,6 +430,18 @@ class UnitReset:
             if reads_activity and not group.spec.taps:
                 raise ValueError(
                     f"group '{group.name}' has no tap to read its activity from; give one, or use utility='weight'"
+                )
+
+    def _check_alone(self) -> None:
+        """Raise ValueError where a method of our kind already resets units of ours: each would do so at its own rate."""
+        names = {group.name for group in self.groups}
+        for other in _ATTACHED:
+            ours = any(each is optimizer for each in other.optimizers for optimizer in self.optimizers)
+            shared = sorted(names & {group.name for group in other.groups})
+            if type(other) is type(self) and other._model is self._model and ours and shared:
+                raise ValueError(
+                    f"units of '{shared[0]}' are already reset by a {type(self).__name__} that is attached to this optimizer: "
+                    "detach() that one first, or exclude its units here"
                 )
 
     def _seeds_of_runs(self, seed: int | Sequence[int] | None) -> list[int]:

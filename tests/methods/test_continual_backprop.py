@@ -436,6 +436,21 @@ def test_its_repr_says_how_far_it_is():
     assert repr(cbp).endswith("replaced, detached)")
 
 
+def test_a_second_one_on_the_same_units_is_refused_until_the_first_is_detached():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(2, 3)
+    first = ContinualBackprop(model, optimizer, example_inputs=x)
+    with pytest.raises(ValueError, match="units of '0' are already reset by a ContinualBackprop that is attached"):
+        ContinualBackprop(model, optimizer, example_inputs=x)
+    ContinualBackprop(model, optimizer, example_inputs=x, attach=False)
+    first.detach()
+    lower = ContinualBackprop(model, optimizer, example_inputs=x, include="0")
+    upper = ContinualBackprop(model, optimizer, example_inputs=x, exclude="0")
+    assert [list(each.stats()) for each in (lower, upper)] == [["0"], ["2"]]
+    ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=x)  # of another optimizer
+
+
 def test_detached_training_is_plain_training():
     plain, left = mlp(), mlp()
     optimizer = OPTIMIZERS["sgd"](left.parameters())
@@ -910,12 +925,16 @@ def test_a_replacement_by_half_goes_halfway_and_keeps_the_unit_s_age():
     assert (method.score.value(method.groups[0], []) > 0).any()
 
 
+class Another(ContinualBackprop):
+    """A method of another kind, which may act beside it."""
+
+
 def test_several_methods_on_one_adam_do_not_undo_each_other():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     groups = chain_groups(model)[:1]
     first = ContinualBackprop(model, optimizer, groups=groups, replacement_rate=0.1, maturity_threshold=4, seed=0)
-    second = ContinualBackprop(model, optimizer, groups=groups, replacement_rate=0.1, maturity_threshold=6, seed=1)
+    second = Another(model, optimizer, groups=groups, replacement_rate=0.1, maturity_threshold=6, seed=1)
     for step in range(60):
         train(model, optimizer, [step])
         for method in (first, second):
