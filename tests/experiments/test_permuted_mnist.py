@@ -266,6 +266,13 @@ def test_a_diverged_run_is_a_result():
     assert np.isnan(rows["accuracy"]).tolist() == [True]
 
 
+def test_a_probe_of_more_pictures_than_there_are_is_an_error():
+    images = pictures()
+    EXPERIMENT.check_data(Config(dataset="kinds", probe=len(images.train)), {"kinds": images})
+    with pytest.raises(ValueError, match="and a probe 2,000: lower `probe`"):
+        EXPERIMENT.check_data(Config(dataset="kinds"), {"kinds": images})
+
+
 def test_a_run_does_not_go_on_with_other_images():
     state = learner()
     EXPERIMENT.advance(state)

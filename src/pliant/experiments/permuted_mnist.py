@@ -296,6 +296,11 @@ class PermutedMnist:
     def data_sets(self, config: Config) -> tuple[str]:
         return (config.dataset,)
 
+    def check_data(self, config: Config, found: Mapping[str, ImageSet]) -> None:
+        have = len(found[config.dataset].train)
+        if have < config.probe:
+            raise ValueError(f"'{config.dataset}' has {have:,} pictures, and a probe {config.probe:,}: lower `probe`")
+
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config
 

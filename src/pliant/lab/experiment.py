@@ -1,4 +1,4 @@
-"""What the laboratory asks of an experiment: seven names, and no base class.
+"""What the laboratory asks of an experiment: eight names, and no base class.
 
     configs = experiment.runs("quick")              which runs there are
     state = experiment.start(configs, context)      some of them, learning side by side: a job
