@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pliant.cli import main
+from pliant.data import CATALOG
 from pliant.experiments import TABLE
 from tests.experiments.small_pictures import make_pictures
 
@@ -73,9 +75,18 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(pliant, tmp_path, monk
     )
     assert status == 0
     assert "toy / quick   15 runs in 5 jobs, " in said
-    assert "job 004  nlms  3 runs, seeds 4" in said
-    assert "cost    three seconds" in said
+    assert "job 004  nlms step_size=0.1,0.2,0.3  3 runs, seed 4\n" in said
+    assert said.endswith("  profile  three seconds\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_calls_a_run_as_a_report_calls_its_curve(pliant, finished):
+    _, said, _ = pliant("run", TOY, "--profile", "tiny", "--out", str(finished), "--dry-run")
+    _, reported, _ = pliant("report", str(finished))
+    jobs = [line.split("  ")[2] for line in said.splitlines() if line.startswith("  job ")]
+    curves = [line.split("  ")[0] for line in reported.splitlines()[3:]]
+    assert sorted(set(jobs)) == ["lms step_size=0.01,5", "nlms step_size=0.5,0.1"]
+    assert sorted(curves) == ["lms step_size=0.01", "lms step_size=5", "nlms step_size=0.1", "nlms step_size=0.5"]
 
 
 def test_a_dry_run_on_an_earlier_study_shows_what_it_would_become(pliant, finished):
@@ -96,8 +107,8 @@ def test_the_default_folder_is_named_for_experiment_and_profile(pliant, tmp_path
 def test_status_tells_jobs_rows_and_divergences(pliant, finished):
     status, said, _ = pliant("status", str(finished))
     assert status == 0
-    assert "job 000  lms  2 runs, seeds 0   steps 1,000/1,000   10 rows" in said
-    assert "  lms  seed 2  step_size 5.0   diverged at step " in said
+    assert "job 000  lms step_size=0.01,5  2 runs, seed 0   steps 1,000/1,000   10 rows" in said
+    assert "  lms step_size=5  seed 2   diverged at step " in said
     assert "9 of 12 finished, 3 diverged; " in said
 
 
@@ -162,6 +173,26 @@ def test_report_says_how_each_curve_begins_and_ends(pliant, finished, tmp_path):
     assert len(of_file.splitlines()) == 3 + 4
 
 
+def test_report_prints_all_parts_where_it_is_asked_to(pliant, finished):
+    _, brief, _ = pliant("report", str(finished), "--parts", "5")
+    status, said, _ = pliant("report", str(finished), "--parts", "5", "--all-parts")
+    assert status == 0
+    assert re.split("  +", said.splitlines()[2]) == ["curve", "seeds", *(f"to {n}" for n in (200, 400, 600, 800, 1000))]
+    first, last = re.split("  +", brief.splitlines()[-1])[2:5:2]
+    assert re.split("  +", said.splitlines()[-1])[2::4] == [first, last]
+    assert said.splitlines()[4].split()[-5:] == ["-"] * 5  # all of its runs diverged
+
+
+def test_report_of_a_range_of_places(pliant, finished):
+    _, of_parts, _ = pliant("report", str(finished), "--parts", "5", "--all-parts", "--where", "method=nlms")
+    _, of_range, _ = pliant(
+        *("report", str(finished), "--parts", "2", "--all-parts", "--where", "method=nlms", "--where", "step=400-600")
+    )
+    asked, whole = ([re.split("  +", line)[2:] for line in said.splitlines()[2:]] for said in (of_range, of_parts))
+    assert asked == [row[1:3] for row in whole]
+    assert asked[0] == ["to 400", "to 600"]
+
+
 def test_report_of_some_runs_only(pliant, finished):
     _, said, _ = pliant("report", str(finished), "--where", "method=nlms", "--metric", "weight_magnitude")
     assert "weight_magnitude by step" in said
@@ -190,7 +221,40 @@ def test_a_file_that_is_no_export_is_refused(pliant, tmp_path):
     pandas.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     (tmp_path / "text.parquet").write_text("no")
     assert "does not say which study it is of" in pliant("report", str(tmp_path / "other.parquet"))[2]
-    assert "cannot be read as Parquet" in pliant("report", str(tmp_path / "text.parquet"))[2]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    says = "text.parquet is no Parquet file: `pliant export DIR --format parquet` makes one"
+    for command in ("report", "plot"):
+        assert says in pliant(command, str(tmp_path / "text.parquet"))[2]
+    assert "cannot be read as Parquet" in pliant("report", str(tmp_path / "broken.parquet"))[2]
+
+
+def test_an_exported_file_is_no_study(pliant, finished, tmp_path):
+    file = tmp_path / "rows.parquet"
+    pliant("export", str(finished), "--out", str(file))
+    for command in ("status", "resume", "export"):
+        status, _, errors = pliant(command, str(file))
+        assert status == 2
+        assert "rows.parquet is an exported file: `pliant report` and `pliant plot` take it" in errors
+    (tmp_path / "notes.txt").write_text("no")
+    assert "notes.txt is a file: give a study's folder" in pliant("status", str(tmp_path / "notes.txt"))[2]
+
+
+def test_export_takes_the_format_from_the_name_of_the_file(pliant, finished, tmp_path):
+    for name, begins in (("rows.parquet", b"PAR1"), ("rows.csv", b"run,method,seed,")):
+        assert pliant("export", str(finished), "--out", str(tmp_path / name))[0] == 0
+        assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_export_replaces_an_earlier_export_and_no_other_file(pliant, finished, tmp_path, name):
+    file = tmp_path / name
+    assert pliant("export", str(finished), "--out", str(file))[0] == 0
+    assert pliant("export", str(finished), "--out", str(file))[0] == 0
+    file.write_text("a year of notes")
+    status, _, errors = pliant("export", str(finished), "--out", str(file))
+    assert status == 2
+    assert f"{name} is there, and is no earlier export: give another --out" in errors
+    assert file.read_text() == "a year of notes"
 
 
 def test_plot_draws_an_exported_file_of_a_known_experiment(pliant, tmp_path):
@@ -200,12 +264,63 @@ def test_plot_draws_an_exported_file_of_a_known_experiment(pliant, tmp_path):
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_plot_refuses_a_file_whose_experiment_it_does_not_know(pliant, finished, tmp_path):
+def test_plot_refuses_a_file_that_an_experiment_of_ones_own_made(pliant, finished, tmp_path):
     file = tmp_path / "rows.parquet"
     pliant("export", str(finished), "--format", "parquet", "--out", str(file))
     status, _, errors = pliant("plot", str(file))
     assert status == 2
-    assert "unknown experiment 'toy'" in errors
+    assert (
+        "rows.parquet was made by an experiment of your own, toy_experiment.py:Toy: plot its study's folder" in errors
+    )
+
+
+def test_plot_draws_no_other_experiment_of_the_same_name(pliant, finished, tmp_path):
+    import pandas
+
+    file = tmp_path / "rows.parquet"
+    pliant("export", str(finished), "--format", "parquet", "--out", str(file))
+    rows = pandas.read_parquet(file)
+    rows.attrs["name"] = "ant"  # as a class Ant in a file of one's own
+    rows.to_parquet(file)
+    assert "was made by an experiment of your own, toy_experiment.py:Toy" in pliant("plot", str(file))[2]
+
+
+@pytest.mark.parametrize(("form", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_plot_draws_what_the_name_of_the_file_says(pliant, finished, tmp_path, form, begins):
+    assert pliant("plot", str(finished), "--out", str(tmp_path / f"f.{form}"))[0] == 0
+    assert (tmp_path / f"f.{form}").read_bytes().startswith(begins)
+
+
+# -- what there is to ask for -------------------------------------------------------------------------------------------
+
+
+def test_list_of_a_name_says_its_profiles_fields_and_columns(pliant):
+    status, said, _ = pliant("list", TOY)
+    assert status == 0
+    assert said.splitlines()[:4] == [
+        "toy   toy_experiment.py:Toy",
+        "profiles",
+        "  quick  three seconds",
+        "         12 runs of lms, nlms",
+    ]
+    assert "  step_size  float > 0 and <= 10 (default 0.01)\n" in said
+    assert "  drift      float >= 0 (default 0.01)\n             standard deviation of a target weight's step\n" in said
+    assert "  squared_error     before the update, mean of a bin; NaN after divergence\n" in said
+    assert "seed" not in said  # it has an option of its own
+
+
+def test_list_of_a_known_name_asks_its_question(pliant):
+    _, said, _ = pliant("list", "slowly-changing-regression")
+    assert said.startswith(f"slowly-changing-regression   {TABLE['slowly-changing-regression'].question}\n")
+
+
+def test_help_has_a_short_name_and_the_version_can_be_asked_for(pliant):
+    from pliant import __version__
+
+    assert pliant("--version") == (0, f"pliant {__version__}\n", "")
+    for command in ([], ["run"], ["data", "list"]):
+        status, said, _ = pliant(*command, "-h")
+        assert (status, said.startswith("Usage: pliant")) == (0, True)
 
 
 # -- data sets ----------------------------------------------------------------------------------------------------------
@@ -234,6 +349,20 @@ def test_a_study_does_not_go_on_with_other_pictures_of_the_same_name(pliant, min
         status, _, errors = pliant(*command)
         assert status == 2
         assert "learned from another 'mine' (SHA-256 " in errors
+
+
+def test_a_dry_run_says_where_the_data_sets_are(pliant, mine, tmp_path):
+    _, said, _ = pliant("run", *SHORT, "--dry-run")
+    assert f"  data     mine: {tmp_path / 'data' / 'mine'}\n" in said
+    names = "dataset=mine,fashion-mnist,theirs,imagenet"
+    status, said, _ = pliant("run", *[names if word == "dataset=mine" else word for word in SHORT], "--dry-run")
+    assert status == 0
+    assert [line for line in said.splitlines() if line.startswith("  data")] == [
+        "  data     fashion-mnist: not here, 31 MB will be fetched",
+        "  data     imagenet: not here, and a run is refused; to get it: " + CATALOG["imagenet"].how,
+        f"  data     mine: {tmp_path / 'data' / 'mine'}",
+        "  data     theirs: not here, and a run is refused; to get it: pliant data add theirs FOLDER-OR-ZIP",
+    ]
 
 
 def test_a_missing_data_set_is_an_error_before_anything_is_written(pliant, mine, tmp_path):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -36,25 +37,57 @@ EXTRAS = {
 }
 RequestError: Any = typer.BadParameter.__mro__[2]  # ClickException, which typer has in different places
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(data, name="data")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"pliant {metadata.version('pliant')}")
+        raise typer.Exit
+
+
 @app.callback()
-def pliant() -> None:
+def pliant(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="say which, and stop")
+    ] = False,
+) -> None:
     """Loss of plasticity in the laboratory: run, resume, plot."""
 
 
 @app.command(name="list")
-def list_experiments() -> None:
-    """Experiments, methods, profiles."""
+def list_experiments(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="profiles, fields and columns of this one")
+    ] = None,
+) -> None:
+    """Experiments, methods, profiles; or all of one experiment."""
+    for line in _all_experiments() if name is None else _one_experiment(name):
+        print(line)
+
+
+def _all_experiments() -> Iterator[str]:
     for name, entry in TABLE.items():
-        print(f"{name}   {entry.question}")
-        print(f"  methods   {', '.join(entry.methods)}")
-        print(f"  profiles  {', '.join(entry.profiles)}")
-    print("An experiment of your own: pliant run path/to/file.py:Class")
+        yield f"{name}   {entry.question}"
+        yield f"  methods   {', '.join(entry.methods)}"
+        yield f"  profiles  {', '.join(entry.profiles)}"
+    yield "An experiment of your own: pliant run path/to/file.py:Class"
+
+
+def _one_experiment(name: str) -> Iterator[str]:
+    from pliant.lab.about import experiment_lines
+    from pliant.lab.target import load
+
+    short, where = _experiment(name)
+    return experiment_lines(short, TABLE[name].question if name in TABLE else where.shown, load(where))
 
 
 @app.command()
@@ -72,6 +105,7 @@ def run(
     """Run an experiment; on the folder of an earlier study, its missing runs."""
     from pliant.lab.facts import versions
     from pliant.lab.files import Lock
+    from pliant.lab.preview import preview_lines
     from pliant.lab.settings import selected
     from pliant.lab.study import begun, new_plan, with_runs
     from pliant.lab.target import load
@@ -84,7 +118,9 @@ def run(
     if dry_run:
         study = with_runs(begun(folder, plan), configs)
         _announce(study, _at_once(jobs))
-        return _describe(study)
+        for line in preview_lines(study):
+            print(line)
+        return 0
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / "study.lock", f"the study in {folder}"):
@@ -120,19 +156,23 @@ def status(folder: Folder) -> None:
 @app.command()
 def plot(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="a study's folder, or the Parquet file of an export")],
-    out: Annotated[Path | None, typer.Option(help="file [default: figure.png in DIR, or beside the export]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="a .png, .pdf or .svg [default: figure.png in DIR, or beside the export]")
+    ] = None,
 ) -> None:
     """Draw the figure of a study, from the rows there are."""
+    from pliant.lab.figures import check_figure_file
     from pliant.lab.study import open_study
     from pliant.lab.table import exported, rows_of
-    from pliant.lab.target import load
 
+    file = out or (path.with_suffix(".png") if path.is_file() else path / "figure.png")
+    check_figure_file(file)
     if path.is_file():
         rows = exported(path)
-        experiment, file = load(_experiment(rows.attrs["name"])[1]), out or path.with_suffix(".png")
+        experiment = _experiment_of(rows.attrs, path)
     else:
         study = open_study(path)
-        rows, experiment, file = rows_of(study), study.experiment, out or path / "figure.png"
+        rows, experiment = rows_of(study), study.experiment
     figure: Any = experiment.figure(rows)
     with _writing(file):
         figure.savefig(file, dpi=150)
@@ -145,32 +185,34 @@ def report(
     metric: Annotated[str | None, typer.Option(help="a measured column [default: the experiment's second]")] = None,
     over: Annotated[str | None, typer.Option(help="the column that says where in a run [default: its first]")] = None,
     parts: Annotated[int, typer.Option(min=1, help="equal parts that a run is cut into")] = 10,
-    where: Annotated[list[str] | None, typer.Option(help="field=value: only such runs; may be repeated")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="field=value, or a column's range, task=31-50: only such rows; may be repeated"),
+    ] = None,
     against: Annotated[str | None, typer.Option(help="field=value,...: the curve to compare with")] = None,
     spread: Annotated[str, typer.Option(help="interval (95%) or error (standard error)")] = "interval",
+    all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
 ) -> None:
     """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
     from pliant.lab.summary import summary_lines
 
-    for line in summary_lines(path, metric, over, parts, where or [], against, spread):
+    for line in summary_lines(path, metric, over, parts, where or [], against, spread, all_parts):
         print(line)
 
 
 @app.command()
 def export(
     folder: Folder,
-    form: Annotated[str, typer.Option("--format", help="csv or parquet")] = "csv",
+    form: Annotated[str | None, typer.Option("--format", help="csv or parquet [default: as --out ends; csv]")] = None,
     out: Annotated[Path | None, typer.Option(help="file [default: DIR/rows.csv]")] = None,
 ) -> None:
-    """Write all rows, each with its config, seed and commit, to one table."""
-    from pliant.lab.errors import unknown
+    """Write all rows, each with its config, seed and commit, to one table; `report` and `plot` take it as Parquet."""
     from pliant.lab.study import open_study
-    from pliant.lab.table import FORMATS
     from pliant.lab.table import export as write
+    from pliant.lab.table import export_to
 
-    if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
-    file = out or folder / f"rows.{form}"
+    with _writing(out or folder):
+        form, file = export_to(folder, form, out)
     study = open_study(folder)
     with _writing(file):
         count = write(study, form, file)
@@ -220,10 +262,23 @@ def _experiment(name: str) -> tuple[str, Any]:
 
     if name in TABLE:
         return name, target(TABLE[name].target)
-    if ":" in name:
+    if ":" in name or name.endswith(".py"):
         where = target(name)
         return where.address.rpartition(":")[2].lower(), where
     raise unknown("experiment", name, [*TABLE, "module:Class", "path/to/file.py:Class"])
+
+
+def _experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
+    """The experiment that made an exported file: one of `TABLE`, as a file of rows is no place to load code by."""
+    from pliant.lab.errors import LabError
+    from pliant.lab.target import load, target
+
+    name = attrs["name"]
+    known = TABLE[name].target if name in TABLE else None
+    made_by = attrs.get("experiment", known or name)  # earlier exports only have the name
+    if known is None or made_by != known:
+        raise LabError(f"{path} was made by an experiment of your own, {made_by}: plot its study's folder")
+    return load(target(known))
 
 
 def _check_device(device: str) -> None:
@@ -252,15 +307,6 @@ def _announce(study: Study, at_once: int) -> None:
     plan = study.plan
     count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(study.jobs))} at a time"
     print(f"{plan.name} / {plan.profile}   {count}   {study.folder}", flush=True)
-
-
-def _describe(study: Study) -> int:
-    from pliant.lab.progress import runs_in_words
-
-    for job in study.jobs:
-        print(f"  job {job.name}  {runs_in_words(job.runs)}")
-    print(f"  cost    {study.experiment.profiles[study.plan.profile]}")
-    return 0
 
 
 def _run(study: Study, at_once: int) -> int:

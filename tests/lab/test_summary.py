@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas
 import pytest
@@ -149,3 +151,33 @@ def test_the_best_part_is_the_highest_of_an_accuracy_and_the_lowest_of_an_error(
 def test_the_spread_may_be_the_standard_error():
     (curve,) = curves(study([[1.0], [2.0], [3.0]]), MEASURED, "task", "accuracy")
     assert "2.0000 ± 0.5774" in list(lines([curve], Manner(spread="error")))[1]
+
+
+def table_of(*studies, parts=2, **options):
+    found = curves(pandas.concat(studies), MEASURED, "task", "accuracy", parts)
+    return [re.split("  +", line) for line in lines(found, Manner(spread="error"), all_parts=True, **options)]
+
+
+def test_all_parts_have_a_column_each_named_by_the_last_place():
+    assert table_of(study([[1, 3, 5, 7], [3, 5, 9, 11]])) == [
+        ["curve", "seeds", "to 2", "to 4"],
+        ["bp", "2", "3.0000 ± 1.0000", "8.0000 ± 2.0000"],
+    ]
+
+
+def test_parts_that_end_at_different_places_are_numbered():
+    head, long, short, none = table_of(
+        study([[1, 3, 5]]), study([[1]], method="cbp"), study([[np.nan]], method="l2", status="diverged"), parts=3
+    )
+    assert head == ["curve", "seeds", "part 1", "part 2", "part 3"]
+    assert long == ["bp", "1", "1.0000", "3.0000", "5.0000"]
+    assert short == ["cbp", "1", "1.0000", "-", "-"]
+    assert none == ["l2", "0 (1 diverged)", "-", "-", "-"]
+
+
+def test_all_parts_may_end_in_a_comparison():
+    rows = pandas.concat([study([[1, 2]]), study([[1, 5]], method="cbp")])
+    found = curves(rows, MEASURED, "task", "accuracy", parts=2)
+    table = list(lines(found, Manner(), found[0], all_parts=True))
+    assert table[0].endswith("last - reference")
+    assert table[2].endswith("+3.0000")

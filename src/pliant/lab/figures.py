@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.lab.errors import LabError
 from pliant.lab.statistics import bootstrap_interval, estimate
 
 if TYPE_CHECKING:
@@ -29,7 +31,15 @@ _LINES = ("-", "--", ":", "-.")  # a second round of colours is dashed, and so o
 _LARGE = 10_000  # from which ticks count in thousands
 _LABEL_ROOM = 0.05  # of the height of a panel, between two labels
 
+FIGURES = (".png", ".pdf", ".svg")
+
 Style = Mapping[str, Any]
+
+
+def check_figure_file(file: Path) -> None:
+    """Raise `LabError` unless the file's name says a format of figures."""
+    if file.suffix.lower() not in FIGURES:
+        raise LabError(f"{file} does not say a format of figures: end it in {', '.join(FIGURES[:-1])} or {FIGURES[-1]}")
 
 
 def panels(

@@ -31,6 +31,9 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_PARQUET = b"PAR1"
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write `data` so that, whatever happens meanwhile, `path` is either as it was or complete."""
     unfinished = path.with_name(path.name + ".tmp")
@@ -40,6 +43,14 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
     sync_folder(path.parent)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether it is a file that begins like one in the Parquet format."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pliant.lab.errors import LabError
 from pliant.lab.files import Lock
-from pliant.lab.progress import run_in_words
 from pliant.lab.store import JobStore
 from pliant.lab.study import Job, Study
 from pliant.lab.worker import resumed_state
@@ -39,7 +38,7 @@ def chosen(study: Study, method: str | None, seed: int | None) -> tuple[Job, int
             if method in (None, run["method"]) and seed in (None, run["seed"]):
                 return job, place
     asked = ", ".join(f"{name} {value}" for name, value in (("method", method), ("seed", seed)) if value is not None)
-    there = dict.fromkeys(run_in_words(run, []) for job in study.jobs for run in job.runs)
+    there = dict.fromkeys(f"{run['method']}  seed {run['seed']}" for job in study.jobs for run in job.runs)
     raise LabError(f"{study.folder} has no run of {asked}; it has {'; '.join(there)}")
 
 

@@ -1,6 +1,6 @@
 """What a person sees while a study runs: which jobs, how far, what they measure, how long still.
 
-    job 003  cbp seeds 0-9      steps 1,200,000/3,000,000   squared_error 0.561   1m20 left
+    job 003  cbp replacement_rate=1e-5  10 runs, seeds 0-9   steps 1,200,000/3,000,000   squared_error 0.561   1m20 left
 
 On a terminal the lines are redrawn in place; elsewhere one is printed as a job moves, at most every
 ten seconds.
@@ -9,7 +9,7 @@ ten seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pliant.lab.study import Job, Settings
+from pliant.lab.study import Job
 
 _SHOWN = 2  # measures in a line
 _EVERY = 10.0  # seconds between printed lines of a job
@@ -29,6 +29,7 @@ class JobProgress:
     """How far one job is."""
 
     job: Job
+    label: str
     fraction: float = 0.0
     steps: tuple[int, int] = (0, 0)
     means: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -38,17 +39,22 @@ class JobProgress:
         steps = f"steps {self.steps[0]:,}/{self.steps[1]:,}" if self.steps[1] else "starting"
         means = [f"{name} {value:.4g}" for name, value in list(self.means.items())[:_SHOWN]]
         diverged = [f"{self.diverged} diverged"] if self.diverged else []
-        return "   ".join([f"  job {self.job.name}  {runs_in_words(self.job.runs)}", steps, *means, *diverged])
+        return "   ".join([f"  job {self.job.name}  {self.label}", steps, *means, *diverged])
 
 
 class Board:
-    """All that is known about a study in progress."""
+    """All that is known about a study in progress.
+
+    The first advance of a process compiles, and says nothing of how long the others take. So the rate is measured from when
+    every job at work has advanced once, and told from when each of them has advanced again.
+    """
 
     def __init__(self, jobs: Mapping[str, JobProgress], clock: Any = time.monotonic) -> None:
         self.jobs = dict(jobs)
         self._clock = clock
-        self._began = clock()
-        self._fraction_at_start = self.fraction
+        self._start: tuple[float, float] | None = None  # time and fraction from which the rate is measured
+        self._awaited: set[str] = set()  # jobs at work that have still to advance: once, and from the start on again
+        self._at_work: set[str] = set()
 
     @property
     def fraction(self) -> float:
@@ -57,18 +63,43 @@ class Board:
         return sum(weights[name] * one.fraction for name, one in self.jobs.items()) / max(1, sum(weights.values()))
 
     def seconds_left(self) -> float | None:
-        """At the rate since this start; None as long as nothing has moved."""
-        gained = self.fraction - self._fraction_at_start
-        return (1.0 - self.fraction) * (self._clock() - self._began) / gained if gained > 0 else None
+        """At the rate so far; None until it is known."""
+        if self._start is None or self._awaited:
+            return None
+        began, fraction = self._start
+        gained = self.fraction - fraction
+        return (1.0 - self.fraction) * (self._clock() - began) / gained if gained > 0 else None
 
     def moved(self, event: Mapping[str, Any]) -> JobProgress:
-        """Take note of a worker's "advanced"."""
+        """Take note of a worker's "advanced"; a job's first only says that it is at work."""
         one = self.jobs[event["job"]]
         done, total = event["steps"]
         one.steps, one.fraction = (done, total), done / max(1, total)
         one.means = event["means"] or one.means
         one.diverged = len(event["diverged"])
+        if one.job.name in self._at_work:
+            self._no_longer_awaited(one.job.name)
+        else:
+            self._at_work.add(one.job.name)
+            if self._start is None:
+                self._awaited.add(one.job.name)
         return one
+
+    def ended(self, name: str, finished: bool) -> JobProgress:
+        """Take note of a job that nobody is at work on any more."""
+        one = self.jobs[name]
+        if finished:
+            one.fraction = 1.0
+        self._at_work.discard(name)
+        self._no_longer_awaited(name)
+        return one
+
+    def _no_longer_awaited(self, name: str) -> None:
+        if name not in self._awaited:
+            return
+        self._awaited.remove(name)
+        if self._start is None and not self._awaited:
+            self._start, self._awaited = (self._clock(), self.fraction), set(self._at_work)
 
     def left_in_words(self) -> str:
         seconds = self.seconds_left()
@@ -151,36 +182,3 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole}s"
     return f"{whole // 60}m{whole % 60:02d}" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}"
-
-
-def runs_in_words(runs: Sequence[Settings]) -> str:
-    """
-    >>> runs_in_words([{"method": "bp", "seed": 0}, {"method": "bp", "seed": 1}, {"method": "cbp", "seed": 0}])
-    'bp, cbp  3 runs, seeds 0-1'
-    """
-    methods = ", ".join(dict.fromkeys(settings["method"] for settings in runs))
-    if len(runs) == 1:
-        return f"{methods}  seed {runs[0]['seed']}"
-    return f"{methods}  {len(runs)} runs, seeds {ranges({settings['seed'] for settings in runs})}"
-
-
-def run_in_words(settings: Settings, axes: Sequence[str]) -> str:
-    """
-    >>> run_in_words({"method": "cbp", "seed": 3, "step_size": 0.01, "steps": 100}, axes=["step_size"])
-    'cbp  seed 3  step_size 0.01'
-    """
-    return "  ".join([settings["method"], f"seed {settings['seed']}", *(f"{name} {settings[name]}" for name in axes)])
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """
-    >>> ranges([0, 1, 2, 7])
-    '0-2,7'
-    """
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)

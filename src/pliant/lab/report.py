@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.files import is_held, last_holder
-from pliant.lab.progress import duration, run_in_words, runs_in_words
+from pliant.lab.labels import Labels
+from pliant.lab.progress import duration
 from pliant.lab.records import Record, read
 from pliant.lab.study import Job, Study
 
@@ -21,8 +22,8 @@ def status_lines(study: Study) -> Iterator[str]:
     found: Found = [(job, read(study.database(job))) for job in study.jobs]
     plan = study.plan
     yield f"{plan.name} / {plan.profile}   {study.run_count} runs in {len(study.jobs)} jobs   {study.folder}"
-    yield from (_job_line(job, record) for job, record in found)
-    yield from _diverged_lines(found, study.axes)
+    yield from (_job_line(job, record, study.labels) for job, record in found)
+    yield from _diverged_lines(found, study.labels)
     yield f"{_counts(found)}; {duration(sum(record.seconds for _, record in found if record))} of learning"
     if is_held(study.lock_file):
         yield f"  running now: {last_holder(study.lock_file)}"
@@ -45,16 +46,17 @@ def _statuses(job: Job, record: Record | None) -> list[RunStatus]:
     return record.statuses if record else [RUNNING] * len(job.runs)
 
 
-def _job_line(job: Job, record: Record | None) -> str:
+def _job_line(job: Job, record: Record | None, labels: Labels) -> str:
+    name = f"  job {job.name}  {labels.of_job(job.runs)}"
     if record is None:
-        return f"  job {job.name}  {runs_in_words(job.runs)}   not begun"
+        return f"{name}   not begun"
     steps = f"steps {record.steps_done:,}/{record.steps_total:,}"
-    return f"  job {job.name}  {runs_in_words(job.runs)}   {steps}   {record.rows:,} rows   {duration(record.seconds)}"
+    return f"{name}   {steps}   {record.rows:,} rows   {duration(record.seconds)}"
 
 
-def _diverged_lines(found: Found, axes: Sequence[str]) -> Iterator[str]:
+def _diverged_lines(found: Found, labels: Labels) -> Iterator[str]:
     lines = [
-        f"  {run_in_words(job.runs[run], axes)}   diverged at step {status.step:,}"
+        f"  {labels.of_run(job.runs[run])}   diverged at step {status.step:,}"
         for job, record in found
         for run, status in enumerate(_statuses(job, record))
         if status.word == "diverged"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from pliant.lab.files import Lock
-from pliant.lab.progress import Board, Display, JobProgress, run_in_words
+from pliant.lab.progress import Board, Display, JobProgress
 from pliant.lab.records import Record, read
 from pliant.lab.study import Job, Study
 
@@ -119,12 +119,12 @@ class _Run:
         self.outcome = Outcome()
 
     def _progress(self, job: Job) -> JobProgress:
-        record = read(self.study.database(job))
+        record, label = read(self.study.database(job)), self.study.labels.of_job(job.runs)
         if record is None:
-            return JobProgress(job)
+            return JobProgress(job, label)
         self.known_to_diverge[job.name] |= {run for run, s in enumerate(record.statuses) if s.word == "diverged"}
         fraction = 1.0 if record.is_done else record.steps_done / max(1, record.steps_total)
-        return JobProgress(job, fraction, (record.steps_done, record.steps_total))
+        return JobProgress(job, label, fraction, (record.steps_done, record.steps_total))
 
     def until_done(self, at_once: int) -> Outcome:
         for _ in range(min(at_once, len(self.waiting))):
@@ -159,12 +159,12 @@ class _Run:
             self._end_of_job(worker, event)
 
     def _end_of_job(self, worker: Worker, event: Event) -> None:
-        one = self.board.jobs[event["job"]]
         self.busy -= 1
         if event["event"] == "failed":
-            self._fail(one.job, f"{event['why']}, see {self.study.log(one.job.name)}")
+            job = self.board.jobs[event["job"]].job
+            self._fail(job, f"{event['why']}, see {self.study.log(job.name)}")
         else:
-            one.fraction = 1.0
+            one = self.board.ended(event["job"], finished=True)
             self.display.show(self.board, one)
             self.display.say(f"{one.line()}   finished{self.board.left_in_words() if self.busy else ''}")
         self._hand_out(worker)
@@ -180,6 +180,7 @@ class _Run:
 
     def _fail(self, job: Job, why: str) -> None:
         self.outcome.failed[job.name] = why
+        self.board.ended(job.name, finished=False)
         self.display.say(f"  job {job.name}  failed")
 
     def _say_who_diverged(self, event: Event) -> None:
@@ -187,4 +188,4 @@ class _Run:
         for run, step in cast(list[tuple[int, int]], event["diverged"]):
             if run not in self.known_to_diverge[job.name]:
                 self.known_to_diverge[job.name].add(run)
-                self.display.say(f"  {run_in_words(job.runs[run], self.study.axes)}   diverged at step {step:,}")
+                self.display.say(f"  {self.study.labels.of_run(job.runs[run])}   diverged at step {step:,}")

@@ -24,7 +24,8 @@ from pydantic import BaseModel, ValidationError
 
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig
-from pliant.lab.files import write_durably
+from pliant.lab.files import is_parquet, write_durably
+from pliant.lab.labels import Labels
 from pliant.lab.settings import why
 from pliant.lab.target import Target, load
 
@@ -76,11 +77,9 @@ class Study:
         return sum(len(job.runs) for job in self.jobs)
 
     @cached_property
-    def axes(self) -> list[str]:
-        """The fields in which runs differ, besides method and seed: what a run is called by."""
-        runs = [settings for job in self.jobs for settings in job.runs]
-        names = dict.fromkeys(name for settings in runs for name in settings if name not in ("method", "seed"))
-        return [name for name in names if len({json.dumps(settings[name]) for settings in runs}) > 1]
+    def labels(self) -> Labels:
+        """What its runs and jobs are called."""
+        return Labels(settings for job in self.jobs for settings in job.runs)
 
     @property
     def lock_file(self) -> Path:
@@ -126,6 +125,12 @@ def new_plan(name: str, experiment: Target, profile: str, device: str, versions:
 def open_study(folder: Path) -> Study:
     """The study in `folder`. Raises LabError where there is none."""
     file = folder / "study.json"
+    if is_parquet(folder):
+        raise LabError(
+            f"{folder} is an exported file: `pliant report` and `pliant plot` take it, the others a study's folder"
+        )
+    if folder.is_file():
+        raise LabError(f"{folder} is a file: give a study's folder, as `pliant run NAME --out DIR` makes one")
     if not file.is_file():
         raise LabError(f"no study in {folder}: `pliant run NAME --out {folder}` makes one")
     try:

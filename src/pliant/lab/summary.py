@@ -7,9 +7,10 @@ and a run's values within a part averaged. Then, over seeds, as mean ± half the
     last - first, - highest    paired: the difference of each seed first
     last - reference           paired with another curve, over the seeds that both have; "-" where they end at different places
 
-The lowest takes the highest's place where a column's name says error, loss or excess. Runs that diverged, have not come as
-far as the curve's longest, or lack a part are counted and left out; a value that is not a number makes its part nan. The
-highest of many parts is chosen with hindsight, which by itself sets it apart from the last: read `last - highest` beside
+Or, with all parts, the mean of each, in columns named by their last places (by their numbers where curves end at different
+places). The lowest takes the highest's place where a column's name says error, loss or excess. Runs that diverged, have not
+come as far as the curve's longest, or lack a part are counted and left out; a value that is not a number makes its part nan.
+The highest of many parts is chosen with hindsight, which by itself sets it apart from the last: read `last - highest` beside
 `last - first`.
 """
 
@@ -18,6 +19,7 @@ highest of many parts is chosen with hindsight, which by itself sets it apart fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pliant.lab.curves import given, in_words, settings, telling
+from pliant.lab.curves import settings
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
+from pliant.lab.labels import labels
 from pliant.lab.progress import duration
 from pliant.lab.statistics import Array, Estimate, estimate, paired_difference
 from pliant.lab.study import open_study
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
 PARTS = 10
+_RANGE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # and so not 1e-5
 Spread: TypeAlias = Literal["interval", "error"]
 
 
@@ -48,8 +52,9 @@ def summary_lines(
     where: Sequence[str],
     against: str | None,
     spread: str,
+    all_parts: bool = False,
 ) -> Iterator[str]:
-    """The summary of a study's folder or of an exported file, as `pliant report` prints it."""
+    """The summary of a study's folder or of an exported file, as `pliant report` prints it. Raises `LabError`."""
     if spread not in ("interval", "error"):
         raise unknown("spread", spread, ["interval", "error"])
     rows: Any = exported(path) if path.is_file() else with_attrs(open_study(path))
@@ -60,7 +65,7 @@ def summary_lines(
         name, _, value = condition.partition("=")
         if name not in rows:
             raise unknown("field", name, list(rows))
-        wanted = wanted[[_is(own, value) for own in wanted[name]]]
+        wanted = wanted[[_is(own, value) or _is_within(own, value) for own in wanted[name]]]
     if not len(wanted):
         raise LabError(f"no run has {' and '.join(where)}")
     found = curves(wanted, measured, place, metric, parts)
@@ -70,7 +75,7 @@ def summary_lines(
     yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
     manner = Manner(least_is_best(metric), spread)
-    yield from lines(found, manner, reference(found, against.split(",")) if against else None)
+    yield from lines(found, manner, reference(found, against.split(",")) if against else None, all_parts)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -89,17 +94,16 @@ class Curve:
     """The runs of one setting."""
 
     settings: Mapping[str, Any]  # those in which the study's curves differ
-    telling: Sequence[str]  # those of them that tell it from the others of its method, or all if it is alone
+    name: str
     seeds: list[int]
     values: Array  # (seeds, parts)
     ends: Array  # (parts,) last place of each part
     left_out: Mapping[str, int]  # why -> runs
 
     @property
-    def name(self) -> str:
-        """Such as "cbp replacement_rate=1e-5"; what is 0 is not said."""
-        details = given(self.settings, self.telling).items()
-        return " ".join([str(self.settings["method"]), *(f"{key}={in_words(value)}" for key, value in details)])
+    def is_empty(self) -> bool:
+        """Whether it has no number: no run that counts, or a column that its method does not have."""
+        return bool(np.isnan(self.values).all())
 
     @property
     def count(self) -> str:
@@ -114,20 +118,21 @@ def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: 
         if name not in measured:
             raise unknown("column", name, measured)
     table: Any = rows
-    found = settings(table, measured)
-    keys, own = list(found.columns), telling(found)
+    found: Any = settings(table, measured)
+    each: list[dict[str, Any]] = found.to_dict("records")
+    groups = table.groupby(list(found.columns), sort=False, dropna=False)
     return [
-        _curve(dict(zip(keys, values, strict=True)), own[str(values[0])] or keys[1:], runs, place, metric, parts)
-        for values, runs in table.groupby(keys, sort=False, dropna=False)
+        _curve(setting, name, runs, place, metric, parts)
+        for setting, name, (_, runs) in zip(each, labels(each), groups, strict=True)
     ]
 
 
-def _curve(setting: Mapping[str, Any], telling: Sequence[str], rows: Any, place: str, metric: str, parts: int) -> Curve:
+def _curve(setting: Mapping[str, Any], name: str, rows: Any, place: str, metric: str, parts: int) -> Curve:
     diverged = rows["status"] == "diverged"
     alive = rows[~diverged]
     left_out = {"diverged": int(rows["seed"][diverged].nunique())}
     if not len(alive):
-        return Curve(setting, telling, [], np.empty((0, parts)), np.empty(parts), left_out)
+        return Curve(setting, name, [], np.empty((0, parts)), np.empty(parts), left_out)
     at = alive[place].to_numpy(dtype=np.float64)
     table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
     groups = table.groupby(["seed", "part"])[metric]
@@ -138,7 +143,7 @@ def _curve(setting: Mapping[str, Any], telling: Sequence[str], rows: Any, place:
     left_out |= {"unfinished": int(underway.sum()), "lack a part": int((~whole & ~underway).sum())}
     kept = means[whole & ~underway]
     ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
-    return Curve(setting, telling, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
+    return Curve(setting, name, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
 
 
 def reference(found: Sequence[Curve], wanted: Sequence[str]) -> Curve:
@@ -157,6 +162,15 @@ def _is(setting: Any, value: str) -> bool:
     except (TypeError, ValueError):
         text = str(setting)
         return text == value or (text in ("True", "False") and text.lower() == value.lower())
+
+
+def _is_within(setting: Any, value: str) -> bool:
+    """Whether a number is in a range such as 31-50, ends included."""
+    ends = _RANGE.fullmatch(value)
+    try:
+        return ends is not None and float(ends[1]) <= float(setting) <= float(ends[2])
+    except (TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -181,34 +195,53 @@ def least_is_best(metric: str) -> bool:
     return any(word in metric for word in ("error", "loss", "excess"))
 
 
-def lines(found: Sequence[Curve], manner: Manner, against: Curve | None = None) -> Iterator[str]:
+def lines(
+    found: Sequence[Curve], manner: Manner, against: Curve | None = None, all_parts: bool = False
+) -> Iterator[str]:
     """The table, a line for each curve."""
-    extreme = "lowest" if manner.least_is_best else "highest"
-    heads = ["curve", "seeds", "first", f"{extreme} (at)", "last", "last - first", f"last - {extreme}"]
-    table = [heads + ["last - reference"] * (against is not None), *(_row(curve, manner, against) for curve in found)]
+    cells = _part_cells(found, manner) if all_parts else _cells(found, manner)
+    table = [["curve", "seeds", *next(cells)]]
+    table += [[curve.name, curve.count, *own] for curve, own in zip(found, cells, strict=True)]
+    if against is not None:
+        for row, text in zip(table, ["last - reference", *(_against(c, manner, against) for c in found)], strict=True):
+            row.append(text)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _row(curve: Curve, manner: Manner, against: Curve | None) -> list[str]:
-    if np.isnan(curve.values).all():  # also where there is no run
-        return [curve.name, curve.count] + ["-"] * (5 + (against is not None))
-    parts, mean = curve.values, estimate(curve.values).mean
-    best = int(mean.argmin() if manner.least_is_best else mean.argmax())
-    cells = [
-        manner.text(estimate(parts[:, 0])),
-        f"{manner.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
-        manner.text(estimate(parts[:, -1])),
-        manner.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
-        manner.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
-    ]
-    return [curve.name, curve.count, *cells] + ([] if against is None else [_against(curve, manner, against)])
+def _cells(found: Sequence[Curve], manner: Manner) -> Iterator[list[str]]:
+    """The heads, then for each curve how it begins, what it reaches, how it ends."""
+    extreme = "lowest" if manner.least_is_best else "highest"
+    yield ["first", f"{extreme} (at)", "last", "last - first", f"last - {extreme}"]
+    for curve in found:
+        if curve.is_empty:
+            yield ["-"] * 5
+            continue
+        parts, mean = curve.values, estimate(curve.values).mean
+        best = int(mean.argmin() if manner.least_is_best else mean.argmax())
+        yield [
+            manner.text(estimate(parts[:, 0])),
+            f"{manner.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
+            manner.text(estimate(parts[:, -1])),
+            manner.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
+            manner.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
+        ]
+
+
+def _part_cells(found: Sequence[Curve], manner: Manner) -> Iterator[list[str]]:
+    """The heads, then for each curve all its parts."""
+    ends = {tuple(curve.ends) for curve in found if not curve.is_empty}
+    most = max((len(own) for own in ends), default=0)
+    yield [f"to {end:g}" for end in ends.pop()] if len(ends) == 1 else [f"part {n + 1}" for n in range(most)]
+    for curve in found:
+        texts = [] if curve.is_empty else [manner.text(estimate(part)) for part in curve.values.T]
+        yield texts + ["-"] * (most - len(texts))
 
 
 def _against(curve: Curve, manner: Manner, other: Curve) -> str:
     shared = [seed for seed in curve.seeds if seed in other.seeds]
-    if curve is other or not shared or curve.ends[-1] != other.ends[-1]:
+    if curve.is_empty or curve is other or not shared or curve.ends[-1] != other.ends[-1]:
         return "-"
     mine = [curve.values[curve.seeds.index(seed), -1] for seed in shared]
     theirs = [other.values[other.seeds.index(seed), -1] for seed in shared]

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pliant.lab.errors import LabError
+from pliant.lab.errors import LabError, unknown
+from pliant.lab.experiment import RunConfig
+from pliant.lab.files import is_parquet
 from pliant.lab.records import Measured, read, read_rows
 from pliant.lab.study import Job, Settings, Study
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 FORMATS = ("csv", "parquet")
+_ADDED = ("run", *RunConfig.model_fields, "status", "diverged_at", "commit")  # columns of every table of rows
 
 
 def rows_of(study: Study) -> pandas.DataFrame:
@@ -58,6 +61,45 @@ def _flat(settings: Settings) -> dict[str, Any]:
     return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in settings.items()}
 
 
+def export_to(folder: Path, form: str | None, out: Path | None) -> tuple[str, Path]:
+    """The format and file of an export of `folder`, as far as they were asked for. The suffix of `out` says the format.
+
+    >>> export_to(Path("runs/demo"), None, Path("rows.parquet"))[0], export_to(Path("runs/demo"), None, None)[0]
+    ('parquet', 'csv')
+
+    Raises `LabError` where the two disagree, where neither is a format, and where `out` is a file and no earlier export.
+    """
+    if form is not None and form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if out is None:
+        return form or FORMATS[0], folder / f"rows.{form or FORMATS[0]}"
+    suffix = out.suffix.lower().removeprefix(".")
+    if form is None and suffix not in FORMATS:
+        raise LabError(f"{out} does not end in .csv or .parquet: let it, or add --format csv or --format parquet")
+    if form is not None and suffix in FORMATS and suffix != form:
+        raise LabError(f"--format {form} and --out {out} contradict each other: leave one out")
+    if not _may_be_replaced(out):
+        raise LabError(f"{out} is there, and is no earlier export: give another --out")
+    return form or suffix, out
+
+
+def _may_be_replaced(file: Path) -> bool:
+    """Whether there is no such file, or an empty one, or one with the columns that every export has."""
+    if not file.is_file() or not file.stat().st_size:
+        return True
+    if is_parquet(file):
+        from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
+
+        try:
+            columns: list[str] = cast(Any, parquet).read_schema(file).names
+        except (OSError, ValueError):
+            return False
+    else:
+        with open(file, encoding="utf-8", errors="replace") as text:
+            columns = text.readline(1 << 16).rstrip("\r\n").split(",")
+    return {*_ADDED} <= {*columns}
+
+
 def export(study: Study, form: str, file: Path) -> int:
     """Write all rows to `file`; their number. A Parquet file also says which study it is of, in its `attrs`."""
     rows = with_attrs(study)
@@ -76,11 +118,12 @@ def with_attrs(study: Study) -> pandas.DataFrame:
 
 
 def about(study: Study) -> dict[str, Any]:
-    """What rows do not say: which study they are of, which columns it measured, and its seconds of learning."""
+    """What rows do not say: which study of which class they are, which columns it measured, and its seconds of learning."""
     plan = study.plan
     records = [read(study.database(job)) for job in study.jobs]
     return {
         "name": plan.name,
+        "experiment": plan.experiment.shown,
         "profile": plan.profile,
         "measured": list(study.experiment.columns),
         "seconds": round(sum(record.seconds for record in records if record), 1),
@@ -88,9 +131,11 @@ def about(study: Study) -> dict[str, Any]:
 
 
 def exported(file: Path) -> pandas.DataFrame:
-    """The rows of an exported study, with its `attrs`."""
+    """The rows of an exported study, with its `attrs`. Raises `LabError` where the file is none."""
     import pandas
 
+    if not is_parquet(file):
+        raise LabError(f"{file} is no Parquet file: `pliant export DIR --format parquet` makes one")
     try:
         rows = pandas.read_parquet(file)
     except (OSError, ValueError) as error:

@@ -27,13 +27,20 @@ class Target(BaseModel, frozen=True):
     folder: str  # joined to the module search path, for the experiment and what it imports
 
     @property
+    def shown(self) -> str:
+        """The address without the folders of this machine."""
+        return f"{self.file.name}:{self.address.rpartition(':')[2]}" if self.file else self.address
+
+    @property
     def file(self) -> Path | None:
         path = self.address.rpartition(":")[0]
         return Path(path) if path.endswith(".py") else None
 
 
 def target(address: str) -> Target:
-    """`address`, as typed in the current folder, made independent of it."""
+    """`address`, as typed in the current folder, made independent of it. Raises LabError where it names no class."""
+    if address.endswith(".py"):
+        raise _which_class(Path(address))
     place, _, name = address.rpartition(":")
     if not place or not name.isidentifier():
         raise LabError(f"'{address}' is no experiment: write module:Class or path/to/file.py:Class")
@@ -43,16 +50,34 @@ def target(address: str) -> Target:
     return Target(address=f"{file}:{name}", folder=str(file.parent))
 
 
+def _which_class(file: Path) -> LabError:
+    """The error for a file without a class: it names the experiments in it."""
+    _search_in(str(file.resolve().parent))
+    module = _module_of_file(file.resolve())
+    names = [name for name in _classes(module) if all(hasattr(getattr(module, name), word) for word in REQUIRED)]
+    if not names:
+        return LabError(f"{file} holds no experiment: no class in it has {', '.join(REQUIRED)}")
+    return LabError(f"which experiment in {file}? Write {' or '.join(f'{file}:{name}' for name in names)}")
+
+
 def load(where: Target) -> AnyExperiment:
     """The experiment itself. Raises LabError where there is none, or where it lacks something."""
-    if where.folder not in sys.path:
-        sys.path.append(where.folder)  # at the end: a file there must not hide an installed module
+    _search_in(where.folder)
     name = where.address.rpartition(":")[2]
     module = _module(where)
-    classes = [n for n, item in vars(module).items() if inspect.isclass(item) and item.__module__ == module.__name__]
-    if name not in classes and not hasattr(module, name):
-        raise unknown(f"class in {where.address.rpartition(':')[0]}", name, classes)
+    if not hasattr(module, name):
+        raise unknown(f"class in {where.address.rpartition(':')[0]}", name, _classes(module))
     return _checked(getattr(module, name), where.address)()
+
+
+def _search_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a file there must not hide an installed module
+
+
+def _classes(module: ModuleType) -> list[str]:
+    """The classes that are written in the module."""
+    return [name for name, item in vars(module).items() if inspect.isclass(item) and item.__module__ == module.__name__]
 
 
 def _module(where: Target) -> ModuleType:
