@@ -320,7 +320,7 @@ class SwitchingMarkovChain:
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
         "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; 21 core-minutes",
-        "tuning": "30 switches, seed 1000: nine settings of each method; about 20 core-minutes",
+        "tuning": "30 switches, seed 1000: nine settings of each method; about an hour on one core",
     }
 
     def runs(self, profile: str) -> list[Config]:
