@@ -265,14 +265,15 @@ def _gaps(axes: Axes, rows: Any, look: Mapping[str, Style]) -> None:
         axes.plot([place, place], [low, high], color=look[name]["color"], linestyle=look[name]["linestyle"])
         axes.plot([place], [difference.mean], "o", color=look[name]["color"])
     axes.axhline(0.0, color="#999999", linewidth=0.8)
-    axes.set_xticks(range(len(shown)), [_with_loss(name, rows, gaps).replace(", ", "\n") for name in shown])
+    axes.set_xticks(range(len(shown)), [_tick(name, rows, gaps) for name in shown])
     axes.set_ylabel("test accuracy less that of backprop, scratch")
 
 
-def _with_loss(curve: str, rows: Any, gaps: Any) -> str:
-    """A curve's name, and of how many of its seeds there is a gap, if not of all."""
+def _tick(curve: str, rows: Any, gaps: Any) -> str:
+    """A curve's name, a word a line, and of how many of its seeds there is a gap, if not of all."""
     have, all_of_them = (table["seed"][table["curve"] == curve].nunique() for table in (gaps, rows))
-    return curve if have == all_of_them else f"{curve}, ({have} of {all_of_them} seeds)"
+    few = [] if have == all_of_them else [f"({have} of {all_of_them} seeds)"]
+    return "\n".join([*curve.replace(",", "").split(), *few])
 
 
 NAMES = {"bp": "backprop", "snp": "shrink+perturb", "cbp": "continual backprop"}
