@@ -51,8 +51,11 @@ def test_stopping_and_resuming_changes_nothing(data, runs, settings, advances):
     before = [runs.experiment.advance(state) for _ in range(advances)]
     assert 0 < state.steps_done < state.steps_total
     resumed = runs.begin(data, **settings)
-    resumed.load_state_dict(from_bytes(to_bytes(state.state_dict())))
+    saved = to_bytes(state.state_dict())
+    resumed.load_state_dict(from_bytes(saved))
     runs.experiment.advance(state)  # what was saved must not follow
+    state.load_state_dict(from_bytes(saved))  # and a run can go back
+    assert equal(joined([*before, runs.finish(state)]), rows)
     assert equal(joined([*before, runs.finish(resumed)]), rows)
     assert_same_state(resumed.state_dict(), straight_state.state_dict())
     if settings is CBP:
@@ -97,6 +100,9 @@ def test_a_diverged_run_is_a_result(data, runs):
     runs.finish(state)
     assert state.statuses()[0].word == "diverged"
     assert 1 <= state.statuses()[0].step <= 6
+    resumed = runs.begin(data, step_size=1e30)
+    resumed.load_state_dict(from_bytes(to_bytes(state.state_dict())))
+    assert resumed.statuses() == state.statuses()
 
 
 @pytest.mark.parametrize("pieces", [2, 100])
