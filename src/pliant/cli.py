@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     print(f'pliant: the command line needs {error.name}: pip install "pliant[lab]"', file=sys.stderr)
     raise SystemExit(2) from None
 
-from pliant.data_cli import data, telling
+from pliant.data_cli import data, in_words, telling
 
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
@@ -118,7 +118,7 @@ def run(
     if dry_run:
         study = with_runs(begun(folder, plan), configs)
         _announce(study, _at_once(jobs))
-        for line in preview_lines(study):
+        for line in preview_lines(study, in_words):
             print(line)
         return 0
     with _writing(folder):

@@ -86,3 +86,15 @@ def _describe(images: ImageSet, seconds: float) -> None:
     tested = f" + {len(images.test):,} for the test" if images.test else ""
     print(f"{images.name}   {len(images.train):,} pictures{tested}   {len(images.train.classes)} classes   {size}")
     print(f"  sha256  {images.sha256}   {seconds:.1f} s")
+
+
+def in_words(name: str) -> str:
+    """A data set's name and where it is, or what it takes to have it."""
+    from pliant.data import CATALOG, where
+
+    place, entry = where(name), CATALOG.get(name)
+    if place is not None:
+        return f"{name}: {place}"
+    if entry is not None and entry.files:
+        return f"{name}: not here, {sum(file.megabytes for file in entry.files):.0f} MB will be fetched"
+    return f"{name}: not here, and a run is refused; to get it: {entry.how if entry else f'pliant data add {name} FOLDER-OR-ZIP'}"
