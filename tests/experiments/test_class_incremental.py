@@ -6,7 +6,6 @@ from torch.testing import assert_close
 
 from pliant.experiments.class_incremental import ClassIncremental, Config, scheduled
 from tests.experiments.residual_runs import Runs, equal
-from tests.experiments.small_pictures import make_pictures
 
 EXPERIMENT = ClassIncremental()
 SHORT = {
@@ -22,16 +21,6 @@ SHORT = {
 RUNS = Runs(EXPERIMENT, SHORT)
 begin, finish, straight = RUNS.begin, RUNS.finish, RUNS.straight
 CBP = {"method": "cbp", "replacement_rate": 1.0, "maturity_threshold": 1}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def data(tmp_path_factory):
-    """A folder of data sets with one small set in it, and a cache of its own."""
-    folder = tmp_path_factory.mktemp("data")
-    make_pictures(folder / "small")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLIANT_CACHE", str(folder / "cache"))
-        yield folder
 
 
 # -- the protocol -------------------------------------------------------------------------------------------------------

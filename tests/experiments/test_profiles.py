@@ -9,7 +9,6 @@ from pliant.data import Images, ImageSet
 from pliant.experiments import TABLE
 from pliant.lab import Context
 from pliant.lab.target import load, target
-from tests.experiments.small_pictures import make_pictures
 from tests.experiments.test_killed import CUT
 
 ON_PICTURES = ("continual-imagenet", "class-incremental-cifar-100", "warm-starting")
@@ -37,15 +36,6 @@ def test_profiles_on_tiny_imagenet_have_enough_pictures(name, published):
     asked = experiment.runs("quick")[0]
     with pytest.raises(ValueError, match="tiny-imagenet"):
         experiment.check_data(asked, {"tiny-imagenet": labelled(asked.train_images - 1, 50)})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_pictures(folder / "small")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLIANT_CACHE", str(folder / "cache"))
-        yield folder
 
 
 def cut_short(name):

@@ -20,16 +20,6 @@ WARM_SNP = {"method": "snp", "shrink": 0.5, "noise_std": 0.01}
 BOTH = pytest.mark.parametrize("runs", [GROWTH, WARM], ids=["class-incremental", "warm-starting"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def data(tmp_path_factory):
-    """A folder of data sets with one small set in it, and a cache of its own."""
-    folder = tmp_path_factory.mktemp("data")
-    make_pictures(folder / "small")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLIANT_CACHE", str(folder / "cache"))
-        yield folder
-
-
 @pytest.mark.parametrize(
     ("runs", "settings", "advances"),
     [
