@@ -30,7 +30,7 @@ ENDINGS = frozenset(
     ]
 )
 ANNOTATIONS = "val_annotations.txt"
-MOST = 1 << 26  # bytes of a picture's file
+_MOST = 1 << 26  # bytes of a picture's file
 _DEEPEST = 6  # folders; a loop of links ends here
 
 
@@ -154,9 +154,9 @@ def _stamps(source: Path) -> dict[str, str]:
     with open_zip(source) as archive:
         files = [info for info in archive.infolist() if not info.is_dir() and _wanted(info.filename)]
     for info in files:
-        if info.file_size > MOST:
+        if info.file_size > _MOST:
             raise DataError(
-                f"{source}: '{info.filename}' unpacks to {info.file_size:,} bytes, and a picture may have {MOST:,}: remove it"
+                f"{source}: '{info.filename}' unpacks to {info.file_size:,} bytes, and a picture may have {_MOST:,}: remove it"
             )
     return {info.filename: f"{info.file_size} {info.CRC:08x}" for info in files}
 

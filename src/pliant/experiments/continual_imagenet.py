@@ -346,17 +346,17 @@ class ContinualImageNet:
 
     def advance(self, state: Learners) -> dict[str, NDArray[Any]]:
         accuracy = state.learn(state.epochs_at_once())
-        state.look_at_outputs()
-        alive = np.flatnonzero(state.diverged_at < 0)
-        if state.epoch < state.config.epochs:
-            alive = alive[:0]  # amid a task
+        ended = state.epoch == state.config.epochs
+        if ended:
+            state.look_at_outputs()
+        alive = np.flatnonzero(ended & (state.diverged_at < 0))
         rows = {
             "task": np.full(len(accuracy), state.task + 1),
             "train_accuracy": accuracy,
             "replaced": state.replaced(),
         }
         rows.update(state.measures())
-        if state.epoch == state.config.epochs:
+        if ended:
             state.end_task()
         return {"run": alive, **{name: values[alive] for name, values in rows.items()}}
 

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from pliant.data import ImageSet, load
@@ -26,12 +25,12 @@ EVALUATED = 300  # pictures in a piece of evaluation, which costs about what a t
 
 
 class RunConfig(LearnerConfig, frozen=True):
-    """One network and its pictures."""
+    """One network and its pictures; a subclass describes the fields, and says how many pictures a class."""
 
-    dataset: str = Field(description="a name that `pliant data list` shows")
-    train_images: int = Field(gt=0, description="pictures a class to learn from, after those of validation")
-    test_images: int = Field(gt=0, description="pictures a class; the last ones where a set has no test part")
-    validation_images: int = Field(ge=0, description="pictures a class, the first of the set")
+    dataset: str
+    train_images: int
+    test_images: int
+    validation_images: int
 
     @property
     @abstractmethod
