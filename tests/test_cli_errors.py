@@ -44,6 +44,7 @@ BAD = [
     ("run TOY --set drift=0.1 --set drift=0.2", ["'drift' is set twice"]),
     ("run TOY --device gpu", ["unknown device 'gpu': did you mean 'cpu'"]),
     ("run TOY --device cuda:99", ["device 'cuda:99' is not here: torch sees"]),
+    ("run rewired-cart-pole --device cuda", ["device 'cuda': this experiment runs on cpu alone: leave --device out"]),
     ("run TOY --out OTHER", ["holds other files and no study: give another --out"]),
     ("run TOY --out OTHER/thesis.tex/study", ["cannot write OTHER/thesis.tex/study: Not a directory"]),
     ("resume EMPTY", ["no study in EMPTY: `pliant run NAME --out EMPTY` makes one"]),

@@ -189,7 +189,8 @@ def test_beside_a_shared_count_that_is_of_age_youth_ends_to_rounding():
         optimizer.step()
         oracle.step()
         assert_close(model.w, plain.w, rtol=1e-12, atol=1e-13)
-    assert memory.state_dict()["g|0"]["left"] == [0, 0]
+    (young,) = memory._young.values()
+    assert young._members[model.w].left() == [0, 0]
 
 
 def test_a_closure_that_finds_the_gradients_is_waited_for():
@@ -279,6 +280,22 @@ def test_stopping_and_resuming_young_entries_changes_nothing():
             assert torch.equal(other.w, model.w)
             assert torch.equal(other.v, model.v)
     assert memory.state_dict()["g|0"]["age"][0, 1] == 35
+
+
+def test_an_earlier_state_loaded_over_a_later_one_is_as_it_was():
+    model, group, optimizer, memory, *_ = pair()
+    give_gradients([model], 0)
+    optimizer.step()
+    before = copy.deepcopy(memory.state_dict())
+    memory.forget(group, chosen_units(1))
+    later = copy.deepcopy(memory.state_dict())
+    (young,) = memory._young.values()
+    left = young._members[model.w].left()
+    assert max(left) > 0
+    memory.load_state_dict(before)
+    assert max(young._members[model.w].left()) == 0
+    memory.load_state_dict(later)
+    assert young._members[model.w].left() == left
 
 
 def test_two_methods_on_one_optimizer_share_the_young_entries():

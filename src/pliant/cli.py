@@ -111,8 +111,9 @@ def run(
     from pliant.lab.target import load
 
     short, where = _experiment(name)
-    configs = selected(load(where), profile, methods, seeds, set_ or [])
-    _check_device(device)
+    experiment = load(where)
+    configs = selected(experiment, profile, methods, seeds, set_ or [])
+    _check_device(device, getattr(experiment, "devices", _DEVICES))
     folder = out or Path("runs") / f"{short}-{profile}"
     plan = new_plan(short, where, profile, device, versions())
     if dry_run:
@@ -238,10 +239,12 @@ def watch(
     found = scenes(study, *chosen(study, method, seed))
     try:
         with _writing(file):
-            shown = write_gif(found, file, frames)
+            shown, more = write_gif(found, file, frames)
     except GraphicsUnavailable as error:
         raise LabError(str(error)) from None
-    print(f"{len(shown)} pictures   {file}   at the end: {shown[-1].words}")
+    print(f"{len(shown)} pictures   {file}   in the last: {shown[-1].words}")
+    if more:
+        print(f"  the episode goes on: --frames {max(1000, 2 * frames)} shows more of it")
 
 
 @contextmanager
@@ -281,12 +284,17 @@ def _experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
     return load(target(known))
 
 
-def _check_device(device: str) -> None:
+_DEVICES = ("cpu", "cuda", "mps")
+
+
+def _check_device(device: str, served: Sequence[str]) -> None:
     from pliant.lab.errors import LabError, unknown
 
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+    if kind not in _DEVICES or (index and not index.isdigit()):
         raise unknown("device", device, ["cpu", "cuda", "cuda:0", "mps"])
+    if kind not in served:
+        raise LabError(f"device '{device}': this experiment runs on {', '.join(served)} alone: leave --device out")
     if kind != "cpu":
         import torch
 

@@ -37,13 +37,13 @@ class ReplacementRate:
     ) -> None:
         if not 0.0 <= replacement_rate <= 1.0:
             raise ValueError(f"replacement_rate must lie in [0, 1], got {replacement_rate}")
-        if maturity_threshold < 0:
-            raise ValueError(f"maturity_threshold must be 0 or more optimizer steps, got {maturity_threshold}")
+        if not maturity_threshold >= 0 or maturity_threshold % 1:
+            raise ValueError(f"maturity_threshold must be 0 or more whole optimizer steps, got {maturity_threshold}")
         if count not in get_args(Count):
             raise ValueError(f"unknown count '{count}'; known: {', '.join(get_args(Count))}")
         if eligible not in get_args(Eligible):
             raise ValueError(f"unknown eligible '{eligible}'; known: {', '.join(get_args(Eligible))}")
-        self.replacement_rate, self.maturity_threshold = replacement_rate, maturity_threshold
+        self.replacement_rate, self.maturity_threshold = replacement_rate, int(maturity_threshold)
         self.count, self.eligible = count, eligible
         self.schedules: dict[str, list[Schedule]] = {}
 
@@ -105,11 +105,11 @@ class Threshold:
     """
 
     def __init__(self, tau: float, period: int) -> None:
-        if tau < 0.0:
+        if not tau >= 0.0:
             raise ValueError(f"tau must be 0 or more, got {tau}")
-        if period < 1:
-            raise ValueError(f"period must be at least 1 optimizer step, got {period}")
-        self.tau, self.period = tau, period
+        if not period >= 1 or period % 1:
+            raise ValueError(f"period must be 1 or more whole optimizer steps, got {period}")
+        self.tau, self.period = tau, int(period)
         self._steps: dict[str, int] = {}
 
     @property

@@ -7,7 +7,8 @@ pytest.importorskip("imageio", reason="films need imageio: pip install 'pliant[r
 
 from pliant.cli import main
 from pliant.lab import Context, LabError
-from pliant.lab.film import Scene, chosen, scenes, with_words, write_gif
+from pliant.lab.files import Lock
+from pliant.lab.film import Scene, chosen, paced, scenes, with_words, write_gif
 from pliant.lab.settings import selected
 from pliant.lab.study import Study, new_plan, with_runs
 from pliant.lab.target import target
@@ -60,8 +61,25 @@ def test_a_gif_has_a_picture_for_each_scene_up_to_the_number_asked_for(study, tm
     import imageio.v3 as imageio
 
     found = (Scene(np.full((40, 120, 3), 60 * n, np.uint8), f"number {n}", 0.02) for n in range(4))
-    assert len(write_gif(found, tmp_path / "it.gif", 3)) == 3
+    shown, more = write_gif(found, tmp_path / "it.gif", 3)
+    assert (len(shown), more) == (3, True)
     assert imageio.imread(tmp_path / "it.gif").shape[:3] == (3, 40, 120)
+
+
+def test_a_film_of_short_steps_leaves_pictures_out_and_keeps_its_speed():
+    picture = np.zeros((1, 1, 3), np.uint8)
+    film = list(paced(Scene(picture, str(n), 0.008) for n in range(1000)))  # a hopper's
+    lengths = [scene.seconds for scene in film]
+    assert min(lengths) >= 0.02
+    assert all(round(100 * length, 6).is_integer() for length in lengths)
+    assert sum(lengths) == pytest.approx(8.0, abs=0.03)
+    assert film[-1].words == "999"
+
+
+def test_a_run_is_watched_while_a_worker_goes_on(study):
+    job, place = chosen(study, "cbp", 0)
+    with Lock(study.job_lock(job), "the job"):
+        assert next(scenes(study, job, place)).words == "task 2   step 0"
 
 
 def test_the_words_stand_at_the_upper_edge():
@@ -91,7 +109,8 @@ def test_the_command_writes_the_film_and_says_where_and_how_it_ended(study, tmp_
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith("4 pictures")
-    assert said.rstrip().endswith("at the end: task 2   step 3")
+    assert "in the last: task 2   step 3" in said
+    assert "the episode goes on: --frames 1000" in said
     assert (tmp_path / "it.gif").stat().st_size > 1000
 
 

@@ -35,6 +35,19 @@ def test_an_axis_repeats_every_cell_and_equal_runs_collapse():
 def test_an_override_is_read_as_its_fields_type():
     (config, *_) = selected(TOY, "tiny", overrides=["steps=400", "note=none", "drift=1e-3"])
     assert (config.steps, config.note, config.drift) == (400, None, 0.001)
+    assert selected(TOY, "tiny", overrides=["steps=4e2"])[0].steps == 400
+
+
+class Layered(RunConfig):
+    method: str = "m"
+    hidden: tuple[int, ...] = (64, 32)
+
+
+def test_a_list_that_is_not_one_is_told_how_to_write_one():
+    name, values = override_axis("hidden=[8,4]", Layered)
+    assert with_fields(Layered(), {name: values[0]}).hidden == (8, 4)
+    with pytest.raises(LabError, match=r"hidden is a list in brackets, such as \[64,64\] \(default \[64,32\]\)"):
+        with_fields(Layered(), {"hidden": "8"})
 
 
 class Divided(RunConfig):

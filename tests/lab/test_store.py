@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from pliant.lab import DONE, RUNNING, LabError, diverged
-from pliant.lab.records import read, read_rows
-from pliant.lab.store import JobStore
+from pliant.lab import DONE, RUNNING, LabError, diverged, records
+from pliant.lab.records import read, read_rows, read_state
+from pliant.lab.store import JobStore, stored_state
 
 RUNS = 2
 
@@ -88,6 +88,27 @@ def test_a_missing_state_is_refused(store, path):
     path.with_name("000-1.safetensors").unlink()
     with pytest.raises(LabError, match=r"000-1\.safetensors is missing: put it back, or remove .*000\.sqlite"):
         JobStore(path, RUNS).state()
+    with pytest.raises(LabError, match=r"000-1\.safetensors is missing: put it back"):
+        read_state(path)
+
+
+def test_a_reader_meets_the_last_state_while_the_worker_goes_on(store, path, monkeypatch):
+    assert read_state(path) is None
+    commit(store, 1.0)
+
+    def overtaken(*where):  # between the look at the state's name and at the state, a commit replaces it
+        monkeypatch.setattr(records, "stored_state", stored_state)
+        commit(store, 2.0)
+        return stored_state(*where)
+
+    monkeypatch.setattr(records, "stored_state", overtaken)
+    np.testing.assert_array_equal(read_state(path)["w"], [2.0, 2.0, 2.0])
+
+
+def test_an_advance_without_rows_does_not_decide_a_columns_type(store, path):
+    store.commit({"run": np.zeros(0, int), "loss": np.zeros(0)}, (RUNNING, RUNNING), (1, 9), {}, seconds=0.5)
+    store.commit({"run": np.arange(2), "loss": np.array([3, 4])}, (RUNNING, RUNNING), (2, 9), {}, seconds=0.5)
+    assert read_rows(path).rows["loss"].dtype.kind == "i"
 
 
 def test_stray_states_of_a_killed_commit_are_cleared_away(store, path):

@@ -40,6 +40,12 @@ def test_places_are_cut_into_equal_parts_and_averaged_within_a_run():
     assert curve.ends.tolist() == [2, 4]
 
 
+def test_a_mean_of_episodes_counts_as_many_times_as_there_are_episodes():
+    rows = study([[1.0, 5.0, np.nan, 2.0]]).assign(episodes=[1, 3, 0, 4])
+    (curve,) = curves(rows, [*MEASURED, "episodes"], "task", "accuracy", parts=2, weight="episodes")
+    assert curve.values.tolist() == [[4.0, 2.0]]
+
+
 def test_differences_are_paired_by_seed_and_the_interval_is_students():
     rows = pandas.concat(
         [study([[1.0, 2.0], [5.0, 6.5], [9.0, 9.0]]), study([[0, 1.0], [0, 5.0], [0, 9.0]], method="cbp")]
@@ -181,3 +187,9 @@ def test_all_parts_may_end_in_a_comparison():
     table = list(lines(found, Manner(), found[0], all_parts=True))
     assert table[0].endswith("last - reference")
     assert table[2].endswith("+3.0000")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.52346, "0.5235"), (-1686.2444, "-1686.2"), (-163.046, "-163.05")])
+def test_large_numbers_have_as_many_digits_as_small_ones(value, text):
+    (curve,) = curves(study([[value, value]]), MEASURED, "task", "accuracy", parts=2)
+    assert f"  {text}  " in list(lines([curve], Manner()))[1]

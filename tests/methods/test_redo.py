@@ -63,7 +63,13 @@ def test_stopping_and_resuming_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"tau": -0.1}, "tau must be 0 or more"), ({"period": 0}, "period must be at least 1")]
+    ("settings", "message"),
+    [
+        ({"tau": -0.1}, "tau must be 0 or more"),
+        ({"tau": float("nan")}, "tau must be 0 or more"),
+        ({"period": 0}, "period must be 1 or more whole optimizer steps"),
+        ({"period": 10.5}, "period must be 1 or more whole optimizer steps"),
+    ],
 )
 def test_bad_settings_are_named(settings, message):
     model = mlp()

@@ -43,11 +43,17 @@ def singular_values(features: Tensor) -> Tensor:
     h = features.cpu() if features.device.type == "mps" else features  # MPS has no float64
     finite = h.isfinite().flatten(-2).all(-1)
     clean = h if bool(finite.all()) else torch.where(finite[..., None, None], h, 0.0)
+    return torch.where(finite[..., None], _decomposed(_triangle(clean)), nan)
+
+
+def _decomposed(h: Tensor) -> Tensor:
+    """Singular values; NaN for a matrix whose decomposition does not converge, which does not touch the others."""
     try:
-        found = cast(Tensor, torch.linalg.svdvals(_triangle(clean)))
+        return cast(Tensor, torch.linalg.svdvals(h))
     except torch.linalg.LinAlgError:  # pyright: ignore  (public, says PyTorch's manual; a matter of LAPACK's, and rare)
-        found = torch.full((*h.shape[:-2], min(h.shape[-2:])), nan, dtype=torch.float64, device=h.device)
-    return torch.where(finite[..., None], found, nan)
+        if h.dim() == 2:
+            return torch.full((min(h.shape),), nan, dtype=torch.float64, device=h.device)
+        return torch.stack([_decomposed(each) for each in h])
 
 
 def _triangle(h: Tensor) -> Tensor:

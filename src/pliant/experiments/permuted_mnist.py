@@ -281,6 +281,7 @@ class PermutedMnist:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "width 100, short tasks, 3 seeds: backprop, L2, continual backprop, linear; about a minute",
         "small": "width 100, 200 tasks of 60,000, 3 seeds, all methods, backprop also at the published step size; an hour",

@@ -168,6 +168,7 @@ class RewiredCartPole:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "30 tasks, 2 seeds of standard PPO, L2, continual backprop and a fresh network: about a minute on two cores",
         "small": "50 tasks, 5 seeds, all methods: 8 core-minutes",

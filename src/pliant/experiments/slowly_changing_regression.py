@@ -219,6 +219,7 @@ class SlowlyChangingRegression:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute",
         "paper": "the published cells at their own lengths, 100 seeds",

@@ -317,6 +317,7 @@ class SwitchingMarkovChain:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
         "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; 21 core-minutes",

@@ -107,8 +107,10 @@ class Experiment(Protocol[ConfigT, StateT]):
 
     It may also have `data_sets(config)`, the names of the data sets that a run needs, and `check_data(config, found)`, which
     raises `ValueError` where these, by name, do not serve: the command line opens and checks them before anything runs, so
-    that a missing or too small one is an error at once. And it may have `watch(state, run)`, which yields the scenes of a film
-    (`pliant.lab.film.Scene`) of what a run's agent does.
+    that a missing or too small one is an error at once. It may have `weights`: column -> the column that counts what its values
+    are means of, such as the episodes behind a return, for the report to weight rows by; `devices`, the kinds that it runs on
+    where these are not all. And it may have `watch(state, run)`, which yields the scenes of a film (`pliant.lab.film.Scene`) of
+    what a run's agent does.
     """
 
     @property

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.lab.errors import LabError
-from pliant.lab.files import Lock
-from pliant.lab.store import JobStore
+from pliant.lab.records import read_state
 from pliant.lab.study import Job, Study
 from pliant.lab.worker import resumed_state
 
 MARGIN = 6  # pixels around the words
+SHORTEST = 0.02  # seconds of a picture: shorter ones are shown for longer by most programs
 
 
 class Scene(NamedTuple):
@@ -49,24 +49,40 @@ def scenes(study: Study, job: Job, run: int) -> Iterator[Scene]:
         raise LabError(f"{study.plan.name} cannot be watched: its experiment has no watch(state, run)")
     if not study.database(job).exists():
         raise LabError(f"job {job.name} of {study.folder} has not begun: pliant resume {study.folder}")
-    lock = Lock(study.job_lock(job), f"job {job.name} of {study.folder}")
-    with lock, JobStore(study.database(job), runs=len(job.runs)) as store:
-        if store.advances == 0:
-            raise LabError(f"job {job.name} of {study.folder} has no checkpoint yet: pliant resume {study.folder}")
-        state = resumed_state(study, job, store)
-    yield from watch(state, run)
+    stored = read_state(study.database(job))
+    if stored is None:
+        raise LabError(f"job {job.name} of {study.folder} has no checkpoint yet: pliant resume {study.folder}")
+    yield from watch(resumed_state(study, job, stored), run)
 
 
-def write_gif(found: Iterable[Scene], file: Path, most: int) -> list[Scene]:
-    """The first scenes, at most so many, as an endless GIF; those that were written."""
+def write_gif(found: Iterable[Scene], file: Path, most: int) -> tuple[list[Scene], bool]:
+    """The first pictures, at most so many, as an endless GIF; those that were written, and whether there were more."""
     import imageio.v3 as imageio
 
-    shown = list(islice(found, most))
+    film = paced(found)
+    shown = list(islice(film, most))
     if not shown:
         raise LabError("there is nothing to see: the run's agent has diverged")
     pictures = np.stack([with_words(scene.picture, scene.words) for scene in shown])
     imageio.imwrite(file, pictures, duration=[1000 * scene.seconds for scene in shown], loop=0)
-    return shown
+    return shown, next(film, None) is not None
+
+
+def paced(found: Iterable[Scene]) -> Iterator[Scene]:
+    """At the same speed, pictures that last 20 ms or more each, in hundredths of a second: what a GIF can tell.
+
+    >>> [scene.seconds for scene in paced(Scene(np.zeros((1, 1, 3), np.uint8), "", 0.008) for _ in range(8))]
+    [0.02, 0.03, 0.02]
+    """
+    gone = told = 0.0  # seconds
+    late = None
+    for late in found:
+        gone += late.seconds
+        if round(gone - told, 6) >= SHORTEST:
+            yield late._replace(seconds=round(gone - told, 2))
+            told, late = told + round(gone - told, 2), None
+    if late is not None:
+        yield late._replace(seconds=SHORTEST)
 
 
 def with_words(picture: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Reading job files, also while a worker writes them: how far a job is, and the rows it has committed."""
+"""Reading job files, also while a worker writes them: how far a job is, the rows it has committed, the state after them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.lab.experiment import RunStatus
-from pliant.lab.store import Table, check_format, connect, table_count
+from pliant.lab.store import Table, check_format, connect, missing_state, stored_state, table_count
 
 T = TypeVar("T")
 
@@ -54,6 +54,26 @@ def read_rows(path: Path) -> Measured | None:
     return _read(path, _measured)
 
 
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The state after the last commit; None before the first. Raises LabError where it is not there, or another."""
+    named = None
+    while True:
+        before, named = named, _read(path, _state_file)
+        if named is None:
+            return None
+        try:
+            return stored_state(path, *named)
+        except FileNotFoundError:  # a worker's next commit has removed it
+            if named == before:
+                raise missing_state(path, named[0]) from None
+
+
+def _state_file(database: sqlite3.Connection) -> tuple[str, str] | None:
+    """Its name and SHA-256; None where no state is kept."""
+    name, sha256 = database.execute("SELECT state_file, state_sha256 FROM job").fetchone()
+    return None if name is None else (name, sha256)
+
+
 def _read(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
     if not path.is_file():
         return None
@@ -86,7 +106,12 @@ def _measured(database: sqlite3.Connection) -> Measured:
     sessions = database.execute("SELECT facts FROM session ORDER BY session")
     return Measured(
         statuses=_statuses(database),
-        rows={name: np.concatenate(parts) for name, parts in columns.items()},
+        rows={name: _joined(parts) for name, parts in columns.items()},
         sessions=[json.loads(facts) for (facts,) in sessions],
         session_of_row=np.repeat(*(history.reshape(-1, 2) - [1, 0]).T),
     )
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """All values of a column. An advance without rows has no say in its type."""
+    return np.concatenate([part for part in parts if len(part)] or parts[:1])

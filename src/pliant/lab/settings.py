@@ -105,7 +105,16 @@ def _value(text: str, name: str, field: FieldInfo) -> Any:
             return json.loads(text)
         except ValueError as error:
             raise LabError(f"--set {name}={text}: not a list in brackets ({error})") from None
-    return text
+    return _whole(text) if field.annotation is int else text
+
+
+def _whole(text: str) -> str:
+    """A whole number written as a float, such as 2e6, as an integer."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
 
 
 def with_fields(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:
@@ -138,7 +147,7 @@ def allowed(field: FieldInfo) -> str:
     >>> allowed(FieldInfo.from_annotated_attribute(float, Field(0.003, gt=0)))
     'float > 0 (default 0.003)'
     """
-    default = "" if field.is_required() else f" (default {field.default})"
+    default = "" if field.is_required() else f" (default {_in_brackets(field.default)})"
     return f"{_type_in_words(field.annotation)}{_bounds(field.metadata)}{default}"
 
 
@@ -149,7 +158,14 @@ def _bounds(metadata: Iterable[Any]) -> str:
     return " " + " and ".join(bounds) if bounds else ""
 
 
+def _in_brackets(value: Any) -> Any:
+    """A list as `--set` takes it."""
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, tuple | list) else value
+
+
 def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) in (tuple, list):
+        return "a list in brackets, such as [64,64]"
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

@@ -87,15 +87,10 @@ class JobStore:
         """The state to go on from, None at the beginning. Raises LabError where it is not the one that was written."""
         if self._state_file is None:
             return None
-        file = self.path.parent / self._state_file
-        anew = f"remove {self.path} to start this job anew"
         try:
-            data = file.read_bytes()
+            return stored_state(self.path, self._state_file, str(self._sha256))
         except FileNotFoundError:
-            raise LabError(f"the checkpoint {file} is missing: put it back, or {anew}") from None
-        if hashlib.sha256(data).hexdigest() != self._sha256:
-            raise LabError(f"the checkpoint {file} is not the one that was written (its SHA-256 differs): {anew}")
-        return from_bytes(data)
+            raise missing_state(self.path, self._state_file) from None
 
     def commit(
         self,
@@ -159,6 +154,24 @@ def connect(path: Path, create: bool) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode = DELETE" if create else "PRAGMA query_only = ON")
     database.execute("PRAGMA synchronous = FULL")
     return database
+
+
+def stored_state(path: Path, name: str, sha256: str) -> dict[str, Any]:
+    """The state in the file `name` beside the job file `path`. Raises LabError where it is not the one that was written."""
+    data = path.with_name(name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise LabError(
+            f"the checkpoint {path.with_name(name)} is not the one that was written (its SHA-256 differs): "
+            f"remove {path} to start this job anew"
+        )
+    return from_bytes(data)
+
+
+def missing_state(path: Path, name: str) -> LabError:
+    """The error for a state that the job file names, and that is not there."""
+    return LabError(
+        f"the checkpoint {path.with_name(name)} is missing: put it back, or remove {path} to start this job anew"
+    )
 
 
 def check_format(database: sqlite3.Connection, path: Path) -> None:

@@ -1,7 +1,8 @@
 """A study in one table: how every curve begins, the highest (or lowest) it reaches, and how it ends.
 
 A curve is all runs that differ in the seed alone (`pliant.lab.curves`). Its places (steps, tasks) are cut into equal parts,
-and a run's values within a part averaged. Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
+and a run's values within a part averaged; by the number of what they are means of, where the experiment tells (its `weights`).
+Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
 
     first, highest, last       of the parts; highest is the one whose mean over seeds is
     last - first, - highest    paired: the difference of each seed first
@@ -22,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -68,7 +70,7 @@ def summary_lines(
         wanted = wanted[[_is(own, value) or _is_within(own, value) for own in wanted[name]]]
     if not len(wanted):
         raise LabError(f"no run has {' and '.join(where)}")
-    found = curves(wanted, measured, place, metric, parts)
+    found = curves(wanted, measured, place, metric, parts, rows.attrs.get("weights", {}).get(metric))
     seeds = sorted({seed for curve in found for seed in curve.seeds})
     seconds = rows.attrs["seconds"]
     cost = f"   {duration(seconds)} of learning" if seconds else ""
@@ -112,13 +114,24 @@ class Curve:
         return f"{len(self.seeds)} ({lost})" if lost else str(len(self.seeds))
 
 
-def curves(rows: pandas.DataFrame, measured: Sequence[str], place: str, metric: str, parts: int = PARTS) -> list[Curve]:
-    """The curves of a study's rows, of which the columns `measured` are the experiment's, in the order of the study."""
+def curves(
+    rows: pandas.DataFrame,
+    measured: Sequence[str],
+    place: str,
+    metric: str,
+    parts: int = PARTS,
+    weight: str | None = None,
+) -> list[Curve]:
+    """The curves of a study's rows, of which the columns `measured` are the experiment's, in the order of the study.
+
+    `weight`: the column that counts what a row's `metric` is the mean of; rows where it is 0 do not count.
+    """
     for name in (place, metric):
         if name not in measured:
             raise unknown("column", name, measured)
     table: Any = rows
     found: Any = settings(table, measured)
+    table = table.assign(weight=1.0 if weight is None else table[weight])
     each: list[dict[str, Any]] = found.to_dict("records")
     groups = table.groupby(list(found.columns), sort=False, dropna=False)
     return [
@@ -135,8 +148,12 @@ def _curve(setting: Mapping[str, Any], name: str, rows: Any, place: str, metric:
         return Curve(setting, name, [], np.empty((0, parts)), np.empty(parts), left_out)
     at = alive[place].to_numpy(dtype=np.float64)
     table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
-    groups = table.groupby(["seed", "part"])[metric]
-    means = groups.mean().where(groups.count() == groups.size()).unstack("part")  # NaN where a value of the part is
+    table = table.assign(total=(table[metric] * table["weight"]).where(table["weight"] > 0, 0.0))
+    groups = table.groupby(["seed", "part"])
+    numbers = groups["total"].count() == groups.size()
+    means = (
+        (groups["total"].sum() / groups["weight"].sum()).where(numbers).unstack("part")
+    )  # NaN where a value of the part is
     whole = groups.size().unstack("part").notna().all(axis=1)
     runs = table.groupby("seed")
     underway = (runs["status"].first() == "running") & (runs[place].max() < at.max())
@@ -183,11 +200,12 @@ class Manner:
     def text(self, value: Estimate, signed: bool = False) -> str:
         if np.isnan(value.mean):
             return "nan"
-        mean = f"{float(value.mean):{'+' if signed else ''}.4f}"
-        if value.count < 2:
-            return mean
-        half = value.standard_error if self.spread == "error" else value.interval()[1] - value.mean
-        return f"{mean} ± {float(half):.4f}"
+        half = None
+        if value.count > 1:
+            half = float(value.standard_error if self.spread == "error" else value.interval()[1] - value.mean)
+        decimals = max(0, 4 - floor(log10(max(1.0, abs(float(value.mean)), half or 0.0))))
+        mean = f"{float(value.mean):{'+' if signed else ''}.{decimals}f}"
+        return mean if half is None else f"{mean} ± {half:.{decimals}f}"
 
 
 def least_is_best(metric: str) -> bool:

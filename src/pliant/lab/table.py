@@ -118,7 +118,7 @@ def with_attrs(study: Study) -> pandas.DataFrame:
 
 
 def about(study: Study) -> dict[str, Any]:
-    """What rows do not say: which study of which class they are, which columns it measured, and its seconds of learning."""
+    """What rows do not say: which study of which class they are, its columns, which of them weigh others, seconds of learning."""
     plan = study.plan
     records = [read(study.database(job)) for job in study.jobs]
     return {
@@ -126,6 +126,7 @@ def about(study: Study) -> dict[str, Any]:
         "experiment": plan.experiment.shown,
         "profile": plan.profile,
         "measured": list(study.experiment.columns),
+        "weights": dict(getattr(study.experiment, "weights", {})),
         "seconds": round(sum(record.seconds for record in records if record), 1),
     }
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,18 @@ def run_job(study: Study, job: Job, report: Report) -> None:
     """Advance the job from its last commit to its end, committing each advance."""
     lock = Lock(study.job_lock(job), f"job {job.name} of {study.folder}")
     with lock, JobStore(study.database(job), runs=len(job.runs)) as store:
-        state = resumed_state(study, job, store)
+        state = resumed_state(study, job, store.state())
         store.begin_session(session_facts(study.plan.experiment))
         report(_progress(job, state, {}))
         while any(status.word == "running" for status in state.statuses()):
             report(_progress(job, state, advance(study, job, state, store)))
 
 
-def resumed_state(study: Study, job: Job, store: JobStore) -> State:
-    """The state after the last commit, or a fresh one."""
+def resumed_state(study: Study, job: Job, stored: Mapping[str, Any] | None) -> State:
+    """The state that was stored, or a fresh one."""
     data = os.environ.get("PLIANT_DATA")
     context = Context(device=study.plan.device, data=Path(data) if data else None)
     state: State = study.experiment.start(study.configs(job), context)
-    stored = store.state()
     if stored is not None:
         state.load_state_dict(stored)
     return state

@@ -225,7 +225,7 @@ def _check(noise_std: float, shrink: float, period: int | None, source: str) -> 
         raise ValueError(f"noise_std must be 0 or more, got {noise_std}")
     if not 0.0 <= shrink <= 1.0:
         raise ValueError(f"shrink must lie in [0, 1], got {shrink}; 1 shrinks nothing")
-    if period is not None and period < 1:
-        raise ValueError(f"period must be at least 1 optimizer step, or None, got {period}")
+    if period is not None and (not period >= 1 or period % 1):
+        raise ValueError(f"period must be 1 or more whole optimizer steps, or None, got {period}")
     if source not in get_args(Source):
         raise ValueError(f"unknown source '{source}'; known: {', '.join(get_args(Source))}")

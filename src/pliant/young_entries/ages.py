@@ -80,13 +80,14 @@ class Ages:
 
     def state_of(self, part: BoundSlice) -> dict[str, Any]:
         age = self._held[_axes(part)]
-        return {"age": age[:, part.index.to(age.device)], "left": list(self._left[_axes(part)])}
+        return {"age": age[:, part.index.to(age.device)]}
 
-    def load(self, part: BoundSlice, held: dict[str, Any] | None) -> None:
-        age, left = self._held[_axes(part)], self._left[_axes(part)]
+    def load(self, part: BoundSlice, held: dict[str, Any] | None, ripe: Sequence[int]) -> None:
+        """Go on from `state_of`; None: none was ever reset. A position is young for `ripe` steps."""
+        age = self._held[_axes(part)]
         age[:, part.index.to(age.device)] = NEVER if held is None else held["age"].to(age.device)
-        if held is not None:
-            left[:] = [max(pair) for pair in zip(left, map(int, held["left"]), strict=True)]
+        youngest = int(age.min())
+        self._left[_axes(part)][:] = [max(steps - youngest, 0) for steps in ripe]
 
     # -- what is to be moved ------------------------------------------------------------------------------------------
 

@@ -64,16 +64,20 @@ class YoungEntries:
     def rejuvenate(self, optimizer: Optimizer, part: BoundSlice, chosen: Chosen) -> None:
         """The chosen units' entries begin anew; their moments are 0."""
         batch, ages = self._find(optimizer, part)
-        betas = self.averages.betas(batch.settings)
-        ages.renew(part, chosen, [steps_of_youth(beta, part.parameter.dtype) for beta in betas])
+        ages.renew(part, chosen, self._ripe(batch, part))
 
     def state_of(self, optimizer: Optimizer, part: BoundSlice) -> dict[str, Any]:
-        """Steps since the reset of each position, (runs, units, repeat), and how long there are young ones."""
+        """Steps since the reset of each position, (runs, units, repeat)."""
         return self._find(optimizer, part)[1].state_of(part)
 
     def load(self, optimizer: Optimizer, part: BoundSlice, held: dict[str, Any] | None) -> None:
         """Go on from `state_of`; None: none of these entries was ever reset."""
-        self._find(optimizer, part)[1].load(part, held)
+        batch, ages = self._find(optimizer, part)
+        ages.load(part, held, self._ripe(batch, part))
+
+    def _ripe(self, batch: Batch, part: BoundSlice) -> list[int]:
+        """For both averages, the steps after which an entry is young no more."""
+        return [steps_of_youth(beta, part.parameter.dtype) for beta in self.averages.betas(batch.settings)]
 
     def _find(self, optimizer: Optimizer, part: BoundSlice) -> tuple[Batch, Ages]:
         """The ages of a parameter, ready to be read or changed."""
