@@ -433,16 +433,23 @@ class UnitReset:
                 )
 
     def _check_alone(self) -> None:
-        """Raise ValueError where a method of our kind already resets units of ours: each would do so at its own rate."""
-        names = {group.name for group in self.groups}
-        for other in _ATTACHED:
-            ours = any(each is optimizer for each in other.optimizers for optimizer in self.optimizers)
-            shared = sorted(names & {group.name for group in other.groups})
-            if type(other) is type(self) and other._model is self._model and ours and shared:
-                raise ValueError(
-                    f"units of '{shared[0]}' are already reset by a {type(self).__name__} that is attached to this optimizer: "
-                    "detach() that one first, or exclude its units here"
-                )
+        """Raise ValueError where a method of our kind already resets units of ours: each would do so at its own rate.
+
+        Units are the same if a weight that enters them is, whatever model they were found in and whatever their names.
+        """
+        taken = {
+            place
+            for other in _ATTACHED
+            if type(other) is type(self) and any(each is mine for each in other.optimizers for mine in self.optimizers)
+            for group in other.groups
+            for place in _entered(group)
+        }
+        shared = [group.name for group in self.groups if not taken.isdisjoint(_entered(group))]
+        if shared:
+            raise ValueError(
+                f"units of '{shared[0]}' are already reset by a {type(self).__name__} that is attached to this optimizer: "
+                "detach() that one first, or exclude its units here"
+            )
 
     def _seeds_of_runs(self, seed: int | Sequence[int] | None) -> list[int]:
         runs = self.groups[0].runs
@@ -471,6 +478,11 @@ def _places(part: BoundSlice) -> list[tuple[object, str]]:
     if spec.index is None:
         return [((id(part.parameter), spec.axis, spec.shape, position), name) for position in range(part.index.numel())]
     return [((id(part.parameter), spec.axis, spec.shape, position), name) for row in spec.index for position in row]
+
+
+def _entered(group: BoundGroup) -> set[object]:
+    """What tells a group's units from all others: the entries through which numbers enter them."""
+    return {place for part in group.incoming for place, _ in _places(part)}
 
 
 def _clear_gradients(group: BoundGroup, chosen: Chosen) -> None:

@@ -10,7 +10,7 @@ import pliant
 
 gym = pytest.importorskip("gymnasium", reason="gymnasium is not installed: pip install 'pliant[rl]'")
 
-ENVS, STEPS, EPOCHS, MINIBATCH = 4, 32, 4, 32
+ENVS, STEPS, EPOCHS, MINIBATCH, SEED = 4, 32, 4, 32, 1
 
 
 def layer_init(layer, std=2**0.5):
@@ -63,14 +63,14 @@ class SharedAgent(nn.Module):
 
 def ppo(inserted, agent=Agent, world="Pendulum-v1", updates=6):
     """Proximal policy optimisation from top to bottom. `inserted` is the line that a user adds."""
-    torch.manual_seed(1)
-    shuffle = np.random.default_rng(1)
+    torch.manual_seed(SEED)
+    shuffle = np.random.default_rng(SEED)
     envs = gym.vector.SyncVectorEnv([lambda: gym.make(world)] * ENVS)
     agent = agent()
     optimizer = torch.optim.Adam(agent.parameters(), lr=3e-4, eps=1e-5)
-    obs = torch.tensor(envs.reset(seed=1)[0], dtype=torch.float32)
-    made = inserted(agent, optimizer, obs)
+    obs = torch.tensor(envs.reset(seed=SEED)[0], dtype=torch.float32)
     done = torch.zeros(ENVS)
+    made = inserted(agent, optimizer, obs)  # where CleanRL's `next_obs` is there, and its loop begins
     for _ in range(updates):
         rows = []
         for _ in range(STEPS):
@@ -121,7 +121,7 @@ def nothing(agent, optimizer, obs):
 def one_line(rate):
     def inserted(agent, optimizer, obs):
         # the line, as in docs/reinforcement-learning.md
-        return [pliant.ContinualBackprop(net, optimizer, example_inputs=obs, replacement_rate=rate, maturity_threshold=5, seed=k) for k, net in enumerate((agent.actor_mean, agent.critic))]  # noqa: E501  # fmt: skip
+        return [pliant.ContinualBackprop(net, optimizer, example_inputs=obs, replacement_rate=rate, maturity_threshold=5, seed=2 * SEED + k) for k, net in enumerate((agent.actor_mean, agent.critic))]  # noqa: E501  # fmt: skip
 
     return inserted
 
@@ -161,6 +161,17 @@ def test_an_agent_with_a_shared_trunk_needs_a_forward():
     assert [row.group.name for row in method.plan.rows] == ["network.0", "network.2"]
     assert [each.parameter for each in method.plan.rows[1].group.outgoing] == ["actor.weight", "critic.weight"]
     assert min(replaced(method)) >= 20
+
+
+def test_one_line_or_the_other_but_not_both():
+    agent, x = Agent(), torch.zeros(2, 3)
+    optimizer = torch.optim.Adam(agent.parameters())
+    lines = one_line(0.05)(agent, optimizer, x)
+    with pytest.raises(ValueError, match=r"units of 'critic\.0' are already reset"):
+        with_a_forward(agent, optimizer, x)
+    for each in lines:
+        each.detach()
+    assert len(with_a_forward(agent, optimizer, x).stats()) == 4
 
 
 def test_a_parameter_of_no_layer_is_left_alone():

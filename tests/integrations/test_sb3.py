@@ -575,6 +575,15 @@ def test_a_second_model_is_refused():
         MAKE["PPO"]().learn(64, callback=callback)
 
 
+def test_two_callbacks_on_one_model_are_refused():
+    model, callback, second = MAKE["PPO"](), often(), often()
+    with pytest.raises(ValueError, match=f"units of '{TWO[0]}' are already reset by a ContinualBackprop"):
+        model.learn(64, callback=CallbackList([callback, second]))
+    model.learn(64, callback=callback)
+    assert hooks(model) == 0
+    model.learn(64, callback=often())  # learn() frees the units as it ends
+
+
 def test_a_state_of_other_units_is_refused_and_leaves_no_hook():
     one, other = often(), often()
     MAKE["PPO"]().learn(64, callback=one)

@@ -1,6 +1,9 @@
 import copy
+import gc
 import io
 import math
+import re
+import weakref
 from typing import ClassVar
 
 import pytest
@@ -449,6 +452,40 @@ def test_a_second_one_on_the_same_units_is_refused_until_the_first_is_detached()
     upper = ContinualBackprop(model, optimizer, example_inputs=x, exclude="0")
     assert [list(each.stats()) for each in (lower, upper)] == [["0"], ["2"]]
     ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=x)  # of another optimizer
+
+
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_units_are_the_same_by_whatever_model_and_name_they_are_found(whole_first):
+    model = nn.ModuleDict({"actor": mlp(), "critic": mlp()})
+    model.forward = lambda x: [model[name](x) for name in ("actor", "critic")]
+    optimizer, x = torch.optim.SGD(model.parameters(), lr=0.1), torch.randn(2, 6)
+    found, other, name = (model, model["critic"], "0") if whole_first else (model["critic"], model, "critic.0")
+    first = ContinualBackprop(found, optimizer, example_inputs=x)
+    with pytest.raises(ValueError, match=f"units of '{re.escape(name)}' are already reset by a ContinualBackprop"):
+        ContinualBackprop(other, optimizer, example_inputs=x)
+    first.detach()
+    ContinualBackprop(other, optimizer, example_inputs=x)
+
+
+def test_networks_side_by_side_in_one_optimizer_each_have_their_own():
+    actor, critic = mlp(), mlp()
+    optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], lr=0.1)
+    both = [ContinualBackprop(each, optimizer, example_inputs=torch.randn(2, 6)) for each in (actor, critic)]
+    assert [list(each.stats()) for each in both] == [["0", "2"], ["0", "2"]]
+
+
+def test_a_method_goes_with_its_optimizer_and_is_then_in_nobody_s_way():
+    model, x = mlp(), torch.randn(2, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = weakref.ref(ContinualBackprop(model, optimizer, example_inputs=x))
+    gc.collect()
+    assert method() is not None  # it still acts
+    with pytest.raises(ValueError, match="are already reset"):
+        ContinualBackprop(model, optimizer, example_inputs=x)
+    del optimizer
+    gc.collect()
+    assert method() is None
+    ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=x)
 
 
 def test_detached_training_is_plain_training():
@@ -1013,7 +1050,8 @@ def build(model=None, optimizer=None, **changes):
         ({"affine": [BN("1")]}, "names a ReLU, not a batch norm"),
         ({"runs": 3}, "axis 0 of '0.weight' is 12, but runs=3"),
         ({"replacement_rate": 1.5}, r"replacement_rate must lie in \[0, 1\], got 1.5"),
-        ({"maturity_threshold": -1}, "maturity_threshold must be 0 or more"),
+        ({"maturity_threshold": -1}, "maturity_threshold must be 0 or more whole"),
+        ({"maturity_threshold": 10.5}, "maturity_threshold must be 0 or more whole"),
         ({"decay_rate": 1.0}, r"decay_rate must lie in \[0, 1\)"),
         ({"utility": "contrib"}, "unknown utility 'contrib'"),
         ({"count": "poisson"}, "unknown count 'poisson'; known: accumulate, bernoulli"),

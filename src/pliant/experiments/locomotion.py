@@ -197,6 +197,8 @@ class Locomotion(ABC):
 
     Config: ClassVar[type[Config]] = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    weights: ClassVar[Mapping[str, str]] = {"return": "episodes", "length": "episodes"}
+    devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]]
 
     @abstractmethod

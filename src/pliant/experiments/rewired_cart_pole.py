@@ -77,14 +77,13 @@ COLUMNS = {
     "failed": "1 where late_return is below 60, else 0",
     "actor_dormant": "share of the actor's hidden units above 0 on less than 1% of the task's last 512 states",
     "critic_dormant": "the same of the critic",
-    "effective_rank": "of the actor's last hidden layer on these states",
+    "effective_rank": "of the actor's last hidden layer on these states; 0 where none of its units fires",
     "actor_weight_magnitude": "mean |weight| of the matrix that enters the actor's last hidden layer",
     "entropy": "of the policy on these states, nats",
     "weight_change": "the largest change of an update: sum of |new - old| over the actor's matrices",
     "replaced": "hidden units replaced so far",
 }
 MEASURED = ("actor_dormant", "critic_dormant", "effective_rank", "actor_weight_magnitude", "entropy")
-WHOLE = ("task", "step", "failed", "replaced")  # columns of integers
 FAILURE = 60.0  # of 200; a policy that does not look earns about 20
 
 

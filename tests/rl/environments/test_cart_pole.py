@@ -134,9 +134,10 @@ def test_a_state_that_is_not_finite_has_fallen():
     ("options", "message"),
     [
         ({"seeds": []}, "0 seeds"),
-        ({"inputs": 3}, "4 inputs"),
+        ({"seeds": 3}, "seeds=3: give a whole number for each agent"),
+        ({"inputs": 3}, "inputs=3: a whole number, 4 or more"),
         ({"period": 100, "copies": 2}, "call begin_task"),
-        ({"period": 0}, "at least 1 step"),
+        ({"period": 0}, "1 or more whole steps"),
     ],
 )
 def test_a_bad_option_is_refused(options, message: str):

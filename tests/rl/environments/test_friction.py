@@ -20,6 +20,13 @@ def test_a_friction_is_looked_up_by_seed_and_number():
     assert schedule.value(8, 5) != later
 
 
+def test_a_schedule_with_a_seed_is_the_same_for_all():
+    schedule, alone = FrictionSchedule(seed=7), FrictionSchedule()
+    assert [schedule.value(seed, 3) for seed in (0, 8)] == [alone.value(7, 3)] * 2
+    assert repr(schedule) == "FrictionSchedule(low=0.02, high=2.0, period=2000000, seed=7)"
+    assert repr(alone) == "FrictionSchedule(low=0.02, high=2.0, period=2000000)"  # as in states that were saved before
+
+
 def test_the_first_friction_holds_from_step_zero_and_the_next_from_the_period_on():
     schedule = FrictionSchedule(period=100)
     assert [schedule.number(steps) for steps in (0, 99, 100, 199, 200)] == [0, 0, 1, 1, 2]
@@ -34,5 +41,6 @@ def test_friction_outside_physics_is_refused(bad: float):
 def test_a_schedule_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="the lowest comes first"):
         FrictionSchedule(low=2.0, high=1.0)
-    with pytest.raises(ValueError, match="at least 1 environment step"):
-        FrictionSchedule(period=0)
+    for period in (0, 2.5, float("nan")):
+        with pytest.raises(ValueError, match="1 or more whole environment steps"):
+            FrictionSchedule(period=period)

@@ -1,13 +1,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pliant.lab.checkpoint import from_bytes, to_bytes
-from pliant.rl.environments import BODIES, FrictionSchedule, MujocoBatch
+from pliant.rl.environments import BODIES, Body, FrictionSchedule, MujocoBatch
 from pliant.rl.environments.physics import margins_add
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
@@ -205,7 +206,7 @@ def test_an_action_that_cannot_be_charged_ends_that_copy_alone(body: str, bad: f
 
 @pytest.mark.parametrize("body", ["ant", "half-cheetah", "walker2d"])
 def test_a_state_that_is_not_finite_is_handed_on_and_ends_that_copy_alone(body: str, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # MuJoCo writes its own log here
+    monkeypatch.chdir(tmp_path)  # where MuJoCo would write a log of its own
     world = MujocoBatch(body, seeds=[0, 1])
     world.simulation(0)[1].qvel[3] = np.nan
     step = world.step(noise(world, 0, 0.1))
@@ -215,6 +216,7 @@ def test_a_state_that_is_not_finite_is_handed_on_and_ends_that_copy_alone(body: 
     after = world.step(noise(world, 1, 0.1))
     assert np.isfinite(after.observations).all()
     assert not after.terminated.any()
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- refusals
@@ -232,12 +234,79 @@ def test_a_state_that_is_not_finite_is_handed_on_and_ends_that_copy_alone(body: 
         ({"integrator": "rk4"}, "the nearest is RK4"),
         ({"seeds": []}, "0 seeds"),
         ({"copies": 0}, "copies=0"),
+        ({"time_limit": 2.5}, "time_limit=2.5: a whole number, 1 or more"),
+        ({"time_limit": float("inf")}, "time_limit=inf"),
+        ({"padding": -1}, "padding=-1: a whole number, 0 or more"),
         ({"body": "hopper", "contact_forces": True}, "only 'ant' has"),
     ],
 )
 def test_a_bad_option_is_refused_at_construction(options, message: str):
     with pytest.raises(ValueError, match=message):
         MujocoBatch(**options)
+
+
+@pytest.mark.parametrize("friction", ["low", [[1.0, 2.0]], {"low": 0.1}])
+def test_what_is_no_friction_is_refused(friction):
+    with pytest.raises(
+        ValueError, match=r"friction=.*: give a number for all agents, one for each, a FrictionSchedule"
+    ):
+        MujocoBatch("hopper", friction=friction)
+
+
+@pytest.mark.parametrize("seeds", [3, "12", [0.5]])
+def test_what_are_no_seeds_is_refused(seeds):
+    with pytest.raises(ValueError, match=r"seeds=.*: give a whole number for each agent, as in seeds=\[0\]"):
+        MujocoBatch("hopper", seeds=seeds)
+
+
+# ---- a body of one's own
+
+SLEDGE = """
+<mujoco><option timestep="0.01"/><worldbody>
+  <geom type="plane" size="50 50 1"/>
+  <body pos="0 0 0.2">
+    <joint name="x" type="slide" axis="1 0 0"/><joint name="z" type="slide" axis="0 0 1"/><joint name="lean" axis="0 1 0"/>
+    <geom type="box" size="0.3 0.2 0.1"/>
+  </body>
+</worldbody><actuator><motor joint="x" gear="500" ctrllimited="true" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+@pytest.fixture
+def sledge(tmp_path: Path):
+    file = tmp_path / "sledge.xml"
+    file.write_text(SLEDGE)
+    return Body(
+        "sledge",
+        {"v5": str(file)},
+        frame_skip=4,
+        hidden_positions=1,
+        control_cost=0.1,
+        start_noise=0.01,
+        normal_velocities=True,
+    )
+
+
+def test_a_body_of_ones_own_moves(sledge: Body):
+    world = MujocoBatch(sledge, seeds=[0, 1], friction=[0.05, 2.0])
+    assert world.observations.shape == (2, 1, 2 + 3)
+    assert world.seconds == 0.04
+    rewards = sum(world.step(np.ones((2, 1, 1))).rewards for _ in range(20))
+    assert rewards[0] > rewards[1] + 1  # ice is faster
+
+
+def test_a_state_of_another_body_is_refused(sledge: Body):
+    state = from_bytes(to_bytes(MujocoBatch(sledge).state_dict()))
+    MujocoBatch(sledge).load_state_dict(state)
+    for other in (replace(sledge, control_cost=0.2), "hopper"):
+        with pytest.raises(ValueError, match=r"the state belongs to body = Body\(name='sledge'.*here it is"):
+            MujocoBatch(other).load_state_dict(state)
+    assert MujocoBatch("hopper").state_dict()["settings"]["body"] == "hopper"
+    assert MujocoBatch(replace(BODIES["hopper"], start_noise=0.0)).state_dict()["settings"]["body"] != "hopper"
+
+
+def test_a_version_that_a_body_has_no_file_of_is_refused(sledge: Body):
+    with pytest.raises(ValueError, match="version='v4' is none of v5"):
+        MujocoBatch(sledge, version="v4")
 
 
 def test_actions_of_the_wrong_shape_are_refused():

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-import pliant.rl.environments  # noqa: F401  (registers)
+from pliant.rl.environments import FrictionSchedule
 from pliant.rl.environments.registration import IDS
 
 gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed")
@@ -61,9 +61,62 @@ def test_options_reach_the_world():
     assert info == {"friction": 0.3}
 
 
+def test_without_a_friction_the_ground_changes_and_none_keeps_the_xmls_own():
+    def first(**options):
+        return gymnasium.make("pliant/SlipperyHopper-v0", **options).reset(seed=3)[1]["friction"]
+
+    schedule = FrictionSchedule(low=0.1, high=0.2, period=50)
+    assert first() == FrictionSchedule().value(3, 0)
+    assert first(low=0.1, high=0.2) == first(friction=schedule) == schedule.value(3, 0)
+    world = gymnasium.make("pliant/SlipperyWalker2d-v0", friction=None).unwrapped.world
+    assert set(world.simulation()[0].geom_friction[:, 0]) == {0.7, 0.9, 1.9}  # by part
+
+
+@pytest.mark.parametrize("friction", [None, 0.3, FrictionSchedule()])
+@pytest.mark.parametrize("change", [{"period": 100}, {"low": 0.1}, {"high": 1.0}, {"friction_seed": 0}])
+def test_a_change_of_friction_beside_a_friction_is_refused(friction, change):
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"friction=.* beside {name}: give one or the other"):
+        gymnasium.make("pliant/SlipperyHopper-v0", friction=friction, **change)
+
+
+def test_environments_side_by_side_share_the_ground_if_they_share_its_seed():
+    def grounds(**options):
+        options = {"num_envs": 3, "vectorization_mode": "sync", "time_limit": 50, **options}
+        worlds = gymnasium.make_vec("pliant/SlipperyHalfCheetah-v0", **options)
+        seen, still = [], np.zeros((3, 6), np.float32)
+        observations, info = worlds.reset(seed=0)
+        for _ in range(300):
+            seen.append(info["friction"])
+            info = worlds.step(still)[-1]
+        return np.array(seen), observations
+
+    apart, _ = grounds()
+    together, observations = grounds(friction_seed=7, period=100)
+    assert len(set(apart[0])) == 3
+    first, second, third = (FrictionSchedule().value(7, number) for number in range(3))
+    assert together[0].tolist() == [first] * 3
+    assert [[*dict.fromkeys(ground)] for ground in together.T] == [[first, second, third]] * 3
+    assert len({row.tobytes() for row in observations}) == 3  # the episodes are their own
+
+
+@pytest.mark.parametrize(("name", "frames"), [*zip(IDS, (20, 20, 125, 125, 50), strict=True)])
+def test_a_film_runs_at_the_speed_of_the_world(name: str, frames: int):
+    world = gymnasium.make(name).unwrapped
+    assert world.metadata == {"render_modes": ["rgb_array"], "render_fps": frames}
+    assert round(1 / world.world.seconds) == frames
+    assert "render_fps" not in type(world).metadata
+
+
 def test_friction_outside_physics_is_refused():
     with pytest.raises(ValueError, match=r"friction=50(.0)?: sliding friction lies in \(0, 10\]"):
         gymnasium.make("pliant/SlipperyAnt-v0", friction=50)
+
+
+@pytest.mark.parametrize("options", [{"copies": 2}, {"seeds": [3]}])
+def test_one_body_is_not_asked_to_be_several(options):
+    with pytest.raises(ValueError, match=r"this is one body, whose seed is that of reset"):
+        gymnasium.make("pliant/SlipperyAnt-v0", **options)
 
 
 def test_an_unknown_picture_is_refused():
@@ -132,6 +185,16 @@ def test_without_graphics_the_error_says_what_to_set():
     done = run(DRAW)
     assert "GraphicsUnavailable: MuJoCo cannot draw here (MUJOCO_GL is not set)" in done.stderr
     assert "set MUJOCO_GL=egl before Python starts" in done.stderr
+
+
+@pytest.mark.parametrize("named", ["osmesa", "glut"])  # not installed; no such thing
+def test_what_mujoco_cannot_load_to_draw_with_is_an_error_that_says_what_to_install(named: str):
+    done = run("from pliant.rl.environments import MujocoBatch; MujocoBatch('ant')", MUJOCO_GL=named)
+    if not done.returncode:
+        pytest.skip(f"{named} is installed")
+    assert f"GraphicsUnavailable: MuJoCo could not be loaded (MUJOCO_GL is {named})" in done.stderr
+    assert "MUJOCO_GL=egl before Python starts (Debian: apt install libegl1 libgl1-mesa-dri)" in done.stderr
+    assert "MUJOCO_GL=osmesa (apt install libosmesa6)" in done.stderr
 
 
 def test_an_unknown_world_names_the_nearest():

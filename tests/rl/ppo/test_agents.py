@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from pliant import ContinualBackprop
 from pliant.lab.checkpoint import from_bytes, to_bytes
 from pliant.rl.environments import MujocoBatch, RewiredCartPole
 from pliant.rl.ppo import MEASURES, PPO, Settings, preset
+from pliant.rl.ppo.settings import READ_BY
 from tests.rl.ppo.plain import PlainPPO
 from tests.rl.ppo.world import TWO_WAYS, LinearWorld, Padded
 
@@ -210,12 +213,43 @@ def test_ants_are_resumed_to_the_bit():
     assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
 
 
-def test_a_state_of_other_settings_is_refused():
+def test_agents_saved_in_a_file_go_on_to_the_bit(tmp_path: Path):
+    seeds = [0, 7]
+    straight, stopped, again = (PPO(LinearWorld(seeds), MODERN) for _ in range(3))
+    for ppo in (straight, stopped):
+        ppo.iterate()
+        ppo.collect(11)
+    stopped.save(tmp_path / "agents.pt")
+    again.load(tmp_path / "agents.pt")
+    for ppo in (straight, again):
+        ppo.collect()
+        ppo.update()
+    assert in_every_group(straight) >= 20
+    assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
+    assert [each.name for each in tmp_path.iterdir()] == ["agents.pt"]
+
+
+def test_a_state_of_other_settings_is_refused_naming_those_that_differ():
     saved = PPO(LinearWorld([0]), SMALL, [0]).state_dict()
-    with pytest.raises(ValueError, match="was saved with seeds"):
+    with pytest.raises(ValueError, match=r"was saved with seeds \[0\]; here it is \[1\]"):
         PPO(LinearWorld([1]), SMALL, [1]).load_state_dict(saved)
-    with pytest.raises(ValueError, match="was saved with settings"):
-        PPO(LinearWorld([0]), CBP, [0]).load_state_dict(saved)
+    with pytest.raises(
+        ValueError, match=r"saved with settings clip=0.2, method='none'; here it is clip=0.1, method='redo'$"
+    ):
+        PPO(LinearWorld([0]), replace(SMALL, method="redo", clip=0.1), [0]).load_state_dict(saved)
+    older = {name: value for name, value in saved["settings"].items() if name != "clip"}
+    with pytest.raises(ValueError, match=r"saved with settings clip='absent'; here it is clip=0.2"):
+        PPO(LinearWorld([0]), SMALL, [0]).load_state_dict({**saved, "settings": older})
+
+
+def test_what_is_no_state_of_a_ppo_is_refused():
+    ppo = PPO(LinearWorld([0]), SMALL)
+    with pytest.raises(ValueError, match="no state of a PPO: it has no format, settings, seeds"):
+        ppo.load_state_dict({})
+    state = ppo.state_dict()
+    del state["adam"]
+    with pytest.raises(ValueError, match=r"it has no adam$"):
+        ppo.load_state_dict(state)
 
 
 def test_a_state_of_another_dtype_shape_or_world_is_refused_and_leaves_all_as_it_was():
@@ -234,12 +268,104 @@ def test_a_state_of_another_dtype_shape_or_world_is_refused_and_leaves_all_as_it
         (larger, r"parameter actor.layers.0.weight of shape \(1, 12, 7\); here it is of shape \(1, 12, 16\)"),
         (begun(copies=3), "saved with copies 3; here it is 2"),
         (begun(time_limit=20), "the state belongs to time_limit = 20; here it is 500"),
-        (begun(hidden=(8, 8)), "saved with settings"),
+        (begun(hidden=(8, 8)), r"saved with settings hidden=\(8, 8\); here it is hidden=\(12, 10\)"),
     ):
         other.iterate()
         with pytest.raises(ValueError, match=message):
             ppo.load_state_dict(from_bytes(to_bytes(other.state_dict())))
         assert to_bytes(ppo.state_dict()) == before
+
+
+# -- a method of one's own --------------------------------------------------------------------------------------------
+
+
+class EveryOther:
+    """Begins a unit of each agent's first group anew at every other step; it fails to load where `strict`."""
+
+    def __init__(self, networks: Any, optimizer: Any, groups: Any, seeds: Any, strict: bool = False) -> None:
+        self.weight = dict(networks.named_parameters())[groups[0].incoming[0].parameter]
+        self.steps, self.restarts, self.seeds, self.strict = np.array(0), 0, seeds, strict
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps % 2 == 0:
+            self.weight[:, int(self.steps) % self.weight.shape[1]] = 0.1
+
+    def stats(self) -> Any:
+        return {"first": {"replaced": [int(self.steps) // 2 for _ in self.seeds]}}
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.strict and state["steps"] > 20:
+            raise ValueError("steps of another method")
+        self.steps = state["steps"].copy()
+
+
+def test_a_method_of_ones_own_is_stepped_counted_saved_and_restarted(tmp_path: Path):
+    seeds = [0, 7]
+    straight, stopped, again, plain = (
+        PPO(LinearWorld(seeds), SMALL, method=None if number == 3 else EveryOther) for number in range(4)
+    )
+    for ppo in (straight, stopped):
+        ppo.iterate()
+        ppo.iterate()
+    assert straight.replaced().tolist() == [12, 12]  # 24 steps of Adam
+    stopped.save(tmp_path / "agents.pt")
+    again.load(tmp_path / "agents.pt")
+    for ppo in (straight, again):
+        ppo.iterate()
+    assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
+    assert again.replaced().tolist() == [18, 18]
+    with pytest.raises(ValueError, match="replacement of units on; here it is off"):
+        plain.load(tmp_path / "agents.pt")
+    with pytest.raises(ValueError, match="replacement of units off; here it is on"):
+        again.load_state_dict(plain.state_dict())
+    with pytest.raises(ValueError, match="EveryOther restarts with all agents of a stack or none"):
+        again.restart([1])
+    again.restart()
+    assert again.method.restarts == 1  # type: ignore[union-attr]
+
+
+def test_a_public_method_given_as_ones_own_does_as_by_its_settings():
+    def cbp(networks: Any, optimizer: Any, groups: Any, seeds: Any) -> ContinualBackprop:
+        own = {name: getattr(CBP, name) for name in READ_BY if "cbp" in READ_BY[name]}
+        return ContinualBackprop(networks, optimizer, groups=groups, seed=seeds, attach=False, init=CBP.init, **own)
+
+    named, own = PPO(LinearWorld([0, 7]), CBP), PPO(LinearWorld([0, 7]), replace(SMALL), method=cbp)
+    for ppo in (named, own):
+        for _ in range(3):
+            ppo.iterate()
+        ppo.restart()
+        for _ in range(2):
+            ppo.iterate()
+    assert in_every_group(named) >= 20
+    assert to_bytes({**named.state_dict(), "settings": {}}) == to_bytes({**own.state_dict(), "settings": {}})
+
+
+def test_a_state_that_a_method_refuses_leaves_all_as_it_was():
+    ppo = PPO(LinearWorld([0]), SMALL, method=lambda *parts: EveryOther(*parts, strict=True))
+    other = PPO(LinearWorld([0]), SMALL, method=EveryOther)
+    ppo.iterate()
+    ppo.collect(5)
+    for _ in range(3):
+        other.iterate()
+    before = to_bytes(ppo.state_dict())
+    with pytest.raises(ValueError, match="steps of another method"):
+        ppo.load_state_dict(other.state_dict())
+    assert to_bytes(ppo.state_dict()) == before
+
+
+def test_a_method_that_lacks_something_or_stands_beside_another_is_refused():
+    with pytest.raises(TypeError, match=r"a object, lacks step, stats, restart, state_dict, load_state_dict"):
+        PPO(LinearWorld([0]), SMALL, method=lambda *parts: object())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="method= stands beside settings of method redo"):
+        PPO(LinearWorld([0]), REDO, method=EveryOther)
 
 
 # -- where parameters lie ---------------------------------------------------------------------------------------------
@@ -324,6 +450,16 @@ def test_a_loss_that_overflows_ends_its_agent_at_that_update():
     assert ppo.diverged_at.tolist() == [64, -1]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_spread_that_overflows_ends_its_agent_and_the_likeliest_actions_do_not_need_it():
+    ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
+    with torch.no_grad():
+        parameters(ppo)["policy.log_std"][0].fill_(1000.0)
+    assert np.isfinite(ppo.likeliest_actions()).all()
+    ppo.iterate()
+    assert (ppo.diverged_at >= 0).tolist() == [True, False]
+
+
 def test_weights_that_the_last_step_breaks_end_their_agent(monkeypatch: pytest.MonkeyPatch):
     ppo = PPO(LinearWorld([0, 1]), replace(SMALL, epochs=1, minibatch_size=64), [0, 1])
     ppo.collect()
@@ -377,6 +513,15 @@ def test_a_restart_amid_a_rollout_or_of_a_part_of_cbps_stack_is_refused():
     ppo.collect(3)
     with pytest.raises(RuntimeError, match="amid a rollout, 3 steps in"):
         ppo.restart()
+
+
+@pytest.mark.parametrize("agents", [[0, 2], [-1]])
+def test_an_agent_that_is_not_there_is_refused_before_any_begins_anew(agents: list[int]):
+    ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
+    before = {name: value.clone() for name, value in parameters(ppo).items()}
+    with pytest.raises(ValueError, match="of 2: they are numbered from 0"):
+        ppo.restart(agents)
+    assert all(torch.equal(before[name], value) for name, value in parameters(ppo).items())
 
 
 @pytest.mark.parametrize("state", ["fresh", "fill", "zero", "keep"])
@@ -480,6 +625,49 @@ def test_learning_helps():
         ppo.iterate()
         means.append(ppo.acting.rollout.rewards.mean((0, 2)))
     assert (np.mean(means[-5:], axis=0) > 0.6 * np.mean(means[:3], axis=0)).all()  # rewards are negative
+
+
+@pytest.mark.parametrize("actions", TWO_WAYS, ids=["continuous", "discrete"])
+def test_likeliest_actions_are_asked_of_another_world_and_change_nothing(actions: Any):
+    ppo = PPO(LinearWorld([0, 1], actions=actions), MODERN)
+    for _ in range(3):
+        ppo.iterate()
+    ppo.collect(5)
+    before = to_bytes(ppo.state_dict())
+    here = ppo.environments.observations
+    mine = ppo.likeliest_actions()
+    assert np.array_equal(ppo.likeliest_actions(here), mine)
+    several = ppo.likeliest_actions(np.concatenate([here, np.ones((2, 3, 3))], axis=1))
+    assert several.shape == (2, 5, *mine.shape[2:])
+    assert_close(several[:, :2], mine)
+    assert to_bytes(ppo.state_dict()) == before
+    for wrong in (here[0], here[:1], here[..., :2]):
+        with pytest.raises(ValueError, match=r"observations are \(agents, n, size\) = \(2, n, 3\), got "):
+            ppo.likeliest_actions(wrong)
+
+
+def test_a_presets_name_is_taken_and_seeds_are_those_of_the_environments():
+    world = LinearWorld([4, 9], copies=1)
+    ppo = PPO(world, "ppo-cbp")
+    assert (ppo.settings, ppo.seeds) == (preset("ppo-cbp"), [4, 9])
+    assert PPO(world, "ppo", seeds=[1, 2]).seeds == [1, 2]
+    with pytest.raises(ValueError, match="did you mean 'ppo-cbp'"):
+        PPO(world, "ppo-cpb")
+    with pytest.raises(TypeError, match="settings must be Settings or a preset's name, got a dict"):
+        PPO(world, {})  # type: ignore[arg-type]
+    del world.seeds
+    with pytest.raises(ValueError, match="LinearWorld has no seeds; give seeds="):
+        PPO(world, "ppo")
+
+
+def test_environments_of_another_kind_are_named_with_what_they_lack():
+    class Others:
+        observations = step = None
+
+    with pytest.raises(
+        TypeError, match=r"Others lacks agents, copies, observation_size, actions, and so .*docs/environments.md"
+    ):
+        PPO(Others(), "ppo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pliant.rl.ppo import PRESETS, Settings, preset
 from pliant.rl.ppo.activations import ACTIVATIONS
 from pliant.rl.ppo.advantages import advantages, normalised
 from pliant.rl.ppo.loss import policy_loss
+from pliant.rl.ppo.measures import measures
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
 from pliant.rl.ppo.policies import Gaussian, Softmax
@@ -129,9 +130,9 @@ def test_presets_are_the_articles():
     ("changes", "message"),
     [
         ({"replacement_rte": 0.1}, "unknown setting 'replacement_rte' .did you mean 'replacement_rate'"),
-        ({"replacement_rate": 0.1}, "replacement_rate = 0.1 is read by method cbp alone"),
-        ({"method": "cbp", "tau": 0.2}, "tau = 0.2 is read by method redo alone"),
-        ({"optimizer_state": "fresh"}, "is read by method cbp and redo alone"),
+        ({"replacement_rate": 0.1}, "replacement_rate = 0.1 is read by method cbp, not none"),
+        ({"method": "cbp", "tau": 0.2}, "tau = 0.2 is read by method redo, not cbp"),
+        ({"optimizer_state": "fresh"}, "is read by method cbp or redo, not none"),
         ({"method": "cpb"}, "unknown method 'cpb' .did you mean 'cbp'"),
         ({"time_limit": "boot"}, "unknown time_limit 'boot'"),
         ({"activation": "rely"}, "unknown activation 'rely' .did you mean 'relu'"),
@@ -146,6 +147,43 @@ def test_presets_are_the_articles():
 def test_settings_that_cannot_be_are_named(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         preset("ppo", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout_steps": 2048.0}, "rollout_steps must be a whole number, got 2048.0"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"step_size": "1e-3"}, "step_size must be a number, got '1e-3'"),
+        ({"clip_actions": 1}, "clip_actions must be True or False, got 1"),
+        ({"max_gradient_norm": "0.5"}, "max_gradient_norm must be a number, or None"),
+        ({"hidden": 64}, "hidden must be a sequence of whole numbers, got 64"),
+        ({"hidden": [64, 0.5]}, r"hidden must be a sequence of whole numbers, got \[64, 0.5\]"),
+        ({"betas": 0.9}, "betas must be two numbers, got 0.9"),
+    ],
+)
+def test_settings_of_another_type_are_named(changes: dict, message: str):
+    with pytest.raises(TypeError, match=message):
+        Settings(**changes)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = Settings(rollout_steps=np.int64(8), step_size=np.float32(0.5), hidden=np.array([4, 3]))
+    assert given == Settings(rollout_steps=8, step_size=0.5, hidden=(4, 3))
+
+
+def test_a_setting_that_resembles_an_unknown_one_too_little_is_not_offered():
+    with pytest.raises(ValueError, match="unknown setting 'clip_vloss'; known"):
+        preset("ppo", clip_vloss=True)
+
+
+def test_a_layer_that_never_fires_has_rank_0():
+    networks = ActorCritic(1, 5, Continuous(2), Settings(hidden=(7, 6)), torch.float32)
+    with torch.no_grad():
+        networks.actor.linears()[1].weight.fill_(0.0)
+        networks.actor.linears()[1].bias.fill_(-1.0)
+    found = measures(networks, np.ones((1, 4, 5), np.float32))
+    assert found["effective_rank"].tolist() == found["srank"].tolist() == [0.0]
 
 
 def test_an_unknown_preset_names_the_nearest():

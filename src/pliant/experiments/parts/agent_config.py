@@ -11,23 +11,18 @@ Which numbers make a method stands in its fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pliant.experiments.parts.continual_backprop import Utility
 from pliant.lab import RunConfig, check_owners
-from pliant.rl.ppo import Settings
+from pliant.rl.ppo.settings import READ_BY, Settings
 
 Method = Literal["ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"]
 
-
-_READ_BY: Mapping[str, tuple[Method, ...]] = {
-    **dict.fromkeys(("maturity_threshold", "decay_rate", "utility", "count", "hand_over_mean"), ("cbp",)),
-    "redo_period": ("redo",),
-    "optimizer_state": ("cbp", "redo"),
-}
+_FIELDS = {name: "redo_period" if name == "period" else name for name in READ_BY}  # a method's own setting -> our field
+_MAKES = {"replacement_rate": ("cbp",), "tau": ("redo",)}  # 0 but for the method that cannot do without
 
 
 class AgentConfig(RunConfig, frozen=True):
@@ -57,10 +52,11 @@ class AgentConfig(RunConfig, frozen=True):
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:
-        check_owners(self, {"weight_decay": ("l2", "cbp", "redo"), "replacement_rate": ("cbp",), "tau": ("redo",)})
-        for name, methods in _READ_BY.items():
-            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is read by method {' or '.join(methods)}, not {self.method}: leave it out")
+        check_owners(self, {"weight_decay": ("l2", "cbp", "redo"), **_MAKES})
+        for name, methods in READ_BY.items():
+            field = _FIELDS[name]
+            if self.method not in methods and getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"{field} is read by method {' or '.join(methods)}, not {self.method}: leave it out")
         if self.method == "tuned-adam" and self.beta_1 != self.beta_2:
             raise ValueError(f"method tuned-adam has equal betas, not {self.beta_1} and {self.beta_2}")
         self.settings()  # what PPO refuses is refused here
@@ -68,17 +64,11 @@ class AgentConfig(RunConfig, frozen=True):
 
     def settings(self) -> Settings:
         """As PPO takes them."""
-        own: dict[str, Any] = {}
-        if self.method == "cbp":
-            names = ("replacement_rate", "maturity_threshold", "decay_rate", "utility", "count", "hand_over_mean")
-            own = {"method": "cbp", **{name: getattr(self, name) for name in names}}
-        if self.method == "redo":
-            own = {"method": "redo", "tau": self.tau, "period": self.redo_period}
-        if own:
-            own["optimizer_state"] = self.optimizer_state
+        method = self.method if self.method in ("cbp", "redo") else "none"
+        own = {name: getattr(self, _FIELDS[name]) for name, methods in READ_BY.items() if method in methods}
         shared = ("hidden", "rollout_steps", "epochs", "minibatch_size", "step_size", "weight_decay", "entropy_weight")
         same = {name: getattr(self, name) for name in shared}
-        return Settings(betas=(self.beta_1, self.beta_2), **same, **own)
+        return Settings(betas=(self.beta_1, self.beta_2), method=method, **same, **own)
 
 
 # how figures call and draw them

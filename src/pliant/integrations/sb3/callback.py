@@ -12,11 +12,9 @@ Ages, utilities and optimizer state of young units stay with the callback betwee
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -27,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pliant.diagnostics import diagnose
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
+from pliant.state_files import StrPath, load_state, save_state
 from pliant.unit_reset import UnitReset
 from pliant.units.map import UnitMap
 from pliant.units.panel import Panel
@@ -178,19 +177,13 @@ class UnitResetCallback(BaseCallback):
             raise RuntimeError("learn() is running with this callback: load its state before or after")
         self._state, self._trained, self._diagnosed_at = state, None, int(state["diagnosed_at"])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write `state_dict()` to a file, beside the model's own. A half-written file never takes its place."""
-        target = Path(path)
-        written = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        try:
-            torch.save(self.state_dict(), written)
-            os.replace(written, target)
-        finally:
-            written.unlink(missing_ok=True)
+        save_state(self.state_dict(), path)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: StrPath) -> None:
         """Go on from a file written by `save`. Only tensors, numbers and strings are read; nothing in it is run."""
-        self.load_state_dict(cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True)))
+        self.load_state_dict(load_state(path))
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has the settings and the state; the model, which it does not hold, is another's to save."""

@@ -43,13 +43,13 @@ class Body:
     """What distinguishes one body from another."""
 
     name: str
-    files: Mapping[str, str]  # version -> XML
+    files: Mapping[str, str]  # version -> XML: an absolute path, or a name among gymnasium's
     frame_skip: int  # physics steps per action
     hidden_positions: int  # leading entries of qpos that are not observed: where the body stands
     control_cost: float
     start_noise: float  # of positions (uniform) and velocities
     normal_velocities: bool  # start velocities are normal, else uniform
-    height_index: int  # in qpos
+    height_index: int = 1  # of `healthy_height` in qpos; 2 behind a free joint
     healthy_reward: float = 1.0
     healthy_height: Interval = EVERYWHERE
     healthy_angle: Interval = EVERYWHERE  # of qpos[2], planar bodies

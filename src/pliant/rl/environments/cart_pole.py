@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Discrete, Flags, Floats, Transition
-from pliant.rl.environments.options import refuse_other_settings
+from pliant.rl.environments.options import check_counts, one_seed_each, refuse_other_settings
 from pliant.streams import generator, stream_key, uniform
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, SECONDS = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
@@ -94,17 +94,15 @@ class RewiredCartPole:
         time_limit: int = 200,  # environment steps
         period: int | None = None,  # environment steps of an agent; None: tasks begin when they are told to
     ) -> None:
-        if not seeds or copies < 1 or time_limit < 1 or inputs < 4:
+        self.seeds = one_seed_each(seeds)
+        counts = {"copies": copies, "time_limit": time_limit, "inputs": inputs}
+        check_counts(self.seeds, counts, least={"inputs": 4})  # one for each number of the state
+        if period is not None and (not period >= 1 or period % 1 or copies > 1):
             raise ValueError(
-                f"{len(seeds)} seeds, copies={copies}, time_limit={time_limit}, inputs={inputs}: "
-                "there is at least 1 of each, and 4 inputs, one for each number of the state"
-            )
-        if period is not None and (period < 1 or copies > 1):
-            raise ValueError(
-                f"period={period} with copies={copies}: a period is at least 1 step, of agents with one copy; "
+                f"period={period} with copies={copies}: a period is 1 or more whole steps, of agents with one copy; "
                 "for more copies, call begin_task(number) between two steps"
             )
-        self.seeds, self._copies, self._inputs = tuple(map(int, seeds)), copies, inputs
+        self._copies, self._inputs = copies, inputs
         self.time_limit, self.period = time_limit, period
         shape = (len(self.seeds), copies)
         self._starts = [

@@ -5,7 +5,7 @@
     f  sliding friction     n  number of the change; f[0] holds from the first step     steps  environment steps of the agent
 
 A body moves to its new friction when its next episode begins. Every number is looked up from the seed and `n`, so methods
-with the same seed meet the same grounds, wherever a run was interrupted.
+with the same seed meet the same grounds, wherever a run was interrupted. The seed is the agent's, or the schedule's own.
 
 Source: Dohare et al., Nature 632 (2024), slippery ant: frictions log-uniform in [0.02, 2], a change at the first end of an
 episode after every 2 million steps. One departure: the published code counts the period from the last change, which comes up
@@ -24,7 +24,7 @@ LARGEST = 10.0  # above it a foot holds to any ground
 
 @dataclass(frozen=True)
 class FrictionSchedule:
-    """A sequence of frictions for each seed. Raises ValueError where a friction is outside (0, 10] or the period below 1.
+    """A sequence of frictions for each seed, or one for all. Raises ValueError for a friction outside (0, 10], a period below 1.
 
     >>> schedule = FrictionSchedule(period=100_000)
     >>> schedule.number(99_999), schedule.number(100_000)
@@ -36,22 +36,28 @@ class FrictionSchedule:
     low: float = 0.02
     high: float = 2.0
     period: int = 2_000_000  # environment steps of an agent, all its copies together
+    seed: int | None = None  # of all agents' frictions; None: each has those of its own seed
 
     def __post_init__(self) -> None:
         check_friction(self.low)
         check_friction(self.high)
         if self.low > self.high:
             raise ValueError(f"frictions from {self.low} to {self.high}: the lowest comes first")
-        if self.period < 1:
-            raise ValueError(f"period={self.period}: friction changes after at least 1 environment step")
+        if not self.period >= 1 or self.period % 1:
+            raise ValueError(f"period={self.period}: friction changes after 1 or more whole environment steps")
+
+    def __repr__(self) -> str:
+        """By which a saved state knows its schedule: without a seed, as before there were any."""
+        seed = "" if self.seed is None else f", seed={self.seed!r}"
+        return f"FrictionSchedule(low={self.low!r}, high={self.high!r}, period={self.period!r}{seed})"
 
     def number(self, steps: int) -> int:
         """How many changes were due by the time the agent had taken `steps` steps."""
         return steps // self.period
 
     def value(self, seed: int, number: int) -> float:
-        """The friction that change `number` brings."""
-        u = float(uniform(stream_key(seed, "friction"), number, 1)[0])
+        """The friction that change `number` brings an agent of that seed."""
+        u = float(uniform(stream_key(seed if self.seed is None else self.seed, "friction"), number, 1)[0])
         return self.low * (self.high / self.low) ** u
 
 

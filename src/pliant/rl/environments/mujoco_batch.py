@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Continuous, Floats, Transition
-from pliant.rl.environments.bodies import Version, all_finite, body_named, healthy, observe, reward, start
+from pliant.rl.environments.bodies import Body, Version, all_finite, body_named, healthy, observe, reward, start
 from pliant.rl.environments.friction import FrictionSchedule, check_friction
-from pliant.rl.environments.options import Friction, Options, one_for_each, refuse_other_settings
-from pliant.rl.environments.physics import ContactMargin, Integrator, build_model, mujoco
+from pliant.rl.environments.options import Friction, Options, one_for_each, one_seed_each, refuse_other_settings
+from pliant.rl.environments.physics import ContactMargin, Integrator, build_model, mujoco, warnings_logged
 from pliant.streams import generator
 
 TIME_LIMIT = 1000  # environment steps of an episode
@@ -39,7 +39,7 @@ class MujocoBatch:
 
     def __init__(
         self,
-        body: str = "ant",
+        body: str | Body = "ant",  # a name of `BODIES`, or a body of your own
         *,
         seeds: Sequence[int] = (0,),
         copies: int = 1,
@@ -52,11 +52,11 @@ class MujocoBatch:
         clip_actions: bool = False,  # before they are charged for; the motors always clip
         time_limit: int = TIME_LIMIT,  # environment steps
     ) -> None:
-        self.body, seeds = body_named(body), tuple(map(int, seeds))
+        self.body, seeds = body if isinstance(body, Body) else body_named(body), one_seed_each(seeds)
         if contact_forces is None:
             contact_forces = self.body.feels_contact and version == "v5"
         self.options = Options(
-            body, seeds, copies, one_for_each(friction, len(seeds)), version, contact_forces, padding, contact_margin,
+            self.body, seeds, copies, one_for_each(friction, len(seeds)), version, contact_forces, padding, contact_margin,
             integrator, clip_actions, time_limit,
         )  # fmt: skip
         self.seeds, self.copies = seeds, copies
@@ -158,7 +158,8 @@ class MujocoBatch:
         model, data = self._models[index], self._data[index]
         self._mj.mj_resetData(model, data)
         data.qpos[:], data.qvel[:] = positions, velocities
-        self._mj.mj_forward(model, data)
+        with warnings_logged():
+            self._mj.mj_forward(model, data)
         self._ages[index] = 0
         self._read(index)
         self._observe(slice(index, index + 1))
@@ -184,7 +185,8 @@ class MujocoBatch:
         wanted = self._wanted(actions)
         sane = all_finite(wanted)
         before = self._where.copy()
-        self._simulate(wanted, sane)
+        with warnings_logged():
+            self._simulate(wanted, sane)
         self.steps += 1
         self._ages += 1
         alive = healthy(self.body, self._positions, self._velocities)

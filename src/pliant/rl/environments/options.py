@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from pliant.rl.environments.base import Floats
-from pliant.rl.environments.bodies import VERSIONS, Version, body_named
+from pliant.rl.environments.bodies import BODIES, VERSIONS, Body, Version
 from pliant.rl.environments.friction import FrictionSchedule, check_friction
 from pliant.rl.environments.physics import CONTACT_MARGINS, INTEGRATORS, ContactMargin, Integrator
 
@@ -21,7 +22,7 @@ Friction: TypeAlias = FrictionSchedule | float | Sequence[float] | None
 class Options:
     """The arguments of `MujocoBatch`. Raises ValueError, naming the option and what it may be."""
 
-    body: str
+    body: Body
     seeds: tuple[int, ...]
     copies: int
     friction: FrictionSchedule | tuple[float, ...] | None  # numbers: one for each agent
@@ -34,17 +35,13 @@ class Options:
     time_limit: int
 
     def __post_init__(self) -> None:
-        body = body_named(self.body)
-        _one_of("version", self.version, VERSIONS)
+        _one_of("version", self.version, tuple(each for each in VERSIONS if each in self.body.files))
         _one_of("contact_margin", self.contact_margin, CONTACT_MARGINS)
         _one_of("integrator", self.integrator, (None, *INTEGRATORS))
-        if not self.seeds or self.copies < 1 or self.padding < 0 or self.time_limit < 1:
-            raise ValueError(
-                f"{len(self.seeds)} seeds, copies={self.copies}, padding={self.padding}, time_limit={self.time_limit}: "
-                "there is at least 1 of each, and padding is not negative"
-            )
-        if self.contact_forces and not body.feels_contact:
-            raise ValueError(f"'{body.name}' has no contact forces in its observation: only 'ant' has")
+        counts = {"copies": self.copies, "padding": self.padding, "time_limit": self.time_limit}
+        check_counts(self.seeds, counts, least={"padding": 0})
+        if self.contact_forces and not self.body.feels_contact:
+            raise ValueError(f"'{self.body.name}' has no contact forces in its observation: only 'ant' has")
         if isinstance(self.friction, tuple):
             if len(self.friction) != len(self.seeds):
                 raise ValueError(
@@ -54,20 +51,51 @@ class Options:
                 check_friction(friction)
 
     def as_text(self) -> dict[str, str]:
-        """For a saved state to say what it belongs to."""
-        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        """For a saved state to say what it belongs to: a body of this package by its name, another by all that it is."""
+        said = {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        return said | {"body": self.body.name} if BODIES.get(self.body.name) == self.body else said
 
 
 def one_for_each(friction: Friction, agents: int) -> FrictionSchedule | tuple[float, ...] | None:
-    """A single number stands for all agents.
+    """A single number stands for all agents. Raises ValueError where there is no number.
 
     >>> one_for_each(0.5, 3)
     (0.5, 0.5, 0.5)
     """
     if friction is None or isinstance(friction, FrictionSchedule):
         return friction
-    given: Floats = np.asarray(friction, np.float64)
+    try:
+        given: Floats | None = np.asarray(friction, np.float64)
+    except (TypeError, ValueError):
+        given = None
+    if given is None or given.ndim > 1:
+        raise ValueError(
+            f"friction={friction!r}: give a number for all agents, one for each, a FrictionSchedule, or None for the XML's own"
+        )
     return (float(given),) * agents if given.ndim == 0 else tuple(given.tolist())
+
+
+def one_seed_each(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds as integers. Raises ValueError where they are not several.
+
+    >>> one_seed_each(range(3))
+    (0, 1, 2)
+    """
+    try:
+        return tuple(index(seed) for seed in seeds)
+    except TypeError:
+        raise ValueError(
+            f"seeds={seeds!r}: give a whole number for each agent, as in seeds=[0] or seeds=range(8)"
+        ) from None
+
+
+def check_counts(seeds: Sequence[int], counts: Mapping[str, int], least: Mapping[str, int]) -> None:
+    """Raise ValueError where there is no seed, or a count is no whole number from its least on (1, unless `least` says)."""
+    if not seeds:
+        raise ValueError("0 seeds: give one for each agent, as in seeds=[0]")
+    for name, count in counts.items():
+        if not count >= least.get(name, 1) or count % 1:
+            raise ValueError(f"{name}={count}: a whole number, {least.get(name, 1)} or more")
 
 
 def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +29,10 @@ Integrator: TypeAlias = Literal["Euler", "RK4", "implicit", "implicitfast"]
 CONTACT_MARGINS = ("installed", "before-3.5")
 INTEGRATORS = ("Euler", "RK4", "implicit", "implicitfast")
 INSTALL = 'pip install "pliant[rl]"'
+WITHOUT_A_SCREEN = (
+    "Without a screen, set MUJOCO_GL=egl before Python starts (Debian: apt install libegl1 libgl1-mesa-dri), or "
+    "MUJOCO_GL=osmesa (apt install libosmesa6)"
+)
 
 _TOUCHING = """
 <mujoco><worldbody>
@@ -54,12 +59,15 @@ def mujoco() -> Any:
         ) from None
     except (ImportError, RuntimeError, AttributeError) as error:
         raise GraphicsUnavailable(
-            f"MuJoCo could not be loaded: {error}. It loads what MUJOCO_GL names; unset it, or install what it asks for"
+            f"MuJoCo could not be loaded (MUJOCO_GL is {os.environ.get('MUJOCO_GL') or 'not set'}): "
+            f"{error}. {WITHOUT_A_SCREEN}. With a screen, or to draw nothing, unset it"
         ) from error
 
 
 def xml_path(body: Body, version: Version) -> Path:
-    """The body's XML among gymnasium's files. Raises ModuleNotFoundError where gymnasium is missing."""
+    """The body's XML: its own file, or one of gymnasium's. Raises ModuleNotFoundError where gymnasium is missing."""
+    if Path(body.files[version]).is_absolute():
+        return Path(body.files[version])
     found = find_spec("gymnasium")
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -86,7 +94,7 @@ def build_model(body: Body, version: Version, contact_margin: ContactMargin, int
 
 @cache
 def _compiled(path: str) -> Any:
-    with _warnings_logged():
+    with warnings_logged():
         return mujoco().MjModel.from_xml_path(path)
 
 
@@ -109,7 +117,7 @@ def _log_warning(message: str) -> None:
 
 
 @contextmanager
-def _warnings_logged() -> Generator[None]:
+def warnings_logged() -> Generator[None]:
     """MuJoCo's warnings go to the log of this package, not to the screen and a file in the working directory."""
     mj = mujoco()
     before = mj.get_mju_user_warning()

@@ -1,7 +1,7 @@
 """The names under which gymnasium makes these worlds.
 
-Since gymnasium 1.0 nothing is registered by a package's mere presence: `import pliant.rl` does it, and so does the
-form `gymnasium.make("pliant.rl:pliant/SlipperyAnt-v0")`.
+Since gymnasium 1.0 nothing is registered by a package's mere presence: `import pliant.rl.environments` does it, and
+so does the form `gymnasium.make("pliant.rl.environments:pliant/SlipperyAnt-v0")`.
 """
 
 from __future__ import annotations

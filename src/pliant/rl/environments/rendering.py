@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.rl.environments.mujoco_batch import MujocoBatch
-from pliant.rl.environments.physics import GraphicsUnavailable, mujoco
+from pliant.rl.environments.physics import WITHOUT_A_SCREEN, GraphicsUnavailable, mujoco
 
 Picture: TypeAlias = NDArray[np.uint8]
 
@@ -73,7 +73,6 @@ def _renderer(mj: Any, model: Any, width: int, height: int) -> Any:
         except Exception as error:
             reason = said[0].message if said else error
             raise GraphicsUnavailable(
-                f"MuJoCo cannot draw here (MUJOCO_GL is {os.environ.get('MUJOCO_GL') or 'not set'}): {reason}. Without a "
-                "screen, set MUJOCO_GL=egl before Python starts (Debian: apt install libegl1 libgl1-mesa-dri), or "
-                "MUJOCO_GL=osmesa (apt install libosmesa6)"
+                f"MuJoCo cannot draw here (MUJOCO_GL is {os.environ.get('MUJOCO_GL') or 'not set'}): {reason}. "
+                f"{WITHOUT_A_SCREEN}"
             ) from error

@@ -13,13 +13,15 @@ are charged for in 64 (gymnasium charges in 32). Observations lie within ±1e10,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from pliant.rl.environments.base import Continuous, Floats
+from pliant.rl.environments.bodies import Body
 from pliant.rl.environments.cart_picture import cart_picture
 from pliant.rl.environments.cart_pole import RewiredCartPole
 from pliant.rl.environments.friction import FrictionSchedule
@@ -28,11 +30,13 @@ from pliant.rl.environments.rendering import Camera
 
 BAD = 1e10  # MuJoCo's mjMAXVAL
 FARTHEST = 1e3  # a cart cannot reach it in an episode
+CHANGING = FrictionSchedule()  # the ground, unless another is asked for
 
 
 class _World(gymnasium.Env[Floats, Any], ABC):
     """What both have in common: a batch of one, and the end of an episode that the batch has already left behind."""
 
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (as gymnasium declares it)
     world: MujocoBatch | RewiredCartPole
 
     def __init__(self, render_mode: str | None) -> None:
@@ -41,6 +45,7 @@ class _World(gymnasium.Env[Floats, Any], ABC):
         self.render_mode = render_mode
         self._seeded = False
         self._anew(0)
+        self.metadata = {**self.metadata, "render_fps": round(1 / self.world.seconds)}
 
     @abstractmethod
     def _make(self, seed: int) -> MujocoBatch | RewiredCartPole:
@@ -77,26 +82,30 @@ class _World(gymnasium.Env[Floats, Any], ABC):
 class SlipperyBody(_World):
     """A body on ground whose friction changes; `info["friction"]` says what it is. Raises what `MujocoBatch` raises.
 
-    `friction`: a number keeps it; None lets it change between `low` and `high` after every `period` steps. Other options are
-    those of `MujocoBatch`.
+    `friction` and the other options are those of `MujocoBatch`, but that the ground changes unless another is asked for.
+    `low`, `high`, `period` and `friction_seed` say how, in place of a `FrictionSchedule`; beside a `friction` they are refused.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
-        body: str = "ant",
-        friction: float | None = None,
-        low: float = 0.02,
-        high: float = 2.0,
-        period: int = 2_000_000,  # environment steps
+        body: str | Body = "ant",
+        friction: FrictionSchedule | float | None = CHANGING,
+        low: float | None = None,  # None: 0.02
+        high: float | None = None,  # None: 2
+        period: int | None = None,  # steps of this environment; None: 2 million
+        friction_seed: int | None = None,  # None: the seed of `reset`
         render_mode: str | None = None,
         width: int = 320,
         height: int = 240,
         **options: Any,
     ) -> None:
-        ground = FrictionSchedule(low, high, period) if friction is None else friction
-        self._options: dict[str, Any] = {"body": body, "friction": ground, **options}
+        for name in ("seeds", "copies"):
+            if name in options:
+                raise ValueError(
+                    f"{name}: this is one body, whose seed is that of reset(seed=...); for more, MujocoBatch"
+                )
+        changes = {"low": low, "high": high, "period": period, "friction_seed": friction_seed}
+        self._options: dict[str, Any] = {"body": body, "friction": _ground(friction, changes), **options}
         self._size = (width, height)
         self._camera: Camera | None = None
         super().__init__(render_mode)
@@ -124,10 +133,21 @@ class SlipperyBody(_World):
             self._camera = None
 
 
+def _ground(friction: FrictionSchedule | float | None, changes: dict[str, Any]) -> FrictionSchedule | float | None:
+    """The ground asked for, in one way or the other."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    if not given:
+        return friction
+    if friction is not CHANGING:
+        raise ValueError(
+            f"friction={friction!r} beside {', '.join(given)}: give one or the other; low, high, period and seed can be given "
+            "to a FrictionSchedule as well"
+        )
+    return replace(CHANGING, seed=given.pop("friction_seed", None), **given)
+
+
 class RewiredCart(_World):
     """Cart-pole, re-wired after every `period` steps; `info["task"]` is the number of the wiring."""
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,

@@ -104,12 +104,21 @@ class Acting:
         self._lengths += 1
         return transition._replace(observations=observations, rewards=rewards)
 
-    def likeliest_actions(self) -> Array:
-        """Means, or the likeliest of discrete actions, (agents, copies[, size]); 0 for agents that have diverged."""
+    def likeliest_actions(self, observations: Floats | None = None) -> Array:
+        """Means, or the likeliest of discrete actions, of observations (agents, n, size), or of what is seen now.
+
+        (agents, n[, size]); 0 for agents that have diverged. Raises `ValueError` for observations of another shape.
+        """
         self.networks.check_places()
-        outputs = self.networks.actor.now(self.seen(self.environments.observations))
-        actions = self.networks.policy.sample(outputs, np.zeros_like(outputs), self.networks.policy.spread())
-        return self._given(_without(self.gone, actions))
+        ours = self.environments.observations
+        given = ours if observations is None else np.asarray(observations, np.float64)
+        if given.ndim != 3 or (len(given), given.shape[2]) != (len(ours), ours.shape[2]):
+            raise ValueError(
+                f"likeliest_actions: observations are (agents, n, size) = ({len(ours)}, n, {ours.shape[2]}), got {given.shape}"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            outputs = self.networks.actor.now(self.seen(given))
+        return self._given(_without(self.gone, self.networks.policy.likeliest(outputs)))
 
     def seen(self, observations: Floats) -> Array:
         """What the networks are shown of them, (agents, copies, size)."""

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pliant.methods import ContinualBackprop
 from pliant.rl.environments.base import Environments, Floats
 from pliant.rl.ppo.acting import Acting, Episodes
 from pliant.rl.ppo.adam import StackedAdam
@@ -29,9 +29,11 @@ from pliant.rl.ppo.measures import measures, weight_change
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
 from pliant.rl.ppo.saved import refuse_other_state
-from pliant.rl.ppo.settings import Settings
-from pliant.rl.ppo.unit_method import unit_method
+from pliant.rl.ppo.settings import Settings, preset
+from pliant.rl.ppo.unit_method import MethodMaker, lacking, unit_method
+from pliant.state_files import StrPath, load_state, save_state
 from pliant.streams import generator
+from pliant.unit_reset import UnitReset
 
 FORMAT = 1
 
@@ -52,24 +54,38 @@ class PPO:
     Args:
         environments: with as many agents as there are seeds. If they have a `padding`, so many numbers at the end of an
             observation are always 0, and no time goes into multiplying them.
-        settings: see `pliant.rl.ppo.settings`; `preset("ppo-cbp")` and others.
-        seeds: one for each agent.
+        settings: see `pliant.rl.ppo.settings`; `preset("ppo-cbp")` and others, or the name of a preset.
+        seeds: one for each agent, of its weights, actions and minibatches; those of the environments where they have `seeds`.
         dtype: of the networks; float32 or float64.
+        method: of one's own, instead of the settings': from the networks, their optimizer, the groups of units and the seeds,
+            what replaces units (`UnitMethod`). It is stepped, counted, saved and restarted with the agents.
 
-    Raises `ValueError` if environments, seeds and settings do not fit together.
+    Raises `ValueError` if environments, seeds and settings do not fit together, and `TypeError` if the environments or the
+    method lack what is asked of them.
 
     >>> from pliant.rl.environments import RewiredCartPole
     >>> from pliant.rl.ppo import PPO, preset
     >>> settings = preset("ppo-cbp", rollout_steps=32, minibatch_size=64, hidden=(16, 16))
-    >>> agents = PPO(RewiredCartPole(seeds=[0, 1, 2], copies=4), settings, seeds=[0, 1, 2])
+    >>> agents = PPO(RewiredCartPole(seeds=[0, 1, 2], copies=4), settings)
     >>> episodes, update = agents.iterate()
     >>> agents.steps, update.value_loss.shape, agents.measures()["effective_rank"].shape
     (128, (3,), (3,))
     """
 
     def __init__(
-        self, environments: Environments, settings: Settings, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+        self,
+        environments: Environments,
+        settings: Settings | str,
+        seeds: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        method: MethodMaker | None = None,
     ) -> None:
+        _check_interface(environments)
+        settings = preset(settings) if isinstance(settings, str) else settings
+        seeds = getattr(environments, "seeds", None) if seeds is None else seeds
+        if seeds is None:
+            raise ValueError(f"PPO: {type(environments).__name__} has no seeds; give seeds=[...], one for each agent")
         _check(environments, settings, seeds, dtype)
         agents = environments.agents
         self.settings, self.seeds = settings, [int(seed) for seed in seeds]
@@ -78,7 +94,7 @@ class PPO:
         for agent, seed in enumerate(self.seeds):
             self.networks.redraw(agent, seed, life=0)
         self.adam = StackedAdam(self.networks, agents, settings)
-        self.method = unit_method(self.networks, self.adam.optimizer, settings, self.seeds)
+        self.method = unit_method(self.networks, self.adam.optimizer, settings, self.seeds, method)
         self.acting = Acting(
             environments, self.networks, settings, self.seeds, torch.empty(0, dtype=dtype).numpy().dtype
         )
@@ -166,9 +182,13 @@ class PPO:
         streams = [generator(seed, "minibatch order", self.updates) for seed in self.seeds]
         return np.array([[draws.permutation(states) for draws in streams] for _ in range(self.settings.epochs)])
 
-    def likeliest_actions(self) -> NDArray[Any]:
-        """What the agents would do now without noise, as their environments take it: for looking on, not for learning."""
-        return self.acting.likeliest_actions()
+    def likeliest_actions(self, observations: Floats | None = None) -> NDArray[Any]:
+        """What the agents would do without noise, as their environments take it: for looking on, not for learning.
+
+        Of what they see now, or of `observations` (agents, n, size) of another world: actions (agents, n[, size]). Nothing is
+        changed by asking. To see how well agents do, step a second world: steps taken in their own are none that they learn from.
+        """
+        return self.acting.likeliest_actions(observations)
 
     def replaced(self) -> NDArray[np.int64]:
         """Units replaced so far, (agents,)."""
@@ -197,12 +217,14 @@ class PPO:
         """New networks, and an Adam that has seen nothing, for some of the agents, or all: between two rollouts.
 
         An agent's new first weights are looked up by its seed and how often it was restarted. One that has diverged stays so.
-        Raises `RuntimeError` amid a rollout, and `ValueError` if a part of the agents is named and units are replaced by
-        continual backprop, which remembers all agents' units together, or with optimizer_state="fresh", where fresh units
-        count steps of their own and an agent that begins later than others cannot.
+        Raises `RuntimeError` amid a rollout; `ValueError` for an agent that is not there, or if a part of them is named and
+        units are replaced by continual backprop or a method of your own, which remember all agents' units together, or with
+        optimizer_state="fresh", where fresh units count steps of their own and an agent that begins later cannot.
         """
         self._between_rollouts("restart()")
-        chosen = sorted(range(len(self.seeds)) if agents is None else set(agents))
+        chosen = sorted(range(len(self.seeds)) if agents is None else set(map(index, agents)))
+        if any(not 0 <= agent < len(self.seeds) for agent in chosen):
+            raise ValueError(f"restart: agents {chosen} of {len(self.seeds)}: they are numbered from 0")
         if len(chosen) < len(self.seeds):
             self._check_partial_restart()
         for agent in chosen:
@@ -213,12 +235,14 @@ class PPO:
             self._rewards_so_far.forget(agent)
         if self.method is not None and len(chosen) == len(self.seeds):
             self.method.restart()
-            self.method.forget.load_state_dict({})
+            if isinstance(self.method, UnitReset):
+                self.method.forget.load_state_dict({})
 
     def _check_partial_restart(self) -> None:
-        if isinstance(self.method, ContinualBackprop):
+        if self.method is not None and self.settings.method != "redo":
             raise ValueError(
-                "restart: continual backprop restarts with all agents of a stack or none; give these agents a PPO of their own"
+                f"restart: {type(self.method).__name__} restarts with all agents of a stack or none; give these agents a PPO "
+                f"of their own"
             )
         if self.method is not None and self.settings.optimizer_state == "fresh":
             raise ValueError(
@@ -253,14 +277,22 @@ class PPO:
             "discounted": self._discounted.copy(),
         }
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`, to the bit.
 
         Raises `ValueError`, and leaves all as it was, if it is of another format, settings, seeds, shape, dtype or world.
         """
-        refuse_other_state(state, self.state_dict())
-        self.acting.load_state_dict(state["acting"])  # before the rest: a world refuses the state of another
+        here = self.state_dict()
+        refuse_other_state(state, here)
+        try:
+            self._take_in(state)
+        except Exception:  # the environments', or a method's: they know best what they cannot go on from
+            self._take_in(here)
+            raise
+
+    @torch.no_grad()
+    def _take_in(self, state: Mapping[str, Any]) -> None:
+        self.acting.load_state_dict(state["acting"])
         for name, parameter in self.networks.named_parameters():
             parameter.copy_(state["parameters"][name])
         self.adam.load_state_dict(state["adam"])
@@ -271,8 +303,32 @@ class PPO:
         self._discounted = state["discounted"].copy()
         self._measurable = False
 
+    def save(self, path: StrPath) -> None:
+        """Write `state_dict()` to a file. A half-written file never takes its place."""
+        save_state(self.state_dict(), path)
+
+    def load(self, path: StrPath) -> None:
+        """Go on from what `save` wrote, to the bit, in a PPO of the same settings, seeds and environments.
+
+        Nothing in the file is run. Raises `ValueError`, and leaves all as it was, where it is of others, or damaged.
+        """
+        self.load_state_dict(load_state(path))
+
+
+def _check_interface(environments: Environments) -> None:
+    missing = [
+        name for name in lacking(environments, Environments) if "state_dict" not in name
+    ]  # asked when agents are saved
+    if missing:
+        raise TypeError(
+            f"PPO: {type(environments).__name__} lacks {', '.join(missing)}, and so is none of pliant.rl.environments, nor one "
+            f"with their interface: docs/environments.md has an example"
+        )
+
 
 def _check(environments: Environments, settings: Settings, seeds: Sequence[int], dtype: torch.dtype) -> None:
+    if not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"PPO: settings must be Settings or a preset's name, got a {type(settings).__name__}")
     if len(seeds) != environments.agents:
         raise ValueError(f"PPO: {len(seeds)} seeds for environments of {environments.agents} agents; give one each")
     if dtype not in (torch.float32, torch.float64):

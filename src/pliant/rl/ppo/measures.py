@@ -2,7 +2,7 @@
 
 Source: Dohare et al., Nature 632 (2024), methods, from the measures of `pliant.diagnostics`: dormant units are those of
 `dormant_by_firing` in the mean of the hidden layers, ranks are of the actor's last hidden layer, the magnitude is of the matrix
-that enters it.
+that enters it. A layer of which no unit fires on any of the states has rank 0 by both, so that a mean over agents can be below 1.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pliant.rl.ppo.networks import ActorCritic, Stack
 MEASURES = {
     "actor_dormant": "share of the actor's hidden units that are above 0 on less than 1% of the states",
     "critic_dormant": "the same of the critic",
-    "effective_rank": "of the actor's last hidden layer",
-    "srank": "of the actor's last hidden layer: singular values that make 99% of their sum",
+    "effective_rank": "of the actor's last hidden layer; 0 where none of its units fires",
+    "srank": "of the actor's last hidden layer: singular values that make 99% of their sum; 0 where none of its units fires",
     "actor_weight_magnitude": "mean |weight| of the matrix that enters the actor's last hidden layer",
     "critic_weight_magnitude": "the same of the critic",
     "entropy": "of the policy, nats, mean over the states",

@@ -38,7 +38,12 @@ class Gaussian(nn.Module):
 
     def spread(self) -> NDArray[Any]:
         """Standard deviations, (agents, 1, size): they stay as they are through a rollout."""
-        return np.exp(self.log_std.detach().numpy())[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for in the actions
+            return np.exp(self.log_std.detach().numpy())[:, None]
+
+    def likeliest(self, means: NDArray[Any]) -> NDArray[Any]:
+        """(agents, n, size)."""
+        return means
 
     def sample(self, means: NDArray[Any], noise: NDArray[Any], spread: NDArray[Any]) -> NDArray[Any]:
         """(agents, n, size), from means and noise of that shape."""
@@ -69,6 +74,10 @@ class Softmax(nn.Module):
 
     def spread(self) -> NDArray[Any]:
         return np.ones(1)
+
+    def likeliest(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """(agents, n) integers."""
+        return logits.argmax(-1)
 
     def sample(self, logits: NDArray[Any], noise: NDArray[Any], spread: NDArray[Any]) -> NDArray[Any]:
         """(agents, n) integers, from logits and noise (agents, n, count)."""

@@ -7,24 +7,42 @@ from typing import Any
 
 from torch import Tensor
 
+State = Mapping[str, Any]
 
-def refuse_other_state(state: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+
+def refuse_other_state(state: State, here: State) -> None:
     """Raise `ValueError` where two states differ in what cannot change while agents learn."""
+    missing = [name for name in here if name not in state]
+    if missing:
+        raise ValueError(f"this is no state of a PPO: it has no {', '.join(missing)}")
     for what, saved, ours in _compared(state, here):
         if saved != ours:
             raise ValueError(f"this state was saved with {what} {saved}; here it is {ours}")
 
 
-def _compared(state: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
     """What, as saved, and as it is here; the format first, for the rest is read by it."""
-    for what in ("format", "settings", "seeds"):
-        yield what, state[what], here[what]
+    yield "format", state["format"], here["format"]
+    yield "settings", *_differing(state["settings"], here["settings"])
+    yield "seeds", state["seeds"], here["seeds"]
+    yield "replacement of units", *_replacing(state, here)
     saved: Mapping[str, Tensor] = state["parameters"]
     ours: Mapping[str, Tensor] = here["parameters"]
     for name in sorted({*saved, *ours}):
         yield f"parameter {name}", _shape(saved.get(name)), _shape(ours.get(name))
         yield "dtype", saved[name].dtype, ours[name].dtype
     yield "copies", state["acting"]["lengths"].shape[1], here["acting"]["lengths"].shape[1]
+
+
+def _replacing(state: State, here: State) -> tuple[str, str]:
+    return ("on" if state["method"] else "off", "on" if here["method"] else "off")
+
+
+def _differing(saved: State, ours: State) -> tuple[str, str]:
+    """Of two groups of settings, those that differ."""
+    names = [name for name in {**ours, **saved} if saved.get(name, "absent") != ours.get(name, "absent")]
+    told = [", ".join(f"{name}={each.get(name, 'absent')!r}" for name in names) for each in (saved, ours)]
+    return told[0], told[1]
 
 
 def _shape(parameter: Tensor | None) -> str:

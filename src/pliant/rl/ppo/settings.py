@@ -1,18 +1,11 @@
 """What an agent is: every number of PPO under one name, and the presets.
 
-| preset           | Adam betas   | L2   | units replaced                                                       |
-|------------------|--------------|------|----------------------------------------------------------------------|
-| `ppo`            | 0.9, 0.999   | 0    | none                                                                 |
-| `ppo-tuned-adam` | 0.99, 0.99   | 0    | none                                                                 |
-| `ppo-l2`         | 0.99, 0.99   | 1e-3 | none                                                                 |
-| `ppo-cbp`        | 0.99, 0.99   | 1e-4 | continual backprop, rate 1e-4, maturity 10,000 gradient steps        |
-| `ppo-redo`       | 0.99, 0.99   | 1e-4 | ReDo, units below 0.1 of their layer's mean, every 100 gradient steps |
-| `modern`         | 0.9, 0.999   | 1e-4 | as `ppo-cbp`, with optimizer state forgotten and means handed over   |
+What each is called elsewhere, and what the presets take, in tables: docs/ppo.md.
 
-The first five are those of Dohare et al., Nature 632 (2024), as their code runs: Adam keeps the moments of replaced units, a
-replaced unit's mean is not handed over, counts are drawn, a time limit ends an episode like a fall, the environment is
-given the action as it was drawn, nothing is normalised but advantages. That code pads the ant's observations to 111 with
-zeros, which is the environment's to do.
+All presets but `modern` are those of Dohare et al., Nature 632 (2024), as their code runs: Adam keeps the moments of replaced
+units, a replaced unit's mean is not handed over, counts are drawn, a time limit ends an episode like a fall, the environment is
+given the action as it was drawn, nothing is normalised but advantages. That code pads the ant's observations to 111 with zeros,
+which is the environment's to do.
 
 `modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalised
 observations and rewards, the value of the last state where a time limit cuts, clipped actions, advantages normalised in each
@@ -22,10 +15,12 @@ error is Stable-Baselines3's. Theirs, and CleanRL's, is 0.5 of half the square, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import isfinite
+from numbers import Integral, Real
+from types import NoneType
 from typing import Any, Literal, cast, get_args
 
 from pliant.initial import INITS
@@ -41,7 +36,9 @@ Normalise = Literal["none", "minibatch", "batch"]
 
 @dataclass(frozen=True)
 class Settings:
-    """PPO's settings; the defaults are the article's standard PPO. Raises `ValueError` for what cannot be, or would do nothing.
+    """PPO's settings; the defaults are the article's standard PPO.
+
+    Raises `ValueError` for what cannot be, or would do nothing, and `TypeError` for what is of another type.
 
     >>> Settings(hidden=(64, 64), step_size=1e-3).minibatch_size
     128
@@ -86,8 +83,11 @@ class Settings:
     optimizer_state: Policy = "keep"  # cbp, redo: what Adam keeps of replaced units
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # a list is welcome, and hashable as a tuple
-        object.__setattr__(self, "betas", tuple(self.betas))
+        for field in fields(self):
+            kind, words = _NUMBERS.get(str(field.type), (object, ""))
+            _check_type(field.name, getattr(self, field.name), kind, words)
+        for name, kind, words in (("hidden", Integral, "a sequence of whole numbers"), ("betas", Real, "two numbers")):
+            object.__setattr__(self, name, _row(name, getattr(self, name), kind, words))
         for name, known in _CHOICES.items():
             _check_choice(name, getattr(self, name), known)
         for name in ("rollout_steps", "epochs", "minibatch_size", "period"):
@@ -112,16 +112,16 @@ class Settings:
         _check(self, "hidden", bool(self.hidden) and min(self.hidden) >= 1, "at least one layer of at least 1 unit")
         norm = self.max_gradient_norm
         _check(self, "max_gradient_norm", norm is None or norm > 0.0, "above 0, or None")
-        self._check_owners()
+        self._check_readers()
 
-    def _check_owners(self) -> None:
+    def _check_readers(self) -> None:
         """Raise for a setting that the method does not read, unless it is as by default."""
         for field in fields(self):
-            owners = _OWNERS.get(field.name)
-            if owners and self.method not in owners and getattr(self, field.name) != field.default:
+            readers = READ_BY.get(field.name)
+            if readers and self.method not in readers and getattr(self, field.name) != field.default:
                 raise ValueError(
-                    f"Settings: {field.name} = {getattr(self, field.name)!r} is read by method {' and '.join(owners)} alone, "
-                    f"and method is '{self.method}'. Leave it out, or change the method"
+                    f"Settings: {field.name} = {getattr(self, field.name)!r} is read by method {' or '.join(readers)}, not "
+                    f"{self.method}: leave it out, or change the method"
                 )
         if self.normalise_advantages == "none" and self.advantage_epsilon:
             raise ValueError("Settings: advantage_epsilon needs normalise_advantages='batch' or 'minibatch'")
@@ -130,11 +130,29 @@ class Settings:
         return asdict(self)
 
 
-def _check_choice(what: str, value: object, known: Sequence[str]) -> None:
+def _check_choice(what: str, value: object, known: Sequence[str], likeness: float = 0.6) -> None:
     if value not in known:
-        near = get_close_matches(str(value), known, n=1)
+        near = get_close_matches(str(value), known, n=1, cutoff=likeness)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         raise ValueError(f"PPO: unknown {what} '{value}'{hint}; known: {', '.join(known)}")
+
+
+def _check_type(name: str, value: object, kind: Any, wanted: str) -> None:
+    if not _is_a(kind, value):
+        raise TypeError(f"Settings: {name} must be {wanted}, got {value!r}")
+
+
+def _is_a(kind: Any, value: object) -> bool:
+    """Whether it is one, where True and False are no numbers."""
+    return isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object))
+
+
+def _row(name: str, value: object, kind: type, wanted: str) -> tuple[Any, ...]:
+    """As a tuple, which can be hashed; a list is welcome."""
+    held = tuple(cast(Iterable[Any], value)) if isinstance(value, Iterable) else (None,)
+    if not all(_is_a(kind, each) for each in held):
+        raise TypeError(f"Settings: {name} must be {wanted}, got {value!r}")
+    return held
 
 
 def _check(settings: Settings, name: str, fits: bool, wanted: str) -> None:
@@ -152,11 +170,37 @@ _CHOICES: Mapping[str, Sequence[str]] = {
     "count": get_args(Count),
     "optimizer_state": get_args(Policy),
 }
-_OWNERS: Mapping[str, tuple[Method, ...]] = {
+_NUMBERS: Mapping[str, tuple[Any, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "float | None": ((Real, NoneType), "a number, or None"),
+    "bool": (bool, "True or False"),
+}
+READ_BY: Mapping[str, tuple[Method, ...]] = {
     **dict.fromkeys(("replacement_rate", "maturity_threshold", "decay_rate", "utility", "count", "hand_over_mean"), ("cbp",)),
     **dict.fromkeys(("tau", "period"), ("redo",)),
     "optimizer_state": ("cbp", "redo"),
 }  # fmt: skip
+ELSEWHERE: Mapping[str, str] = {  # what Stable-Baselines3, CleanRL and papers call a setting
+    **dict.fromkeys(("learning_rate", "lr", "alpha"), "step_size"),
+    **dict.fromkeys(("n_steps", "num_steps"), "rollout_steps"),
+    **dict.fromkeys(("n_epochs", "update_epochs"), "epochs"),
+    **dict.fromkeys(("batch_size", "num_minibatches"), "minibatch_size"),
+    **dict.fromkeys(("net_arch", "policy_kwargs", "hidden_sizes"), "hidden"),
+    **dict.fromkeys(("gae_lambda", "lam"), "trace_decay"),
+    **dict.fromkeys(("clip_range", "clip_coef", "clip_eps"), "clip"),
+    **dict.fromkeys(("normalize_advantage", "norm_adv"), "normalise_advantages"),
+    **dict.fromkeys(("l2", "l2_weight"), "weight_decay"),
+    "activation_fn": "activation",
+    "log_std_init": "log_std",
+    "gamma": "discount",
+    "vf_coef": "value_weight",
+    "ent_coef": "entropy_weight",
+    "max_grad_norm": "max_gradient_norm",
+    "eps": "adam_epsilon",
+    "norm_obs": "normalise_observations",
+    "norm_reward": "normalise_rewards",
+}
 
 _TUNED = Settings(betas=(0.99, 0.99))
 PRESETS: Mapping[str, Settings] = {
@@ -185,12 +229,14 @@ PRESETS: Mapping[str, Settings] = {
 
 
 def preset(name: str, **changes: Any) -> Settings:
-    """The preset of that name, with changes. Raises `ValueError` for an unknown name or setting, naming the nearest known one.
+    """The preset of that name, with changes. Raises `ValueError` for an unknown name or setting, saying which may be meant.
 
     >>> preset("ppo-cbp", replacement_rate=1e-3).betas
     (0.99, 0.99)
     """
     _check_choice("preset", name, tuple(PRESETS))
     for change in changes:
-        _check_choice("setting", change, tuple(field.name for field in fields(Settings)))
+        if change in ELSEWHERE:
+            raise ValueError(f"PPO: setting '{change}' is called {ELSEWHERE[change]} here (all of them: docs/ppo.md)")
+        _check_choice("setting", change, tuple(field.name for field in fields(Settings)), likeness=0.65)
     return replace(PRESETS[name], **cast(Any, changes))

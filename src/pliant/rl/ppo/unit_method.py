@@ -1,22 +1,56 @@
-"""What replaces units of actors and critics while they learn: the public methods, on the engine's run axis."""
+"""What replaces units of actors and critics while they learn: a public method on the engine's run axis, or one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
+from torch import nn
 from torch.optim import Optimizer
 
 from pliant.methods import ContinualBackprop, ReDo
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.settings import Settings
+from pliant.units import UnitGroup
 
-UnitMethod = ContinualBackprop | ReDo
+
+class UnitMethod(Protocol):
+    """What PPO asks of a method."""
+
+    def step(self) -> None:
+        """Called after each step of Adam."""
+        ...
+
+    def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        """For each group of units, by any name: "replaced", how many so far, one number an agent."""
+        ...
+
+    def restart(self) -> None:
+        """All agents have new networks, and Adam has seen nothing."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on: tensors, arrays, numbers, strings, and mappings and lists of these."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on from there. Raises `ValueError` for a state that does not fit."""
+        ...
+
+
+MethodMaker: TypeAlias = Callable[[nn.Module, Optimizer, list[UnitGroup], list[int]], UnitMethod]
 
 
 def unit_method(
-    networks: ActorCritic, optimizer: Optimizer, settings: Settings, seeds: Sequence[int]
+    networks: ActorCritic,
+    optimizer: Optimizer,
+    settings: Settings,
+    seeds: Sequence[int],
+    own: MethodMaker | None = None,
 ) -> UnitMethod | None:
     """What replaces units, of actors and critics alike; its `step()` is called after each gradient step."""
+    if own is not None:
+        return _own(own, networks, optimizer, settings, seeds)
     if settings.method == "cbp":
         return ContinualBackprop(
             networks,
@@ -46,3 +80,22 @@ def unit_method(
             attach=False,
         )
     return None
+
+
+def _own(
+    make: MethodMaker, networks: ActorCritic, optimizer: Optimizer, settings: Settings, seeds: Sequence[int]
+) -> UnitMethod:
+    if settings.method != "none":
+        raise ValueError(f"PPO: method= stands beside settings of method {settings.method}; give one of them alone")
+    made = make(networks, optimizer, networks.groups(), list(seeds))
+    missing = lacking(made, UnitMethod)
+    if missing:
+        raise TypeError(
+            f"PPO: what method= gives, a {type(made).__name__}, lacks {', '.join(missing)}: see docs/ppo.md"
+        )
+    return made
+
+
+def lacking(given: object, protocol: type) -> list[str]:
+    """Names of a protocol that it does not have."""
+    return [name for name in vars(protocol) if not name.startswith("_") and not hasattr(given, name)]
