@@ -231,7 +231,7 @@ _OWN: dict[str, Cell] = {  # chosen by profile tuning
     "tuned-adam": {"step_size": 1e-3, **_TUNED},
     "l2": {"step_size": 1e-3, "weight_decay": 1e-3},
     "cbp": {"step_size": 2e-3, "weight_decay": 1e-4, "replacement_rate": 1e-3},
-    "redo": {"step_size": 5e-4, "weight_decay": 1e-4, "tau": 0.025},
+    "redo": {"step_size": 2e-3, "weight_decay": 1e-4, "tau": 0.1},
     "fresh": {"step_size": 1e-3},
 }
 _STEP_SIZES = (5e-4, 1e-3, 2e-3, 4e-3)
