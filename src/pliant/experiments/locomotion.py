@@ -241,10 +241,11 @@ class Locomotion(ABC):
         camera.close()
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
-        """Return over steps and by ground, ranks, dormant units, weights, their largest change; a row for each body."""
+        """Return over steps and by ground, ranks, dormant units, weights, their largest change; two rows for each body."""
         table: Any = rows
-        figure, axes = panels(table["body"].nunique(), len(PANELS))
-        for (body, rows_of_body), row in zip(table.groupby("body", sort=False), axes, strict=True):
+        figure, axes = panels(2 * table["body"].nunique(), len(PANELS) // 2)
+        by_body = [axes[first] + axes[first + 1] for first in range(0, len(axes), 2)]
+        for (body, rows_of_body), row in zip(table.groupby("body", sort=False), by_body, strict=True):
             cell: Any = with_curves(rows_of_body, COLUMNS, METHODS, WORDS, panel=["body"])
             look = looks(cell, COLOURS)
             period = cell["friction_period"].max()
@@ -280,7 +281,7 @@ LABELS = {
     "return": "return of an episode",
     "effective_rank": "effective rank of the actor's last layer",
     "actor_dormant": "share of the actor's dormant units",
-    "actor_weight_magnitude": "mean |weight| of the actor's last hidden matrix",
+    "actor_weight_magnitude": "mean |weight|, actor's last hidden matrix",
     "weight_change": "largest change of an update",
 }
 
