@@ -12,6 +12,7 @@ from pliant.experiments import TABLE
 from pliant.lab.target import load, target
 
 LEVELS = (0.9, 0.5)  # of all that is measured, in the one setting and the other
+TOGETHER = {"body": {"padding": 0}}  # what a field asks of another
 WHOLE = {"stage": 2, "last": 1}  # rows of warm starting that its figure shows
 
 
@@ -38,7 +39,8 @@ def one_of_each_method(experiment):
 def pair_differing_in(experiment, field):
     """Two configs that differ in that field alone, of the first method that admits it."""
     annotation = experiment.Config.model_fields[field].annotation
-    for config in one_of_each_method(experiment):
+    for each in one_of_each_method(experiment):
+        config = type(each).model_validate({**each.model_dump(), **TOGETHER.get(field, {})})
         for other in candidates(getattr(config, field), annotation):
             try:
                 changed = type(config).model_validate({**config.model_dump(), field: other})
