@@ -82,8 +82,7 @@ def one_kill(run: Sequence[str], study: Path, victim: str, at: float, expected: 
     # killed before it wrote its plan, a study is begun again rather than resumed
     again = ["resume", str(study)] if (study / "study.json").exists() else ["run", *run, "--out", str(study)]
     found = finish(again, study)
-    differing = sum(found.get(key) != expected.get(key) for key in found.keys() | expected.keys())
-    return Kill(victim, at, committed, rows_in(expected), differing)
+    return Kill(victim, at, committed, rows_in(expected), differing(expected, found))
 
 
 def die_inside_a_commit(run: Sequence[str], study: Path, place: str, expected: Content) -> Kill:
@@ -94,8 +93,12 @@ def die_inside_a_commit(run: Sequence[str], study: Path, place: str, expected: C
     assert ended.returncode == 1, "a worker that dies fails its job"
     committed = rows_in(content(study))
     found = finish(["resume", str(study)], study)
-    differing = sum(found.get(key) != expected.get(key) for key in found.keys() | expected.keys())
-    return Kill(place, None, committed, rows_in(expected), differing)
+    return Kill(place, None, committed, rows_in(expected), differing(expected, found))
+
+
+def differing(expected: Content, found: Content) -> int:
+    """How many columns of an advance, and statuses of runs, differ."""
+    return sum(found.get(key) != expected.get(key) for key in found.keys() | expected.keys())
 
 
 def pliant(*arguments: str) -> list[str]:

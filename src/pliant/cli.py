@@ -134,13 +134,20 @@ def run(
 def resume(
     folder: Folder,
     jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="steps or tasks that its runs go on to, more than was asked for")
+    ] = None,
 ) -> int:
-    """Go on with a study that was stopped."""
+    """Go on with a study that was stopped, or, with --to, further than was asked."""
     from pliant.lab.files import Lock
+    from pliant.lab.runner import make_longer
+    from pliant.lab.settings import whole_number
     from pliant.lab.study import open_study
 
     study = open_study(folder)
     with Lock(study.lock_file, f"the study in {folder}"):
+        if to is not None:
+            study = make_longer(study, whole_number("--to", to))
         return _run(_with_data_sets(study), _at_once(jobs))
 
 

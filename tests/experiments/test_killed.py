@@ -9,7 +9,7 @@ import pytest
 from pliant.experiments import TABLE
 from pliant.lab.target import load, target
 from tests.experiments.small_pictures import make_pictures
-from tests.kill_and_resume import die_inside_a_commit, finish, rows_in
+from tests.kill_and_resume import die_inside_a_commit, differing, finish, rows_in
 
 PICTURES = {"dataset": "small", "train_images": 15, "test_images": 6}
 CUT = {  # continual backpropagation on small pictures: at least four commits, and replacements going on
@@ -105,3 +105,17 @@ def test_a_study_killed_inside_a_commit_resumes_to_the_same_rows(name, data, tmp
     assert replaced >= 20
     assert rows_in(expected) > kill.committed
     assert kill.differing == 0
+
+
+@pytest.mark.parametrize(("name", "field", "half"), [("rewired-cart-pole", "tasks", 2), ("slippery-ant", "steps", 512)])
+def test_runs_made_longer_are_those_that_were_asked_for_as_long(name, field, half, tmp_path):
+    def study(length, out):
+        settings = [f"{key}={value}" for key, value in {**CUT[name], field: length}.items()]
+        said = [word for setting in settings for word in ("--set", setting)]
+        return finish(["run", name, "--methods", "cbp", "--seeds", "0", *said, "--out", str(out)], out)
+
+    whole = study(CUT[name][field], tmp_path / "whole")
+    part = study(half, tmp_path / "part")
+    assert rows_in(part) < rows_in(whole)
+    longer = finish(["resume", str(tmp_path / "part"), "--to", str(CUT[name][field])], tmp_path / "part")
+    assert differing(whole, longer) == 0

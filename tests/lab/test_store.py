@@ -65,6 +65,12 @@ def test_a_finished_job_keeps_its_state_where_that_is_asked_for(store, path):
         assert again.state()["w"].tolist() == [3.0, 3.0, 3.0]
 
 
+def test_a_job_without_its_last_state_cannot_go_on(store):
+    commit(store, statuses=(DONE, DONE))
+    with pytest.raises(LabError, match=r"ended without keeping its state, and cannot go on"):
+        store.check_kept()
+
+
 def test_each_row_knows_the_session_that_made_it(store, path):
     commit(store)
     store.begin_session({"host": "there", "commit": "def"})

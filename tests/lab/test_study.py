@@ -6,7 +6,7 @@ import pytest
 
 from pliant.lab import LabError
 from pliant.lab.settings import selected
-from pliant.lab.study import Study, grouped, new_plan, open_study, with_runs
+from pliant.lab.study import Study, grouped, longer, new_plan, open_study, with_runs
 from pliant.lab.target import target
 from tests.toy_experiment import Config
 
@@ -91,3 +91,33 @@ def test_a_plan_of_another_format_or_damaged_is_refused(empty):
     file.write_text(text[: len(text) // 2])
     with pytest.raises(LabError, match=r"study\.json is damaged"):
         open_study(empty.folder)
+
+
+def carts(folder, *overrides):
+    plain = Study(
+        folder, new_plan("carts", target("pliant.experiments.rewired_cart_pole:RewiredCartPole"), "quick", "cpu", {})
+    )
+    return with_runs(plain, selected(plain.experiment, "quick", "ppo", "0", overrides))
+
+
+def test_runs_are_made_longer_in_the_field_that_says_when_they_end(tmp_path):
+    (job,) = longer(carts(tmp_path), 40).jobs
+    before = carts(tmp_path).jobs[0].runs[0]
+    assert job.runs == ({**before, "tasks": 40},)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "end", "message"),
+    [
+        ((), 29, "has runs of 30 tasks, which are not made shorter"),
+        (("tasks=20,30",), 40, "runs of .* that differ in tasks alone would become the same"),
+    ],
+)
+def test_runs_that_cannot_be_made_longer_are_refused(tmp_path, overrides, end, message):
+    with pytest.raises(LabError, match=message):
+        longer(carts(tmp_path, *overrides), end)
+
+
+def test_an_experiment_without_a_length_has_no_longer_runs(empty):
+    with pytest.raises(LabError, match=r"runs of .* cannot be made longer"):
+        longer(with_runs(empty, [Config()]), 40)

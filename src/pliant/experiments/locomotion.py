@@ -203,6 +203,7 @@ class Locomotion(ABC):
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     weights: ClassVar[Mapping[str, str]] = {"return": "episodes", "length": "episodes"}
     devices: ClassVar[Sequence[str]] = ("cpu",)
+    length: ClassVar[str] = "steps"
     profiles: ClassVar[Mapping[str, str]]
 
     @abstractmethod

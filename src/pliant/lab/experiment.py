@@ -105,12 +105,16 @@ StateT = TypeVar("StateT", bound=State)
 class Experiment(Protocol[ConfigT, StateT]):
     """A problem, the methods that face it, and the figure that compares them.
 
-    It may also have `data_sets(config)`, the names of the data sets that a run needs, and `check_data(config, found)`, which
-    raises `ValueError` where these, by name, do not serve: the command line opens and checks them before anything runs, so
-    that a missing or too small one is an error at once. It may have `weights`: column -> the column that counts what its values
-    are means of, such as the episodes behind a return, for the report to weight rows by; `devices`, the kinds that it runs on
-    where these are not all. And it may have `watch(state, run)`, which yields the scenes of a film (`pliant.lab.film.Scene`) of
-    what a run's agent does.
+    It may also have
+
+        data_sets(config)            names of the data sets that a run needs
+        check_data(config, found)    raises `ValueError` where these, by name, do not serve: before anything runs
+        devices                      the kinds of device that it runs on, where these are not all
+        weights                      column -> the column that counts what it is a mean of (a return's episodes): the report weighs
+                                     rows by it
+        length                       the field of `Config` that says when a run ends, and nothing else: by it runs can be made
+                                     longer, for which their last states are kept
+        watch(state, run)            yields the scenes of a film (`pliant.lab.film.Scene`) of what a run's agent does
     """
 
     @property

@@ -21,7 +21,8 @@ from typing import Any, TypeAlias, cast
 from pliant.lab.files import Lock
 from pliant.lab.progress import Board, Display, JobProgress
 from pliant.lab.records import Record, read
-from pliant.lab.study import Job, Study
+from pliant.lab.store import JobStore
+from pliant.lab.study import Job, Study, longer
 
 # One thread a process: jobs fill the cores, and sums that threads share out round differently. No
 # hash of a string may differ between processes either: it decides the order of a set.
@@ -87,6 +88,23 @@ class Worker:
 
     def cause_of_death(self) -> str:
         return f"its worker ended with status {self._process.wait()}, see {self.log}"
+
+
+def make_longer(study: Study, end: int) -> Study:
+    """The study with runs that go on to `end`, written down. The caller holds the study's lock. Raises LabError, see `longer`."""
+    found = longer(study, end)
+    with ExitStack() as held:
+        ended: list[JobStore] = []
+        for job in found.jobs:
+            if is_done(read(study.database(job))):
+                held.enter_context(Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE))
+                ended.append(held.enter_context(JobStore(study.database(job), len(job.runs))))
+        for store in ended:
+            store.check_kept()
+        found.save()
+        for store in ended:
+            store.reopen()
+    return found
 
 
 def run_study(study: Study, at_once: int, display: Display) -> Outcome:

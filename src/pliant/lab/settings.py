@@ -108,6 +108,17 @@ def _value(text: str, name: str, field: FieldInfo) -> Any:
     return _whole(text) if field.annotation is int else text
 
 
+def whole_number(name: str, text: str) -> int:
+    """
+    >>> whole_number("--to", "2e6")
+    2000000
+    """
+    try:
+        return int(_whole(text))
+    except ValueError:
+        raise LabError(f"{name} {text}: give a whole number, such as 2e6") from None
+
+
 def _whole(text: str) -> str:
     """A whole number written as a float, such as 2e6, as an integer."""
     try:

@@ -92,6 +92,15 @@ class JobStore:
         except FileNotFoundError:
             raise missing_state(self.path, self._state_file) from None
 
+    def check_kept(self) -> None:
+        """Raise LabError where the last state was not kept."""
+        if self._state_file is None:
+            raise LabError(f"{self.path} ended without keeping its state, and cannot go on: give another --out")
+
+    def reopen(self) -> None:
+        """Let runs that are done go on."""
+        self._database.execute("UPDATE run SET status = 'running' WHERE status = 'done'")
+
     def commit(
         self,
         rows: Table,

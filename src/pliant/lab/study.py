@@ -26,7 +26,7 @@ from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig
 from pliant.lab.files import is_parquet, write_durably
 from pliant.lab.labels import Labels
-from pliant.lab.settings import why
+from pliant.lab.settings import why, with_fields
 from pliant.lab.target import Target, load
 
 FORMAT = 1
@@ -172,6 +172,25 @@ def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
     names = (f"{len(study.jobs) + i:03d}" for i in range(len(groups)))
     added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=True)]
     return Study(study.folder, study.plan.model_copy(update={"jobs": (*study.jobs, *added)}))
+
+
+def longer(study: Study, end: int) -> Study:
+    """The study with runs that go on to `end`, in the experiment's `length`. Raises LabError where they cannot, or end later."""
+    name = getattr(study.experiment, "length", None)
+    if name is None:
+        raise LabError(f"runs of {study.plan.name} cannot be made longer: ask for another length, in another --out")
+    runs = [settings for job in study.jobs for settings in job.runs]
+    latest = max(settings[name] for settings in runs)
+    if end < latest:
+        raise LabError(f"--to {end}: {study.folder} has runs of {latest} {name}, which are not made shorter")
+    told_apart = {_identity({**settings, name: end}) for settings in runs}
+    if len(told_apart) < len({_identity(settings) for settings in runs}):
+        raise LabError(f"--to {end}: runs of {study.folder} that differ in {name} alone would become the same")
+    jobs = [
+        Job(name=job.name, runs=tuple(as_settings(with_fields(config, {name: end})) for config in study.configs(job)))
+        for job in study.jobs
+    ]
+    return Study(study.folder, study.plan.model_copy(update={"jobs": tuple(jobs)}))
 
 
 def with_data(study: Study, found: Mapping[str, str]) -> Study:

@@ -61,8 +61,10 @@ def advance(study: Study, job: Job, state: State, store: JobStore) -> Table:
     rows = checked_rows(study.experiment.advance(state), study.experiment.columns, len(job.runs))
     seconds = time.perf_counter() - began
     steps = (int(state.steps_done), int(state.steps_total))
-    watchable = hasattr(study.experiment, "watch")  # a film begins at the last state
-    store.commit(rows, state.statuses(), steps, state.state_dict(), seconds, keep_last=watchable)
+    keep_last = any(
+        hasattr(study.experiment, name) for name in ("watch", "length")
+    )  # a film begins there, or a longer run
+    store.commit(rows, state.statuses(), steps, state.state_dict(), seconds, keep_last)
     return rows
 
 
