@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gc
 import importlib
 import pickle
 import sys
@@ -299,13 +300,34 @@ def test_a_copy_of_the_callback_has_its_settings_and_state_and_none_of_the_model
     assert other.stats()[TWO[0]]["steps"] == callback.stats()[TWO[0]]["steps"] + 16
 
 
-def test_after_a_learn_that_raised_the_next_one_goes_on():
-    class Stop(BaseCallback):
-        def _on_step(self):
-            if self.n_calls == 100:
-                raise KeyboardInterrupt
-            return True
+class Stop(BaseCallback):
+    """Ctrl-C."""
 
+    def _on_step(self):
+        if self.n_calls == 100:
+            raise KeyboardInterrupt
+        return True
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(lost):
+    model, callback, second = MAKE["PPO"](), often(), often()
+    before = hooks(model)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(256, callback=CallbackList([callback, Stop()]))
+    steps = callback.stats()[TWO[0]]["steps"]
+    if lost:  # as a notebook's cell does that is run again; the optimizer alone knows of the method then
+        del callback
+        model.learn(0)  # forgets the callbacks of the learn() before
+        gc.collect()
+    model.learn(64, callback=second)
+    assert hooks(model) == before
+    assert second.stats()[TWO[0]]["steps"] == 16
+    if not lost:
+        assert callback.stats()[TWO[0]]["steps"] == steps == callback.state_dict()["units"]["panels"][0]["steps"][0]
+
+
+def test_after_a_learn_that_raised_the_next_one_goes_on():
     model, callback = MAKE["PPO"](), often()
     with pytest.raises(KeyboardInterrupt):
         model.learn(256, callback=CallbackList([callback, Stop()]))

@@ -110,8 +110,8 @@ class Experiment(Protocol[ConfigT, StateT]):
         data_sets(config)            names of the data sets that a run needs
         check_data(config, found)    raises `ValueError` where these, by name, do not serve: before anything runs
         devices                      the kinds of device that it runs on, where these are not all
-        weights                      column -> the column that counts what it is a mean of (a return's episodes): the report weighs
-                                     rows by it
+        weights                      column -> the column that counts what it is a mean of, such as a return's episodes, by which
+                                     the report weighs rows
         length                       the field of `Config` that says when a run ends, and nothing else: by it runs can be made
                                      longer, for which their last states are kept
         watch(state, run)            yields the scenes of a film (`pliant.lab.film.Scene`) of what a run's agent does

@@ -12,9 +12,10 @@ Ages, utilities and optimizer state of young units stay with the callback betwee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -38,6 +39,35 @@ SHARES = {
     "saturated": "saturated",
 }  # as logged -> field of a diagnosis
 _OURS = ("groups", "example_inputs", "attach")
+
+
+class _Attached(NamedTuple):
+    """Whose a method is that hangs on a model, held so that neither model nor callback is kept alive by it."""
+
+    learn: object
+    callback: ref[UnitResetCallback]
+    handles: list[RemovableHandle]
+
+
+_attached: WeakKeyDictionary[UnitReset, _Attached] = WeakKeyDictionary()
+
+
+def _take_off_left_over(optimizers: Sequence[Optimizer], learn: object) -> None:
+    """Detach what another learn() attached to these and, as it raised, did not take off. Its callback keeps the state."""
+    for method, found in list(_attached.items()):
+        if found.learn is not learn and not {*optimizers}.isdisjoint(method.optimizers):
+            owner = found.callback()
+            if owner is None:
+                _take_off(method, found.handles)
+            else:
+                owner.detach()
+
+
+def _take_off(method: UnitReset, handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+    method.detach()
+    _attached.pop(method, None)
 
 
 class UnitResetCallback(BaseCallback):
@@ -95,13 +125,15 @@ class UnitResetCallback(BaseCallback):
     # -- what Stable-Baselines3 calls ----------------------------------------------------------------------------
 
     def _on_training_start(self) -> None:
-        self.detach()  # a learn() that raised left it attached
+        self.detach()  # a learn() that raised left it attached, as it may have left others
+        learn = self.locals.setdefault("pliant", object())  # one for all callbacks of a learn()
         if self._trained is not None and self._trained is not self.model:
             raise RuntimeError(
                 f"this {type(self).__name__} has trained another model. Give every model its own; to go on with a model that was "
                 f"saved and loaded: new_callback.load_state_dict(callback.state_dict())"
             )
         networks = self._networks_of(self.model)
+        _take_off_left_over(networks.optimizers, learn)
         method = self._method(
             networks, networks.optimizers, example_inputs=example_inputs(self.model), **self._settings
         )
@@ -114,6 +146,7 @@ class UnitResetCallback(BaseCallback):
         for borrower, lender in networks.borrows:
             self._handles.append(borrower.register_step_post_hook(partial(_drop_borrowed, method, lender)))
         self.unit_reset, self._networks, self._trained = method, networks, self.model
+        _attached[method] = _Attached(learn, ref(self), self._handles)
 
     def _on_step(self) -> bool:
         return True
@@ -145,15 +178,12 @@ class UnitResetCallback(BaseCallback):
                 self.logger.record(f"pliant/{name}_share", found / sum(row.units for row in known))
 
     def detach(self) -> None:
-        """Remove every hook and keep the state. `learn()` does so when it ends; call it where `learn()` raised."""
+        """Remove every hook and keep the state. `learn()` does so when it ends, and where one raised, the next that begins."""
         if self.unit_reset is None or self._networks is None:
             return
         self._state = self.state_dict()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self.unit_reset.detach()
-        self._networks = None
+        _take_off(self.unit_reset, self._handles)
+        self._handles, self._networks = [], None
 
     # -- saving --------------------------------------------------------------------------------------------------
 
