@@ -234,6 +234,7 @@ def watch(
     seed: Annotated[int | None, typer.Option(help="of the run [default: the first]")] = None,
     gif: Annotated[Path | None, typer.Option(help="file [default: DIR/watch.gif]")] = None,
     frames: Annotated[int, typer.Option(min=1, help="at most so many pictures")] = 200,
+    skip: Annotated[int, typer.Option(min=0, help="pictures left out at the beginning")] = 0,
 ) -> None:
     """Film an episode of an agent as it stands at its last checkpoint."""
     from pliant.lab.errors import LabError
@@ -246,7 +247,7 @@ def watch(
     found = scenes(study, *chosen(study, method, seed))
     try:
         with _writing(file):
-            shown, more = write_gif(found, file, frames)
+            shown, more = write_gif(found, file, frames, skip)
     except GraphicsUnavailable as error:
         raise LabError(str(error)) from None
     print(f"{len(shown)} pictures   {file}   in the last: {shown[-1].words}")

@@ -66,6 +66,14 @@ def test_a_gif_has_a_picture_for_each_scene_up_to_the_number_asked_for(study, tm
     assert imageio.imread(tmp_path / "it.gif").shape[:3] == (3, 40, 120)
 
 
+def test_a_film_may_begin_later(tmp_path):
+    scenes = [Scene(np.full((40, 120, 3), 60 * n, np.uint8), f"number {n}", 0.05) for n in range(4)]
+    shown, more = write_gif(iter(scenes), tmp_path / "it.gif", 9, skipped=1)
+    assert ([scene.words for scene in shown], more) == (["number 1", "number 2", "number 3"], False)
+    with pytest.raises(LabError, match="the episode ends after 4 pictures"):
+        write_gif(iter(scenes), tmp_path / "it.gif", 9, skipped=7)
+
+
 def test_a_film_of_short_steps_leaves_pictures_out_and_keeps_its_speed():
     picture = np.zeros((1, 1, 3), np.uint8)
     film = list(paced(Scene(picture, str(n), 0.008) for n in range(1000)))  # a hopper's

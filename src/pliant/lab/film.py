@@ -55,12 +55,15 @@ def scenes(study: Study, job: Job, run: int) -> Iterator[Scene]:
     yield from watch(resumed_state(study, job, stored), run)
 
 
-def write_gif(found: Iterable[Scene], file: Path, most: int) -> tuple[list[Scene], bool]:
-    """The first pictures, at most so many, as an endless GIF; those that were written, and whether there were more."""
+def write_gif(found: Iterable[Scene], file: Path, most: int, skipped: int = 0) -> tuple[list[Scene], bool]:
+    """At most so many pictures, after those skipped, as an endless GIF; those that were written, and whether there were more."""
     import imageio.v3 as imageio
 
     film = paced(found)
+    passed = sum(1 for _ in islice(film, skipped))
     shown = list(islice(film, most))
+    if not shown and passed:
+        raise LabError(f"there is nothing to see: the episode ends after {passed} pictures")
     if not shown:
         raise LabError("there is nothing to see: the run's agent has diverged")
     pictures = np.stack([with_words(scene.picture, scene.words) for scene in shown])
