@@ -78,6 +78,19 @@ def test_an_agent_alone_and_in_a_stack_of_eight_meets_the_same_world():
     assert ends >= 20
 
 
+def test_who_acts_without_looking_earns_22():
+    world, random = RewiredCartPole(seeds=range(8), copies=16), np.random.default_rng(0)
+    earned, ended = np.zeros((8, 16)), []
+    for _ in range(1000):
+        step = world.step(random.integers(0, 2, (8, 16)))
+        earned += step.rewards
+        over = step.terminated | step.truncated
+        ended += earned[over].tolist()
+        earned[over] = 0.0
+    assert len(ended) > 5000
+    assert np.mean(ended) == pytest.approx(22.1, abs=0.5)
+
+
 def test_an_episode_ends_by_a_fall_or_is_cut_at_the_time_limit():
     world = RewiredCartPole(seeds=[0], copies=64, time_limit=25)
     fell, cut = 0, 0
