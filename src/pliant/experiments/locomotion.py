@@ -313,7 +313,7 @@ class SlipperyAnt(Locomotion):
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": _DOES_IT_RUN,
         "small": "the first 10M steps of it, five grounds, 1 seed of standard PPO and continual backprop: two core-hours",
-        "paper": "20M steps, a change every 2M, 30 seeds of six methods: about 90 core-hours a method",
+        "paper": "20M steps, a change every 2M, 30 seeds of six methods: about 45 core-hours a method",
     }
 
     def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
@@ -356,7 +356,7 @@ class Ant(Locomotion):
     Config = OneGround
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": _DOES_IT_RUN,
-        "paper": "50M steps, 30 seeds of five methods: about 230 core-hours a method",
+        "paper": "50M steps, 30 seeds of five methods: about 115 core-hours a method",
     }
 
     def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
