@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 
 from pliant.rl.environments import MujocoBatch
+from pliant.rl.environments.physics import warnings_logged
 from pliant.streams import generator
 
 GYMNASIUM = {"ant": "Ant-v4", "half-cheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
@@ -58,7 +59,7 @@ class Gymnasium:
     """As many environments as there are bodies."""
 
     def __init__(self, name: str, bodies: int) -> None:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), warnings_logged():
             warnings.simplefilter("ignore", DeprecationWarning)
             self.environments = [gymnasium.make(name) for _ in range(bodies)]
         for seed, environment in enumerate(self.environments):

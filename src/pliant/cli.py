@@ -144,10 +144,11 @@ def resume(
     from pliant.lab.settings import whole_number
     from pliant.lab.study import open_study
 
-    study = open_study(folder)
-    with Lock(study.lock_file, f"the study in {folder}"):
-        if to is not None:
-            study = make_longer(study, whole_number("--to", to))
+    end = None if to is None else whole_number("--to", to)
+    with Lock(open_study(folder).lock_file, f"the study in {folder}"):
+        study = open_study(folder)  # as it is now that nobody else can change it
+        if end is not None:
+            study = make_longer(study, end)
         return _run(_with_data_sets(study), _at_once(jobs))
 
 

@@ -58,7 +58,7 @@ def _packed(value: Any, where: str) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Tensor):
-        return value.detach()
+        return value.detach().clone()  # a view would bring the whole of what it is a view of
     if isinstance(value, Mapping):
         return {
             _key(key, where): _packed(each, f"{where}[{key!r}]") for key, each in cast(Mapping[Any, Any], value).items()

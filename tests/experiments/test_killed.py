@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from pliant.experiments import TABLE
+from pliant.lab.records import read
+from pliant.lab.runner import make_longer
+from pliant.lab.study import Study, open_study
 from pliant.lab.target import load, target
 from tests.experiments.small_pictures import make_pictures
 from tests.kill_and_resume import die_inside_a_commit, differing, finish, rows_in
@@ -107,15 +110,30 @@ def test_a_study_killed_inside_a_commit_resumes_to_the_same_rows(name, data, tmp
     assert kill.differing == 0
 
 
-@pytest.mark.parametrize(("name", "field", "half"), [("rewired-cart-pole", "tasks", 2), ("slippery-ant", "steps", 512)])
-def test_runs_made_longer_are_those_that_were_asked_for_as_long(name, field, half, tmp_path):
-    def study(length, out):
-        settings = [f"{key}={value}" for key, value in {**CUT[name], field: length}.items()]
-        said = [word for setting in settings for word in ("--set", setting)]
-        return finish(["run", name, "--methods", "cbp", "--seeds", "0", *said, "--out", str(out)], out)
+def study(name, out, **changes):
+    settings = [f"{key}={value}" for key, value in {**CUT[name], **changes}.items()]
+    said = [word for setting in settings for word in ("--set", setting)]
+    return finish(["run", name, "--methods", "cbp", "--seeds", "0", *said, "--out", str(out)], out)
 
-    whole = study(CUT[name][field], tmp_path / "whole")
-    part = study(half, tmp_path / "part")
-    assert rows_in(part) < rows_in(whole)
+
+@pytest.mark.parametrize(("name", "field", "half"), [("rewired-cart-pole", "tasks", 2), ("slippery-ant", "steps", 640)])
+def test_runs_made_longer_are_those_that_were_asked_for_as_long(name, field, half, tmp_path):
+    whole = study(name, tmp_path / "whole")
+    part = study(name, tmp_path / "part", **{field: half})  # of the ant: two rows and a half
+    assert 0 < rows_in(part) < rows_in(whole)
     longer = finish(["resume", str(tmp_path / "part"), "--to", str(CUT[name][field])], tmp_path / "part")
     assert differing(whole, longer) == 0
+
+
+def test_a_study_whose_longer_plan_was_not_written_down_ends_as_it_was(tmp_path, monkeypatch):
+    def dies(self):
+        raise KeyboardInterrupt
+
+    before = study("rewired-cart-pole", tmp_path, tasks=2)
+    monkeypatch.setattr(Study, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make_longer(open_study(tmp_path), 5)
+    (job,) = open_study(tmp_path).jobs
+    assert not read(open_study(tmp_path).database(job)).is_done
+    assert differing(before, finish(["resume", str(tmp_path)], tmp_path)) == 0
+    assert read(open_study(tmp_path).database(job)).is_done

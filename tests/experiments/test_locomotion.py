@@ -99,9 +99,9 @@ def test_the_articles_ant_sees_111_numbers_and_keeps_the_moments_of_replaced_uni
     assert {each.friction_period for each in Ant().runs("paper")} == {0}
 
 
-def test_a_run_ends_with_its_last_whole_rollout_and_its_last_row_may_tell_of_a_shorter_stretch():
-    state = started(0, steps=500)
-    assert learned(state, advances=3)["step"].tolist() == [256, 384]
+def test_a_run_ends_with_its_last_whole_row():
+    state = started(0, steps=511)
+    assert learned(state, advances=2)["step"].tolist() == [256]
     assert state.statuses()[0].word == "done"
 
 
@@ -133,7 +133,7 @@ def test_a_job_has_at_most_eight_seeds():
         ({"lowest_friction": 3.0}, "frictions from 3.0 to 2.0: the lowest comes first"),
         ({"highest_friction": 50.0}, "sliding friction lies in"),
         ({"friction_period": 0, "lowest_friction": 0.5}, "need a friction_period"),
-        ({"steps": 100}, "steps .100. are fewer than those of a rollout"),
+        ({"steps": 100}, "steps .100. are fewer than a row's: 2 rollouts of 128"),
         ({"hidden": (0,)}, "hidden must be at least one layer"),
         ({"maturity_threshold": 7}, "maturity_threshold is read by method cbp, not ppo: leave it out"),
         ({"method": "tuned-adam"}, "method tuned-adam has equal betas"),

@@ -310,7 +310,7 @@ class Stop(BaseCallback):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(lost):
+def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(lost, caplog):
     model, callback, second = MAKE["PPO"](), often(), often()
     before = hooks(model)
     with pytest.raises(KeyboardInterrupt):
@@ -320,7 +320,9 @@ def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(los
         del callback
         model.learn(0)  # forgets the callbacks of the learn() before
         gc.collect()
+    caplog.clear()
     model.learn(64, callback=second)
+    assert "ContinualBackprop of an earlier learn(), which did not end, is taken off its model" in caplog.text
     assert hooks(model) == before
     assert second.stats()[TWO[0]]["steps"] == 16
     if not lost:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import model_validator
 
 from pliant.lab import LabError, RunConfig
-from pliant.lab.settings import override_axis, seed_range, selected, with_fields
+from pliant.lab.settings import override_axis, seed_range, selected, whole_number, with_fields
 from tests.toy_experiment import Config, Toy
 
 TOY = Toy()
@@ -36,6 +36,7 @@ def test_an_override_is_read_as_its_fields_type():
     (config, *_) = selected(TOY, "tiny", overrides=["steps=400", "note=none", "drift=1e-3"])
     assert (config.steps, config.note, config.drift) == (400, None, 0.001)
     assert selected(TOY, "tiny", overrides=["steps=4e2"])[0].steps == 400
+    assert whole_number("--to", "9007199254740993") == 9007199254740993
 
 
 class Layered(RunConfig):

@@ -109,7 +109,7 @@ def test_runs_are_made_longer_in_the_field_that_says_when_they_end(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "end", "message"),
     [
-        ((), 29, "has runs of 30 tasks, which are not made shorter"),
+        ((), 30, "has runs of 30 tasks already: give a larger number"),
         (("tasks=20,30",), 40, "runs of .* that differ in tasks alone would become the same"),
     ],
 )

@@ -41,9 +41,13 @@ def test_places_are_cut_into_equal_parts_and_averaged_within_a_run():
 
 
 def test_a_mean_of_episodes_counts_as_many_times_as_there_are_episodes():
-    rows = study([[1.0, 5.0, np.nan, 2.0]]).assign(episodes=[1, 3, 0, 4])
-    (curve,) = curves(rows, [*MEASURED, "episodes"], "task", "accuracy", parts=2, weight="episodes")
+    rows = study([[1.0, 5.0, np.nan, 2.0]]).assign(weight=[1, 3, 0, 4])  # any name will do
+    (curve,) = curves(rows, [*MEASURED, "weight"], "task", "accuracy", parts=2, weight="weight")
     assert curve.values.tolist() == [[4.0, 2.0]]
+    (counts,) = curves(rows, [*MEASURED, "weight"], "task", "weight", parts=2)
+    assert counts.values.tolist() == [[2.0, 2.0]]
+    with pytest.raises(LabError, match="unknown column 'episode': did you mean 'episodes'"):
+        curves(rows, [*MEASURED, "episodes"], "task", "accuracy", parts=2, weight="episode")
 
 
 def test_differences_are_paired_by_seed_and_the_interval_is_students():
@@ -189,7 +193,9 @@ def test_all_parts_may_end_in_a_comparison():
     assert table[2].endswith("+3.0000")
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.52346, "0.5235"), (-1686.2444, "-1686.2"), (-163.046, "-163.05")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.52346, "0.5235"), (-1686.2444, "-1686.2"), (-163.046, "-163.05"), (np.inf, "inf")]
+)
 def test_large_numbers_have_as_many_digits_as_small_ones(value, text):
     (curve,) = curves(study([[value, value]]), MEASURED, "task", "accuracy", parts=2)
     assert f"  {text}  " in list(lines([curve], Manner()))[1]

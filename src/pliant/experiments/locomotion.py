@@ -46,7 +46,7 @@ class Config(AgentConfig, frozen=True):
     """One agent in one body. The defaults are the article's slippery ant."""
 
     body: Literal["ant", "half-cheetah", "hopper", "walker2d"] = "ant"
-    steps: int = Field(20_000_000, gt=0, description="environment steps, of which whole rollouts are taken")
+    steps: int = Field(20_000_000, gt=0, description="environment steps, of which those of whole rows are taken")
     friction_period: int = Field(0, ge=0, description="environment steps between changes of friction; 0: it stays")
     lowest_friction: float = Field(0.02, gt=0, description="of what is drawn")
     highest_friction: float = Field(2.0, gt=0, description="of what is drawn")
@@ -68,8 +68,10 @@ class Config(AgentConfig, frozen=True):
             )
         if self.method == "fresh" and not self.friction_period:
             raise ValueError("method fresh starts over when friction changes: add --set friction_period=...")
-        if self.steps < self.rollout_steps:
-            raise ValueError(f"steps ({self.steps}) are fewer than those of a rollout ({self.rollout_steps})")
+        if not self.rollouts:
+            raise ValueError(
+                f"steps ({self.steps}) are fewer than a row's: {self.stretch} rollouts of {self.rollout_steps}"
+            )
         FrictionSchedule(self.lowest_friction, self.highest_friction)  # what it refuses is refused here
         if not self.friction_period and (self.lowest_friction, self.highest_friction) != (0.02, 2.0):
             raise ValueError("lowest_friction and highest_friction need a friction_period")
@@ -77,7 +79,8 @@ class Config(AgentConfig, frozen=True):
 
     @property
     def rollouts(self) -> int:
-        return self.steps // self.rollout_steps
+        """Those of whole stretches."""
+        return self.steps // (self.rollout_steps * self.stretch) * self.stretch
 
 
 class OneGround(Config, frozen=True):
@@ -153,7 +156,7 @@ class Agents:
             return None
         np.maximum(self.weight_change, self.ppo.update().weight_change, out=self.weight_change)
         found = None
-        if self.ppo.updates % self.config.stretch == 0 or self.ppo.updates == self.config.rollouts:
+        if self.ppo.updates % self.config.stretch == 0:
             found = self._measures()
             self.task = self._due
             for sums in (self.returns, self.lengths, self.weight_change, self.ended):

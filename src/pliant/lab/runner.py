@@ -91,19 +91,21 @@ class Worker:
 
 
 def make_longer(study: Study, end: int) -> Study:
-    """The study with runs that go on to `end`, written down. The caller holds the study's lock. Raises LabError, see `longer`."""
+    """The study with runs that go on to `end`, written down. The caller holds the study's lock. Raises LabError, see `longer`.
+
+    Jobs are opened before the plan is written: one that dies in between leaves a study of the old length, which `resume` ends.
+    """
     found = longer(study, end)
     with ExitStack() as held:
-        ended: list[JobStore] = []
         for job in found.jobs:
-            if is_done(read(study.database(job))):
-                held.enter_context(Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE))
-                ended.append(held.enter_context(JobStore(study.database(job), len(job.runs))))
-        for store in ended:
+            held.enter_context(Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE))
+        ended = [job for job in found.jobs if is_done(read(study.database(job)))]
+        stores = [held.enter_context(JobStore(study.database(job), len(job.runs))) for job in ended]
+        for store in stores:
             store.check_kept()
-        found.save()
-        for store in ended:
+        for store in stores:
             store.reopen()
+        found.save()
     return found
 
 

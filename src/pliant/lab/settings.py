@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -121,11 +122,12 @@ def whole_number(name: str, text: str) -> int:
 
 def _whole(text: str) -> str:
     """A whole number written as a float, such as 2e6, as an integer."""
-    try:
+    with suppress(ValueError):
+        return str(int(text))
+    with suppress(ValueError, OverflowError):
         number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else text
+        return str(int(number)) if number.is_integer() else text
+    return text
 
 
 def with_fields(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:

@@ -71,4 +71,5 @@ def paired_difference(first: ArrayLike, second: ArrayLike, axis: int = 0) -> Est
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired runs have equal shapes, not {a.shape} and {b.shape}")
-    return estimate(a - b, axis)
+    with np.errstate(invalid="ignore"):  # infinite less infinite is no number
+        return estimate(a - b, axis)

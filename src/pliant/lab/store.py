@@ -95,11 +95,19 @@ class JobStore:
     def check_kept(self) -> None:
         """Raise LabError where the last state was not kept."""
         if self._state_file is None:
-            raise LabError(f"{self.path} ended without keeping its state, and cannot go on: give another --out")
+            raise LabError(
+                f"{self.path} ended without keeping its state, and cannot go on: `pliant run` longer runs, with another --out"
+            )
 
     def reopen(self) -> None:
         """Let runs that are done go on."""
         self._database.execute("UPDATE run SET status = 'running' WHERE status = 'done'")
+
+    def settle(self, statuses: Sequence[RunStatus]) -> None:
+        """Write down what became of the runs, without an advance."""
+        self._database.execute("BEGIN IMMEDIATE")
+        self._write_statuses(statuses)
+        self._database.execute("COMMIT")
 
     def commit(
         self,

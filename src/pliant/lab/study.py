@@ -175,14 +175,16 @@ def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
 
 
 def longer(study: Study, end: int) -> Study:
-    """The study with runs that go on to `end`, in the experiment's `length`. Raises LabError where they cannot, or end later."""
+    """The study with runs that go on to `end`, in the experiment's `length`. Raises LabError where they cannot, or do already."""
     name = getattr(study.experiment, "length", None)
     if name is None:
-        raise LabError(f"runs of {study.plan.name} cannot be made longer: ask for another length, in another --out")
+        raise LabError(f"runs of {study.plan.name} cannot be made longer: `pliant run` longer ones, with another --out")
     runs = [settings for job in study.jobs for settings in job.runs]
     latest = max(settings[name] for settings in runs)
-    if end < latest:
-        raise LabError(f"--to {end}: {study.folder} has runs of {latest} {name}, which are not made shorter")
+    if end <= latest:
+        raise LabError(
+            f"--to {end}: {study.folder} has runs of {latest} {name} already: give a larger number, or leave --to out"
+        )
     told_apart = {_identity({**settings, name: end}) for settings in runs}
     if len(told_apart) < len({_identity(settings) for settings in runs}):
         raise LabError(f"--to {end}: runs of {study.folder} that differ in {name} alone would become the same")

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import floor, isfinite, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -70,11 +70,13 @@ def summary_lines(
         wanted = wanted[[_is(own, value) or _is_within(own, value) for own in wanted[name]]]
     if not len(wanted):
         raise LabError(f"no run has {' and '.join(where)}")
-    found = curves(wanted, measured, place, metric, parts, rows.attrs.get("weights", {}).get(metric))
+    weight = rows.attrs.get("weights", {}).get(metric)
+    found = curves(wanted, measured, place, metric, parts, weight)
     seeds = sorted({seed for curve in found for seed in curve.seeds})
     seconds = rows.attrs["seconds"]
     cost = f"   {duration(seconds)} of learning" if seconds else ""
-    yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{cost}"
+    weighed = f", weighed by {weight}" if weight else ""
+    yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
     manner = Manner(least_is_best(metric), spread)
     yield from lines(found, manner, reference(found, against.split(",")) if against else None, all_parts)
@@ -126,40 +128,42 @@ def curves(
 
     `weight`: the column that counts what a row's `metric` is the mean of; rows where it is 0 do not count.
     """
-    for name in (place, metric):
+    for name in (place, metric, *([weight] if weight else [])):
         if name not in measured:
             raise unknown("column", name, measured)
     table: Any = rows
     found: Any = settings(table, measured)
-    table = table.assign(weight=1.0 if weight is None else table[weight])
     each: list[dict[str, Any]] = found.to_dict("records")
     groups = table.groupby(list(found.columns), sort=False, dropna=False)
     return [
-        _curve(setting, name, runs, place, metric, parts)
+        _curve(setting, name, runs, place, metric, parts, weight)
         for setting, name, (_, runs) in zip(each, labels(each), groups, strict=True)
     ]
 
 
-def _curve(setting: Mapping[str, Any], name: str, rows: Any, place: str, metric: str, parts: int) -> Curve:
+def _curve(
+    setting: Mapping[str, Any], name: str, rows: Any, place: str, metric: str, parts: int, weight: str | None
+) -> Curve:
     diverged = rows["status"] == "diverged"
     alive = rows[~diverged]
     left_out = {"diverged": int(rows["seed"][diverged].nunique())}
     if not len(alive):
         return Curve(setting, name, [], np.empty((0, parts)), np.empty(parts), left_out)
     at = alive[place].to_numpy(dtype=np.float64)
-    table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
-    table = table.assign(total=(table[metric] * table["weight"]).where(table["weight"] > 0, 0.0))
+    count = np.ones(len(alive)) if weight is None else alive[weight].to_numpy(dtype=np.float64)
+    value = alive[metric].to_numpy(dtype=np.float64)
+    table = alive[["seed", "status"]].assign(part=bin_centres(at, min(parts, len(np.unique(at)))), at=at, count=count)
+    table["total"] = np.where(count > 0, value * count, 0.0)
     groups = table.groupby(["seed", "part"])
     numbers = groups["total"].count() == groups.size()
-    means = (
-        (groups["total"].sum() / groups["weight"].sum()).where(numbers).unstack("part")
-    )  # NaN where a value of the part is
+    of_part = (groups["total"].sum() / groups["count"].sum()).where(numbers)  # NaN where a value of the part is
+    means = of_part.unstack("part")
     whole = groups.size().unstack("part").notna().all(axis=1)
     runs = table.groupby("seed")
-    underway = (runs["status"].first() == "running") & (runs[place].max() < at.max())
+    underway = (runs["status"].first() == "running") & (runs["at"].max() < at.max())
     left_out |= {"unfinished": int(underway.sum()), "lack a part": int((~whole & ~underway).sum())}
     kept = means[whole & ~underway]
-    ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
+    ends = table.groupby("part")["at"].max().to_numpy(dtype=np.float64)
     return Curve(setting, name, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
 
 
@@ -203,7 +207,8 @@ class Manner:
         half = None
         if value.count > 1:
             half = float(value.standard_error if self.spread == "error" else value.interval()[1] - value.mean)
-        decimals = max(0, 4 - floor(log10(max(1.0, abs(float(value.mean)), half or 0.0))))
+        largest = max((abs(each) for each in (float(value.mean), half or 0.0) if isfinite(each)), default=0.0)
+        decimals = max(0, 4 - floor(log10(max(1.0, largest))))
         mean = f"{float(value.mean):{'+' if signed else ''}.{decimals}f}"
         return mean if half is None else f"{mean} ± {half:.{decimals}f}"
 

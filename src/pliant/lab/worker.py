@@ -41,8 +41,14 @@ def run_job(study: Study, job: Job, report: Report) -> None:
         state = resumed_state(study, job, store.state())
         store.begin_session(session_facts(study.plan.experiment))
         report(_progress(job, state, {}))
-        while any(status.word == "running" for status in state.statuses()):
+        if not _goes_on(state):
+            store.settle(state.statuses())  # opened to be made longer, and then was not
+        while _goes_on(state):
             report(_progress(job, state, advance(study, job, state, store)))
+
+
+def _goes_on(state: State) -> bool:
+    return any(status.word == "running" for status in state.statuses())
 
 
 def resumed_state(study: Study, job: Job, stored: Mapping[str, Any] | None) -> State:
@@ -61,9 +67,8 @@ def advance(study: Study, job: Job, state: State, store: JobStore) -> Table:
     rows = checked_rows(study.experiment.advance(state), study.experiment.columns, len(job.runs))
     seconds = time.perf_counter() - began
     steps = (int(state.steps_done), int(state.steps_total))
-    keep_last = any(
-        hasattr(study.experiment, name) for name in ("watch", "length")
-    )  # a film begins there, or a longer run
+    # a film begins at the last state, and a longer run
+    keep_last = any(hasattr(study.experiment, name) for name in ("watch", "length"))
     store.commit(rows, state.statuses(), steps, state.state_dict(), seconds, keep_last)
     return rows
 

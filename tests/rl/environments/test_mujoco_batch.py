@@ -234,6 +234,7 @@ def test_a_state_that_is_not_finite_is_handed_on_and_ends_that_copy_alone(body: 
         ({"integrator": "rk4"}, "the nearest is RK4"),
         ({"seeds": []}, "0 seeds"),
         ({"copies": 0}, "copies=0"),
+        ({"copies": "4"}, "copies='4': a whole number, 1 or more"),
         ({"time_limit": 2.5}, "time_limit=2.5: a whole number, 1 or more"),
         ({"time_limit": float("inf")}, "time_limit=inf"),
         ({"padding": -1}, "padding=-1: a whole number, 0 or more"),
@@ -302,6 +303,28 @@ def test_a_state_of_another_body_is_refused(sledge: Body):
             MujocoBatch(other).load_state_dict(state)
     assert MujocoBatch("hopper").state_dict()["settings"]["body"] == "hopper"
     assert MujocoBatch(replace(BODIES["hopper"], start_noise=0.0)).state_dict()["settings"]["body"] != "hopper"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": {}}, "files are XML by version, of v4 and v5"),
+        ({"frame_skip": 0}, "frame_skip=0 is 1 or more"),
+        ({"healthy_height": (0.1, 1.0)}, "healthy_height needs height_index"),
+        ({"hidden_positions": 9}, r"hidden_positions=9, height_index=None, but its XML has \d positions"),
+        ({"healthy_height": (0.1, 1.0), "height_index": 7}, r"height_index=7, but its XML has \d positions"),
+    ],
+)
+def test_a_body_that_cannot_be_is_refused(sledge: Body, changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        MujocoBatch(replace(sledge, **changes))
+
+
+def test_a_body_whose_file_was_changed_is_read_anew(sledge: Body):
+    file = Path(sledge.files["v5"])
+    before = MujocoBatch(sledge).seconds
+    file.write_text(file.read_text().replace('timestep="0.01"', 'timestep="0.02"'))
+    assert MujocoBatch(sledge).seconds == 2 * before
 
 
 def test_a_version_that_a_body_has_no_file_of_is_refused(sledge: Body):

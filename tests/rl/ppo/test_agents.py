@@ -361,9 +361,43 @@ def test_a_state_that_a_method_refuses_leaves_all_as_it_was():
     assert to_bytes(ppo.state_dict()) == before
 
 
+class Forgetful(EveryOther):
+    """Has nothing to remember before its first step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps.copy()} if self.steps else {}
+
+
+def test_a_method_whose_state_is_empty_at_first_is_still_a_method():
+    def begun(**own: Any) -> PPO:
+        return PPO(LinearWorld([0]), SMALL, **own)
+
+    empty = begun(method=Forgetful).state_dict()
+    with pytest.raises(ValueError, match="replacement of units on; here it is off"):
+        begun().load_state_dict({**empty, "method": {"steps": np.array(1)}})
+    later = begun(method=Forgetful)
+    later.iterate()
+    again = begun(method=Forgetful)
+    again.load_state_dict(later.state_dict())
+    assert again.method.steps == later.method.steps > 0  # type: ignore[union-attr]
+    begun().load_state_dict({**begun().state_dict(), "method": {}})  # as states were written before
+
+
+def test_a_damaged_state_is_refused_and_the_rollout_just_learned_from_can_still_be_measured():
+    ppo = PPO(LinearWorld([0]), SMALL)
+    ppo.iterate()
+    state = ppo.state_dict()
+    with pytest.raises(ValueError, match="this state of a PPO is damaged: KeyError"):
+        ppo.load_state_dict({**state, "adam": {}})
+    assert to_bytes(ppo.state_dict()) == to_bytes(state)
+    ppo.measures()
+
+
 def test_a_method_that_lacks_something_or_stands_beside_another_is_refused():
     with pytest.raises(TypeError, match=r"a object, lacks step, stats, restart, state_dict, load_state_dict"):
         PPO(LinearWorld([0]), SMALL, method=lambda *parts: object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="method='redo' is not called with the networks"):
+        PPO(LinearWorld([0]), SMALL, method="redo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method= stands beside settings of method redo"):
         PPO(LinearWorld([0]), REDO, method=EveryOther)
 

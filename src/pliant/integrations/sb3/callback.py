@@ -12,6 +12,7 @@ Ages, utilities and optimizer state of young units stay with the callback betwee
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ class _Attached(NamedTuple):
     handles: list[RemovableHandle]
 
 
+_log = logging.getLogger("pliant")
 _attached: WeakKeyDictionary[UnitReset, _Attached] = WeakKeyDictionary()
 
 
@@ -56,6 +58,7 @@ def _take_off_left_over(optimizers: Sequence[Optimizer], learn: object) -> None:
     """Detach what another learn() attached to these and, as it raised, did not take off. Its callback keeps the state."""
     for method, found in list(_attached.items()):
         if found.learn is not learn and not {*optimizers}.isdisjoint(method.optimizers):
+            _log.warning("%s of an earlier learn(), which did not end, is taken off its model", type(method).__name__)
             owner = found.callback()
             if owner is None:
                 _take_off(method, found.handles)
@@ -178,7 +181,7 @@ class UnitResetCallback(BaseCallback):
                 self.logger.record(f"pliant/{name}_share", found / sum(row.units for row in known))
 
     def detach(self) -> None:
-        """Remove every hook and keep the state. `learn()` does so when it ends, and where one raised, the next that begins."""
+        """Remove every hook and keep the state. `learn()` does so when it ends, or, if it raised, the next with a callback."""
         if self.unit_reset is None or self._networks is None:
             return
         self._state = self.state_dict()

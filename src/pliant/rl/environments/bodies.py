@@ -40,7 +40,7 @@ def closed(low: float, high: float) -> Interval:
 
 @dataclass(frozen=True)
 class Body:
-    """What distinguishes one body from another."""
+    """What distinguishes one body from another. Raises ValueError for what no body can be."""
 
     name: str
     files: Mapping[str, str]  # version -> XML: an absolute path, or a name among gymnasium's
@@ -49,7 +49,7 @@ class Body:
     control_cost: float
     start_noise: float  # of positions (uniform) and velocities
     normal_velocities: bool  # start velocities are normal, else uniform
-    height_index: int = 1  # of `healthy_height` in qpos; 2 behind a free joint
+    height_index: int | None = None  # of `healthy_height` in qpos; 2 behind a free joint
     healthy_reward: float = 1.0
     healthy_height: Interval = EVERYWHERE
     healthy_angle: Interval = EVERYWHERE  # of qpos[2], planar bodies
@@ -57,6 +57,29 @@ class Body:
     velocity_limit: float = math.inf  # observed velocities are clipped
     torso: bool = False  # forward speed is that of the torso as last drawn (xpos), else of qpos[0]
     feels_contact: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.files or not {*self.files} <= {*VERSIONS}:
+            raise ValueError(
+                f"body '{self.name}': files are XML by version, of {' and '.join(VERSIONS)}; got {self.files}"
+            )
+        if self.frame_skip < 1 or self.hidden_positions < 0:
+            raise ValueError(
+                f"body '{self.name}': frame_skip={self.frame_skip} is 1 or more, hidden_positions={self.hidden_positions} 0 "
+                "or more"
+            )
+        if self.healthy_height != EVERYWHERE and self.height_index is None:
+            raise ValueError(
+                f"body '{self.name}': healthy_height needs height_index, which number of qpos is the height"
+            )
+
+    def check_fits(self, positions: int) -> None:
+        """Raise ValueError where a model of so many positions (nq) is not this body's."""
+        if self.hidden_positions > positions or (self.height_index or 0) >= positions:
+            raise ValueError(
+                f"body '{self.name}': hidden_positions={self.hidden_positions}, height_index={self.height_index}, but its XML "
+                f"has {positions} positions"
+            )
 
 
 def _files(v4: str, v5: str | None = None) -> Mapping[str, str]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Discrete, Flags, Floats, Transition
+from pliant.rl.environments.friction import is_count
 from pliant.rl.environments.options import check_counts, one_seed_each, refuse_other_settings
 from pliant.streams import generator, stream_key, uniform
 
@@ -97,7 +98,7 @@ class RewiredCartPole:
         self.seeds = one_seed_each(seeds)
         counts = {"copies": copies, "time_limit": time_limit, "inputs": inputs}
         check_counts(self.seeds, counts, least={"inputs": 4})  # one for each number of the state
-        if period is not None and (not period >= 1 or period % 1 or copies > 1):
+        if period is not None and (not is_count(period) or copies > 1):
             raise ValueError(
                 f"period={period} with copies={copies}: a period is 1 or more whole steps, of agents with one copy; "
                 "for more copies, call begin_task(number) between two steps"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from pliant.streams import stream_key, uniform
 
@@ -43,8 +44,10 @@ class FrictionSchedule:
         check_friction(self.high)
         if self.low > self.high:
             raise ValueError(f"frictions from {self.low} to {self.high}: the lowest comes first")
-        if not self.period >= 1 or self.period % 1:
-            raise ValueError(f"period={self.period}: friction changes after 1 or more whole environment steps")
+        if not is_count(self.period):
+            raise ValueError(f"period={self.period!r}: friction changes after 1 or more whole environment steps")
+        if self.seed is not None and not is_count(self.seed, least=0):
+            raise ValueError(f"seed={self.seed!r}: a whole number, 0 or more, or None")
 
     def __repr__(self) -> str:
         """By which a saved state knows its schedule: without a seed, as before there were any."""
@@ -59,6 +62,15 @@ class FrictionSchedule:
         """The friction that change `number` brings an agent of that seed."""
         u = float(uniform(stream_key(seed if self.seed is None else self.seed, "friction"), number, 1)[0])
         return self.low * (self.high / self.low) ** u
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether it is an integer, and no less.
+
+    >>> is_count(3), is_count(0), is_count(3.0)
+    (True, False, False)
+    """
+    return isinstance(value, Integral) and int(value) >= least
 
 
 def check_friction(friction: float) -> None:

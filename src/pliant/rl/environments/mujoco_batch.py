@@ -74,6 +74,7 @@ class MujocoBatch:
             build_model(self.body, chosen.version, chosen.contact_margin, chosen.integrator)
             for _ in range(len(self.seeds) * self.copies)
         ]
+        self.body.check_fits(int(self._models[0].nq))
         self._data: list[Any] = [mj.MjData(model) for model in self._models]
         # views of MuJoCo's own memory, made once: to make one costs as much as to read it
         stands: list[Floats] = [data.xpos[1] if self.body.torso else data.qpos for data in self._data]

@@ -12,7 +12,7 @@ import numpy as np
 
 from pliant.rl.environments.base import Floats
 from pliant.rl.environments.bodies import BODIES, VERSIONS, Body, Version
-from pliant.rl.environments.friction import FrictionSchedule, check_friction
+from pliant.rl.environments.friction import FrictionSchedule, check_friction, is_count
 from pliant.rl.environments.physics import CONTACT_MARGINS, INTEGRATORS, ContactMargin, Integrator
 
 Friction: TypeAlias = FrictionSchedule | float | Sequence[float] | None
@@ -94,8 +94,8 @@ def check_counts(seeds: Sequence[int], counts: Mapping[str, int], least: Mapping
     if not seeds:
         raise ValueError("0 seeds: give one for each agent, as in seeds=[0]")
     for name, count in counts.items():
-        if not count >= least.get(name, 1) or count % 1:
-            raise ValueError(f"{name}={count}: a whole number, {least.get(name, 1)} or more")
+        if not is_count(count, least.get(name, 1)):
+            raise ValueError(f"{name}={count!r}: a whole number, {least.get(name, 1)} or more")
 
 
 def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> None:

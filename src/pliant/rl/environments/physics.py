@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
@@ -79,7 +80,8 @@ def xml_path(body: Body, version: Version) -> Path:
 def build_model(body: Body, version: Version, contact_margin: ContactMargin, integrator: Integrator | None) -> Any:
     """The body as an MjModel of its own. Autoreset is off: what is not finite stays so, and is seen."""
     mj = mujoco()
-    model = copy.copy(_compiled(str(xml_path(body, version))))
+    path = xml_path(body, version)
+    model = copy.copy(_compiled(str(path), path.read_bytes()))
     model.opt.disableflags |= int(mj.mjtDisableBit.mjDSBL_AUTORESET)
     if integrator is not None:
         model.opt.integrator = getattr(mj.mjtIntegrator, f"mjINT_{integrator.upper()}")
@@ -93,7 +95,8 @@ def build_model(body: Body, version: Version, contact_margin: ContactMargin, int
 
 
 @cache
-def _compiled(path: str) -> Any:
+def _compiled(path: str, contents: bytes) -> Any:
+    """Anew where the file has changed."""
     with warnings_logged():
         return mujoco().MjModel.from_xml_path(path)
 
@@ -116,13 +119,25 @@ def _log_warning(message: str) -> None:
     _log.info("MuJoCo: %s", message.strip())
 
 
+_handling = threading.Lock()
+_within = 0  # contexts of any thread
+_before: Any = None  # whose the handler was
+
+
 @contextmanager
 def warnings_logged() -> Generator[None]:
     """MuJoCo's warnings go to the log of this package, not to the screen and a file in the working directory."""
+    global _within, _before
     mj = mujoco()
-    before = mj.get_mju_user_warning()
-    mj.set_mju_user_warning(_log_warning)
+    with _handling:
+        if not _within:
+            _before = mj.get_mju_user_warning()
+            mj.set_mju_user_warning(_log_warning)
+        _within += 1
     try:
         yield
     finally:
-        mj.set_mju_user_warning(before)
+        with _handling:
+            _within -= 1
+            if not _within:
+                mj.set_mju_user_warning(_before)

@@ -270,7 +270,7 @@ class PPO:
             "seeds": list(self.seeds),
             "parameters": {name: value.detach().clone() for name, value in self.networks.named_parameters()},
             "adam": self.adam.state_dict(),
-            "method": {} if self.method is None else self.method.state_dict(),
+            "method": None if self.method is None else self.method.state_dict(),
             "acting": self.acting.state_dict(),
             "lives": self._lives.copy(),
             "rewards": self._rewards_so_far.state_dict(),
@@ -282,13 +282,16 @@ class PPO:
 
         Raises `ValueError`, and leaves all as it was, if it is of another format, settings, seeds, shape, dtype or world.
         """
-        here = self.state_dict()
+        here, measurable = self.state_dict(), self._measurable
         refuse_other_state(state, here)
         try:
             self._take_in(state)
-        except Exception:  # the environments', or a method's: they know best what they cannot go on from
+        except Exception as error:  # the environments', or a method's: they know best what they cannot go on from
             self._take_in(here)
-            raise
+            self._measurable = measurable
+            if isinstance(error, ValueError):
+                raise
+            raise ValueError(f"this state of a PPO is damaged: {type(error).__name__} {error}") from error
 
     @torch.no_grad()
     def _take_in(self, state: Mapping[str, Any]) -> None:

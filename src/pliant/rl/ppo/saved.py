@@ -35,7 +35,11 @@ def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _replacing(state: State, here: State) -> tuple[str, str]:
-    return ("on" if state["method"] else "off", "on" if here["method"] else "off")
+    """None is no method, and a method's state may be empty; earlier states were empty where there was none."""
+    saved, ours = state["method"], here["method"]
+    if saved == {} and ours != {}:
+        saved = None
+    return "off" if saved is None else "on", "off" if ours is None else "on"
 
 
 def _differing(saved: State, ours: State) -> tuple[str, str]:

@@ -185,7 +185,7 @@ ELSEWHERE: Mapping[str, str] = {  # what Stable-Baselines3, CleanRL and papers c
     **dict.fromkeys(("learning_rate", "lr", "alpha"), "step_size"),
     **dict.fromkeys(("n_steps", "num_steps"), "rollout_steps"),
     **dict.fromkeys(("n_epochs", "update_epochs"), "epochs"),
-    **dict.fromkeys(("batch_size", "num_minibatches"), "minibatch_size"),
+    "batch_size": "minibatch_size",
     **dict.fromkeys(("net_arch", "policy_kwargs", "hidden_sizes"), "hidden"),
     **dict.fromkeys(("gae_lambda", "lam"), "trace_decay"),
     **dict.fromkeys(("clip_range", "clip_coef", "clip_eps"), "clip"),

@@ -85,6 +85,10 @@ def unit_method(
 def _own(
     make: MethodMaker, networks: ActorCritic, optimizer: Optimizer, settings: Settings, seeds: Sequence[int]
 ) -> UnitMethod:
+    if not callable(make):
+        raise TypeError(
+            f"PPO: method={make!r} is not called with the networks: see docs/ppo.md, or preset('ppo-cbp'), ('ppo-redo')"
+        )
     if settings.method != "none":
         raise ValueError(f"PPO: method= stands beside settings of method {settings.method}; give one of them alone")
     made = make(networks, optimizer, networks.groups(), list(seeds))
