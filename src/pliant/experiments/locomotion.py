@@ -246,6 +246,8 @@ class Locomotion(ABC):
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Return over steps and by ground, ranks, dormant units, weights, their largest change; two rows for each body."""
+        from matplotlib.ticker import MaxNLocator
+
         table: Any = rows
         figure, axes = panels(2 * table["body"].nunique(), len(PANELS) // 2)
         by_body = [axes[first] + axes[first + 1] for first in range(0, len(axes), 2)]
@@ -257,7 +259,7 @@ class Locomotion(ABC):
             for panel, (x, y) in zip(row, PANELS, strict=True):
                 shown = by_episode(cell, x, BINS if x == "step" else None) if y == "return" else cell
                 if x == "task":
-                    panel.xaxis.get_major_locator().set_params(integer=True)
+                    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
                 band(panel, shown, x, y, by="curve", bins=BINS, look=look, labels=LABELS, interval="bootstrap")
         return figure
 
