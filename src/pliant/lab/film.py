@@ -75,7 +75,7 @@ def paced(found: Iterable[Scene]) -> Iterator[Scene]:
     """At the same speed, pictures that last 20 ms or more each, in hundredths of a second: what a GIF can tell.
 
     >>> [scene.seconds for scene in paced(Scene(np.zeros((1, 1, 3), np.uint8), "", 0.008) for _ in range(8))]
-    [0.02, 0.03, 0.02]
+    [0.02, 0.02, 0.02]
     """
     gone = told = 0.0  # seconds
     late = None
