@@ -76,7 +76,9 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(pliant, tmp_path, monk
     assert status == 0
     assert "toy / quick   15 runs in 5 jobs, " in said
     assert "job 004  nlms step_size=0.1,0.2,0.3  3 runs, seed 4\n" in said
-    assert said.endswith("  changed  step_size 0.1,0.2,0.3, not 0.5,0.1\n  profile  three seconds (unchanged)\n")
+    assert said.endswith(
+        "  changed  step_size 0.1,0.2,0.3, not 0.5,0.1\n  profile  three seconds (before these changes)\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

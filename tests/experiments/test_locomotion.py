@@ -1,12 +1,11 @@
 """Walking on ground that changes: what a row is the mean of, when the ground changes, and what goes on across it."""
 
 import numpy as np
-import pandas
 import pytest
 import torch
 from pydantic import ValidationError
 
-from pliant.experiments.locomotion import Ant, Config, SlipperyAnt, SlipperyCheetah, by_episode
+from pliant.experiments.locomotion import Ant, Config, SlipperyAnt, SlipperyCheetah
 from pliant.lab import Context
 
 SMALL = {
@@ -103,21 +102,6 @@ def test_a_run_ends_with_its_last_whole_row():
     state = started(0, steps=511)
     assert learned(state, advances=2)["step"].tolist() == [256]
     assert state.statuses()[0].word == "done"
-
-
-def test_returns_are_averaged_over_episodes_not_over_stretches():
-    rows = pandas.DataFrame(
-        {
-            "curve": "a",
-            "seed": 0,
-            "step": [10, 20, 30],
-            "task": [1, 1, 2],
-            "return": [1.0, 4.0, 7.0],
-            "episodes": [2, 1, 1],
-        }
-    )
-    assert by_episode(rows, "task")["return"].tolist() == [2.0, 7.0]
-    assert by_episode(rows, "step", bins=2)["return"].tolist() == [1.0, 5.5]
 
 
 def test_a_job_has_at_most_eight_seeds():

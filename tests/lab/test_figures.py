@@ -64,6 +64,21 @@ def test_bins_average_a_run_before_the_runs():
     assert_allclose(axes.get_lines()[0].get_xydata(), [[10.5, 2.0]])
 
 
+def test_values_that_are_means_of_many_count_as_many_times():
+    table = pd.DataFrame(
+        {
+            "method": "ppo",
+            "seed": 0,
+            "step": [10, 10, 20, 30],
+            "loss": [1.0, 4.0, 7.0, np.nan],
+            "episodes": [2, 1, 1, 0],
+        }
+    )
+    (line,) = drawn(table, weight="episodes").get_lines()
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([10, 20], [2.0, 7.0])
+    assert line.get_label() == "ppo"  # nothing went missing
+
+
 def test_every_x_lies_in_one_of_equal_bins():
     assert_allclose(bin_centres(np.arange(11.0), 2), [2.5] * 5 + [7.5] * 6)
 

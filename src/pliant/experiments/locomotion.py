@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from pliant.experiments.parts.agent_config import COLOURS, METHODS, WORDS, AgentConfig
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.curves import with_curves
-from pliant.lab.figures import band, bin_centres, looks, panels
+from pliant.lab.figures import band, looks, panels
 from pliant.lab.film import Scene
 from pliant.rl.environments import FrictionSchedule, MujocoBatch
 from pliant.rl.environments.rendering import Camera
@@ -257,21 +257,18 @@ class Locomotion(ABC):
             period = cell["friction_period"].max()
             row[0].set_title(f"{body}, friction redrawn every {period:,} steps" if period else str(body), loc="left")
             for panel, (x, y) in zip(row, PANELS, strict=True):
-                shown = by_episode(cell, x, BINS if x == "step" else None) if y == "return" else cell
                 if x == "task":
                     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-                band(panel, shown, x, y, by="curve", bins=BINS, look=look, labels=LABELS, interval="bootstrap")
+                band(
+                    *(panel, cell, x, y),
+                    by="curve",
+                    weight=self.weights.get(y),
+                    bins=BINS,
+                    look=look,
+                    labels=LABELS,
+                    interval="bootstrap",
+                )
         return figure
-
-
-def by_episode(rows: pandas.DataFrame, x: str, bins: int | None = None) -> pandas.DataFrame:
-    """Mean return of the episodes at each `x`, or in each of `bins` equal parts, of each curve and seed."""
-    table: Any = rows
-    table = table[table["episodes"] > 0]
-    place = table[x].to_numpy(dtype=np.float64)
-    table = table.assign(place=bin_centres(place, bins) if bins else place, total=table["return"] * table["episodes"])
-    sums = table.groupby(["curve", "seed", "place"], sort=False, as_index=False)[["total", "episodes"]].sum()
-    return sums.assign(**{"return": sums["total"] / sums["episodes"], x: sums["place"]})
 
 
 BINS = 50

@@ -49,6 +49,19 @@ def telling(found: pandas.DataFrame) -> dict[str, list[str]]:
     return {str(method): varying(own) for method, own in found.groupby("method", sort=False)}
 
 
+def mean_by(rows: pandas.DataFrame, by: Sequence[str], value: str, weight: str | None = None) -> pandas.Series:
+    """Mean of column `value` of the rows that are alike in the columns `by`; NaN where one of the values is.
+
+    `weight` counts what a value is itself a mean of, as the episodes behind a return: it counts as often, and not at all if 0.
+    """
+    table: Any = rows
+    values = table[value].to_numpy(dtype=np.float64)
+    counts = np.ones(len(table)) if weight is None else table[weight].to_numpy(dtype=np.float64)
+    groups = table[[*by]].assign(total_=np.where(counts > 0, values * counts, 0.0), counts_=counts).groupby([*by])
+    sums: Any = groups.sum()
+    return (sums["total_"] / sums["counts_"]).where(groups["total_"].count() == groups.size())
+
+
 def in_words(value: Any) -> str:
     """A value, short, and never the same for two values of a field.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.lab.curves import mean_by
 from pliant.lab.errors import LabError
 from pliant.lab.statistics import bootstrap_interval, estimate
 
@@ -100,6 +101,7 @@ def band(
     y: str,
     by: str,
     over: str = "seed",
+    weight: str | None = None,
     bins: int | None = None,
     look: Mapping[str, Style] | None = None,
     labels: Mapping[str, str] | None = None,
@@ -108,15 +110,16 @@ def band(
 ) -> None:
     """A curve for each value of column `by`: the mean of `y` over `over`, and its 95% interval.
 
-    With `bins`, x is cut into so many equal parts, if there are more places, and a run's values within one are averaged first.
-    Where runs diverged, the mean is over those left, and the label says how many went missing.
+    With `bins`, x is cut into so many equal parts, if there are more places, and a run's values within one are averaged first, by
+    column `weight` if that counts what they are means of (`mean_by`). Where runs diverged, the mean is over those left, and the
+    label says how many went missing.
     `labels` are axis labels by column; a column without one is labelled with its name. `name_lines=False`
     leaves the lines unnamed, for a panel beside one of the same lines.
     """
     groups: dict[str, Any] = {str(name): own for name, own in rows.groupby(by, sort=False)}
     look = look or styles(list(groups))
     for name, own in groups.items():
-        place, table = _runs_by_place(own, x, y, over, bins)
+        place, table = _runs_by_place(own, x, y, over, weight, bins)
         _draw(axes, place, table, name + _lost_in_words(table), look[name], interval)
     axes.set_xlabel((labels or {}).get(x, x))
     axes.set_ylabel((labels or {}).get(y, y))
@@ -134,13 +137,18 @@ def _thousands() -> Any:
 
 
 def _runs_by_place(
-    rows: Any, x: str, y: str, over: str, bins: int | None
+    rows: Any, x: str, y: str, over: str, weight: str | None, bins: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """x, (places,), and y, (runs, places), NaN where a run has no value."""
     place: NDArray[np.float64] = rows[x].to_numpy(dtype=np.float64)
     if bins is not None and len(np.unique(place)) > bins:
         place = bin_centres(place, bins)
-    table = rows.assign(**{x: place}).pivot_table(index=over, columns=x, values=y, aggfunc="mean", dropna=False)
+    rows = rows.assign(**{x: place})
+    if weight is None:
+        table = rows.pivot_table(index=over, columns=x, values=y, aggfunc="mean", dropna=False)
+    else:
+        means: Any = mean_by(rows[rows[weight] > 0], [over, x], y, weight)
+        table = means.unstack(x)
     return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
 
 

@@ -17,7 +17,7 @@ def preview_lines(study: Study, found: Callable[[str], str]) -> Iterator[str]:
     changed = changes(study)
     if changed:
         yield f"  changed  {'; '.join(changed)}"
-    yield f"  profile  {study.experiment.profiles[study.plan.profile]}{' (unchanged)' if changed else ''}"
+    yield f"  profile  {study.experiment.profiles[study.plan.profile]}{' (before these changes)' if changed else ''}"
 
 
 def changes(study: Study) -> list[str]:

@@ -110,7 +110,8 @@ def _value(text: str, name: str, field: FieldInfo) -> Any:
 
 
 def whole_number(name: str, text: str) -> int:
-    """
+    """A whole number as typed for the option `name`. Raises `LabError` where it is none.
+
     >>> whole_number("--to", "2e6")
     2000000
     """

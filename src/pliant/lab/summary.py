@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pliant.lab.curves import settings
+from pliant.lab.curves import mean_by, settings
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
 from pliant.lab.labels import labels
@@ -150,20 +150,15 @@ def _curve(
     if not len(alive):
         return Curve(setting, name, [], np.empty((0, parts)), np.empty(parts), left_out)
     at = alive[place].to_numpy(dtype=np.float64)
-    count = np.ones(len(alive)) if weight is None else alive[weight].to_numpy(dtype=np.float64)
-    value = alive[metric].to_numpy(dtype=np.float64)
-    table = alive[["seed", "status"]].assign(part=bin_centres(at, min(parts, len(np.unique(at)))), at=at, count=count)
-    table["total"] = np.where(count > 0, value * count, 0.0)
-    groups = table.groupby(["seed", "part"])
-    numbers = groups["total"].count() == groups.size()
-    of_part = (groups["total"].sum() / groups["count"].sum()).where(numbers)  # NaN where a value of the part is
-    means = of_part.unstack("part")
-    whole = groups.size().unstack("part").notna().all(axis=1)
+    table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
+    means: Any = mean_by(table, ["seed", "part"], metric, weight)
+    means = means.unstack("part")
+    whole = table.groupby(["seed", "part"]).size().unstack("part").notna().all(axis=1)
     runs = table.groupby("seed")
-    underway = (runs["status"].first() == "running") & (runs["at"].max() < at.max())
+    underway = (runs["status"].first() == "running") & (runs[place].max() < at.max())
     left_out |= {"unfinished": int(underway.sum()), "lack a part": int((~whole & ~underway).sum())}
     kept = means[whole & ~underway]
-    ends = table.groupby("part")["at"].max().to_numpy(dtype=np.float64)
+    ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
     return Curve(setting, name, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
 
 

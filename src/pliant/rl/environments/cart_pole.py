@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Discrete, Flags, Floats, Transition
-from pliant.rl.environments.friction import is_count
-from pliant.rl.environments.options import check_counts, one_seed_each, refuse_other_settings
+from pliant.rl.environments.counts import check_counts, is_count, one_seed_each
+from pliant.rl.environments.options import refuse_other_settings
 from pliant.streams import generator, stream_key, uniform
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, SECONDS = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 
+from pliant.rl.environments.counts import is_count
 from pliant.streams import stream_key, uniform
 
 LARGEST = 10.0  # above it a foot holds to any ground
@@ -62,15 +62,6 @@ class FrictionSchedule:
         """The friction that change `number` brings an agent of that seed."""
         u = float(uniform(stream_key(seed if self.seed is None else self.seed, "friction"), number, 1)[0])
         return self.low * (self.high / self.low) ** u
-
-
-def is_count(value: object, least: int = 1) -> bool:
-    """Whether it is an integer, and no less.
-
-    >>> is_count(3), is_count(0), is_count(3.0)
-    (True, False, False)
-    """
-    return isinstance(value, Integral) and int(value) >= least
 
 
 def check_friction(friction: float) -> None:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Continuous, Floats, Transition
 from pliant.rl.environments.bodies import Body, Version, all_finite, body_named, healthy, observe, reward, start
+from pliant.rl.environments.counts import one_seed_each
 from pliant.rl.environments.friction import FrictionSchedule, check_friction
-from pliant.rl.environments.options import Friction, Options, one_for_each, one_seed_each, refuse_other_settings
+from pliant.rl.environments.options import Friction, Options, one_for_each, refuse_other_settings
 from pliant.rl.environments.physics import ContactMargin, Integrator, build_model, mujoco, warnings_logged
 from pliant.streams import generator
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from pliant.rl.environments.base import Floats
 from pliant.rl.environments.bodies import BODIES, VERSIONS, Body, Version
-from pliant.rl.environments.friction import FrictionSchedule, check_friction, is_count
+from pliant.rl.environments.counts import check_counts
+from pliant.rl.environments.friction import FrictionSchedule, check_friction
 from pliant.rl.environments.physics import CONTACT_MARGINS, INTEGRATORS, ContactMargin, Integrator
 
 Friction: TypeAlias = FrictionSchedule | float | Sequence[float] | None
@@ -73,29 +73,6 @@ def one_for_each(friction: Friction, agents: int) -> FrictionSchedule | tuple[fl
             f"friction={friction!r}: give a number for all agents, one for each, a FrictionSchedule, or None for the XML's own"
         )
     return (float(given),) * agents if given.ndim == 0 else tuple(given.tolist())
-
-
-def one_seed_each(seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds as integers. Raises ValueError where they are not several.
-
-    >>> one_seed_each(range(3))
-    (0, 1, 2)
-    """
-    try:
-        return tuple(index(seed) for seed in seeds)
-    except TypeError:
-        raise ValueError(
-            f"seeds={seeds!r}: give a whole number for each agent, as in seeds=[0] or seeds=range(8)"
-        ) from None
-
-
-def check_counts(seeds: Sequence[int], counts: Mapping[str, int], least: Mapping[str, int]) -> None:
-    """Raise ValueError where there is no seed, or a count is no whole number from its least on (1, unless `least` says)."""
-    if not seeds:
-        raise ValueError("0 seeds: give one for each agent, as in seeds=[0]")
-    for name, count in counts.items():
-        if not is_count(count, least.get(name, 1)):
-            raise ValueError(f"{name}={count!r}: a whole number, {least.get(name, 1)} or more")
 
 
 def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> None:
