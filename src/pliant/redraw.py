@@ -53,6 +53,15 @@ class Redraw:
             raise ValueError(f"unknown init '{init}'; known: {known}, or a callable (name, shape, generator)")
         self.init = init
         self.hand_over_mean = hand_over_mean
+        self._starts: dict[BoundSlice, Tensor | _ModuleCopy] = {}  # of entries that no value is known for
+
+    def bind(self, groups: Sequence[BoundGroup]) -> None:
+        """Look where entries of single units start: at their module's reset, else as they are now."""
+        for group in groups:
+            for part, value in group.own:
+                if value is None:
+                    copy = _ModuleCopy(group.owner(part.part), part)
+                    self._starts[part] = copy if copy.is_reset() else part.entries().clone()
 
     def fresh_std(self, group: BoundGroup) -> float | None:
         """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
@@ -78,7 +87,7 @@ class Redraw:
         for part in group.incoming_biases():
             part.write(chosen, 0.0)
         for part, value in group.own:
-            part.write(chosen, value)
+            part.write(chosen, self._start(part, chosen, generators) if value is None else value)
         for part, vector, value in group.statistics():
             part.write(chosen, value, vector)
 
@@ -94,19 +103,20 @@ class Redraw:
     ) -> Tensor:
         """(count, repeat, *row): every run draws its own from its generator, on the CPU, so that devices agree."""
         draw, name = self._rule(group, part), part.part.parameter
-        drawn: list[Tensor] = []
-        first = 0
-        for count, generator in zip(chosen.counts, generators, strict=True):
-            if not count:
-                continue
+
+        def of_units(chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
             if isinstance(draw, _ModuleCopy):
-                drawn.append(draw.of_units(chosen, slice(first, first + count), generator))
-            else:
-                shape = (count * part.repeat, *part.row)
-                fresh = _of_shape(draw(name, shape, generator), shape, name)
-                drawn.append(fresh.reshape(count, part.repeat, *part.row))
-            first += count
-        return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
+                return draw.of_units(chosen, which, generator)
+            count = which.stop - which.start
+            shape = (count * part.repeat, *part.row)
+            return _of_shape(draw(name, shape, generator), shape, name).reshape(count, part.repeat, *part.row)
+
+        return _by_run(of_units, part, chosen, generators)
+
+    def _start(self, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]) -> Tensor:
+        """(count, repeat, *row) of entries that are one unit's alone."""
+        start = self._starts[part]
+        return start[chosen.where] if isinstance(start, Tensor) else _by_run(start.of_units, part, chosen, generators)
 
     def _rule(self, group: BoundGroup, part: BoundSlice) -> Draw | _Uniform | _ModuleCopy:
         if callable(self.init):
@@ -154,12 +164,36 @@ class _ModuleCopy:
     def std(self) -> float:
         return float(self._reset(0).double().std(correction=0))
 
-    def _reset(self, seed: int) -> Tensor:
+    def is_reset(self) -> bool:
+        """Whether the module has a reset, and it writes every entry."""
+        if not any(hasattr(type(self.owner), name) for name in ("reset_parameters", "_reset_parameters")):
+            return False
+        return bool(self._reset(0, filled=torch.nan).isfinite().all())
+
+    def _reset(self, seed: int, *, filled: float | None = None) -> Tensor:
         copy = deepcopy(self.owner).cpu()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(seed)  # not those of devices, which nothing here draws from
+            if filled is not None:
+                copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).fill_(filled)
             (getattr(copy, "reset_parameters", None) or cast(Any, copy)._reset_parameters)()
         return copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).detach()
+
+
+def _by_run(
+    draw: Callable[[Chosen, slice, torch.Generator], Tensor],
+    part: BoundSlice,
+    chosen: Chosen,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """(count, repeat, *row): what the chosen units of each run draw from its generator."""
+    drawn: list[Tensor] = []
+    first = 0
+    for count, generator in zip(chosen.counts, generators, strict=True):
+        if count:
+            drawn.append(draw(chosen, slice(first, first + count), generator))
+        first += count
+    return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
 
 
 def _add_by_run(absorber: Tensor, chosen: Chosen, shares: Tensor) -> None:

@@ -146,6 +146,7 @@ class UnitReset:
         self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
         self.score.bind(self.panels)
         self.select.bind(self.groups, self.seeds)
+        self.redraw.bind(self.groups)
         rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
         self.plan = UnitMap(rows, units.skipped, [*self.forget.notes, *warnings_of(units)], units.unreached)

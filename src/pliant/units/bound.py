@@ -63,7 +63,7 @@ class BoundGroup:
         self.incoming = [self._bind(part) for part in spec.incoming]
         self.outgoing = [self._bind(part) for part in spec.outgoing]
         self.norms = [(norm, self._batch_norm(norm)) for norm in spec.affine if isinstance(norm, BN)]
-        self.own = [*self._own()]
+        self.own = self._own()
         self.units = self._count_units()
         self.consumers = self._consumers()
         self._check_absorbers()
@@ -192,8 +192,7 @@ class BoundGroup:
         return PlanRow(self.spec, self.units, kind, fresh_std, self._current_std())
 
     def _current_std(self) -> float | None:
-        part = self.incoming_weights()[0]
-        held = part.front().flatten(1, len(part.leading))[:, part.index.flatten().to(part.parameter.device)]
+        held = self.incoming_weights()[0].entries()
         return None if held.is_meta else float(held.double().std(correction=0))
 
     def _hand_over_kind(self) -> Literal["exact", "interior", "none"]:
@@ -241,9 +240,9 @@ class BoundGroup:
             )
         return BoundSlice(part, parameter, stacked=self.spec.stacked)
 
-    def _own(self) -> list[tuple[BoundSlice, float]]:
-        """Parameters that scale and shift single units, with the values they start from."""
-        found: list[tuple[BoundSlice, float]] = []
+    def _own(self) -> list[tuple[BoundSlice, float | None]]:
+        """Parameters that scale and shift single units, with the values they start from where those are known."""
+        found: list[tuple[BoundSlice, float | None]] = []
         for each in self.spec.affine:
             if isinstance(each, Own):
                 found.append((self._bind(each.part), each.value))

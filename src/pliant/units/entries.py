@@ -67,6 +67,10 @@ class BoundSlice:
         axes = [axis + 1 for axis in self.part.axes]
         return runs_first.movedim(axes, list(range(1, len(axes) + 1)))
 
+    def entries(self) -> Tensor:
+        """Those of every unit, (runs, units, repeat, *row)."""
+        return self.front().flatten(1, len(self.leading))[:, self.index.to(self.parameter.device)]
+
     def _places(self, chosen: Chosen) -> tuple[Tensor, ...]:
         """Index of the chosen units' positions in `front`."""
         if self.index.device != chosen.units.device:

@@ -119,10 +119,14 @@ class BN:
 
 @dataclass(frozen=True)
 class Own:
-    """Entries of a parameter that scale one unit alone (of a layer norm, a learned slope) and start at `value`."""
+    """Entries of a parameter that are one unit's alone (the scale of a layer norm, a learned slope, a decay).
+
+    A fresh unit's start at `value`; without one, as the reset of their module leaves them, or, where it has none, as
+    they were when the method was attached.
+    """
 
     part: Slice
-    value: float
+    value: float | None = None
 
     def __str__(self) -> str:
         return str(self.part)

@@ -27,6 +27,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
+    followed: bool = False  # the rule has seen to where sources go
 
     @cached_property
     def name(self) -> str:

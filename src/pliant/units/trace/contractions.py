@@ -131,6 +131,7 @@ def embedding(call: Call) -> None:
     call.lose_others(call.args[0])
     if _is_weight(call.record, call.args[0]):
         call.write(call.record.columns(call.args[0]))
+        call.followed = True
     else:
         call.give_up(f"no rule for {call.where} of a computed table")
 
@@ -147,6 +148,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     product.during = {frame.name: frame.call for frame in record.stack}
     record.products.append(product)
     record.unexplained([operands.activation])
+    call.followed = True
     if inputs is None or outputs is None:
         record.unexplained([operands.weight])
 
@@ -185,6 +187,8 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
     fates: dict[int, tuple[Fate, Tensor]] = {}
     for family, labels in arrays.items():
         column, through = columns[family], passes[family]
+        if through is not None and not operands.pointwise:
+            through = uniform(through, (1,))  # what fills gaps, as padding does, is its neighbours' channel
         depthwise = operands.groups > 1 and k == 1
         one_of_many = told_apart or record.sizes[family] > 1
         gate = k > 1 and through is not None and one_of_many and _single(record, through)
@@ -192,7 +196,7 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
             column = _ragged(record, labels)
         if column is not None and not (depthwise or gate):
             fates[family] = "read", column
-        elif through is not None and (operands.pointwise or through.shape[1] == 1):
+        elif through is not None:
             fates[family] = "pass", through
         else:
             fates[family] = "dead", labels
@@ -269,6 +273,7 @@ def _computed_weight(call: Call, activation: Tensor, weight: Tensor) -> None:
         record.elsewhere[number] = f"computed weight ({record.computation(number)})"
     reason = record.elsewhere[min(sources)] if sources else f"computed weight in {call.where}"
     record.kill([*record.live(activation), *record.live(weight)], reason)
+    call.followed = True
 
 
 def _is_weight(record: Record, tensor: Tensor) -> bool:

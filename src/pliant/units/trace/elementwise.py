@@ -12,6 +12,7 @@ from pliant.units.trace.call import Call
 from pliant.units.trace.labels import compress
 from pliant.units.trace.record import Record, Role
 from pliant.units.trace.shadows import Arrays
+from pliant.units.trace.sources import Sources, followed, leave, meet, sources
 
 ROLES: dict[str, Role] = {"add": "shift", "sub": "shift", "mul": "scale", "_prelu_kernel": "slope"}
 
@@ -46,15 +47,28 @@ def pointwise(call: Call, operands: Sequence[Tensor], role: Role | None) -> None
     for family in dict.fromkeys(family for known in arrays for family in known):
         meeting = [(operand, known[family]) for operand, known in zip(operands, arrays, strict=True) if family in known]
         joined[family] = _join(call, meeting)
-    for operand in operands:
-        if record.memory.has_addresses(operand):
-            if role is not None and joined:
-                record.own(operand, joined, role)
-                if call.name == "add" and call.argument("alpha", 1) == 1:
-                    _note_bias(record, operands, operand)
-            else:
-                record.unexplained([operand])
+    found = [
+        _meeting(call, operand, operands, joined, role if record.memory.has_addresses(operand) else None)
+        for operand in operands
+    ]
     call.write(joined)
+    leave(call, found, joined)
+    call.followed = True
+
+
+def _meeting(call: Call, operand: Tensor, operands: Sequence[Tensor], joined: Arrays, role: Role | None) -> Sources:
+    """A parameter that is an operand plays its role; what is computed from parameters is its units' own."""
+    record = call.record
+    plays = role is not None and bool(joined)
+    if plays and role is not None:
+        record.own(operand, joined, role)
+        if call.name == "add" and call.argument("alpha", 1) == 1:
+            _note_bias(record, operands, operand)
+    elif not followed(record, operand):
+        record.unexplained([operand])
+    found = sources(record, operand, copies=not plays)
+    meet(call, operand, found, joined)
+    return found
 
 
 def _join(call: Call, meeting: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -85,7 +99,8 @@ def _is_statistic(record: Record, x: Tensor, known: Tensor, statistic: Tensor, o
 
 
 def _is_root(call: Call) -> bool:
-    return call.name in ("sqrt", "rsqrt") or (call.name == "pow" and call.argument("exponent") in (0.5, -0.5))
+    exponent = call.argument("exponent") if call.name == "pow" else None
+    return call.name in ("sqrt", "rsqrt") or (isinstance(exponent, float) and abs(exponent) == 0.5)
 
 
 def _note_gain(call: Call) -> None:

@@ -22,7 +22,7 @@ from pliant.units.trace.verdicts import Facts, Options, Verdicts
 
 __all__ = ["Options", "unit_map"]
 
-_STARTS_AT = {"scale": 1.0, "slope": 0.25}
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 def unit_map(record: Record, model: nn.Module, options: Options) -> UnitMap:
@@ -87,7 +87,7 @@ class _Builder:
             tap=self._taps(outgoing),
             affine=[
                 *(BN(self.table.parts[part].module, *self._places(part)) for part in self._of("norm")),
-                *(Own(self._slice(part), self._start(part)) for part in self._of("scale", "slope")),
+                *(Own(self._slice(part), self._start(part)) for part in self._of("scale", "slope", "own")),
             ],
             hand_over=self._hand_over(outgoing),
             gain=self._gain(),
@@ -99,10 +99,12 @@ class _Builder:
 
     # -- places ---------------------------------------------------------------------------------------------------
 
-    def _start(self, part: int) -> float:
-        """What a scale or slope starts from."""
+    def _start(self, part: int) -> float | None:
+        """What entries start from, where torch's own module says it."""
         owner = self.record.owner(self._parameter(part))
-        return owner.init if isinstance(owner, nn.PReLU) else _STARTS_AT[self.table.parts[part].role]
+        if isinstance(owner, nn.PReLU):
+            return owner.init
+        return 1.0 if isinstance(owner, _NORMS) and self.table.parts[part].role == "scale" else None
 
     def _places(self, part: int) -> tuple[int, Index | None]:
         """`repeat` and `index` of a slice."""

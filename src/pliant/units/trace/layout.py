@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pliant.units.trace.call import Call, tensors_in
 from pliant.units.trace.labels import NONE
-from pliant.units.trace.shadows import ADDRESSES, Arrays
+from pliant.units.trace.shadows import ADDRESSES, Arrays, source
 
 _NOT_FOR_LABELS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "value"}
 
@@ -25,9 +25,10 @@ def relabel(call: Call, run: Callable[..., Any], fixed: Collection[int] = ()) ->
     record = call.record
     families = dict.fromkeys(family for tensor in call.inputs for family in record.live(tensor))
     addressed = any(map(record.memory.has_addresses, call.inputs))
+    computed = dict.fromkeys(source(number) for tensor in call.inputs for number in record.memory.sources(tensor))
     kwargs = {name: value for name, value in call.kwargs.items() if name not in _NOT_FOR_LABELS}
     results: list[Arrays] = [{} for _ in call.outputs]
-    for family in [*families, *([ADDRESSES] if addressed else [])]:
+    for family in [*families, *([ADDRESSES] if addressed else []), *computed]:
 
         def instead(value: Any, family: int = family) -> Any:
             return _values(call, family, value) if isinstance(value, Tensor) and id(value) not in fixed else value
@@ -37,6 +38,7 @@ def relabel(call: Call, run: Callable[..., Any], fixed: Collection[int] = ()) ->
             arrays[family] = values
     for output, arrays in zip(call.outputs, results, strict=True):
         record.memory.write(output, arrays)
+    call.followed = True
 
 
 def _values(call: Call, family: int, tensor: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ def _values(call: Call, family: int, tensor: Tensor) -> Tensor:
     if family == ADDRESSES:
         values = memory.addresses(tensor)
     else:
-        values = memory.labels(tensor, family) if family in memory.families(tensor) else None
+        values = memory.labels(tensor, family) if memory.has(tensor, family) else None
     full = (torch.full((1,) * tensor.dim(), NONE) if values is None else values).expand(tensor.shape)
     return full.clone() if call.in_place else full
 
@@ -58,7 +60,7 @@ def indexed(call: Call) -> None:
     """Integer and boolean operands say where; units on which that depends are lost."""
     where = [tensor for tensor in call.inputs[1:] if not (tensor.is_floating_point() or tensor.is_complex())]
     for tensor in where:
-        call.record.kill(call.record.live(tensor), f"decides what {call.where} picks")
+        _decides(call, tensor, f"decides what {call.where} picks")
     relabel(call, call.op, fixed={id(tensor) for tensor in where})
 
 
@@ -73,7 +75,7 @@ def put(call: Call) -> None:
 def filled(call: Call) -> None:
     """A number is written at places along an axis."""
     index = call.args[2]
-    call.record.kill(call.record.live(index), f"decides where {call.where} writes")
+    _decides(call, index, f"decides where {call.where} writes")
 
     def run(x: Tensor, dim: int, index: Tensor, *_: Any) -> Any:
         return call.op(x, dim, index, NONE)
@@ -109,10 +111,23 @@ def copied_into(call: Call) -> None:
     _copy(call, call.args[1], call.args[0])
 
 
-def _copy(call: Call, source: Tensor, destination: Tensor) -> None:
-    addresses = call.record.memory.addresses(source)
-    found = call.record.arrays(source)
+def _copy(call: Call, original: Tensor, destination: Tensor) -> None:
+    memory = call.record.memory
+    computed = {source(number): memory.labels(original, source(number)) for number in memory.sources(original)}
+    addresses = call.record.memory.addresses(original)
+    found = {**call.record.arrays(original), **computed}
     call.record.memory.write(destination, found if addresses is None else {**found, ADDRESSES: addresses})
+    call.followed = True
+
+
+def _decides(call: Call, index: Tensor, reason: str) -> None:
+    """Units on which an index depends are lost; so are those that an index computed from parameters picks."""
+    record = call.record
+    record.kill(record.live(index), reason)
+    if record.memory.sources(index):
+        names = ", ".join(f"'{record.memory.names[number]}'" for number in record.memory.sources(index))
+        for tensor in call.inputs:
+            record.kill(record.live(tensor), f"{names} {reason}")
 
 
 def paired(call: Call) -> None:
@@ -128,7 +143,7 @@ def paired(call: Call) -> None:
 def scattered_sum(call: Call) -> None:
     """index_add, scatter_add: anything that is added may land anywhere along the axis."""
     x, axis, index, source = call.args[:4]
-    call.record.kill(call.record.live(index), f"decides where {call.where} adds")
+    _decides(call, index, f"decides where {call.where} adds")
     known, added = call.record.arrays(x), call.record.arrays(source)
     for family, labels in added.items():
         spread = call.record.labels.reduce(labels, (axis,))

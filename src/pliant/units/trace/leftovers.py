@@ -27,7 +27,9 @@ def left_alone(
 def _parameters(table: UnitTable, signature: Signature) -> tuple[str, ...]:
     """Of units of this signature, in the model's order."""
     names = table.record.memory.names
-    found = [table.parts[part] for part in table.parts_of(signature, "incoming", "norm", "scale", "shift", "slope")]
+    found = [
+        table.parts[part] for part in table.parts_of(signature, "incoming", "norm", "scale", "shift", "slope", "own")
+    ]
     own = [names[part.lane.parameter] for part in found if part.lane is not None]
     norms = [f"{part.module}.{leaf}" for part in found if part.role == "norm" for leaf in ("weight", "bias")]
     return tuple(sorted({*own, *norms} & set(names), key=names.index))
@@ -42,8 +44,8 @@ def _held(rows: Sequence[PlanRow]) -> set[str]:
 def _why_nobody_owns(record: Record, number: int) -> str:
     owner = record.memory.names[number].rpartition(".")[0]
     computed = [why for why in record.elsewhere.values() if why.endswith(f"in '{owner}')")]
-    if number in record.elsewhere:
-        why = record.elsewhere[number]
+    if number in record.elsewhere or number in record.functions:
+        why = record.elsewhere.get(number) or record.functions[number]
         return why if "computed weight" in why else computed[0] if computed else f"meets no unit alone in {why}"
     met = {owned.lanes.lane.parameter for owned in record.owned} | {n for p in record.products for n in p.parameters}
     if number not in record.reached:

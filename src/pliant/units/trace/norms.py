@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import by_group, by_position
-from pliant.units.trace.record import Normed, Role
+from pliant.units.trace.record import Normed, Record, Role
 from pliant.units.trace.shadows import Arrays
+from pliant.units.trace.sources import leave, meet, sources
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _ROLES: tuple[Role, Role] = ("scale", "shift")
@@ -33,12 +34,15 @@ def batch_norm(call: Call) -> None:
     whole = {family: labels.expand(x.shape[1]) for family, labels in channels.items() if labels is not None}
     if frame is not None and isinstance(frame.module, _BATCH_NORMS):
         record.normed += [Normed(frame.name, labels) for labels in whole.values()]
+        kept = {id(parameter) for parameter in frame.module.parameters(recurse=False)}
+        given = [None if each is None or _is_among(record, each, kept) else each for each in call.args[1:3]]
+        _affine(call, given, whole)  # what `Normed` does not stand for: pruned, parametrized
         product = record.product_of(x)
         if product is not None and frame.module.running_mean is not None:
             record.absorb(product, x, frame.name)
     else:
         _affine(call, call.args[1:3], whole)
-    call.record.memory.write(call.output, {family: labels for family, labels in arrays.items() if family in whole})
+    _pass(call, x, {family: labels for family, labels in arrays.items() if family in whole})
 
 
 def layer_norm(call: Call) -> None:
@@ -48,7 +52,7 @@ def layer_norm(call: Call) -> None:
     arrays = call.record.arrays(x)
     _mix(call, arrays, dims)
     _affine(call, [call.argument("weight"), call.argument("bias")], arrays)
-    call.record.memory.write(call.output, arrays)
+    _pass(call, x, arrays)
 
 
 def group_norm(call: Call) -> None:
@@ -58,7 +62,22 @@ def group_norm(call: Call) -> None:
     _mix(call, {f: by_group(labels, x.shape[1], groups) for f, labels in arrays.items()}, list(range(2, x.dim() + 1)))
     channels = {family: by_position(labels, 1) for family, labels in arrays.items()}
     _affine(call, call.args[1:3], {family: labels for family, labels in channels.items() if labels is not None})
+    _pass(call, x, arrays)
+
+
+def _is_among(record: Record, operand: Tensor, parameters: set[int]) -> bool:
+    """Whether an operand is a copy of parameters among these, by identity."""
+    memory = record.memory
+    made_of = memory.parameters_in(operand) if memory.has_addresses(operand) else frozenset[int]()
+    return bool(made_of) and {id(memory.parameters[number]) for number in made_of} <= parameters
+
+
+def _pass(call: Call, x: Tensor, arrays: Arrays) -> None:
+    """Every number goes on as what it is, and what it shares a statistic with does not count."""
+    found = sources(call.record, x)
     call.record.memory.write(call.output, arrays)
+    leave(call, [found], arrays)
+    call.followed = True
 
 
 def _mix(call: Call, arrays: Arrays, dims: list[int]) -> None:
@@ -72,7 +91,10 @@ def _mix(call: Call, arrays: Arrays, dims: list[int]) -> None:
 
 
 def _affine(call: Call, parameters: Sequence[Tensor | None], arrays: Arrays) -> None:
-    """A scale and a shift."""
+    """A scale and a shift, parameters or computed from such."""
     for role, parameter in zip(_ROLES, parameters, strict=True):
-        if parameter is not None and call.record.memory.has_addresses(parameter):
-            call.record.own(parameter, arrays, role)
+        if parameter is not None:
+            direct = call.record.memory.has_addresses(parameter)
+            if direct:
+                call.record.own(parameter, arrays, role)
+            meet(call, parameter, sources(call.record, parameter, copies=not direct), arrays)

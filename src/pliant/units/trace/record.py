@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from pliant.units.map import BN, Tap
 from pliant.units.trace.labels import NONE, Labels, by_position, distinct
 from pliant.units.trace.lanes import Lane, Lanes, lanes, own_lanes
-from pliant.units.trace.shadows import ADDRESSES, Arrays, Key, Memory
+from pliant.units.trace.shadows import Arrays, Key, Memory
 
-Role = Literal["shift", "scale", "slope"]
+Role = Literal["shift", "scale", "slope", "own"]  # "own" for what reaches its unit through a function
 
 
 @dataclass(eq=False)
@@ -121,6 +121,7 @@ class Record:
         self.multiplied: set[int] = set()  # families that met another in an activation product: attention
         self.lanes: dict[Any, tuple[list[Lanes] | None, list[Lanes] | None]] = {}  # of the parameter views met so far
         self.elsewhere: dict[int, str] = {}  # parameter -> a use that no rule explains
+        self.functions: dict[int, str] = {}  # parameter -> the first operation that made a function of it, no copy
         self.escaped: list[tuple[str, Tensor]] = []  # where labels left the model
         self.reached: set[int] = set()  # parameters that took part in anything
 
@@ -174,14 +175,14 @@ class Record:
         addresses = self.memory.addresses(parameter)
         assert addresses is not None
         for number in self.memory.parameters_in(parameter):
-            tried = [
-                own_lanes(self.memory, number, addresses, labels) for f, labels in arrays.items() if f != ADDRESSES
-            ]
-            found = [each for each in tried if each is not None]
-            told_apart = [(lane, labels) for lane, labels in found if len(distinct(labels)) > 1]
-            self.owned += [
-                Owned(role, *each) for each in told_apart or found
-            ]  # one unit that gates all of them owns none
+            self.own_elements(number, addresses, arrays, role)
+
+    def own_elements(self, number: int, addresses: Tensor, arrays: Arrays, role: Role) -> None:
+        """The same, by the addresses of the elements."""
+        tried = [own_lanes(self.memory, number, addresses, labels) for f, labels in arrays.items() if f >= 0]
+        found = [each for each in tried if each is not None]
+        told_apart = [(lane, labels) for lane, labels in found if len(distinct(labels)) > 1]
+        self.owned += [Owned(role, *each) for each in told_apart or found]  # one unit that gates all of them owns none
 
     def columns(self, table: Tensor) -> Arrays:
         """The columns of an embedding begin new units; its rows are read by no unit."""

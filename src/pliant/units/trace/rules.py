@@ -35,6 +35,7 @@ from pliant.units.trace.layout import (
 )
 from pliant.units.trace.norms import batch_norm, group_norm, layer_norm
 from pliant.units.trace.shadows import Arrays
+from pliant.units.trace.sources import meet, reduce, sources
 
 Rule = Callable[[Call], None]
 
@@ -55,19 +56,23 @@ def unknown(call: Call) -> None:
 def constant(call: Call) -> None:
     """The result does not depend on the numbers of the operands."""
     call.write({})
+    call.followed = True
 
 
 def joined(call: Call, dims: list[int], *, keep: bool) -> None:
     """Union along `dims` of the first operand."""
-    x = call.inputs[0]
+    x, found = call.inputs[0], sources(call.record, call.inputs[0])
     call.lose_others(x)
     call.record.unexplained(call.inputs)
+    arrays: Arrays = {}
     for family, labels in call.record.arrays(x).items():
         union = call.record.labels.reduce(labels, dims)
         if not keep:
             union = union.reshape([size for dim, size in enumerate(union.shape) if dim not in dims])
-        for output in call.outputs:
-            call.record.memory.write(output, {**call.record.arrays(output), family: union})
+        arrays[family] = union
+    call.write(arrays)
+    reduce(call, [found], dims, keep=keep, arrays=arrays)
+    call.followed = True
 
 
 def gated(call: Call) -> None:
@@ -101,6 +106,7 @@ def attention(call: Call) -> None:
     record, operands, heads = call.record, call.args[:3], call.output.shape[1]
     call.lose_others(*operands)
     record.unexplained(call.inputs)
+    found = [(each, sources(record, each)) for each in call.inputs]
     arrays: Arrays = {}
     for operand, mixed_axes in zip(operands, ((2, 3), (2, 3), (2,)), strict=True):
         for family, labels in record.arrays(operand).items():
@@ -110,7 +116,11 @@ def attention(call: Call) -> None:
             arrays[family] = record.labels.join(arrays[family], union) if family in arrays else union
     if sum(bool(record.live(operand)) for operand in operands) > 1:
         record.multiplied.update(arrays)
+    heads_of = {family: record.labels.reduce(labels, (2, 3)) for family, labels in arrays.items()}
+    for each, computed in found:  # a bias of the scores, a key that is a parameter
+        meet(call, each, computed, heads_of)
     record.memory.write(call.output, arrays)
+    call.followed = True
 
 
 WAYS: list[tuple[Rule, str]] = [
@@ -143,7 +153,7 @@ WAYS: list[tuple[Rule, str]] = [
     (
         elementwise,
         "_prelu_kernel native_dropout _fused_dropout rrelu_with_noise log_sigmoid_forward celu selu "
-        "hardswish softshrink bernoulli tril triu",
+        "hardswish softshrink bernoulli tril triu polar complex",
     ),
     (
         pooled(1),

@@ -5,6 +5,7 @@ arrays and every in-place write through a view is seen by all others:
 
     labels       which units is this number made of?  one array for each family of units
     addresses    which element of which parameter is this number?
+    sources      of which element is it a function?  one array for each parameter, see `sources`
 
 Addresses count through all parameters in the order of `named_parameters`, each in its logical order whatever its strides.
 """
@@ -22,9 +23,14 @@ from torch import Tensor, nn
 
 from pliant.units.trace.labels import NONE, compress, ints, values
 
-ADDRESSES = -1  # beside the families, which count from 0
+ADDRESSES = -1  # beside the families, which count from 0; below it the sources, see `source`
 Arrays = dict[int, Tensor]
 Key = tuple[int, int]
+
+
+def source(number: int) -> int:
+    """Under which key the sources in a parameter are kept; the same function leads back."""
+    return -2 - number
 
 
 @dataclass(eq=False)
@@ -116,10 +122,24 @@ class Memory:
 
     def families(self, tensor: Tensor) -> list[int]:
         shadow = self._shadows.get(self.key(tensor))
-        return [] if shadow is None else [family for family in shadow.arrays if family != ADDRESSES]
+        return [] if shadow is None else [family for family in shadow.arrays if family >= 0]
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether anything is known of the numbers: labels, addresses or sources."""
+        key = self.key(tensor)
+        return key in self._holds or (key in self._shadows and bool(self._shadows[key].arrays))
+
+    def sources(self, tensor: Tensor) -> list[int]:
+        """Parameters of whose elements some number in the storage is a function; not those of which it is a copy."""
+        shadow = self._shadows.get(self.key(tensor))
+        return [] if shadow is None else [source(key) for key in shadow.arrays if key < ADDRESSES]
+
+    def has(self, tensor: Tensor, family: int) -> bool:
+        shadow = self._shadows.get(self.key(tensor))
+        return shadow is not None and family in shadow.arrays
 
     def labels(self, tensor: Tensor, family: int) -> Tensor:
-        """Labels of one family, which broadcast to the tensor's shape."""
+        """Labels of one family (or sources), which broadcast to the tensor's shape."""
         return compress(_view(self.shadow(tensor).arrays[family], tensor)).clone()
 
     def addresses(self, tensor: Tensor) -> Tensor | None:
@@ -165,11 +185,16 @@ class Memory:
         for family in known.keys() - arrays.keys():
             _view(known[family], tensor).fill_(NONE)
         for family, array in arrays.items():
-            if family not in known:
-                if bool((array == NONE).all()):
-                    continue
-                known[family] = torch.full((self.shadow(tensor).length,), NONE)
-            _view(known[family], tensor).copy_(array.expand(tensor.shape))
+            self.add(tensor, family, array)
+
+    def add(self, tensor: Tensor, key: int, array: Tensor) -> None:
+        """Replace what one array says of a tensor's elements."""
+        known = self.shadow(tensor).arrays
+        if key not in known:
+            if bool((array == NONE).all()):
+                return
+            known[key] = torch.full((self.shadow(tensor).length,), NONE)
+        _view(known[key], tensor).copy_(array.expand(tensor.shape))
 
 
 def _view(flat: Tensor, tensor: Tensor) -> Tensor:

@@ -117,9 +117,14 @@ class UnitTable:
         """Entries that only ever meet one unit; others are nobody's, and stay as they are."""
         weights = {number for product in self.record.products for number in product.parameters}
         meets: dict[Part, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        roles: dict[Lane, set[Role]] = defaultdict(set)
         for owned in self.record.owned:
-            if owned.lanes.lane.parameter not in weights | self.record.elsewhere.keys():
-                meets[Part(owned.role, owned.lanes.lane)].append((owned.lanes.positions, self.unit_of(owned.labels)))
+            roles[owned.lanes.lane].add(owned.role)
+        for owned in self.record.owned:
+            lane = owned.lanes.lane
+            if lane.parameter not in weights:
+                role = owned.role if len(roles[lane]) == 1 else "own"
+                meets[Part(role, lane)].append((owned.lanes.positions, self.unit_of(owned.labels)))
         for normed in self.record.normed:
             channels = torch.arange(len(normed.labels))
             meets[Part("norm", None, normed.module)].append((channels, self.unit_of(normed.labels)))

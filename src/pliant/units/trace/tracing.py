@@ -31,6 +31,7 @@ from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, Record
 from pliant.units.trace.rules import rule_of, unknown
 from pliant.units.trace.signs import note_sign
+from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
 
 
@@ -129,8 +130,11 @@ class Shadowing(TorchDispatchMode):
         _note_ancestry(call, constant=rule.__name__ == "constant")
         if not self.branches:
             note_sign(call)
-        if any(memory.has_addresses(tensor) or memory.families(tensor) for tensor in call.inputs):
+        if any(map(memory.knows, call.inputs)):
+            written = [sources(self.record, tensor) for tensor in call.inputs] if call.in_place else []
             rule(call)
+            if not call.followed:
+                lose(call, written or [sources(self.record, tensor) for tensor in call.inputs])
 
 
 def _note_ancestry(call: Call, *, constant: bool) -> None:
@@ -173,6 +177,8 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
             ) from error
     for tensor in (each for each in tensors_in(output) if each.layout is torch.strided):
         _escape(record, tensor, "reaches the model output")
+        for number in record.memory.sources(tensor):
+            record.elsewhere.setdefault(number, "the model output")
     for name, buffer in model.named_buffers():
         _escape(record, buffer, f"is kept in the buffer '{name}'")
     return record

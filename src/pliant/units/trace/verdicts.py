@@ -139,6 +139,9 @@ class Verdicts:
             if self._readers[lane.parameter] != {lane} or lane in self._writers[lane.parameter]:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in (*incoming, *outgoing):
+            if lane.parameter in (used := {**self.record.functions, **self.record.elsewhere}):
+                yield f"'{self._name(lane)}' is also used elsewhere, by {used[lane.parameter]}"
+        for lane in self._lanes(signature, "shift", "scale", "slope", "own"):
             if lane.parameter in self.record.elsewhere:
                 yield f"'{self._name(lane)}' is also used elsewhere, by {self.record.elsewhere[lane.parameter]}"
 
@@ -166,8 +169,8 @@ class Verdicts:
 
     # -- short forms ----------------------------------------------------------------------------------------------
 
-    def _lanes(self, signature: Signature, role: PartRole) -> list[Lane]:
-        lanes = [self.table.parts[part].lane for part in self.table.parts_of(signature, role)]
+    def _lanes(self, signature: Signature, *roles: PartRole) -> list[Lane]:
+        lanes = [self.table.parts[part].lane for part in self.table.parts_of(signature, *roles)]
         return [lane for lane in lanes if lane is not None]
 
     def _parameters(self, signature: Signature, role: PartRole) -> set[int]:
