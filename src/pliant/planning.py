@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,6 +10,9 @@ from torch.optim import Optimizer
 
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.map import Skipped, UnitGroup, UnitMap
+from pliant.units.verify.whole_plan import Tried
+
+log = logging.getLogger("pliant")
 
 
 def given_units(names: Names, groups: Sequence[UnitGroup] | UnitMap, kinds: Mapping[str, bool]) -> UnitMap:
@@ -41,6 +45,16 @@ def stepped_units(units: UnitMap, names: Names, optimizers: Sequence[Optimizer])
     ]
     rows = [row for row in units.rows if not missing[row.group.name]]
     return replace(units, rows=rows, skipped=[*units.skipped, *skipped])
+
+
+def passed_units(units: UnitMap, found: Tried) -> UnitMap:
+    """Without the groups that a trial found wrong. Raises `ValueError`, with the plan, if that leaves none."""
+    kept = found.applied_to(units)
+    for name, why in found.wrong.items():
+        log.warning("'%s' is left alone: it failed its trial (%s)", name, why)
+    if units.rows and not kept.rows:
+        raise ValueError(f"no group passed its trial (trial=False leaves it out)\n{kept}")
+    return kept
 
 
 def warnings_of(units: UnitMap) -> list[str]:

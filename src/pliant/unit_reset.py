@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 
 from pliant.optimizer_state import OptimizerState
 from pliant.parts import Score, Select
-from pliant.planning import given_units, stepped_units, warnings_of
+from pliant.planning import given_units, passed_units, stepped_units, warnings_of
 from pliant.ranks import Ranks
 from pliant.redraw import Redraw
 from pliant.streams import stream_key
@@ -37,6 +37,7 @@ from pliant.units.entries import BoundSlice, Chosen
 from pliant.units.map import PlanRow, UnitGroup, UnitMap
 from pliant.units.panel import Panel
 from pliant.units.trace import trace
+from pliant.units.verify.whole_plan import Tried, tried
 
 log = logging.getLogger("pliant")
 
@@ -57,6 +58,7 @@ class Where(TypedDict, total=False):
     heads: bool
     seed: int | Sequence[int] | None
     attach: bool
+    trial: bool
     process_group: dist.ProcessGroup | Literal["auto"] | None
 
 
@@ -76,6 +78,8 @@ class UnitReset:
         groups: the units by hand, from `chain_groups`, or an edited `UnitMap`.
         include, exclude: patterns of group or parameter names (`fnmatch`), see `UnitMap`.
         strict, residual, heads: which kinds of unit are found, see `pliant.units.trace`.
+        trial: try the units that were found on a float64 copy, in a few forwards, and leave alone what is wrong; rank 0 does
+            it for all. See `pliant.units.verify.whole_plan`.
         seed: of all draws, or one for each run of a stack; None takes `torch.initial_seed()`, under data parallelism
             that of rank 0. Two methods of one seed draw alike: give an actor and a critic seeds of their own.
         attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there.
@@ -103,6 +107,7 @@ class UnitReset:
         strict: bool = False,
         residual: bool = False,
         heads: bool = False,
+        trial: bool = True,
         seed: int | Sequence[int] | None = None,
         attach: bool = True,
         process_group: dist.ProcessGroup | Literal["auto"] | None = "auto",
@@ -116,12 +121,16 @@ class UnitReset:
         kinds = {"strict": strict, "residual": residual, "heads": heads}
         names = Names(model)
         if groups is None:
-            units = trace(model, example_inputs, activity=reads_activity, **kinds)
+            units = trace(model, example_inputs, activity=reads_activity, trial=False, **kinds)
         else:
             units = given_units(names, groups, kinds)
         units = units.include(*_patterns(include)).exclude(*_patterns(exclude))
         if groups is None:
             units = stepped_units(units, names, self.optimizers)
+        self._ranks = Ranks(model, process_group)
+        if groups is None and trial:
+            found = tried(units, model, example_inputs) if self._ranks.leads else Tried()
+            units = passed_units(units, *self._ranks.agree_on([found]))
         self.groups = [BoundGroup(spec, names) for spec in units.groups]
         self._heard: set[Panel] = set()  # panels of which anything ran since we attached
         self._model = model
@@ -133,7 +142,6 @@ class UnitReset:
         self._check_groups(reads_activity)
         if attach:
             self._check_alone()
-        self._ranks = Ranks(model, process_group)
         self.seeds = self._ranks.agree_on(self._seeds_of_runs(seed))
         # keyed: a generator seeded with the seed itself would repeat what the model was initialised with
         self.generators = [torch.Generator().manual_seed(stream_key(each, "fresh units")) for each in self.seeds]
@@ -149,7 +157,9 @@ class UnitReset:
         self.redraw.bind(self.groups)
         rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
-        self.plan = UnitMap(rows, units.skipped, [*self.forget.notes, *warnings_of(units)], units.unreached)
+        self.plan = UnitMap(
+            rows, units.skipped, [*units.notes, *self.forget.notes, *warnings_of(units)], units.unreached
+        )
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         self._start = [panel.state_dict() for panel in self.panels]
         if attach:

@@ -7,7 +7,7 @@ activity   read at the same taps, behind activation, pooling and dropout, where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,8 +18,8 @@ from pliant.diagnostics.measuring import measured
 from pliant.diagnostics.watch import watch
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.map import UnitGroup, UnitMap
+from pliant.units.models import first
 from pliant.units.trace import trace
-from pliant.units.trace.tracing import arguments
 
 FEW = 8  # examples that are enough to trace
 
@@ -95,22 +95,9 @@ def diagnose(
 def _traced(model: nn.Module, examples: Sequence[Any], **kinds: bool) -> UnitMap:
     """The model's units, from a few examples: tracing keeps more of each than a forward does."""
     try:
-        return trace(model, [_few(example) for example in examples], **kinds)
+        return trace(model, [first(FEW, example) for example in examples], trial=False, **kinds)
     except (RuntimeError, ValueError) as error:
         error.add_note(
             f"diagnose traces the first {FEW} examples of x; give groups=pliant.trace(model, ...) to choose others"
         )
         raise
-
-
-def _few(example: Any) -> Any:
-    """The first examples, where all tensors have equally many along their first axis; else all."""
-    args, kwargs = arguments(example)
-    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-    lengths = {each.shape[0] if each.dim() else 0 for each in tensors}
-    if len(lengths) != 1 or len(tensors) != len(args) + len(kwargs):
-        return example
-    if isinstance(example, Mapping):
-        return {name: each[:FEW] for name, each in kwargs.items()}
-    few = tuple(each[:FEW] for each in args)
-    return few if isinstance(example, tuple) else few[0]

@@ -23,7 +23,7 @@ from pliant.diagnostics.undisturbed import undisturbed
 from pliant.units.bound import Names
 from pliant.units.hooks import WatchProducts
 from pliant.units.map import Tap
-from pliant.units.trace.tracing import arguments, unwrapped
+from pliant.units.models import arguments, unwrapped
 
 Loss = Callable[[Any], Tensor]
 

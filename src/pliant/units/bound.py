@@ -6,7 +6,7 @@ what a unit did is known, and its mean handed over, by column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
@@ -323,9 +323,13 @@ class BoundGroup:
 class Names:
     """Parameters and modules of a model by every name they have."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
-        self.modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
+    def __init__(self, model: nn.Module, *, prefix: str = "") -> None:
+        parameters, modules = (
+            model.named_parameters(remove_duplicate=False),
+            cast(Iterable[tuple[str, nn.Module]], cast(Any, model.named_modules(remove_duplicate=False))),
+        )
+        self.parameters: Mapping[str, nn.Parameter] = {prefix + name: each for name, each in parameters}
+        self.modules: Mapping[str, nn.Module] = {(prefix + name).removesuffix("."): each for name, each in modules}
 
     def parameter(self, name: str, group: str) -> nn.Parameter:
         return _looked_up(self.parameters, name, group, "parameter")

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 
 from pliant.units.hooks import nothing_read
 from pliant.units.map import PlanRow, Skipped, UnitMap
+from pliant.units.models import arguments, prefix_of, unwrapped
 from pliant.units.trace.call import Call, operation_name, tensors_in
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, Record
@@ -33,6 +34,7 @@ from pliant.units.trace.rules import rule_of, unknown
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
+from pliant.units.verify.whole_plan import tried
 
 
 def trace(
@@ -43,6 +45,7 @@ def trace(
     heads: bool = False,
     strict: bool = False,
     activity: bool = False,
+    trial: bool = True,
 ) -> UnitMap:
     """Every resettable unit of a model, and what was left alone with the reason.
 
@@ -54,6 +57,8 @@ def trace(
         heads: also attention heads.
         strict: without units that a norm over units lets others notice.
         activity: only units whose activity some hook can see.
+        trial: try the whole plan on a float64 copy, in a few forwards, and leave alone what it finds wrong. The plan says
+            if that could not be done: `pliant.units.verify.whole_plan`.
 
     Raises `ValueError` where nothing is found, with the plan, and for models that cannot be traced; `RuntimeError` where
     the forward raises.
@@ -75,6 +80,8 @@ def trace(
         unit_map(_run(traced, _to_cpu(example), branches=len(examples) > 1), traced, options) for example in examples
     ]
     found = maps[0] if len(maps) == 1 else _agreed(maps)
+    if trial:
+        found = tried(found, model, example_inputs).applied_to(found)
     if not found.rows:
         raise ValueError(f"trace: no resettable unit found in {type(model).__name__}.\n{found}")
     return found
@@ -160,8 +167,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
     inner = unwrapped(model)
     args, kwargs = arguments(example)
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
-    prefix = "".join(f"{name}." for name, module in modules.items() if module is inner and name)
-    record = Record(dict(model.named_parameters()), modules, prefix)
+    record = Record(dict(model.named_parameters()), modules, prefix_of(model))
     for record.step, tensor in enumerate(tensors_in((args, kwargs))):
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
@@ -239,21 +245,6 @@ def _left_as_it_was(model: nn.Module, mode: Shadowing) -> Generator[None]:
         with torch.no_grad():
             for tensor, value in [*contents, *mode.before]:
                 tensor.copy_(value)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that only parallelise or compile it; names keep their prefix."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
-        model = cast(nn.Module, model.module if isinstance(model, wrappers) else model._orig_mod)
-    return model
-
-
-def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
-    if isinstance(example, Mapping):
-        return (), dict(cast(Mapping[str, Any], example))
-    return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})
 
 
 def _to_cpu(example: Any) -> Any:

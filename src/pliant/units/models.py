@@ -1,0 +1,54 @@
+"""The model inside what only parallelises or compiles it, and what it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel and `torch.compile`."""
+    return _inside(model)[0]
+
+
+def prefix_of(model: nn.Module) -> str:
+    """What those wrappers put in front of the names of its parameters.
+
+    >>> prefix_of(nn.DataParallel(nn.Linear(2, 2)))
+    'module.'
+    """
+    return _inside(model)[1]
+
+
+def _inside(model: nn.Module) -> tuple[nn.Module, str]:
+    prefix = ""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            leaf = "module"
+        elif hasattr(model, "_orig_mod"):
+            leaf = "_orig_mod"
+        else:
+            return model, prefix
+        model, prefix = cast(nn.Module, getattr(model, leaf)), f"{prefix}{leaf}."
+
+
+def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
+    if isinstance(example, Mapping):
+        return (), dict(cast(Mapping[str, Any], example))
+    return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})
+
+
+def first(count: int, example: Any) -> Any:
+    """The first examples, where all tensors have equally many along their first axis; else all."""
+    args, kwargs = arguments(example)
+    tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    lengths = {each.shape[0] if each.dim() else 0 for each in tensors}
+    if len(lengths) != 1 or len(tensors) != len(args) + len(kwargs):
+        return example
+    if isinstance(example, Mapping):
+        return {name: each[:count] for name, each in kwargs.items()}
+    few = tuple(each[:count] for each in args)
+    return few if isinstance(example, tuple) else few[0]

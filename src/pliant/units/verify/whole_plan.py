@@ -1,0 +1,161 @@
+"""A quick trial of a whole plan, as a net under the tracer: a few forwards of a float64 copy find what is wrong in it.
+
+    exchange   a unit that is complete can change places with its neighbour: incoming, own, statistics and outgoing entries of
+               units 2k and 2k+1 of every group are swapped at once, and the outputs agree to 1e-9
+    cut        of half of the groups at a time, half of the units have their outgoing weights zeroed and their incoming ones
+               redrawn: outputs are the same to the last bit (norms over units hold their statistics meanwhile)
+
+An entry that the plan forgot stays behind in an exchange; a reader that it does not know sees a redraw. What fails is bisected
+by group, and decided by the tests of `verify`: constants of a unit's place (a table of frequencies, a mask) make units
+unexchangeable though they are rightly planned. Neighbours lie in one group of a grouped convolution or norm, if its size is even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.entries import BoundSlice
+from pliant.units.map import Skipped, UnitMap
+from pliant.units.models import first, prefix_of, unwrapped
+from pliant.units.verify.bench import Bench, covered
+from pliant.units.verify.probe import Probe, distance, same
+from pliant.units.verify.trial import Trial
+
+LARGEST = 100_000_000  # parameters; a float64 copy of a larger model is not made unasked
+AGREE = 1e-9  # relative; sums are taken in another order when units change places
+FEW = 4  # examples that are enough
+_Groups = Sequence[BoundGroup]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a trial found: groups that are wrong, by name, with the reason; and why it could not be made, where it could not."""
+
+    wrong: Mapping[str, str] = field(default_factory=dict[str, str])
+    note: str | None = None
+
+    def applied_to(self, plan: UnitMap) -> UnitMap:
+        """The plan without its wrong groups, which are left alone."""
+        names = {row.group.name: tuple(part.parameter for part in row.group.incoming) for row in plan.rows}
+        refused = [
+            Skipped(names[row.group.name], f"failed its trial: {self.wrong[row.group.name]}", row.units)
+            for row in plan.rows
+            if row.group.name in self.wrong
+        ]
+        rows = [row for row in plan.rows if row.group.name not in self.wrong]
+        notes = [*plan.notes, *([self.note] if self.note else [])]
+        return replace(plan, rows=rows, skipped=[*plan.skipped, *refused], notes=notes)
+
+
+def tried(plan: UnitMap, model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Tried:
+    """Which groups of `plan` a quick trial finds wrong; the model itself is left as it is.
+
+    Skipped, with a note, for models of more than 1e8 parameters and those of which no repeatable float64 copy can be made.
+    """
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if not plan.rows:
+        return Tried()
+    if count > LARGEST:
+        return Tried(
+            note=f"not tried: the model has {count / 1e6:.0f} million parameters; plan.verify(...) tries groups of it"
+        )
+    try:
+        probe = _probe(unwrapped(model), example_inputs, seed)
+        with torch.no_grad():
+            return Tried(dict(_WholePlan(plan, probe, prefix_of(model), seed).wrong()))
+    except (RuntimeError, ValueError) as error:  # of the verifier: the model cannot be copied, run or repeated
+        return Tried(note=f"not tried: {str(error).splitlines()[0]}")
+
+
+def _probe(model: nn.Module, example_inputs: Any, seed: int) -> Probe:
+    """On a few of the examples, where the model takes fewer."""
+    examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
+    try:
+        return Probe(model, [first(FEW, example) for example in examples], seed=seed)
+    except RuntimeError:
+        return Probe(model, example_inputs, seed=seed)
+
+
+class _WholePlan:
+    def __init__(self, plan: UnitMap, probe: Probe, prefix: str, seed: int) -> None:
+        self.probe, self.seed = probe, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        names = Names(probe.model, prefix=prefix)
+        self.groups = [BoundGroup(group, names) for group in plan.groups]
+        self.probe.model.requires_grad_(False)
+        self.ours = covered(self.groups)
+        self.benches = {group: Bench(self.probe, group, self.ours, self.generator) for group in self.groups}
+        self.untouched = self.probe.outputs()
+
+    def wrong(self) -> Iterator[tuple[str, str]]:
+        approximate = any(group.spec.kind == "approximate" for group in self.groups)
+        suspects = dict.fromkeys(_guilty(self.groups, self.exchange_shows))
+        with self.probe.held_norms() if approximate else nullcontext():
+            for half in _halves([group for group in self.groups if group not in suspects]):
+                suspects.update(dict.fromkeys(_guilty(half, self.cut_shows)))
+        for group in suspects:
+            found = Trial(self.probe, group, self.ours, seed=self.seed).verified()
+            if found.verdict == "wrong":
+                yield group.name, found.why
+
+    def exchange_shows(self, groups: _Groups) -> bool:
+        """Whether the outputs notice that neighbours changed places."""
+        for group in groups:
+            for part in group.slices():
+                _exchange(part, part.parameter)
+            for part, vector, _ in group.statistics():
+                _exchange(part, vector)
+        return distance(self._outputs_and_restore(groups), self.untouched) > AGREE
+
+    def cut_shows(self, groups: _Groups) -> bool:
+        """Whether the outputs notice that half of the units, cut off, are others."""
+        units = {
+            group: torch.randperm(group.units, generator=self.generator)[: -(-group.units // 2)] for group in groups
+        }
+        for group, some in units.items():
+            self.benches[group].cut(group.outgoing, some)
+        before = self.probe.outputs()
+        for group, some in units.items():
+            self.benches[group].redraw(some)
+        for group, some in units.items():  # again: what one unit reads another is read by
+            self.benches[group].cut(group.outgoing, some)
+        return not same(before, self._outputs_and_restore(groups))
+
+    def _outputs_and_restore(self, groups: _Groups) -> list[Tensor]:
+        outputs = self.probe.outputs()
+        for group in groups:
+            self.benches[group].restore()
+        return outputs
+
+
+def _exchange(part: BoundSlice, tensor: Tensor) -> None:
+    """Entries of units 2k and 2k+1 change places."""
+    neighbour = torch.arange(part.units) ^ 1
+    neighbour = torch.where(neighbour < part.units, neighbour, torch.arange(part.units))
+    front = part.front(tensor.detach())
+    here, there = (torch.unravel_index(index.flatten(), part.leading) for index in (part.index, part.index[neighbour]))
+    front[:, *here] = front[:, *there].clone()
+
+
+def _halves(groups: _Groups) -> list[list[BoundGroup]]:
+    """log2(groups) + 2 sets: any two groups are told apart by one, and every group is in some half and in the whole."""
+    numbered = list(enumerate(groups))
+    halves = [[group for number, group in numbered if number >> bit & 1] for bit in range(len(groups).bit_length())]
+    return [*halves, [group for number, group in numbered if not number & 1], list(groups)]
+
+
+def _guilty(groups: _Groups, shows: Callable[[_Groups], bool]) -> list[BoundGroup]:
+    """The groups of which `shows` is true, found by halving; all of them where it is so only together."""
+    if not groups or not shows(groups):
+        return []
+    if len(groups) == 1:
+        return [*groups]
+    middle = len(groups) // 2
+    return [*_guilty(groups[:middle], shows), *_guilty(groups[middle:], shows)] or [*groups]
