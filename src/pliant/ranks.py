@@ -7,7 +7,7 @@ batches, whatever their sizes) and the same seed, so the ranks stay equal to the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch.distributed as dist
 from torch import nn
@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pliant.units.bound import Names
 from pliant.units.panel import Panel
+
+_T = TypeVar("_T")
 
 
 class Ranks:
@@ -39,13 +41,13 @@ class Ranks:
         elif process_group is not None:
             self._group = process_group
 
-    def agree_on(self, seeds: Sequence[int]) -> list[int]:
+    def agree_on(self, values: Sequence[_T]) -> list[_T]:
         """Rank 0's."""
         if self._group is None:
-            return list(seeds)
-        agreed: list[Any] = [list(seeds)]
+            return list(values)
+        agreed: list[Any] = [list(values)]
         dist.broadcast_object_list(agreed, group=self._group, group_src=0)
-        return cast(list[int], agreed[0])
+        return cast(list[_T], agreed[0])
 
     def share(self, panel: Panel) -> None:
         """Add up what the ranks saw."""
