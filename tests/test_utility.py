@@ -42,5 +42,10 @@ def test_with_decay_zero_the_average_is_the_last_value():
     assert_close(corrected(average, tensor([9]), decay_rate=0.0), tensor([2.0]))
 
 
-def test_dormancy_is_the_share_of_the_layer_mean():
-    assert_close(dormancy(tensor([0.0, 1.0, 2.0])), tensor([0.0, 1.0, 2.0]))
+def test_dormancy_is_the_share_of_the_layer_mean_and_0_throughout_a_silent_layer():
+    assert_close(dormancy(tensor([[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]])), tensor([[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_layer_that_is_not_finite_has_no_dormancy_of_any_unit(bad):
+    assert dormancy(tensor([bad, 0.0, 1.0])).isnan().all()

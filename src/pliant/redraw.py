@@ -14,25 +14,24 @@ effect because the mean is cleared one phase too early.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from math import prod, sqrt
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.conv import _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
+from torch.optim import Optimizer
 
+from pliant.fresh_weights.initializer import Initializers
+from pliant.fresh_weights.laws import Given, Init, Initializer, Kept, Law, Reset, Uniform, like_linear, resets
+from pliant.fresh_weights.start import INITIALIZER, INITIALIZER_BY_UNIT, RESET, Start, Started, started
 from pliant.initial import INITS, uniform_bound
-from pliant.nn import StackedLinear
-from pliant.units.bound import BoundGroup
+from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
 
-Init = str | Callable[[str, tuple[int, ...], torch.Generator], Tensor]
-Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
-
-# StackedConv2d has StackedLinear's
-_LIKE_LINEAR = (nn.Linear.reset_parameters, _ConvNd.reset_parameters, StackedLinear.reset_parameters)
+log = logging.getLogger("pliant")
 
 
 class Redraw:
@@ -41,9 +40,13 @@ class Redraw:
     Args:
         init: "module" draws what a fresh `reset_parameters()` of the layer would (Linear and Conv: uniform
             +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read). A
-            layer that has none (a raw parameter) starts like a Linear; the plan shows the standard deviation of
-            what is drawn beside that of the weights as they are. Or "kaiming", "xavier", "lecun", "default" as in
-            `pliant.initial`; or a callable (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
+            layer that has none (a raw parameter) starts like a Linear. Where the network is fresh when the method is built, and
+            weights are of another scale than that by more than chance (by a quarter and the sampling error), by the model's
+            own initializer (`_init_weights`), if it has one that gives this scale, else as the layer's reset, at
+            the scale found: see `pliant.fresh_weights`. A network that has trained tells its scale no more, and a warning
+            says so. The plan shows the standard deviation of what is drawn beside that of the weights as they are.
+            Or "kaiming", "xavier", "lecun", "default" as in `pliant.initial`; or a callable (parameter name, (count, *row
+            shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
     """
 
@@ -53,20 +56,61 @@ class Redraw:
             raise ValueError(f"unknown init '{init}'; known: {known}, or a callable (name, shape, generator)")
         self.init = init
         self.hand_over_mean = hand_over_mean
-        self._starts: dict[BoundSlice, Tensor | _ModuleCopy] = {}  # of entries that no value is known for
+        self.notes: list[str] = []  # for the plan: where a module's own reset is not what it started from
 
-    def bind(self, groups: Sequence[BoundGroup]) -> None:
-        """Look where entries of single units start: at their module's reset, else as they are now."""
-        for group in groups:
-            for part, value in group.own:
-                if value is None:
-                    copy = _ModuleCopy(group.owner(part.part), part)
-                    self._starts[part] = copy if copy.is_reset() else part.entries().clone()
+    def bind(
+        self,
+        names: Names,
+        groups: Sequence[BoundGroup],
+        optimizers: Sequence[Optimizer],
+        agree: Callable[[Sequence[Any]], list[Any]] = list,
+    ) -> None:
+        """Find out how the weights started: they are read here, once. `agree` makes the ranks of a model agree.
+
+        A warning says which groups look as if they had started at another scale, if the network is no longer fresh.
+        """
+        self._parts = {part: group for group in groups for part in group.incoming_weights()}
+        self._own = {part: _own(group, part) for group in groups for part, value in group.own if value is None}
+        self._initializers = Initializers(names)
+        if self.init != "module":
+            self._laws: dict[BoundSlice, Law] = {part: self._named(group, part) for part, group in self._parts.items()}
+            return
+        self._resets = {part: _reset(group, part) for part, group in self._parts.items()}
+        found = started(names, groups, optimizers, self._resets, self._initializers)
+        self._begin(agree([found.starts.get(part, RESET) for part in self._parts]))
+        if found.trained is not None:
+            self.notes = [self._doubt(found)]
+            log.warning(self.notes[0])
 
     def fresh_std(self, group: BoundGroup) -> float | None:
         """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
-        draw = self._rule(group, group.incoming_weights()[0])
-        return draw.std() if isinstance(draw, _Uniform | _ModuleCopy) else None
+        return self._laws[group.incoming_weights()[0]].std()
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """How each incoming weight started, by group (not for an `init` of another name, which does not depend on it), and
+        the entries of single units that start as they were when the method was attached.
+        """
+        weights: dict[str, Any] = {}
+        for part, group in self._parts.items() if self.init == "module" else ():
+            weights.setdefault(group.name, []).append(self._starts.get(part, RESET))
+        return {"weights": weights, "kept": [law.entries for law in self._kept()]}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Draw as the saved method did. None is of an older version, which drew by resets alone.
+
+        Raises `ValueError`, with nothing changed, if it drew by an initializer that the model does not have.
+        """
+        weights: dict[str, list[Start]] | None = None if state is None else state["weights"]
+        if self.init == "module" and weights != {}:  # that is of another `init`
+            starts = [start for starts in (weights or {}).values() for start in starts]
+            self._begin(starts or [RESET] * len(self._parts))
+        for law, entries in zip(self._kept(), [] if state is None else state["kept"], strict=False):
+            law.entries = entries.cpu().clone()
+
+    def _kept(self) -> list[Kept]:
+        return [law for law in self._own.values() if isinstance(law, Kept)]
 
     # -- the phases --------------------------------------------------------------------------------------------
 
@@ -83,11 +127,11 @@ class Redraw:
     def incoming(self, group: BoundGroup, chosen: Chosen, generators: Sequence[torch.Generator]) -> None:
         """Redraw what computes the chosen units."""
         for part in group.incoming_weights():
-            part.write(chosen, self._fresh(group, part, chosen, generators))
+            part.write(chosen, _fresh(self._laws[part], part, chosen, generators))
         for part in group.incoming_biases():
             part.write(chosen, 0.0)
         for part, value in group.own:
-            part.write(chosen, self._start(part, chosen, generators) if value is None else value)
+            part.write(chosen, _fresh(self._own[part], part, chosen, generators) if value is None else value)
         for part, vector, value in group.statistics():
             part.write(chosen, value, vector)
 
@@ -98,102 +142,85 @@ class Redraw:
 
     # -- fresh weights -----------------------------------------------------------------------------------------
 
-    def _fresh(
-        self, group: BoundGroup, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]
-    ) -> Tensor:
-        """(count, repeat, *row): every run draws its own from its generator, on the CPU, so that devices agree."""
-        draw, name = self._rule(group, part), part.part.parameter
-
-        def of_units(chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
-            if isinstance(draw, _ModuleCopy):
-                return draw.of_units(chosen, which, generator)
-            count = which.stop - which.start
-            shape = (count * part.repeat, *part.row)
-            return _of_shape(draw(name, shape, generator), shape, name).reshape(count, part.repeat, *part.row)
-
-        return _by_run(of_units, part, chosen, generators)
-
-    def _start(self, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]) -> Tensor:
-        """(count, repeat, *row) of entries that are one unit's alone."""
-        start = self._starts[part]
-        return start[chosen.where] if isinstance(start, Tensor) else _by_run(start.of_units, part, chosen, generators)
-
-    def _rule(self, group: BoundGroup, part: BoundSlice) -> Draw | _Uniform | _ModuleCopy:
+    def _named(self, group: BoundGroup, part: BoundSlice) -> Law:
         if callable(self.init):
-            return self.init
-        dtype, init = part.parameter.dtype, self.init
-        if init == "module":
-            owner = group.owner(part.part)
-            reset = getattr(type(owner), "reset_parameters", None)
-            if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
-                return _Uniform(1.0 / sqrt(owner.hidden_size), dtype)
-            if reset not in (None, *_LIKE_LINEAR) or hasattr(type(owner), "_reset_parameters"):
-                return _ModuleCopy(owner, part)
-            init = "default"
+            return Given(part, self.init)
         fan_in = prod(part.row)
-        if self.init == "module" and isinstance(group.owner(part.part), _ConvTransposeNd):
-            fan_in = prod(part.parameter.shape[1:])  # what torch takes for it: outputs times kernel
         fan_out = group.units * fan_in // part.row[0]
-        return _Uniform(uniform_bound(init, fan_in, fan_out, gain=group.spec.gain), dtype)
+        return Uniform(part, uniform_bound(self.init, fan_in, fan_out, gain=group.spec.gain))
+
+    def _begin(self, starts: Sequence[Start]) -> None:
+        """Draw each slice as it started, from here on; in the order of the groups and of their slices."""
+        given = dict(zip(self._parts, starts, strict=True))
+        own = {part: start for part, start in given.items() if start in (INITIALIZER, INITIALIZER_BY_UNIT)}
+        for part in own:
+            if self._initializers.of(part.part.parameter) is None:
+                raise ValueError(
+                    f"this state draws '{part.part.parameter}' by the model's own initializer, and nothing that holds it has one"
+                )
+        found = {part: start for part, start in given.items() if isinstance(start, float)}
+        self._starts: dict[BoundSlice, Start] = {**own, **found}
+        self._laws = {
+            **self._resets,
+            **{part: self._resets[part].at(std) for part, std in found.items()},
+            **{
+                part: Initializer(part, self._initializers, by_unit=start == INITIALIZER_BY_UNIT)
+                for part, start in own.items()
+            },
+        }
+        by_name: dict[str, list[BoundSlice]] = {}
+        for part in own:
+            by_name.setdefault(str(self._initializers.of(part.part.parameter)), []).append(part)
+        self.notes = [
+            f"init: {name} draws fresh units of {self._named_groups(parts)}" for name, parts in by_name.items()
+        ]
+        if found:
+            self.notes.append(
+                f"init: the scale found at construction is that of fresh units of {self._named_groups(found)}"
+            )
+
+    def _doubt(self, found: Started) -> str:
+        part, std, reset = found.differing[0]
+        groups = self._named_groups([each for each, *_ in found.differing])
+        return (
+            f"init: fresh units of {groups} are drawn by their modules' reset (standard deviation {reset:.3g} in "
+            f"'{part.part.parameter}', whose weights have {std:.3g}), because the scale at which the network started is not "
+            f"known any more: {found.trained}. If it was not the reset's, say so with init= (a name or a function), or load the "
+            f"state_dict() of the method that was attached before"
+        )
+
+    def _named_groups(self, parts: Iterable[BoundSlice]) -> str:
+        names = [*dict.fromkeys(f"'{self._parts[part].name}'" for part in parts)]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more groups" if len(names) > 3 else "")
 
 
-class _Uniform:
-    """Uniform in [-bound, bound]."""
-
-    def __init__(self, bound: float, dtype: torch.dtype) -> None:
-        self.bound, self.dtype = bound, dtype
-
-    def std(self) -> float:
-        return self.bound / sqrt(3.0)
-
-    def __call__(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype).uniform_(-self.bound, self.bound, generator=generator)
-
-
-class _ModuleCopy:
-    """What a module's own `reset_parameters()` draws, read off a copy on the CPU; the global random state stays as it was."""
-
-    def __init__(self, owner: nn.Module, part: BoundSlice) -> None:
-        self.owner, self.part = owner, part
-
-    def of_units(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
-        fresh = self._reset(int(torch.randint(2**62, (), generator=generator)))
-        runs, units, strength = (each[which].cpu() for each in (chosen.runs, chosen.units, chosen.strength))
-        return BoundSlice(self.part.part, fresh, stacked=self.part.stacked).read(Chosen(runs, units, strength, []))
-
-    def std(self) -> float:
-        return float(self._reset(0).double().std(correction=0))
-
-    def is_reset(self) -> bool:
-        """Whether the module has a reset, and it writes every entry."""
-        if not any(hasattr(type(self.owner), name) for name in ("reset_parameters", "_reset_parameters")):
-            return False
-        return bool(self._reset(0, filled=torch.nan).isfinite().all())
-
-    def _reset(self, seed: int, *, filled: float | None = None) -> Tensor:
-        copy = deepcopy(self.owner).cpu()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)  # not those of devices, which nothing here draws from
-            if filled is not None:
-                copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).fill_(filled)
-            (getattr(copy, "reset_parameters", None) or cast(Any, copy)._reset_parameters)()
-        return copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).detach()
-
-
-def _by_run(
-    draw: Callable[[Chosen, slice, torch.Generator], Tensor],
-    part: BoundSlice,
-    chosen: Chosen,
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    """(count, repeat, *row): what the chosen units of each run draw from its generator."""
+def _fresh(law: Law, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]) -> Tensor:
+    """(count, repeat, *row): every run draws its own from its generator, on the CPU, so that devices agree."""
     drawn: list[Tensor] = []
     first = 0
     for count, generator in zip(chosen.counts, generators, strict=True):
         if count:
-            drawn.append(draw(chosen, slice(first, first + count), generator))
+            drawn.append(law.draw(chosen, slice(first, first + count), generator))
         first += count
     return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
+
+
+def _own(group: BoundGroup, part: BoundSlice) -> Reset | Kept:
+    """Where entries that are one unit's alone start: at their module's reset, else as they are now."""
+    owner, leaf = group.owner(part.part), part.part.parameter.rpartition(".")[2]
+    return Reset(part, owner) if resets(owner, leaf) else Kept(part)
+
+
+def _reset(group: BoundGroup, part: BoundSlice) -> Uniform | Reset:
+    """What the module that holds the slice starts from by itself; a raw parameter starts like a Linear."""
+    owner = group.owner(part.part)
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return Uniform(part, 1.0 / sqrt(owner.hidden_size))
+    if like_linear(owner) is None and resets(owner, part.part.parameter.rpartition(".")[2]):
+        return Reset(part, owner)
+    transposed = isinstance(owner, _ConvTransposeNd)  # torch takes outputs times kernel for its fan-in
+    fan_in = prod(part.parameter.shape[1:] if transposed else part.row)
+    return Uniform(part, uniform_bound("default", fan_in, 1, gain=1.0))
 
 
 def _add_by_run(absorber: Tensor, chosen: Chosen, shares: Tensor) -> None:
@@ -203,9 +230,3 @@ def _add_by_run(absorber: Tensor, chosen: Chosen, shares: Tensor) -> None:
         if count:
             absorber[run] += shares[first : first + count].sum(0)
         first += count
-
-
-def _of_shape(fresh: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    if fresh.shape != shape:
-        raise ValueError(f"init gave shape {tuple(fresh.shape)} for '{name}'; it was asked for {shape}")
-    return fresh

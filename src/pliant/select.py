@@ -101,7 +101,7 @@ def _first_of_each_run(least: Tensor, due: list[int]) -> Chosen:
 class Threshold:
     """Every unit whose score is at most `tau`, each `period` steps. Reads the device at those steps, and only then.
 
-    A layer whose scores are NaN (silent throughout) is left alone, as in the released ReDo.
+    NaN is below no threshold: a layer of which a score says nothing is left alone.
     """
 
     def __init__(self, tau: float, period: int) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any, Literal, Self, TypedDict
 from weakref import WeakSet
@@ -154,12 +155,11 @@ class UnitReset:
         self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
         self.score.bind(self.panels)
         self.select.bind(self.groups, self.seeds)
-        self.redraw.bind(self.groups)
+        self.redraw.bind(names, self.groups, self.optimizers, self._ranks.agree_on)
         rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
-        self.plan = UnitMap(
-            rows, units.skipped, [*units.notes, *self.forget.notes, *warnings_of(units)], units.unreached
-        )
+        self._notes = [*units.notes, *self.forget.notes, *warnings_of(units)]
+        self.plan = UnitMap(rows, units.skipped, [*self._notes, *self.redraw.notes], units.unreached)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         self._start = [panel.state_dict() for panel in self.panels]
         if attach:
@@ -349,6 +349,7 @@ class UnitReset:
             },
             "score": self.score.state_dict(),
             "select": self.select.state_dict(),
+            "redraw": self.redraw.state_dict(),
             "forget": self.forget.state_dict(),
             "seeds": list(self.seeds),
             "generators": [generator.get_state() for generator in self.generators],
@@ -368,6 +369,8 @@ class UnitReset:
         for name, mine in self._settings().items():
             if state["settings"].get(name) != mine:
                 raise ValueError(f"this state was saved with {name} = {state['settings'].get(name)}, here it is {mine}")
+        self.redraw.load_state_dict(state.get("redraw"))
+        self._plan_again()
         for panel, held in zip(self.panels, state["panels"], strict=True):
             panel.load_state_dict(held)
         for group in self.groups:
@@ -416,6 +419,12 @@ class UnitReset:
 
     def _plan_row(self, group: BoundGroup) -> PlanRow:
         return group.plan_row(hand_over=self.redraw.hand_over_mean, fresh_std=self.redraw.fresh_std(group))
+
+    def _plan_again(self) -> None:
+        """The plan with what fresh units are drawn from now."""
+        pairs = zip(self.plan.rows, self.groups, strict=True)
+        rows = [replace(row, fresh_std=self.redraw.fresh_std(group)) for row, group in pairs]
+        self.plan = replace(self.plan, rows=rows, notes=[*self._notes, *self.redraw.notes])
 
     def _check_groups(self, reads_activity: bool) -> None:
         """No group named twice, no slice in two groups, one number of runs, a tap where activity is needed."""

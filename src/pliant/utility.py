@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import log
+from math import log, nan
 from typing import Literal
 
 import torch
@@ -134,9 +134,18 @@ def corrected(average: Tensor, age: Tensor, decay_rate: float) -> Tensor:
     return torch.where(age > 0, average / weight_seen(age, decay_rate, average.dtype), 0.0)
 
 
-def dormancy(magnitude: Tensor) -> Tensor:
-    """Mean |h| of a unit as a share of the mean of its layer, (..., units). A layer that is silent throughout has NaN.
+def dormancy(size: Tensor) -> Tensor:
+    """Each unit's size, such as its mean |h|, over the mean size of its layer, (..., units).
+
+    Where a layer is silent throughout, that is 0 / 0. All of its units are 0 here, so dormant at any threshold, as in
+    the released code, which adds 1e-9 to the mean. Where a layer holds NaN or inf, its mean tells nothing: all are NaN,
+    which is below no threshold. ReDo replaces, and `pliant.diagnose` counts, by this one function.
 
     Source: Sokar et al., ICML 2023 (ReDo), eq. 1.
+
+    >>> dormancy(torch.tensor([[0.0, 1.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    tensor([[0., 1., 3., 0.],
+            [0., 0., 0., 0.]])
     """
-    return magnitude / magnitude.mean(dim=-1, keepdim=True)
+    mean = size.mean(dim=-1, keepdim=True)
+    return torch.where(mean == 0, 0.0, torch.where(mean.isfinite(), size / mean, nan))

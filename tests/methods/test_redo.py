@@ -1,9 +1,13 @@
+from math import inf, nan
+
 import pytest
 import torch
 from torch import nn
 
-from pliant import ReDo, chain_groups
+from pliant import ReDo, chain_groups, diagnose
+from pliant.units import Slice, Tap, UnitGroup
 from tests.networks import mlp, replaced, train
+from tests.units.hard_cases import Net
 
 
 def test_dormant_units_are_recycled_at_the_period_and_only_then():
@@ -33,13 +37,52 @@ def test_a_unit_at_the_threshold_is_dormant():
         assert replaced(redo) == {"0": count}
 
 
-def test_a_layer_that_is_silent_throughout_is_left_alone():
-    model = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    redo = ReDo(model, optimizer, groups=chain_groups(model), period=1)
-    model[2](torch.zeros(2, 4)).sum().backward()
-    optimizer.step()
-    assert replaced(redo) == {"0": 0}
+def stacked_readers(runs, units, **settings):
+    """Networks side by side whose activity is what is handed to `read`, and a ReDo that looks at every step."""
+
+    def run(net, h):
+        return torch.bmm(net.read(h), net.w2.mT)
+
+    net = Net(run, w1=nn.Parameter(torch.ones(runs, units, 1)), w2=nn.Parameter(torch.ones(runs, 1, units)))
+    net.read = nn.Identity()
+    group = UnitGroup("h", [Slice("w1", 0)], [Slice("w2", 1)], Tap("read"), hand_over={}, runs=runs)
+    return net, group, ReDo(net, torch.optim.SGD(net.parameters(), lr=0.0), groups=[group], period=1, **settings)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.025, 0.5])
+def test_what_redo_replaces_is_what_diagnose_counts_silent_and_broken_layers_too(tau):
+    """Runs: all silent; one unit silent, one at 0.4 of the mean; NaN in one unit; inf in one."""
+    h = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.4, 1.6, 2.0], [nan, 0.0, 1.0, 1.0], [inf, 0.0, 1.0, 1.0]])
+    net, group, redo = stacked_readers(runs=4, units=4, tau=tau)
+    rows = diagnose(net, h[:, None], groups=[group], tau=tau).rows
+    assert [row.dormant_by_activity for row in rows] == [4, 2 if tau == 0.5 else 1, None, None]
+    net(h[:, None]).sum().backward()
+    redo.step()
+    assert redo.stats()["h"]["replaced"] == [row.dormant_by_activity or 0 for row in rows]
+
+
+def test_a_layer_that_fell_silent_lives_and_learns_again():
+    model, target = mlp(), torch.randn(64, 2)
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    x, redo = torch.randn(64, 6), ReDo(model, optimizer, groups=chain_groups(model), period=10, seed=0)
+
+    def loss():
+        return nn.functional.mse_loss(model(x), target)
+
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert replaced(redo)["0"] == 12
+    assert not model[2].weight.any()
+    before = loss().item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 0.9 * before
 
 
 def test_stopping_and_resuming_changes_nothing():

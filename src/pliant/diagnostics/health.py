@@ -14,17 +14,18 @@ Every function gives one bool a unit, (..., units). A unit with a NaN is in none
 
 Departures. Three published measures are called "dormant"; here each has its own name. Nature counts h != 0 for CIFAR, which is
 the same behind a ReLU, and takes "less than 1%" there, as we do, but "at most 1%" for RL. Where a whole layer is silent, ReDo's
-score is 0 / 0: here all of its units are dormant. Where a layer holds NaN or inf, its mean tells nothing: none is.
+score is 0 / 0: all of its units are dormant. Where a layer holds NaN or inf, its mean tells nothing: none is. Both as
+`pliant.ReDo` has it: `pliant.utility.dormancy`.
 """
 
 from __future__ import annotations
 
-from math import inf, nan
+from math import inf
 
-import torch
 from torch import Tensor
 
 from pliant.diagnostics.features import wide
+from pliant.utility import dormancy as share_of_layer  # the rule by which ReDo replaces
 
 FLAT_ENDS = {  # activation -> saturated below, saturated above
     "tanh": (-0.99, 0.99),
@@ -38,6 +39,7 @@ FLAT_ENDS = {  # activation -> saturated below, saturated above
 def dead(h: Tensor) -> Tensor:
     """Units that are 0 on every input.
 
+    >>> import torch
     >>> dead(torch.tensor([[0.0, 1.0, -1.0], [0.0, 0.0, 0.0]]))
     tensor([ True, False, False])
     """
@@ -47,6 +49,7 @@ def dead(h: Tensor) -> Tensor:
 def dormant_by_firing(h: Tensor, share: float = 0.01) -> Tensor:
     """Units above 0 on less than `share` of the inputs. Says something of ReLU and its kin alone: half a tanh is below 0.
 
+    >>> import torch
     >>> dormant_by_firing(torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]))
     tensor([ True, False])
     """
@@ -56,6 +59,7 @@ def dormant_by_firing(h: Tensor, share: float = 0.01) -> Tensor:
 def dormant_by_activity(h: Tensor, tau: float = 0.025) -> Tensor:
     """Units whose mean |h| is at most `tau` of the layer's mean: τ-dormant.
 
+    >>> import torch
     >>> dormant_by_activity(torch.tensor([[0.01, 1.0], [-0.01, 3.0]]))  # 0.01 and 2, of a mean of 1.005
     tensor([ True, False])
     """
@@ -68,6 +72,7 @@ def dormant_by_gradient(g: Tensor, tau: float = 0.01) -> Tensor:
     Two gradients are in use: of the loss by each unit's activity, (..., n, units), as published, and by the weights that enter
     each unit, (..., incoming, units), as in several codes. `diagnose` takes the second, which the `.grad` of any step holds.
 
+    >>> import torch
     >>> dormant_by_gradient(torch.tensor([[0.0, 1.0], [0.0, -3.0]]))
     tensor([ True, False])
     """
@@ -79,6 +84,7 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
 
     Raises `ValueError` for an activation without flat ends.
 
+    >>> import torch
     >>> saturated(torch.tensor([[1.0, 0.999], [-1.0, 0.5]]))
     tensor([ True, False])
     """
@@ -95,17 +101,8 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
 def linearised(h: Tensor) -> Tensor:
     """ReLU units above 0 on every input: a linear unit. Takes what is before the ReLU or behind it, which is the same.
 
+    >>> import torch
     >>> linearised(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
     tensor([ True, False])
     """
     return (h > 0).all(-2)
-
-
-def share_of_layer(size: Tensor) -> Tensor:
-    """Each unit's size over the mean size of its layer, (..., units): 0 in a silent layer, NaN in one that is not finite.
-
-    >>> share_of_layer(torch.tensor([0.0, 1.0, 3.0, 0.0]))
-    tensor([0., 1., 3., 0.])
-    """
-    mean = size.mean(-1, keepdim=True)
-    return torch.where(mean == 0, 0.0, torch.where(mean.isfinite(), size / mean, nan))

@@ -26,7 +26,6 @@ from pliant.diagnostics.ranks import effective_rank, singular_values, srank, sta
 from pliant.diagnostics.watch import Seen
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 from pliant.units.bound import BoundGroup, Consumer
-from pliant.units.entries import BoundSlice
 
 Counts = list[int | None]  # by run
 
@@ -109,24 +108,18 @@ def _geometry(answers: list[Tensor]) -> dict[str, list[float] | None]:
 def _sizes(group: BoundGroup, seen: Seen) -> dict[str, Any]:
     """Mean |incoming weight| of each run, and what is known of the weights' gradient."""
     parts = group.incoming_weights()
-    weights = [_by_unit(part, part.parameter.detach()) for part in parts]
+    weights = [part.entries() for part in parts]
     sizes: dict[str, Any] = {"weight_magnitude": weight_magnitude(*weights, leading=1).tolist()}
     found = [seen.gradients[part.part.parameter] for part in parts]
     if any(each is None or each.layout is not torch.strided for each in found):
         return {**sizes, "gradient_norm": None, "dormant_by_gradient": None}
-    gradients = [_by_unit(part, cast(Tensor, each).detach()) for part, each in zip(parts, found, strict=True)]
+    gradients = [part.entries(cast(Tensor, each).detach()) for part, each in zip(parts, found, strict=True)]
     of_units = torch.cat(gradients, dim=-1).mT  # (runs, incoming, units)
     return {
         **sizes,
         "gradient_norm": gradient_norm(*gradients, leading=1).tolist(),
         "dormant_by_gradient": _count_of_shares(of_units.abs().mean(1, dtype=wide(of_units)), GRADIENT_TAU),
     }
-
-
-def _by_unit(part: BoundSlice, tensor: Tensor) -> Tensor:
-    """A parameter, or its gradient, as (runs, units, all entries of a unit)."""
-    positions = part.front(tensor).flatten(1, len(part.leading))
-    return positions[:, part.index.to(tensor.device)].flatten(2)
 
 
 def _count(units: Tensor) -> Counts:

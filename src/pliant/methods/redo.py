@@ -3,6 +3,9 @@
 Every `period` optimizer steps, each unit whose mean |activity| is at most `tau` of its layer's mean has its incoming
 weights redrawn, its outgoing weights zeroed and its optimizer state forgotten.
 
+A layer that is silent throughout, whose mean is 0, is recycled whole: every unit in it is dormant, as `pliant.diagnose`
+counts. A layer whose activity is not finite is left alone. Both are `pliant.utility.dormancy`.
+
 Source: Sokar et al., ICML 2023, algorithm 1. The activity is that of the last step's batches; the released code runs
 one extra batch.
 """

@@ -189,11 +189,8 @@ class BoundGroup:
     def plan_row(self, *, hand_over: bool, fresh_std: float | None = None) -> PlanRow:
         """This group's line of the plan."""
         kind = self._hand_over_kind() if hand_over else "off"
-        return PlanRow(self.spec, self.units, kind, fresh_std, self._current_std())
-
-    def _current_std(self) -> float | None:
-        held = self.incoming_weights()[0].entries()
-        return None if held.is_meta else float(held.double().std(correction=0))
+        first = self.incoming_weights()[0]
+        return PlanRow(self.spec, self.units, kind, fresh_std, None if first.parameter.is_meta else first.std())
 
     def _hand_over_kind(self) -> Literal["exact", "interior", "none"]:
         absorbed = [part for part, *_ in self.absorbers()]

@@ -67,9 +67,18 @@ class BoundSlice:
         axes = [axis + 1 for axis in self.part.axes]
         return runs_first.movedim(axes, list(range(1, len(axes) + 1)))
 
-    def entries(self) -> Tensor:
-        """Those of every unit, (runs, units, repeat, *row)."""
-        return self.front().flatten(1, len(self.leading))[:, self.index.to(self.parameter.device)]
+    def entries(self, tensor: Tensor | None = None) -> Tensor:
+        """All entries of every unit, (runs, units, entries of a unit)."""
+        positions = self.front(tensor).flatten(1, len(self.leading))
+        return positions[:, self.index.to(positions.device)].flatten(2)
+
+    def numel(self) -> int:
+        """Entries of all units of all runs."""
+        return self.index.numel() * prod(self.row) * self.front().shape[0]
+
+    def std(self) -> float:
+        """Standard deviation of all entries, about their mean."""
+        return float(self.entries().double().std(correction=0))
 
     def _places(self, chosen: Chosen) -> tuple[Tensor, ...]:
         """Index of the chosen units' positions in `front`."""

@@ -224,3 +224,50 @@ def test_a_threshold_that_silenced_its_unit_lets_the_fresh_one_fire():
         optimizer.step()
     assert cbp.stats()["hidden"]["replaced"][0] >= 1
     assert net.s[3] < 1.0
+
+
+def test_what_entries_started_from_is_saved_and_wins_over_a_model_that_has_trained():
+    torch.manual_seed(0)
+    net, x = Gated(lambda net, h: h * net.s.exp()), torch.randn(16, 10)
+    start = net.s.detach().clone()
+    first = pliant.ContinualBackprop(net, torch.optim.SGD(net.parameters(), 0.1), example_inputs=x)
+    with torch.no_grad():
+        net.s.add_(1.0)
+    state = first.state_dict()
+    first.detach()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    again = pliant.ContinualBackprop(
+        net, optimizer, example_inputs=x, replacement_rate=1.0, maturity_threshold=1000, seed=0
+    )
+    assert torch.equal(again.redraw.state_dict()["kept"][0].flatten(), net.s.detach())
+    again.load_state_dict(state)
+    assert torch.equal(again.redraw.state_dict()["kept"][0].flatten(), start)
+
+
+def test_a_raw_weight_that_its_modules_reset_does_not_write_is_never_drawn_from_what_was_learned():
+    """A copy of the module, reset, would hold the weights as they have become."""
+
+    class Raw(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.scale = nn.Parameter(torch.randn(8, 10) / 10), nn.Parameter(torch.ones(8))
+            self.out = nn.Linear(8, 3)
+
+        def reset_parameters(self):
+            nn.init.ones_(self.scale)
+
+        def forward(self, x):
+            return self.out(self.scale * torch.relu(x @ self.w.t()))
+
+    torch.manual_seed(0)
+    net, x = Raw(), torch.randn(16, 10)
+    net.w.data.mul_(100.0)  # as if grown
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
+    net(x).sum().backward()
+    optimizer.step()  # its state says that the network has trained
+    cbp = pliant.ContinualBackprop(net, optimizer, example_inputs=x, replacement_rate=1.0, maturity_threshold=1)
+    for _ in range(3):
+        net(x).sum().backward()
+        optimizer.step()
+    assert cbp.stats()["w"]["replaced"][0] >= 8
+    assert net.w.abs().max() <= 10**-0.5  # a raw weight starts like a Linear
