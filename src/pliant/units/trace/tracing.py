@@ -34,6 +34,7 @@ from pliant.units.trace.signs import note_sign
 from pliant.units.trace.taps import note_outputs
 
 
+@torch.inference_mode(False)
 def trace(
     model: nn.Module,
     example_inputs: Any,
@@ -53,6 +54,8 @@ def trace(
         heads: also attention heads.
         strict: without units that a norm over units lets others notice.
         activity: only units whose activity some hook can see.
+
+    Under `torch.no_grad` and `torch.inference_mode`, and with inputs made under them, the same is found.
 
     Raises `ValueError` where nothing is found, with the plan, and for models that cannot be traced; `RuntimeError` where
     the forward raises.
@@ -246,8 +249,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
     if isinstance(example, Mapping):
-        return (), dict(cast(Mapping[str, Any], example))
-    return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})
+        return (), tree_map(_normal, dict(cast(Mapping[str, Any], example)))
+    return tree_map(_normal, cast(tuple[Any, ...], example) if isinstance(example, tuple) else (example,)), {}
+
+
+def _normal(value: Any) -> Any:
+    """A tensor of inference mode has no version, and no gradient goes through it: a copy has both."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _to_cpu(example: Any) -> Any:
@@ -268,6 +276,13 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
             raise ValueError(f"trace: '{path}' of {name} is quantised; quantised models do not learn and have no units")
+    for path, module in cast(Any, model.named_modules()):
+        held: list[Any] = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
+        if any(isinstance(each, Tensor) and each.is_inference() for each in held):
+            raise ValueError(
+                f"trace: '{path}' of {name} holds tensors made under torch.inference_mode, which cannot be trained; make them "
+                f"outside of it, or leave inference mode for torch.no_grad"
+            )
     for path, tensor in model.named_parameters():
         if tensor.is_meta:
             raise ValueError(
