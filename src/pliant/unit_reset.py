@@ -92,6 +92,7 @@ class UnitReset:
     `RuntimeError` at the first step if the tapped modules never ran in training mode.
     """
 
+    @torch.inference_mode(False)  # what is kept from step to step must not be a tensor of that mode
     def __init__(
         self,
         model: nn.Module,

@@ -24,6 +24,7 @@ from pliant.units.trace import trace
 FEW = 8  # examples that are enough to trace
 
 
+@torch.inference_mode(False)
 def diagnose(
     model: nn.Module,
     x: Any,
@@ -39,7 +40,8 @@ def diagnose(
     The model runs once on `x`, in the mode it is in. In training mode batch norms use the batch, and dropout drops, which raises
     ranks and hides saturation: call `model.eval()` first to see the model as it predicts. Everything is afterwards as it was, to
     the bit: parameters, gradients, buffers, modes, hooks and the random state; no attached method sees the run. What every tap
-    shows is held at once, examples x positions x units numbers a group.
+    shows is held at once, examples x positions x units numbers a group. Under `torch.no_grad` and `torch.inference_mode`, and
+    with inputs made under them, the answer is the same.
 
     Args:
         model: any network whose units can be traced.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -37,8 +38,13 @@ def _inside(model: nn.Module) -> tuple[nn.Module, str]:
 def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
     if isinstance(example, Mapping):
-        return (), dict(cast(Mapping[str, Any], example))
-    return (cast(tuple[Any, ...], example), {}) if isinstance(example, tuple) else ((example,), {})
+        return (), tree_map(_normal, dict(cast(Mapping[str, Any], example)))
+    return tree_map(_normal, cast(tuple[Any, ...], example) if isinstance(example, tuple) else (example,)), {}
+
+
+def _normal(value: Any) -> Any:
+    """A tensor of inference mode has no version, and no gradient goes through it: a copy has both."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def first(count: int, example: Any) -> Any:

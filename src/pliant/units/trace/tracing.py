@@ -37,6 +37,7 @@ from pliant.units.trace.taps import note_outputs
 from pliant.units.verify.whole_plan import tried
 
 
+@torch.inference_mode(False)
 def trace(
     model: nn.Module,
     example_inputs: Any,
@@ -59,6 +60,8 @@ def trace(
         activity: only units whose activity some hook can see.
         trial: try the whole plan on a float64 copy, in a few forwards, and leave alone what it finds wrong. The plan says
             if that could not be done: `pliant.units.verify.whole_plan`.
+
+    Under `torch.no_grad` and `torch.inference_mode`, and with inputs made under them, the same is found.
 
     Raises `ValueError` where nothing is found, with the plan, and for models that cannot be traced; `RuntimeError` where
     the forward raises.
@@ -265,6 +268,13 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
             raise ValueError(f"trace: '{path}' of {name} is quantised; quantised models do not learn and have no units")
+    for path, module in cast(Any, model.named_modules()):
+        held: list[Any] = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
+        if any(isinstance(each, Tensor) and each.is_inference() for each in held):
+            raise ValueError(
+                f"trace: '{path}' of {name} holds tensors made under torch.inference_mode, which cannot be trained; make them "
+                f"outside of it, or leave inference mode for torch.no_grad"
+            )
     for path, tensor in model.named_parameters():
         if tensor.is_meta:
             raise ValueError(

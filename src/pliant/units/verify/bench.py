@@ -49,15 +49,14 @@ class Bench:
 
     def run(self, *, gradients: bool = False) -> Pass:
         weights = [part.parameter for part in self.group.outgoing]
-        for weight in weights:
-            weight.requires_grad_(gradients)
+        found: Sequence[Tensor | None] = [None] * len(weights)
         with ExitStack() as stack:
             taps = [stack.enter_context(self._watching(consumer)) for consumer in self.watched]
-            outputs = self.probe.outputs()
-        found = _gradients(outputs, weights) if gradients else [None] * len(weights)
-        for weight in weights:
-            weight.requires_grad_(False)
-        return Pass([each.detach() for each in outputs], [[each.detach() for each in passes] for passes in taps], found)
+            if gradients:
+                outputs, found = self.probe.outputs_and_gradients(weights)
+            else:
+                outputs = [each.detach() for each in self.probe.outputs()]
+        return Pass(outputs, [[each.detach() for each in passes] for passes in taps], found)
 
     def broken(self, units: Tensor) -> list[list[Tensor]]:
         """What passes the taps with NaN in incoming weights. A model may refuse NaN; what it did before that still counts."""
@@ -99,7 +98,8 @@ class Bench:
             mine = [entries(consumer, self.group.units)[unit].flatten() for consumer in self.watched]
             seen = [each[:, where] for where, passes in zip(mine, taps, strict=True) for each in passes]
             if len(found) < most and any(each.requires_grad and bool((each != each[:1]).any()) for each in seen):
-                found.append(_gradients(seen, parameters))
+                with suppress(RuntimeError):  # reentrant checkpoints
+                    found.append(_gradients(seen, parameters))
         for parameter in parameters:
             parameter.requires_grad_(False)
         return found

@@ -1,66 +1,108 @@
 """A copy of a model that can be asked, to the last bit, what depends on what.
 
-It lies on the CPU in float64, in evaluation mode, and computes attention as matrix products. Batch norms keep statistics that
-fit the example inputs: with those of a fresh model a deep network's signals fade, and a difference can round to nothing. For the
-same reason nothing in it is zero that could be otherwise: behind a zero-initialised head, or a residual branch whose last scale
-starts at 0, every difference is zero. Under `held_norms` layer, group and RMS norms divide by what they divided by in the
-untouched model; then units that meet only in a norm's statistics are as separate as any others.
+It lies on the CPU in float64 (`double`), in evaluation mode, computes attention as matrix products, and starts every pass from
+the same state (`state`). Batch norms keep statistics that fit the example inputs: with those of a fresh model a deep network's
+signals fade, and a difference can round to nothing. For the same reason nothing in it is zero that could be otherwise, nor are
+two entries of a vector alike: behind a zero-initialised head, or a residual branch whose last scale starts at 0, every difference is
+zero, and where all scales are 1 none tells its unit. Under `held_norms` layer, group and RMS norms divide by what they divided by
+in the untouched model; then units that meet only in a norm's statistics are as separate as any others.
 """
 
 from __future__ import annotations
 
+import random
+import sys
+import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from copy import deepcopy
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from pliant.units.activity import Reader
 from pliant.units.hooks import InputHook, OperandHook, OutputHook
 from pliant.units.map import Tap
 from pliant.units.trace.call import tensors_in
+from pliant.units.verify.double import DoubleOnly, double_copy, long
 from pliant.units.verify.held_norms import HeldNorms
+from pliant.units.verify.state import State
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Probe:
-    """The copy, ready to run on the example inputs; `outputs()` is every tensor it returns, one call after another."""
+    """The copy, ready to run on the example inputs; `outputs()` is every tensor it returns, one call after another.
+
+    Raises `ValueError` if two passes differ or return no tensor, `RuntimeError` if the model cannot be copied or run.
+    """
 
     def __init__(self, model: nn.Module, example_inputs: Any, *, seed: int = 0) -> None:
         self.seed = seed
         self.kind = type(model).__name__
-        self.model = _double_copy(model)
-        self.calls: list[Call] = [tree_map(_to_double, call) for call in calls(example_inputs)]
         self.norms: HeldNorms | None = None
-        _fill_zeros(self.model, torch.Generator().manual_seed(seed))
+        self.shows = True  # whether taps are read
+        with _plain_tensors():
+            self.model = double_copy(model)
+            self.calls: list[Call] = [tree_map(_long, call) for call in calls(example_inputs)]
+            _make_distinct(self.model, torch.Generator().manual_seed(seed))
+        self.state = State(self.model)
         self._calibrate()
         first, again = self.outputs(), self.outputs()
         if not same(first, again):
             raise ValueError(
                 f"verify: two forward passes of {self.kind} in evaluation mode differ, so no change can be told from chance. "
-                f"Does it count its calls, or draw from a generator of its own? Verify a copy that does not"
+                f"Does it count its calls, or draw random numbers, outside of itself? Verify a copy that does not"
             )
 
+    # -- passes ------------------------------------------------------------------------------------------------
+
     def outputs(self) -> list[Tensor]:
-        """What the model returns as it is now; the same random numbers every time."""
-        with ExitStack() as settings:
-            settings.enter_context(_same_random_numbers(self.seed))
-            settings.enter_context(_plain_attention())
-            settings.enter_context(_DoubleOnly())
-            if self.norms is not None:
-                settings.enter_context(self.norms.again())
-            results = [self._run(args, kwargs) for args, kwargs in self.calls]
-        found = [tensor for result in results for tensor in tensors_in(result)]
-        if not found:
-            raise ValueError(f"verify: the forward of {self.kind} returned no tensor, so no change would show")
+        """What the model returns as it is now; the same random numbers and the same state every time."""
+        with self._settings(), self.state.put_back():
+            return self._outputs(self.calls)
+
+    def outputs_and_gradients(self, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The outputs, and the gradient of a fixed random linear function of them with respect to each of `weights`.
+
+        Only these require a gradient at first. What is computed under reentrant checkpointing has one only if its inputs
+        have: where a weight finds none, the pass is repeated with all that is trained.
+        """
+        found = self._backward(weights, (), self.calls)
+        if any(gradient is None for gradient in found[1]):
+            trained = [parameter for parameter in self.model.parameters() if parameter.is_floating_point()]
+            with self._unseen():
+                return self._backward(weights, trained, tree_map(_as_trained, self.calls))
         return found
+
+    def _backward(
+        self, weights: Sequence[Tensor], others: Sequence[Tensor], calls: Sequence[Call]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        every = [*weights, *others]
+        try:
+            for weight in every:
+                weight.requires_grad_(True)
+            with self._settings(), self.state.put_back():
+                outputs = self._outputs(calls)
+                ends = [each for each in outputs if each.requires_grad]
+                with self._unseen():  # what checkpoints compute again was seen before
+                    torch.autograd.backward(ends, _signals(ends))  # `autograd.grad` is not for reentrant ones
+            return [each.detach() for each in outputs], [weight.grad for weight in weights]
+        finally:
+            for weight in every:
+                weight.requires_grad_(False).grad = None
+
+    @contextmanager
+    def _unseen(self) -> Generator[None]:
+        before, self.shows = self.shows, False
+        try:
+            yield
+        finally:
+            self.shows = before
 
     @contextmanager
     def held_norms(self) -> Generator[None]:
@@ -75,13 +117,32 @@ class Probe:
     @contextmanager
     def watching(self, tap: Tap, module: nn.Module, parameter: Tensor | None) -> Generator[list[Tensor]]:
         """Inside, the list collects what passes the tap, (rows, entries) a call, read by the hooks the methods use."""
-        seen = _Seen(tap, module, parameter)
+        seen = _Seen(self, tap, module, parameter)
         handles = seen.handles()
         try:
             yield seen.passes
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def _settings(self) -> Generator[None]:
+        with ExitStack() as settings:
+            settings.enter_context(_plain_tensors())
+            settings.enter_context(_same_random_numbers(self.seed))
+            settings.enter_context(_plain_kernels())
+            settings.enter_context(DoubleOnly())
+            settings.enter_context(warnings.catch_warnings())  # of checkpoints in a pass without gradients
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+            if self.norms is not None:
+                settings.enter_context(self.norms.again())
+            yield
+
+    def _outputs(self, calls: Sequence[Call]) -> list[Tensor]:
+        found = [tensor for args, kwargs in calls for tensor in tensors_in(self._run(args, kwargs))]
+        if not found:
+            raise ValueError(f"verify: the forward of {self.kind} returned no tensor, so no change would show")
+        return found
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -92,92 +153,105 @@ class Probe:
                 f"verify: the forward of {self.kind} (a copy in float64 on the CPU) raised with the example inputs given: {error}"
             ) from error
 
+    @torch.no_grad()
     def _calibrate(self) -> None:
+        """Batch norms get the plain average of statistics over all calls."""
         norms = [
             module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average over all passes
-            norm.train()
-        if norms:
-            with torch.no_grad():
-                self.outputs()
-        self.model.eval()
-
-
-class _DoubleOnly(TorchFunctionMode):
-    """Casts to a shorter floating-point type, which models write out for their norms and masks, are casts to float64."""
-
-    SHORT = (torch.float32, torch.float16, torch.bfloat16)
-    CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
-
-    def __enter__(self) -> Any:
-        self.default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # pyright: ignore[reportUnknownMemberType]
-        torch.set_default_dtype(self.default)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        func = Tensor.double if func in self.CASTS else func
-        named = {key: self._long(value) for key, value in cast(dict[str, Any], kwargs or {}).items()}
-        return func(*map(self._long, args), **named)
-
-    def _long(self, value: Any) -> Any:
-        return torch.float64 if isinstance(value, torch.dtype) and value in self.SHORT else value
+        if not norms:
+            return
+        with self._settings(), self.state.put_back(), torch.no_grad():
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
+            for args, kwargs in self.calls:
+                self._run(args, kwargs)
+            fitted = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+        for buffer, value in fitted:
+            buffer.copy_(value)
 
 
 class _Seen(Reader):
     """A reader that keeps what it is shown."""
 
-    def __init__(self, tap: Tap, module: nn.Module, parameter: Tensor | None) -> None:
+    def __init__(self, probe: Probe, tap: Tap, module: nn.Module, parameter: Tensor | None) -> None:
         super().__init__(tap, module, parameter, runs=None)
+        self.probe = probe
         self.passes: list[Tensor] = []
 
     def observe(self, values: Tensor) -> None:
-        self.passes.append(values.movedim(self.tap.axis, -1).flatten(0, -2).clone())
+        if not self.probe.shows:
+            return
+        by_entry = values.movedim(self.tap.axis, -1)
+        self.passes.append(by_entry.reshape(-1, by_entry.shape[-1]).clone())  # one row where there is no batch
 
     def handles(self) -> list[Any]:
-        """The methods read in training mode only: their hooks are told that it is on."""
+        """The methods read in training mode only, with gradients: their hooks are told that both are on.
+
+        Under reentrant checkpointing they are on in the recomputation alone, which shows the same numbers.
+        """
         training = nn.Identity()
         if self.tap.at == "input":
             read = InputHook(self)
 
+            @torch.enable_grad()
             def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 read(training, args, kwargs)
 
             return [self.module.register_forward_pre_hook(before, with_kwargs=True)]
         if self.tap.at == "output":
             given = OutputHook(self)
-            return [self.module.register_forward_hook(lambda _, args, output: given(training, args, output))]
+
+            @torch.enable_grad()
+            def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                given(training, args, output)
+
+            return [self.module.register_forward_hook(after)]
         inside = OperandHook(self)
+
+        @torch.enable_grad()
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+            inside(training, args)
+
         return [
-            self.module.register_forward_pre_hook(lambda _, args: inside(training, args)),
+            self.module.register_forward_pre_hook(enter),
             self.module.register_forward_hook(inside.leave, always_call=True),
         ]
 
 
 @contextmanager
-def _same_random_numbers(seed: int) -> Generator[None]:
-    """For dropout that is always on, and sampling; afterwards the caller's continue."""
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+def _plain_tensors() -> Generator[None]:
+    """Nothing made inside is a tensor of inference mode, which no gradient reaches and no later pass may write."""
+    with torch.inference_mode(False), torch.enable_grad():
         yield
-    finally:
-        torch.set_rng_state(before)
 
 
 @contextmanager
-def _plain_attention() -> Generator[None]:
-    """Fused kernels turn NaN scores into zeros, and the fast path of transformer layers passes by the hooks."""
+def _same_random_numbers(seed: int) -> Generator[None]:
+    """For dropout that is always on, and sampling; afterwards the caller's continue."""
+    ours, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (what models draw from)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(ours)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _plain_kernels() -> Generator[None]:
+    """Fused kernels turn NaN scores into zeros, the fast path of transformer layers and compiled code pass by the hooks."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    compiles = "torch._dynamo" in sys.modules  # otherwise nothing in the model is compiled
+    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with eager, sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -210,45 +284,41 @@ def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     return (moved / size) ** 0.5 if size else moved**0.5
 
 
-class _Wrapper(nn.Module):
-    """Stands for a wrapper that parallelises or compiles: it keeps the names of what is inside and does nothing else."""
-
-    def __init__(self, name: str, inside: nn.Module) -> None:
-        super().__init__()
-        self.add_module(name, inside)
-        self.inside = (inside,)  # in a tuple, so as not to give it another name
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.inside[0](*args, **kwargs)
-
-
-def _double_copy(model: nn.Module) -> nn.Module:
-    wrapped = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    if wrapped or hasattr(model, "_orig_mod"):
-        name = "module" if wrapped else "_orig_mod"
-        inside = cast(nn.Module, getattr(cast(nn.Module, model), name))
-        return _Wrapper(name, _double_copy(inside)).eval()
-    # tensors that a hook computes from parameters (the older weight norm) are no leaves, which `deepcopy` refuses
-    held = [each for module in model.modules() for each in vars(module).values() if isinstance(each, Tensor)]
-    memo: dict[int, Any] = {id(each): each.detach().clone() for each in held if not each.is_leaf}
-    return deepcopy(model, memo).cpu().double().eval()
+def _signals(ends: Sequence[Tensor]) -> list[Tensor]:
+    """What stands for the loss: the same random numbers every time."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(each.shape, generator=generator, dtype=torch.float64).to(each.dtype) for each in ends]
 
 
 def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _to_double(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().cpu().double() if value.is_floating_point() else value.detach().cpu()
+def _as_trained(value: Any) -> Any:
+    """As if a layer before had computed it."""
+    real = isinstance(value, Tensor) and value.is_floating_point()
+    return value.clone().requires_grad_(True) if real else value
+
+
+def _long(value: Any) -> Any:
+    return long(value) if isinstance(value, Tensor) else value
 
 
 @torch.no_grad()
-def _fill_zeros(model: nn.Module, generator: torch.Generator) -> None:
-    """Small random numbers in place of zeros."""
+def _make_distinct(model: nn.Module, generator: torch.Generator) -> None:
+    """Small random numbers in place of zeros, and a tenth of noise on trained vectors and on what is all the same number."""
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if not parameter.is_floating_point():
+            continue
+        if bool((zero := parameter == 0.0).any()):
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) / fan_in**0.5
-            parameter.copy_(torch.where(parameter == 0.0, noise, parameter))
+            parameter.copy_(torch.where(zero, noise, parameter))
+        if parameter.requires_grad and parameter.numel() > 1 and (parameter.dim() == 1 or _is_constant(parameter)):
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.mul_(1.0 + 0.1 * noise)
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    flat = tensor.flatten()
+    return bool(flat[0] == flat[-1]) and bool((flat == flat[0]).all())

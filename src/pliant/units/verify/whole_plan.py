@@ -30,7 +30,7 @@ from pliant.units.verify.trial import Trial
 
 LARGEST = 100_000_000  # parameters; a float64 copy of a larger model is not made unasked
 AGREE = 1e-9  # relative; sums are taken in another order when units change places
-FEW = 4  # examples that are enough
+FEW = 2  # examples that are enough
 _Groups = Sequence[BoundGroup]
 
 
