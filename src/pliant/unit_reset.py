@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.feedback import Feedback, written
 from pliant.optimizer_state import OptimizerState
 from pliant.parts import Score, Select
 from pliant.planning import given_units, stepped_units, warnings_of
@@ -144,6 +145,7 @@ class UnitReset:
         self.panels = self._panels(names)
         self._step_calls = 0
         self._clocks = {each: Clock() for each in self.optimizers}
+        self._feedback = Feedback()
         self._pending: dict[Panel, tuple[Pending, list[BoundGroup]]] = {}  # steps of which only the device knows so far
         self._owed: dict[Panel, list[BoundGroup]] = {}  # groups that made such a step, whose units are yet to be chosen
         self._patience = Counter[Panel]()  # steps in which some group was not read
@@ -158,7 +160,8 @@ class UnitReset:
         self._steps_by_itself = attach
         for each in self.optimizers:
             if attach or hasattr(each, "_optimizer_step_post_hooks"):  # a wrapper that is called an optimizer has none
-                self._handles.append(each.register_step_post_hook(self._after_step))
+                before, after = each.register_step_pre_hook, each.register_step_post_hook
+                self._handles += [before(self._before_step), after(self._after_step)]
         if attach:
             _ATTACHED.add(self)
 
@@ -183,6 +186,7 @@ class UnitReset:
         chosen = self._choose(taken)
         if chosen:
             self._replace(chosen)
+        self._feedback.leave()
 
     def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, Chosen]:
         """The units to replace in groups that made a step."""
@@ -196,6 +200,7 @@ class UnitReset:
     def _replace(self, chosen: dict[BoundGroup, Chosen]) -> None:
         """The phases, each over all groups before the next."""
         self._check_parameters()
+        replaced = self._feedback.before(chosen)
         if self.redraw.hand_over_mean:
             for group, units in chosen.items():
                 self.redraw.hand_over(group, units, self.score.mean(group))
@@ -209,6 +214,8 @@ class UnitReset:
             self.score.forget(group, units)
             group.panel.renew(group, units)
             self._count(group, units)
+        self._feedback.replaced(replaced)
+        written((part.parameter for group in chosen for part in group.slices()), by=self._feedback)
 
     def _count(self, group: BoundGroup, units: Chosen) -> None:
         for run, count in enumerate(units.counts):
@@ -296,6 +303,10 @@ class UnitReset:
                     f"'{tap.module}' was replaced by another module after attaching. detach(), and attach to the model as it is"
                 )
 
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if not (self._on_cuda and torch.cuda.is_current_stream_capturing()):
+            self._feedback.look(optimizer)
+
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         if self._on_cuda and torch.cuda.is_current_stream_capturing():
             self._clocks[optimizer].recorded()
@@ -308,6 +319,8 @@ class UnitReset:
         self._clocks[optimizer].after(optimizer)
         if self._steps_by_itself:
             self.step(optimizer)
+        else:
+            self._feedback.leave()
 
     # -- what happened -----------------------------------------------------------------------------------------
 
@@ -344,6 +357,7 @@ class UnitReset:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._feedback.clear()
         self.forget.detach()
         _ATTACHED.discard(self)
 
@@ -368,6 +382,7 @@ class UnitReset:
 
         Generators go on, and `stats()` still counts what was replaced before.
         """
+        self._feedback.clear()
         self._pending, self._owed = {}, {}
         for panel, start in zip(self.panels, self._start, strict=True):
             panel.load_state_dict(start)
@@ -410,6 +425,7 @@ class UnitReset:
                 raise ValueError(f"this state was saved with {name} = {state['settings'].get(name)}, here it is {mine}")
         for panel, held in zip(self.panels, state["panels"], strict=True):
             panel.load_state_dict(held)
+        self._feedback.clear()
         self._pending, owed = {}, state.get("owed", ())
         self._owed = {panel: [each for each in panel.groups if each.name in owed] for panel in self.panels if owed}
         for group in self.groups:

@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.feedback import written
 from pliant.methods.fresh_copy import FreshCopy
 from pliant.methods.normal_stream import standard_normal
 from pliant.methods.whole_parameters import (
@@ -171,6 +172,7 @@ class ShrinkAndPerturb(WholeParameters):
             shrink=self.shrink,
             noise_std=self.noise_std,
         )
+        written(parameters)
 
     # -- noise --------------------------------------------------------------------------------------------------------
 
