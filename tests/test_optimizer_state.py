@@ -52,7 +52,7 @@ def network():
 def give_gradients(model, size, step):
     generator = torch.Generator().manual_seed(step)
     for parameter in model.parameters():
-        parameter.grad = size * torch.randn(parameter.shape, generator=generator)
+        parameter.grad = (size * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
 
 
 def train(model, optimizer, size, steps):
@@ -108,6 +108,46 @@ def test_fresh_equals_a_freshly_built_optimizer_on_the_reset_entries_and_touches
             expected, other = fresh_model.get_parameter(key), untouched_model.get_parameter(key)
             assert_close(parameter[mask], expected[mask], rtol=2e-6, atol=1e-6)
             assert torch.equal(parameter[~mask], other[~mask])
+
+
+def one_cycle(optimizer, step_size):
+    moves = {"betas", "momentum"} & set(optimizer.defaults)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 4 * step_size, total_steps=90, cycle_momentum=bool(moves))
+
+
+def cyclic(optimizer, step_size):
+    """Triangles that begin at the largest momentum, where OneCycleLR's only pass."""
+    moves = {"betas", "momentum"} & set(optimizer.defaults)
+    return torch.optim.lr_scheduler.CyclicLR(
+        optimizer, step_size, 3 * step_size, step_size_up=7, cycle_momentum=bool(moves)
+    )
+
+
+@pytest.mark.parametrize("schedule", [one_cycle, cyclic])
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"asgd"}))  # whose step size is the parameter's
+def test_under_a_schedule_that_moves_momentum_fresh_equals_an_optimizer_built_at_the_reset(name, schedule):
+    """Three units are reset at three times; each is followed by an optimizer of its own, built then, on the same schedule."""
+    tolerance = 2e-6 if "device" in name else 1e-9  # that step size is a float32
+    model = network().double()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scheduler = schedule(optimizer, optimizer.param_groups[0]["lr"])
+    group, memory = bound("fresh", optimizer, model)
+    twins = []
+    for step in range(88):
+        if step in (20, 45, 70):
+            unit = chosen_units(step // 20)
+            memory.forget(group, unit)
+            twin = copy.deepcopy(model)
+            twins.append((touched(model, group, unit), twin, OPTIMIZERS[name](twin.parameters())))
+        for each, stepper in [(model, optimizer), *(pair[1:] for pair in twins)]:
+            moved = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+            stepper.param_groups[0].update(moved)
+            train(each, stepper, 1.0, [step])
+        scheduler.step()
+        for masks, twin, _ in twins:
+            for key, parameter in model.named_parameters():
+                other = twin.get_parameter(key)
+                assert_close(parameter[masks[key]], other[masks[key]], rtol=tolerance, atol=tolerance)
 
 
 def test_an_entry_between_two_reset_units_is_as_young_as_the_younger():
@@ -248,6 +288,17 @@ def test_momentum_with_dampening_is_a_named_error():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
     with pytest.raises(ValueError, match="dampening"):
         ContinualBackprop(model, optimizer, groups=chain_groups(model))
+
+
+def test_dampening_that_comes_later_is_a_named_error_at_the_first_replacement():
+    """OneCycleLR gives an optimizer without momentum some."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, dampening=0.5)
+    group, memory = bound("fresh", optimizer, model)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
+    train(model, optimizer, 1.0, range(3))
+    with pytest.raises(ValueError, match="dampening.*optimizer_state='zero'"):
+        memory.forget(group, chosen_units(1))
 
 
 def test_a_schedule_after_loading_a_state_is_followed():

@@ -316,18 +316,84 @@ def test_two_methods_on_one_optimizer_share_the_young_entries():
     assert not optimizer._optimizer_step_pre_hooks
 
 
-def test_changing_betas_on_the_way_leaves_a_constant_gradient_one_step_size_a_step():
-    model, group, optimizer, memory, *_ = pair(lr=1e-3)
-    for step in range(60):
-        optimizer.param_groups[0]["betas"] = (0.95 - 0.001 * step, 0.999)
-        if step == 20:
-            memory.forget(group, chosen_units(1))
-        before = model.w.detach().clone()
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
+def cycled(step):
+    """OneCycleLR's betas, and more than it does: β2 moves too, in both directions."""
+    return 0.95 - 0.1 * abs(step % 40 - 20) / 20, (0.9, 0.999, 0.99)[step // 25 % 3]
+
+
+BETAS = {
+    "one cycle": lambda step: (0.95 - 0.1 * min(step, 120 - step) / 60, 0.999),
+    "both": cycled,
+    "a jump up": lambda step: (0.8, 0.95) if step < 70 else (0.95, 0.999),
+    "a jump down": lambda step: (0.95, 0.999) if step < 70 else (0.8, 0.95),
+    "first average off and on": lambda step: (0.0 if step // 15 % 2 else 0.9, 0.999),
+}
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("path", list(BETAS))
+@pytest.mark.parametrize("layout", ["rows and columns", "units on three axes of one tensor", "many entries, few of them young, on two axes"])
+def test_betas_that_move_leave_young_entries_as_in_adam_entry_by_entry(layout, path, amsgrad, monkeypatch):
+    monkeypatch.setattr(ages, "MANY", 10_000)
+    shapes, incoming, outgoing, runs, units = LAYOUTS[layout]
+    model, plain = Weights(**shapes), Weights(**shapes)
+    group = group_of(model, incoming, outgoing, runs)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, amsgrad=amsgrad)
+    oracle = EntryAdam(plain.parameters(), lr=1e-2, amsgrad=amsgrad)
+    memory = OptimizerState("fresh")
+    memory.bind([optimizer], [group])
+    resets = {5: chosen_units(*units), 30: chosen_units(2), 60: chosen_units(units[0]), 80: chosen_units(2)}
+    for step in range(120):
+        oracle.betas = optimizer.param_groups[0]["betas"] = BETAS[path](step)
+        if step in resets:
+            memory.forget(group, resets[step])
+            oracle.forget(masks_of(model, group, resets[step]))
+        give_gradients([model, plain], step)
         optimizer.step()
+        oracle.step()
+        for parameter, expected in zip(model.parameters(), plain.parameters(), strict=True):
+            assert_close(parameter, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_entries_that_were_of_age_are_young_again_under_larger_betas():
+    """Under (0.5, 0.6) all are of age after 60 steps; a fresh Adam that goes on with (0.9, 0.99) corrects by 1 - 0.99^200."""
+    model, group, optimizer, memory, plain, oracle = pair(betas=(0.5, 0.6))
+    for step in range(500):
+        oracle.betas = optimizer.param_groups[0]["betas"] = (0.5, 0.6) if step < 300 else (0.9, 0.99)
+        if step == 200:
+            memory.forget(group, chosen_units(1))
+            oracle.forget(masks_of(model, group, chosen_units(1)))
+        give_gradients([model, plain], step)
+        if 220 < step < 230:  # and they did not age where they had no gradient
+            model.w.grad = None
+            oracle.kept[0][0].grad.zero_()
+            kept = [each.clone() for each in (oracle.kept[0][0].detach(), *oracle.kept[0][1:])]
+        optimizer.step()
+        oracle.step()
+        if 220 < step < 230:
+            for held, before in zip((oracle.kept[0][0].data, *oracle.kept[0][1:]), kept, strict=True):
+                held.copy_(before)
+        assert_close(model.w, plain.w, rtol=1e-9, atol=1e-10)
+
+
+def test_stopping_and_resuming_between_changes_of_betas_changes_nothing():
+    """The betas are changed after the step, before the state is saved, as a schedule does."""
+    model, group, optimizer, memory, *_ = pair()
+    other, _, other_optimizer, other_memory, *_ = pair()
+    for step in range(40):
+        if step in (5, 18):
+            memory.forget(group, chosen_units(step % 4))
+        if step == 20:
+            other.load_state_dict(model.state_dict())
+            other_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            other_memory.load_state_dict(copy.deepcopy(memory.state_dict()))
+        give_gradients([model, other], step)
+        for each in (optimizer, other_optimizer)[: 1 + (step >= 20)]:
+            each.step()
+            each.param_groups[0]["betas"] = cycled(step + 1)
         if step >= 20:
-            assert_close((before - model.w)[1], torch.full((4,), 1e-3, dtype=torch.float64), rtol=2e-2, atol=0)
+            assert torch.equal(other.w, model.w)
+            assert torch.equal(other.v, model.v)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

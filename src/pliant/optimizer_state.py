@@ -164,7 +164,10 @@ class OptimizerState:
                 f"or optimizer_state='keep' to leave stale state in replaced units"
             )
         _check_keys(optimizer, RULES[_name(optimizer)], part)
-        settings = _settings(optimizer, parameter)
+        self._check_settings(_settings(optimizer, parameter))
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        """At construction and, since a schedule may have changed them, at every reset."""
         if self.policy == "fresh" and settings.get("momentum") and settings.get("dampening"):
             raise ValueError(
                 "optimizer_state='fresh' cannot restart SGD momentum with dampening (its first step is undampened). "
@@ -190,6 +193,7 @@ class OptimizerState:
     def _forget(self, optimizer: Optimizer, part: BoundSlice, chosen: Chosen, state: dict[str, Tensor]) -> None:
         rule = self._rules[optimizer]
         settings = _settings(optimizer, cast(nn.Parameter, part.parameter))
+        self._check_settings(settings)
         if rule.value and not settings.get("train_mode", True):
             raise RuntimeError(
                 f"'{part.part.parameter}' cannot be reset while {type(optimizer).__name__} is in eval mode, where "

@@ -179,7 +179,8 @@ class Dormancy:
     def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
         for span in spans:
             by_column = span.of_columns(means.by_reading["magnitude"]).view(panel.runs, -1, span.width)
-            span.of_units(self._magnitude[panel]).copy_(by_column.mean(-1))
+            held, now = span.of_units(self._magnitude[panel]), by_column.mean(-1)
+            held.copy_(now if skipped is None else torch.where(skipped > 0, held, now))
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
         return dormancy(self._magnitude[group.panel][:, group.panel.span(group).units])

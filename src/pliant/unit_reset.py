@@ -27,12 +27,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.feedback import Feedback, written
 from pliant.optimizer_state import OptimizerState
 from pliant.parts import Score, Select
 from pliant.planning import given_units, passed_units, stepped_units, warnings_of
 from pliant.ranks import Ranks
 from pliant.redraw import Redraw
 from pliant.streams import stream_key
+from pliant.taken_steps import Clock, Outcome, Pending
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
 from pliant.units.map import PlanRow, UnitGroup, UnitMap
@@ -152,6 +154,10 @@ class UnitReset:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
         self.panels = self._panels(names)
         self._step_calls = 0
+        self._clocks = {each: Clock() for each in self.optimizers}
+        self._feedback = Feedback()
+        self._pending: dict[Panel, tuple[Pending, list[BoundGroup]]] = {}  # steps of which only the device knows so far
+        self._owed: dict[Panel, list[BoundGroup]] = {}  # groups that made such a step, whose units are yet to be chosen
         self._patience = Counter[Panel]()  # steps in which some group was not read
         self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
         self.score.bind(self.panels)
@@ -163,32 +169,50 @@ class UnitReset:
         self.plan = UnitMap(rows, units.skipped, [*self._notes, *self.redraw.notes], units.unreached)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
         self._start = [panel.state_dict() for panel in self.panels]
+        self._steps_by_itself = attach
+        for each in self.optimizers:
+            if attach or hasattr(each, "_optimizer_step_post_hooks"):  # a wrapper that is called an optimizer has none
+                before, after = each.register_step_pre_hook, each.register_step_post_hook
+                self._handles += [before(self._before_step), after(self._after_step)]
         if attach:
-            self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
             _ATTACHED.add(self)
 
     # -- one step ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
-        """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`."""
-        skipped: Tensor | None = getattr(optimizer, "found_inf", None)  # a GradScaler's, for fused steps
-        chosen: dict[BoundGroup, Chosen] = {}
+        """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`.
+
+        A step that was not taken (no gradient, or left out by a GradScaler) is none, see `pliant.taken_steps`. Where
+        only a CUDA device knows, units due by a step are chosen as they would be at once and replaced after the next one.
+        """
         self._step_calls += 1
         if self._step_calls % CHECK_EVERY == 1:
             self._check_parameters()
-        for panel in self.panels:
-            if optimizer in (None, panel.clock):
-                for group in self._observe(panel, skipped):
-                    units = self.select(group, lambda group=group: self.score.value(group, self.generators))
-                    if units is not None:
-                        chosen[group] = units
+        panels = [panel for panel in self.panels if optimizer in (None, panel.clock)]
+        outcomes = {each: self._clocks[each].ask() for each in {panel.clock for panel in panels}}
+        late = self._choose(self._settled(panels)) if self._pending or self._owed else None
+        taken = [group for panel in panels for group in self._observe(panel, outcomes[panel.clock])]
+        if late:
+            self._replace(late)
+        chosen = self._choose(taken)
         if chosen:
-            self._check_parameters()
             self._replace(chosen)
+        self._feedback.leave()
+
+    def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, Chosen]:
+        """The units to replace in groups that made a step."""
+        chosen: dict[BoundGroup, Chosen] = {}
+        for group in groups:
+            units = self.select(group, lambda group=group: self.score.value(group, self.generators))
+            if units is not None:
+                chosen[group] = units
+        return chosen
 
     def _replace(self, chosen: dict[BoundGroup, Chosen]) -> None:
         """The phases, each over all groups before the next."""
+        self._check_parameters()
+        replaced = self._feedback.before(chosen)
         if self.redraw.hand_over_mean:
             for group, units in chosen.items():
                 self.redraw.hand_over(group, units, self.score.mean(group))
@@ -202,6 +226,8 @@ class UnitReset:
             self.score.forget(group, units)
             group.panel.renew(group, units)
             self._count(group, units)
+        self._feedback.replaced(replaced)
+        written((part.parameter for group in chosen for part in group.slices()), by=self._feedback)
 
     def _count(self, group: BoundGroup, units: Chosen) -> None:
         for run, count in enumerate(units.counts):
@@ -209,18 +235,40 @@ class UnitReset:
         self._last[group.name] = group.steps
         log.debug("replaced %s units of '%s' at step %d", units.counts, group.name, group.steps)
 
-    def _observe(self, panel: Panel, skipped: Tensor | None) -> list[BoundGroup]:
-        """Take in what the groups of a panel did, and return those that did anything; the others keep their clock."""
+    def _observe(self, panel: Panel, outcome: Outcome) -> list[BoundGroup]:
+        """Take in what the groups of a panel did, and return those that made a step that the host knows to be taken.
+
+        Groups that did nothing keep their clock. What was read for a step that was not taken is dropped.
+        """
         if panel.device != panel.groups[0].first.device:
             self._move(panel, panel.groups[0].first.device)
         self._ranks.share(panel)
         groups = panel.ran()
         self._check(panel, groups)
-        for group in groups:
-            panel.steps[group] += 1
-        if groups:
-            self.score.update(panel, panel.spans(groups), panel.take(), skipped)
-        return groups
+        if not groups:
+            return groups
+        means, skipped = panel.take(), None
+        if isinstance(outcome, Tensor):
+            taken = outcome.to(panel.device, non_blocking=True)
+            self._pending[panel], skipped = (Pending(taken), groups), (~taken).to(panel.dtype)
+        elif outcome:
+            _count_step(panel, groups)
+        if outcome is not False:
+            self.score.update(panel, panel.spans(groups), means, skipped)
+        return groups if outcome is True else []
+
+    def _settle(self) -> None:
+        """Count the steps of which only the device knew."""
+        while self._pending:
+            panel, (taken, groups) = self._pending.popitem()
+            if taken.wait():
+                _count_step(panel, groups)
+                self._owed.setdefault(panel, []).extend(groups)
+
+    def _settled(self, panels: Sequence[Panel]) -> list[BoundGroup]:
+        """Groups of these panels that made such a step, before the step that is taken in now."""
+        self._settle()
+        return [group for panel in panels for group in self._owed.pop(panel, [])]
 
     def _check(self, panel: Panel, ran: Sequence[BoundGroup]) -> None:
         """Raise `RuntimeError` if the panel was never read, or the model is no longer the one that was planned."""
@@ -267,23 +315,36 @@ class UnitReset:
                     f"'{tap.module}' was replaced by another module after attaching. detach(), and attach to the model as it is"
                 )
 
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if not (self._on_cuda and torch.cuda.is_current_stream_capturing()):
+            self._feedback.look(optimizer)
+
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         if self._on_cuda and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                f"optimizer.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
-                f"{type(self).__name__} with attach=False, and call its step() after every replay"
-            )
-        self.step(optimizer)
+            self._clocks[optimizer].recorded()
+            if self._steps_by_itself:
+                raise RuntimeError(
+                    f"optimizer.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
+                    f"{type(self).__name__} with attach=False, and call its step() after every replay"
+                )
+            return
+        self._clocks[optimizer].after(optimizer)
+        if self._steps_by_itself:
+            self.step(optimizer)
+        else:
+            self._feedback.leave()
 
     # -- what happened -----------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, dict[str, Any]]:
-        """For each group, by name, integers of the host: nothing is read from the device.
+        """For each group, by name, integers of the host: nothing is read from the device but, where it alone knows, whether
+        the last step was taken (`pliant.taken_steps`); the units due by that are replaced after the next one.
 
         `steps` the group has seen, units `replaced` (one entry a run), and the step at which one `last_replaced_at`. Selection
         by rate adds how many are `mature` and the sum of eligible units over steps, which the rate is a share of (one entry a
         run each).
         """
+        self._settle()
         return {
             group.name: {
                 "steps": group.steps,
@@ -308,6 +369,7 @@ class UnitReset:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._feedback.clear()
         self.forget.detach()
         _ATTACHED.discard(self)
 
@@ -332,6 +394,8 @@ class UnitReset:
 
         Generators go on, and `stats()` still counts what was replaced before.
         """
+        self._feedback.clear()
+        self._pending, self._owed = {}, {}
         for panel, start in zip(self.panels, self._start, strict=True):
             panel.load_state_dict(start)
         self.score.bind(self.panels)
@@ -339,6 +403,7 @@ class UnitReset:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
+        self._settle()
         return {
             "format": FORMAT,
             "fingerprint": self.plan.fingerprint(),
@@ -352,6 +417,7 @@ class UnitReset:
             "select": self.select.state_dict(),
             "redraw": self.redraw.state_dict(),
             "forget": self.forget.state_dict(),
+            "owed": [group.name for groups in self._owed.values() for group in groups],
             "seeds": list(self.seeds),
             "generators": [generator.get_state() for generator in self.generators],
         }
@@ -374,6 +440,9 @@ class UnitReset:
         self._plan_again()
         for panel, held in zip(self.panels, state["panels"], strict=True):
             panel.load_state_dict(held)
+        self._feedback.clear()
+        self._pending, owed = {}, state.get("owed", ())
+        self._owed = {panel: [each for each in panel.groups if each.name in owed] for panel in self.panels if owed}
         for group in self.groups:
             held = state["counts"][group.name]
             self._last[group.name] = held["last"]
@@ -504,6 +573,11 @@ def _places(part: BoundSlice) -> list[tuple[object, str]]:
 def _entered(group: BoundGroup) -> set[object]:
     """What tells a group's units from all others: the entries through which numbers enter them."""
     return {place for part in group.incoming for place, _ in _places(part)}
+
+
+def _count_step(panel: Panel, groups: Sequence[BoundGroup]) -> None:
+    for group in groups:
+        panel.steps[group] += 1
 
 
 def _clear_gradients(group: BoundGroup, chosen: Chosen) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.feedback import written
 from pliant.methods.fresh_copy import FreshCopy, Init, inner
 from pliant.optimizer_state import RULES, Rule
 from pliant.young_entries import YoungEntries
@@ -69,6 +70,7 @@ def reset_head(
             parameter.zero_()
             _clear_gradient(parameter)
         memory.forget()
+    written(head.parameters())
 
 
 def reset_network(
@@ -112,6 +114,7 @@ def reset_network(
         for buffer, drawn in zip(inner(model).buffers(), fresh.buffers(), strict=True) if statistics else ():
             buffer.copy_(drawn)
         memory.forget()
+    written(model.parameters())
 
 
 def reset_optimizer(

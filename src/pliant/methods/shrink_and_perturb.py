@@ -27,19 +27,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.feedback import written
 from pliant.methods.fresh_copy import FreshCopy
 from pliant.methods.normal_stream import standard_normal
 from pliant.methods.whole_parameters import (
     Place,
     Which,
     WholeParameters,
+    is_captured,
     plain_name,
-    refuse_capture,
     seeds_of_runs,
-    skipped,
 )
 from pliant.ranks import Ranks
 from pliant.streams import stream_key
+from pliant.taken_steps import Clock, Pending
 
 Source = Literal["normal", "init"]
 
@@ -49,8 +50,7 @@ FORMAT = 1
 class ShrinkAndPerturb(WholeParameters):
     """Shrink parameters and add noise to them, after every `period` optimizer steps or when `perturb()` says so.
 
-    A parameter that is frozen is left alone, and so is a step that a GradScaler leaves out, where it is attached; who calls
-    `step()` by hand leaves it out by not calling.
+    A parameter that is frozen is left alone. A step that a GradScaler leaves out is none, see `pliant.taken_steps`; where only a CUDA device knows, what is due by a step follows the next one.
 
     Args:
         model: the network.
@@ -104,8 +104,13 @@ class ShrinkAndPerturb(WholeParameters):
         self.steps = [0] * max(1, len(self.optimizers))  # optimizer steps so far
         self.by_hand = 0  # calls of `perturb` so far
         self._fresh = FreshCopy(model) if source == "init" else None
-        if attach and period is not None:
-            self._handles += [each.register_step_post_hook(self._after_step) for each in self.optimizers]
+        self._clocks = {each: Clock() for each in self.optimizers}
+        self._pending: dict[int, Pending] = {}  # steps of which only the device knows so far
+        self._owed = [0] * len(self.steps)  # such steps that were taken and are yet to be counted
+        self._steps_by_itself = attach
+        for each in self.optimizers if period is not None else ():
+            if attach or hasattr(each, "_optimizer_step_post_hooks"):  # a wrapper that is called an optimizer has none
+                self._handles.append(each.register_step_post_hook(self._after_step))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -113,21 +118,46 @@ class ShrinkAndPerturb(WholeParameters):
         """Count a step of `optimizer`, or of all, and perturb its parameters if it is time. Runs after `optimizer.step()`."""
         for number, each in enumerate(self.optimizers):
             if optimizer in (None, each):
-                self.steps[number] += 1
-                if self.period is not None and self.steps[number] % self.period == 0:
-                    places = [place for place in self.places if place.optimizer == number]
-                    self._perturb(places, ("perturbation", number, self.steps[number]), skipped(each))
+                outcome = self._clocks[each].ask()
+                self._settle()
+                taken, self._owed[number] = self._owed[number] + (outcome is True), 0
+                if isinstance(outcome, Tensor):
+                    self._pending[number] = Pending(outcome)
+                for _ in range(taken):
+                    self._count(number)
+
+    def _count(self, number: int) -> None:
+        """One more step of an optimizer; perturb its parameters if it is time."""
+        self.steps[number] += 1
+        if self.period is not None and self.steps[number] % self.period == 0:
+            places = [place for place in self.places if place.optimizer == number]
+            self._perturb(places, ("perturbation", number, self.steps[number]))
+
+    def _settle(self) -> None:
+        """Learn of the steps of which only the device knew."""
+        while self._pending:
+            number, taken = self._pending.popitem()
+            self._owed[number] += taken.wait()
 
     def perturb(self) -> None:
         """Shrink and perturb all chosen parameters now; no step is counted."""
         self.by_hand += 1
-        self._perturb(self.places, ("perturbation by hand", self.by_hand), None)
+        self._perturb(self.places, ("perturbation by hand", self.by_hand))
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        refuse_capture(optimizer, self.places, type(self).__name__)
-        self.step(optimizer)
+        if is_captured(self.places):
+            self._clocks[optimizer].recorded()
+            if self._steps_by_itself:
+                raise RuntimeError(
+                    f"{type(optimizer).__name__}.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
+                    f"{type(self).__name__} with attach=False, and call its step() after every replay"
+                )
+            return
+        self._clocks[optimizer].after(optimizer)
+        if self._steps_by_itself:
+            self.step(optimizer)
 
-    def _perturb(self, places: Sequence[Place], words: Sequence[str | int], left_out: Tensor | None) -> None:
+    def _perturb(self, places: Sequence[Place], words: Sequence[str | int]) -> None:
         self.check_places()
         if self.noise_std:
             keys = [stream_key(seed, *words) for seed in self.seeds]
@@ -141,8 +171,8 @@ class ShrinkAndPerturb(WholeParameters):
             None if noise is None else [noise[each] for each in trained],
             shrink=self.shrink,
             noise_std=self.noise_std,
-            skipped=left_out,
         )
+        written(parameters)
 
     # -- noise --------------------------------------------------------------------------------------------------------
 
@@ -166,12 +196,15 @@ class ShrinkAndPerturb(WholeParameters):
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self._settings(), "seeds": list(self.seeds), "steps": list(self.steps), "by_hand": self.by_hand}
+        self._settle()
+        counts = {"steps": list(self.steps), "owed": list(self._owed), "by_hand": self.by_hand}
+        return {**self._settings(), "seeds": list(self.seeds), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; strengths may change. Raises `ValueError` for another source or other parameters."""
         self.check_saved(state, self._settings())
         self.seeds, self.steps, self.by_hand = list(state["seeds"]), list(state["steps"]), int(state["by_hand"])
+        self._pending, self._owed = {}, list(state.get("owed", [0] * len(self.steps)))
 
     def _settings(self) -> dict[str, Any]:
         optimizers = [place.optimizer for place in self.places]
@@ -198,9 +231,8 @@ def shrink_and_perturb(
     *,
     shrink: float,
     noise_std: float,
-    skipped: Tensor | None = None,
 ) -> None:
-    """`shrink` θ + `noise_std` ξ in the place of each θ; nothing where `skipped` is 1.
+    """`shrink` θ + `noise_std` ξ in the place of each θ.
 
     >>> weight = torch.tensor([2.0, 4.0])
     >>> shrink_and_perturb([weight], [torch.tensor([1.0, -1.0])], shrink=0.5, noise_std=0.1)
@@ -209,13 +241,8 @@ def shrink_and_perturb(
     """
     if not parameters:
         return
-    factor: float | Tensor = shrink
-    if skipped is not None:
-        kept = (skipped.reshape(()) == 0).to(parameters[0].device)
-        factor = torch.where(kept, shrink, 1.0)
-        noise = None if noise is None else [torch.where(kept, each, 0.0) for each in noise]
     if shrink != 1.0:
-        torch._foreach_mul_(parameters, factor)  # pyright: ignore
+        torch._foreach_mul_(parameters, shrink)  # pyright: ignore
     if noise is not None:
         torch._foreach_add_(parameters, noise, alpha=noise_std)  # pyright: ignore
 

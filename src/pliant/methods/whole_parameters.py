@@ -14,7 +14,7 @@ from operator import index
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -163,17 +163,7 @@ def seeds_of_runs(seed: int | Sequence[int] | None, runs: int) -> list[int]:
     return [index(each) for each in seed]
 
 
-def refuse_capture(optimizer: Optimizer, places: Sequence[Place], method: str) -> None:
-    """Raise `RuntimeError` while a CUDA graph is captured, whose replay calls no hook."""
+def is_captured(places: Sequence[Place]) -> bool:
+    """Whether what happens now is recorded in a CUDA graph, whose replay calls no hook."""
     on_cuda = any(place.parameter.device.type == "cuda" for place in places)
-    if on_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            f"{type(optimizer).__name__}.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
-            f"{method} with attach=False, and call its step() after every replay"
-        )
-
-
-def skipped(optimizer: Optimizer) -> Tensor | None:
-    """1 where a fused step under a GradScaler is left out; None if no one asks."""
-    found: Tensor | None = getattr(optimizer, "found_inf", None)
-    return found
+    return on_cuda and torch.cuda.is_current_stream_capturing()

@@ -28,6 +28,8 @@ class Ages:
         self._parts: dict[object, BoundSlice] = {}
         self._held: dict[object, Tensor] = {}
         self._left: dict[object, list[int]] = {}  # host: steps until no position is young, for both averages
+        self._youngest: dict[object, int] = {}  # host: steps since the last reset, as far as it knows
+        self.betas: tuple[float, float] | None = None  # those of its last step; None: no step was seen
         self._shares: dict[object, list[Tensor]] = {}
 
     def add(self, part: BoundSlice) -> None:
@@ -36,7 +38,7 @@ class Ages:
             runs = part.front().shape[0]
             self._parts[key] = part
             self._held[key] = torch.full((runs, prod(part.leading)), NEVER, device=part.parameter.device)
-            self._left[key] = [0, 0]
+            self._left[key], self._youngest[key] = [0, 0], NEVER
 
     @property
     def size(self) -> int:
@@ -66,8 +68,19 @@ class Ages:
 
     def pass_by(self, steps: int) -> None:
         """So many steps fewer are left."""
-        for left in self._left.values():
+        for key, left in self._left.items():
             left[:] = max(left[0] - steps, 0), max(left[1] - steps, 0)
+            self._youngest[key] += steps
+
+    def ripen(self, ripe: Sequence[int]) -> None:
+        """From now on a position is young for `ripe` steps since its reset."""
+        for key, left in self._left.items():
+            left[:] = [max(steps - self._youngest[key], 0) for steps in ripe]
+
+    def recount(self, ripe: Sequence[int]) -> None:
+        """Read from the device how old the youngest are."""
+        self._youngest = {key: int(held.min()) for key, held in self._held.items()}
+        self.ripen(ripe)
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -76,18 +89,21 @@ class Ages:
         age = self._held[_axes(part)]
         where = chosen.runs.unsqueeze(1), part.index.to(age.device)[chosen.units]
         age[where] = 0 if chosen.full else torch.where(chosen.strength.unsqueeze(1) >= 1.0, 0, age[where])
-        self._left[_axes(part)][:] = ripe
+        self._left[_axes(part)][:], self._youngest[_axes(part)] = ripe, 0
 
     def state_of(self, part: BoundSlice) -> dict[str, Any]:
         age = self._held[_axes(part)]
-        return {"age": age[:, part.index.to(age.device)]}
+        last = {} if self.betas is None else {"betas": list(self.betas)}
+        return {"age": age[:, part.index.to(age.device)], **last}
 
     def load(self, part: BoundSlice, held: dict[str, Any] | None, ripe: Sequence[int]) -> None:
         """Go on from `state_of`; None: none was ever reset. A position is young for `ripe` steps."""
         age = self._held[_axes(part)]
         age[:, part.index.to(age.device)] = NEVER if held is None else held["age"].to(age.device)
-        youngest = int(age.min())
+        youngest = self._youngest[_axes(part)] = int(age.min())
         self._left[_axes(part)][:] = [max(steps - youngest, 0) for steps in ripe]
+        first, second = (None, None) if held is None else held.get("betas", (None, None))
+        self.betas = None if first is None or second is None else (float(first), float(second))
 
     # -- what is to be moved ------------------------------------------------------------------------------------------
 

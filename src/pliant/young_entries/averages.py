@@ -2,6 +2,8 @@
 
     w(τ) = (1 - β) / (1 - β^τ)              in an average of τ values
     W    = (w(τ) - w(t)) / (1 - w(t))       what a step with w(t) leaves out, made up for before it
+    c    = (1 - β^t) / (1 - β^τ)            the scale that a moment is kept in, so that t is the right count
+    R    = c(new β) / c(old β)              what brings it into that of a changed β
 
 W of an entry depends on its age alone once the shared count t is of age, and is then looked up.
 """
@@ -54,6 +56,20 @@ def weight_of_newest(steps: Tensor, beta: float, dtype: torch.dtype) -> Tensor:
     tensor([1.0000, 0.6667, 0.5000], dtype=torch.float64)
     """
     return (1.0 - beta) / weight_seen(steps, beta, dtype)
+
+
+def change_of_scale(steps: Tensor, count: float | Tensor, old: float, new: float, dtype: torch.dtype) -> Tensor:
+    """R of moments that have averaged `steps` values each beside a shared count of `count` (1 or more), by age.
+
+    >>> change_of_scale(torch.tensor([1, 2, 9]), 2.0, old=0.5, new=0.75, dtype=torch.float64)
+    tensor([1.1667, 1.0000, 1.0000], dtype=torch.float64)
+    """
+    shared = torch.as_tensor(count, device=steps.device).to(steps.dtype)
+    own = torch.minimum(steps, shared).clamp_(min=1)
+    kind = _wide(dtype)
+    of_new = weight_seen(shared, new, kind) / weight_seen(own, new, kind)
+    of_old = weight_seen(shared, old, kind) / weight_seen(own, old, kind)
+    return (of_new / of_old).to(dtype)
 
 
 def steps_of_youth(beta: float, dtype: torch.dtype) -> int:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.taken_steps import will_be_taken
 from pliant.young_entries.ages import Ages
-from pliant.young_entries.averages import AHEAD, Averages, MissingWeights
+from pliant.young_entries.averages import AHEAD, Averages, MissingWeights, change_of_scale, steps_of_youth
 from pliant.young_entries.moves import Plan, Prepare, Towards
 
 States = dict[nn.Parameter, dict[str, Any]]
@@ -29,12 +30,15 @@ class Batch:
         self._ages = torch.empty(sum(sizes), dtype=torch.int64, device=like.device)
         self._shares = torch.zeros(2, sum(sizes), dtype=like.dtype, device=like.device)
         self._owner = torch.arange(len(members)).repeat_interleave(torch.tensor(sizes)).to(like.device)
+        self._where: dict[Ages, slice] = {}
         first = 0
         for member, size in zip(members, sizes, strict=True):
-            member.place(self._ages[first : first + size], self._shares[:, first : first + size])
+            where = self._where[member] = slice(first, first + size)
+            member.place(self._ages[where], self._shares[:, where])
             first += size
         self._weights: list[MissingWeights | None] = [None, None]
         self._ahead = 0  # steps that are not in the ages yet
+        self._unsure = 0  # steps of which only the device knows whether they were taken
         self._forget_plan()
 
     def in_place(self) -> bool:
@@ -57,13 +61,16 @@ class Batch:
         self._plans: list[Plan] = []
         self._agree = False  # on a count that the host knows
         self._until = 0  # steps for which it holds
-        self._idle = False  # no entry is young
 
     def _plan(self, stepped: list[Ages], states: States, betas: tuple[float, float]) -> None:
         """What these parameters have to be moved, until the first sets of units are young no more."""
         self.settle()
         self._stepped, self._betas = stepped, betas
-        self._idle = not any(left for member in self.members for left in member.left())
+        self._follow(stepped, states, betas)
+        if self._unsure and any(0 < left <= self._unsure for member in stepped for left in member.left()):
+            for member in self.members:
+                member.recount(self._ripe(member.betas or betas))
+            self._unsure = 0
         self._until = min([AHEAD, *(left for member in stepped for left in member.left() if left)])
         keys = (self.averages.first, None), (self.averages.second, self.averages.maximum)
         for row, (key, maximum) in enumerate(keys):
@@ -76,6 +83,33 @@ class Batch:
         counts = list(self._counts(states).values()) if self._plans else []
         self._agree = all(isinstance(count, float) and count == counts[0] for count in counts)
 
+    def _follow(self, stepped: list[Ages], states: States, betas: tuple[float, float]) -> None:
+        """Bring moments that were averaged with other betas into the scale of these."""
+        for member in stepped:
+            before, member.betas = member.betas or betas, betas
+            count = self.averages.count_of(self.settings, states[member.parameter])
+            if before == betas or (isinstance(count, float) and not count):
+                continue
+            member.ripen([max(pair) for pair in zip(self._ripe(before), self._ripe(betas), strict=True)])
+            for row, (old, new) in enumerate(zip(before, betas, strict=True)):
+                if old != new and member.is_young(row):
+                    self._rescale(member, row, states[member.parameter], count, old, new)
+            member.ripen(self._ripe(betas))
+
+    def _rescale(
+        self, member: Ages, row: int, state: dict[str, Any], count: float | Tensor, old: float, new: float
+    ) -> None:
+        where, dtype = self._where[member], self._shares.dtype
+        self._shares[row, where] = change_of_scale(self._ages[where], count, old, new, dtype)
+        keys = (self.averages.first,), (self.averages.second, self.averages.maximum)
+        moments = [state[key] for key in keys[row] if key in state]
+        for piece in member.pieces(row, max(self._ripe((old, new)))):
+            piece.rescale(moments, torch.maximum if new > old else torch.minimum)
+
+    def _ripe(self, betas: tuple[float, float]) -> list[int]:
+        """For both averages, the steps after which an entry is young no more."""
+        return [steps_of_youth(beta, self._shares.dtype) for beta in betas]
+
     def _weights_of(self, row: int, beta: float) -> MissingWeights:
         weights = self._weights[row]
         if weights is None or weights.beta != beta:
@@ -86,13 +120,14 @@ class Batch:
 
     def make_up(self, optimizer: Optimizer) -> None:
         """Move moments of young entries by the shares that the coming step leaves out, and count the step."""
-        if self._idle:
+        taken = will_be_taken(optimizer)
+        if taken is False:
             return
         stepped, states = self._about_to_step(cast(States, optimizer.state))
         betas = self.averages.betas(self.settings)
         if self._ahead >= self._until or betas != self._betas or stepped != self._stepped:
             self._plan(stepped, states, betas)
-        kept = _kept(optimizer, self._ages.device)
+        kept = taken.to(self._ages.device) if isinstance(taken, Tensor) else None
         if self._plans:
             self._move(optimizer, states, kept)
         self._count_step(kept)
@@ -135,14 +170,16 @@ class Batch:
     def _prepare(self, optimizer: Optimizer, kept: Tensor | None) -> Prepare | None:
         """What the optimizer averages: sign and weight decay are in it, a GradScaler's factor is not. None: g as it is."""
         decay, negative = self.averages.decay(self.settings), bool(self.settings.get("maximize", False))
-        if kept is None and not decay and not negative:
-            return None
         scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-        factor = torch.ones((), device=self._ages.device) if scale is None else scale.to(self._ages.device)
+        if kept is None and scale is None and not decay and not negative:
+            return None
+        factor = None if scale is None else scale.to(self._ages.device)
 
         def prepared(gradient: Tensor, parameter: Tensor) -> Tensor:
+            if factor is not None:
+                gradient = gradient / factor
             if kept is not None:
-                gradient = torch.where(kept, gradient / factor, 0.0)
+                gradient = torch.where(kept, gradient, 0.0)
             if negative:
                 gradient = -gradient
             return gradient.add(parameter, alpha=decay) if decay else gradient
@@ -156,21 +193,16 @@ class Batch:
             self._ahead += 1
             return
         taken = kept.to(torch.int64)
-        self._grow(taken, 1)  # the host does not know, and counts the step as taken
+        self._grow(taken, 0)
+        self._unsure += 1
         self._until -= 1
         for plan in self._plans:
             plan.weights.grow(taken)
 
-    def _grow(self, steps: int | Tensor, at_most: int) -> None:
+    def _grow(self, steps: int | Tensor, at_least: int) -> None:
         if self._stepped == self.members:
             self._ages += steps
         for member in self._stepped:
-            member.pass_by(at_most)
+            member.pass_by(at_least)
             if self._stepped != self.members:
                 member.grow(steps)
-
-
-def _kept(optimizer: Optimizer, device: torch.device) -> Tensor | None:
-    """Whether a fused step under a GradScaler will be taken; None: no one asks."""
-    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-    return None if found_inf is None else found_inf.to(device).reshape(()) == 0

@@ -2,6 +2,8 @@
 
     m <- m + W (s1 g - m),    v <- v + W (s2 g² - v),    x <- (1 - W) x,    s = 1 - β^(t-1)
 
+and, where β has been changed, before that from the old one's scale to the new one's: m, v, x <- R m, R v, R x.
+
 On small networks time goes into the number of operations and their kinds, not into their size: picking entries out and
 putting them back costs more than moving a whole parameter, with W = 0 at most entries. One parameter is
 moved after the other, so that no more memory is taken than the largest needs.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import cast
 
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from pliant.units.entries import BoundSlice
 from pliant.young_entries.averages import MissingWeights
 
+Combine = Callable[[Tensor, Tensor], Tensor]
 Prepare = Callable[[Tensor, Tensor], Tensor]  # what the optimizer averages, from gradient and parameter
 
 
@@ -50,11 +54,17 @@ class Whole:
         if maximum is not None:
             maximum.addcmul_(maximum, share, value=-1.0)
 
-    def _share(self) -> Tensor:
+    def rescale(self, moments: Sequence[Tensor], farthest: Combine) -> None:
+        """R in the place of W; that of the younger unit is the farthest from 1."""
+        ratio = self._share(farthest)
+        for moment in moments:
+            moment.mul_(ratio)
+
+    def _share(self, farthest: Combine = torch.maximum) -> Tensor:
         shares = self._shares
         if self._parts is not None:
             shares = [_unsplit(part, share) for part, share in zip(self._parts, shares, strict=True)]
-        return shares[0] if len(shares) == 1 else _largest(shares)
+        return shares[0] if len(shares) == 1 else reduce(farthest, shares)
 
 
 class Few:
@@ -68,7 +78,7 @@ class Few:
         gradient = cast(Tensor, self.parameter.grad)
         moved: list[tuple[Tensor, Tensor | None]] = []
         for number, cut in enumerate(self._cuts):
-            share = _largest([self._shares[number].index_select(*cut), *self._shares[number + 1 :]])
+            share = reduce(torch.maximum, [self._shares[number].index_select(*cut), *self._shares[number + 1 :]])
             entries = moment.index_select(*cut)
             entries.lerp_(towards(gradient.index_select(*cut), self.parameter.index_select(*cut)), share)
             largest = None if maximum is None else maximum.index_select(*cut)
@@ -77,6 +87,15 @@ class Few:
             moment.index_copy_(*cut, entries)
             if maximum is not None and largest is not None:
                 maximum.index_copy_(*cut, largest)
+
+    def rescale(self, moments: Sequence[Tensor], farthest: Combine) -> None:
+        for moment in moments:
+            scaled: list[Tensor] = []
+            for number, cut in enumerate(self._cuts):
+                ratio = reduce(farthest, [self._shares[number].index_select(*cut), *self._shares[number + 1 :]])
+                scaled.append(moment.index_select(*cut).mul_(ratio))
+            for cut, entries in reversed(list(zip(self._cuts, scaled, strict=True))):
+                moment.index_copy_(*cut, entries)
 
 
 @dataclass
@@ -95,13 +114,6 @@ class Plan:
         self.weights.find(ahead, count, self.shares)
         if kept is not None:
             self.shares *= kept
-
-
-def _largest(shares: Sequence[Tensor]) -> Tensor:
-    largest = shares[0]
-    for share in shares[1:]:
-        largest = torch.maximum(largest, share)
-    return largest
 
 
 def _unsplit(part: BoundSlice, values: Tensor) -> Tensor:

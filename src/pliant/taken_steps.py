@@ -1,0 +1,86 @@
+"""Which steps of an optimizer were taken: one that was not is no step for any method.
+
+A GradScaler leaves out a step whose gradients overflowed. Most optimizers are then not called, and no hook of theirs runs. A
+fused one is called all the same and decides by `optimizer.found_inf`, on the device. (A step without any gradient is one: so
+it was asked for.)
+
+Where that flag lies on the CPU it is read. On CUDA a read would make the host wait for the device at every step, so the
+host learns of a step when the next one ends, from a copy that was started in time (`Pending`).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Outcome: TypeAlias = bool | Tensor  # whether a step was taken; a boolean scalar where only the device knows
+
+
+def will_be_taken(optimizer: Optimizer) -> Outcome:
+    """Whether a GradScaler lets a step of `optimizer` happen that has begun, or has just ended."""
+    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    if found_inf is None:
+        return True
+    flag = found_inf.reshape(()) == 0
+    return bool(flag) if known_at_once(flag) else flag
+
+
+def known_at_once(flag: Tensor) -> bool:
+    """Whether the host reads it without waiting for a queue of work, or has no way but to wait."""
+    return flag.device.type != "cuda"
+
+
+class Pending:
+    """A boolean scalar on its way to the host, which waits for it no sooner than it must."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self._copied: torch.cuda.Event | None = None
+        if flag.is_cuda:
+            with torch.cuda.device(flag.device):
+                self._host = torch.empty((), dtype=torch.bool, pin_memory=True)
+                self._host.copy_(flag, non_blocking=True)
+                self._copied = torch.cuda.Event()
+                self._copied.record()
+        else:
+            self._host = flag.clone()
+
+    def wait(self) -> bool:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._host)
+
+
+class Clock:
+    """What became of an optimizer's steps since they were last asked about. `after` is called when one ends.
+
+    Who steps by hand after steps that no hook saw (a replayed CUDA graph, an optimizer that is none of PyTorch's) is taken at
+    their word; once hooks do see steps, a call that no step came before is no step.
+    """
+
+    def __init__(self) -> None:
+        self._sees = False  # hooks run
+        self._replayed = False  # a CUDA graph holds a step: replaying it runs no hook
+        self._outcome: Outcome = False
+
+    def after(self, optimizer: Optimizer) -> None:
+        self._sees = True
+        self._outcome = _either(self._outcome, will_be_taken(optimizer))
+
+    def recorded(self) -> None:
+        """A step was recorded, to be replayed."""
+        self._replayed = True
+
+    def ask(self) -> Outcome:
+        if self._replayed or not self._sees:
+            return True
+        outcome, self._outcome = self._outcome, False
+        return outcome
+
+
+def _either(first: Outcome, second: Outcome) -> Outcome:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first | second
+    return second if first is False else first if second is False else True
