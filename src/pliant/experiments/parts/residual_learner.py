@@ -142,4 +142,5 @@ def unit_groups(network: ResidualNet, units: str, channels: int) -> UnitMap | li
     if units == "article":
         return article_groups(network)
     device = network.head.weight.device
-    return trace(network, torch.zeros(2, channels, 32, 32, device=device), residual=units == "traced-residual")
+    x = torch.zeros(2, channels, 32, 32, device=device)
+    return trace(network, x, residual=units == "traced-residual", trial=False)  # the network is ours, verified by a test
