@@ -69,6 +69,7 @@ def test_tracing_finds_the_units_inside_blocks_and_on_request_the_channels_of_th
     coupled = unit_groups(network, "traced-residual", channels=3)
     assert len(coupled.rows) == 12
     assert [row.units for row in coupled.rows if "conv1" not in row.group.name] == [4, 8, 16, 32]
+    assert trace(network, torch.zeros(2, 3, 32, 32), residual=True).groups == coupled.groups  # and none fails its trial
 
 
 def test_the_articles_pairing_is_what_tracing_finds_inside_blocks_and_changes_the_function_elsewhere(network):

@@ -164,6 +164,39 @@ def test_a_depthwise_filter_behind_padding_is_its_channels(pad):
     assert plan.verify(net, x).rows[0].verdict == "exact"
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [lambda w: F.layer_norm(w, (10,)), lambda w: F.batch_norm(w[None], None, None, training=True)[0]],
+    ids=["layer norm", "batch norm"],
+)
+def test_a_norm_of_a_weight_is_a_computed_weight(norm):
+    class Standardised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.mid, self.out = nn.Parameter(torch.randn(8, 10)), nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.mid(torch.relu(x @ norm(self.w).t()))))
+
+    plan = pliant.trace(Standardised(), torch.randn(4, 10))
+    assert [group.name for group in plan.groups] == ["mid"]
+    assert "computed weight" in str(plan)
+
+
+def test_a_learned_token_beside_the_examples_goes_through_a_norm():
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.norm = nn.Parameter(torch.zeros(1, 1, 6)), nn.LayerNorm(6)
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.norm(torch.cat([self.token.expand(len(x), 1, 6) * 2.0, x], dim=1))
+            return self.b(torch.relu(self.a(x)))
+
+    assert [group.name for group in pliant.trace(Token(), torch.randn(2, 4, 6)).groups] == ["a"]
+
+
 # -- what a fresh unit's entries are ---------------------------------------------------------------------------------
 
 

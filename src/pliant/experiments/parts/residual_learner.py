@@ -143,4 +143,6 @@ def unit_groups(network: ResidualNet, units: str, channels: int) -> UnitMap | li
         return article_groups(network)
     device = network.head.weight.device
     x = torch.zeros(2, channels, 32, 32, device=device)
-    return trace(network, x, residual=units == "traced-residual", trial=False)  # the network is ours, verified by a test
+    return trace(
+        network, x, residual=units == "traced-residual", trial=False
+    )  # the network is ours, verified by a test

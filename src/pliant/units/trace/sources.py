@@ -69,10 +69,10 @@ def _varies(operand: Tensor, labels: Tensor) -> bool:
 
 
 def leave(call: Call, found: Iterable[Sources], arrays: Arrays) -> None:
-    """The outputs are elementwise functions of operands with these sources; where there is a label, the unit stands for all."""
+    """The output is an elementwise function of operands with these sources; where there is a label, the unit stands for all."""
     for number, each in _by_parameter(found).items():
         call.record.functions.setdefault(number, call.where)
-        _write(call, number, _merged(each), arrays)
+        _write(call, number, _merged(each), arrays, [call.output])  # not the statistics that a norm returns as well
 
 
 def reduce(call: Call, found: Iterable[Sources], dims: Sequence[int], *, keep: bool, arrays: Arrays) -> None:
@@ -85,7 +85,7 @@ def reduce(call: Call, found: Iterable[Sources], dims: Sequence[int], *, keep: b
             one = one.reshape([size for dim, size in enumerate(one.shape) if dim not in dims])
         call.record.functions.setdefault(number, call.where)
         meet(call, call.output, {number: one}, arrays)
-        _write(call, number, one, arrays)
+        _write(call, number, one, arrays, call.outputs)
 
 
 def lose(call: Call, found: Iterable[Sources]) -> None:
@@ -98,11 +98,11 @@ def lose(call: Call, found: Iterable[Sources]) -> None:
             call.record.memory.add(output, source(number), torch.full((1,) * output.dim(), MANY))
 
 
-def _write(call: Call, number: int, index: Tensor, arrays: Arrays) -> None:
+def _write(call: Call, number: int, index: Tensor, arrays: Arrays, outputs: Sequence[Tensor]) -> None:
     for labels in arrays.values():
         index, labels = broadcast(index, labels)
         index = torch.where(labels == NONE, index, NONE)
-    for output in call.outputs:
+    for output in outputs:
         call.record.memory.add(output, source(number), index)
 
 
