@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
+RESIDUAL := tests/nn tests/experiments/parts/test_residual.py tests/experiments/parts/test_residual_run.py \
+	tests/experiments/test_class_incremental.py tests/experiments/test_warm_starting.py
 
-.PHONY: demo test zoo format clean
+.PHONY: demo test slow faults integrations docs zoo format clean
 
 demo: .venv/lab
 	$(BIN)/pliant run slowly-changing-regression --profile quick --out runs/demo
@@ -15,7 +17,19 @@ test: .venv/dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.venv/boundscheck $(BIN)/pytest -n 2 tests/online/test_parity.py tests/online/test_variants.py tests/online/test_noise.py
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(RESIDUAL)  # as CPUs without AVX-512 compute
+
+slow: .venv/dev  # more kills: every experiment, at any moment
+	$(BIN)/pytest -n 2 -m slow
+
+faults: .venv/dev  # part of `test`: kills, damaged files, locks
+	$(BIN)/pytest -n 2 -m "faults and not slow"
+
+integrations: .venv/dev  # part of `test`: Stable-Baselines3, CleanRL
+	$(BIN)/pytest -n 2 -m integrations
+
+docs: .venv/dev  # part of `test`: README, docs and docstrings as they are run and linked
+	$(BIN)/pytest -n 2 tests/test_documentation.py src
 
 zoo: .venv-zoo/zoo  # other libraries' models, in an environment of their own
 	.venv-zoo/bin/python -m pytest -m zoo tests/zoo

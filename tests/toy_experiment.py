@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,10 +128,12 @@ class Toy:
 
 
 def _misbehave_if_asked(state: Tracking) -> None:
-    """TOY_FAILS=nlms makes the jobs of that method raise; TOY_PAUSE=0.1 makes every advance that slow;
-    TOY_STUCK=1 makes the second take a minute in which no other thread runs."""
+    """TOY_FAILS=nlms makes the jobs of that method raise; TOY_PAUSE=0.1 makes every advance that slow; TOY_HELD=1 makes
+    the second wait for good; TOY_STUCK=1 makes it do so without letting another thread run."""
     if os.environ.get("TOY_FAILS") == state.configs[0].method and state.steps_done >= 2 * BIN:
         raise RuntimeError("asked to fail")
     time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+    if "TOY_HELD" in os.environ and state.steps_done:
+        threading.Event().wait()
     if "TOY_STUCK" in os.environ and state.steps_done:
-        ctypes.PyDLL(None).sleep(60)  # as compiled code may: without letting another thread of Python run
+        ctypes.PyDLL(None).pause()  # as compiled code may: without letting another thread of Python run

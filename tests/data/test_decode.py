@@ -12,6 +12,7 @@ from pliant.data import DataError
 from pliant.data.decode import decoded, reduced
 from pliant.data.listing import listing
 from tests.data.makers import class_folders, picture, zipped
+from tests.patience import PATIENCE
 
 
 def encoded(array, form="PNG", mode=None, **options):
@@ -142,5 +143,5 @@ def test_a_script_without_a_main_guard_may_prepare(tmp_path):
     script.write_text(
         "from pathlib import Path\nfrom pliant.data import load\nprint(len(load('mine', Path('data')).train))"
     )
-    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.stdout, ended.stderr) == ("1250\n", "")

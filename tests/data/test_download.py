@@ -13,6 +13,8 @@ from pliant.data import DataError, load, where
 from pliant.data.catalog import CATALOG
 from tests.data.makers import digits
 
+pytestmark = pytest.mark.faults
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves `server.files` under /good/, and other things elsewhere."""

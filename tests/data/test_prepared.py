@@ -8,13 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from pliant.data import DataError, fingerprint, load
 from tests.data.makers import class_folders, picture, zipped
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
@@ -190,30 +192,52 @@ def many(tmp_path_factory):
     return folder
 
 
-def loading(folder):
-    command = [sys.executable, "-c", LOAD, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+HELD = """
+import sys
+from pliant.data import prepared
+decoded = prepared.decoded
+def held(*arguments):
+    for number, chunk in enumerate(decoded(*arguments)):
+        yield chunk
+        if number == 0:
+            print("at work", flush=True)
+            sys.stdin.readline()
+prepared.decoded = held
+"""
 
 
-def test_two_processes_that_prepare_one_set_at_once_prepare_it_once(many, cache):
-    both = [loading(many), loading(many)]
-    said = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+def loading(folder, before=""):
+    command = [sys.executable, "-c", before + LOAD, str(folder)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, **pipes, text=True, env=dict(os.environ))
+
+
+@pytest.fixture
+def at_work(many, cache):
+    """A process that has written some of the pictures of `many`, and goes on when it is told to."""
+    process = loading(many, HELD)
+    assert process.stdout.readline() == "at work\n"
+    assert list((cache / "prepared").glob("many-*.tmp/pixels.npy"))
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_two_processes_that_prepare_one_set_at_once_prepare_it_once(at_work, many, cache):
+    second = loading(many)
+    assert second.stderr.readline() == "another process is at work on many: waiting for it\n"
+    said = [process.communicate("go on\n", timeout=PATIENCE) for process in (at_work, second)]
+    assert [at_work.returncode, second.returncode] == [0, 0], said
     assert said[0][0] == said[1][0] == f"{load('many', many).sha256}\n"
     log = said[0][1] + said[1][1]
     assert log.count("preparing 1,500 pictures") == 1
-    assert log.count("another process is at work on many: waiting for it") == 1
     assert sorted(path.name for path in kept(cache).iterdir()) == ["labels.npy", "pixels.npy", "set.json"]
 
 
-def test_a_process_killed_while_it_prepares_leaves_neither_lock_nor_half_a_set(many, cache):
-    victim = loading(many)
-    deadline = time.monotonic() + 30
-    while not list((cache / "prepared").glob("many-*.tmp/pixels.npy")) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    assert list((cache / "prepared").glob("many-*.tmp/pixels.npy")), "killed before it wrote, or after"
+def test_a_process_killed_while_it_prepares_leaves_neither_lock_nor_half_a_set(at_work, many, cache):
+    at_work.send_signal(signal.SIGKILL)
+    at_work.communicate()
+    assert list((cache / "prepared").glob("many-*.tmp/pixels.npy"))
     assert not list((cache / "prepared").glob("many-*/set.json"))
     assert len(load("many", many).train) == 1500
     assert sorted(path.name for path in kept(cache).iterdir()) == ["labels.npy", "pixels.npy", "set.json"]

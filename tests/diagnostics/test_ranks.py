@@ -70,21 +70,21 @@ def close(found, expected):
         assert measure(found).item() in edge
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices, st.floats(1e-100, 1e100))
 def test_rank_does_not_change_with_the_scale(h, scale):
     h = torch.from_numpy(h)
     close(singular_values(h * scale), singular_values(h))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices, st.randoms(use_true_random=False))
 def test_rank_does_not_change_when_units_or_inputs_change_places(h, random):
     rows, columns = (random.sample(range(size), size) for size in h.shape)
     close(singular_values(torch.from_numpy(h[rows][:, columns].copy())), singular_values(torch.from_numpy(h)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices)
 def test_rank_lies_between_one_and_the_smaller_side_and_is_zero_for_zeros_alone(h):
     s = singular_values(torch.from_numpy(h))

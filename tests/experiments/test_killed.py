@@ -12,7 +12,9 @@ from pliant.lab.runner import make_longer
 from pliant.lab.study import Study, open_study
 from pliant.lab.target import load, target
 from tests.experiments.small_pictures import make_pictures
-from tests.kill_and_resume import die_inside_a_commit, differing, finish, rows_in
+from tests.kill_and_resume import die_inside_a_commit, differing, finish, kill_and_resume, rows_in
+
+pytestmark = pytest.mark.faults
 
 PICTURES = {"dataset": "small", "train_images": 15, "test_images": 6}
 CUT = {  # continual backpropagation on small pictures: at least four commits, and replacements going on
@@ -40,7 +42,7 @@ CUT = {  # continual backpropagation on small pictures: at least four commits, a
         "validation_images": 5,
         "increment": 2,
         "tasks": 2,
-        "epochs": 40,
+        "epochs": 18,
         "batch": 10,
         "width": 4,
         "maturity_threshold": 5,
@@ -94,12 +96,18 @@ def test_no_experiment_is_left_out():
     assert {learning[name] for name in CUT} == set(learning.values())
 
 
+def command_of(name, **changes):
+    """What follows `pliant run`: the name, and the settings above with these changes."""
+    settings = {**CUT[name], **changes}
+    said = [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
+    return [name, "--methods", "cbp", "--seeds", "0", *said]
+
+
 @pytest.mark.parametrize("name", CUT)
 def test_a_study_killed_inside_a_commit_resumes_to_the_same_rows(name, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PLIANT_DATA", str(data))
     monkeypatch.setenv("PLIANT_CACHE", str(data / "cache"))
-    settings = [word for field, value in CUT[name].items() for word in ("--set", f"{field}={value}")]
-    study = [name, "--methods", "cbp", "--seeds", "0", *settings, "--jobs", "1"]
+    study = [*command_of(name), "--jobs", "1"]
     expected = finish(["run", *study, "--out", str(tmp_path / "peace")], tmp_path / "peace")
     kill = die_inside_a_commit(study, tmp_path / "killed", "inside the transaction", expected)
     replaced = max(
@@ -110,10 +118,17 @@ def test_a_study_killed_inside_a_commit_resumes_to_the_same_rows(name, data, tmp
     assert kill.differing == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CUT)
+def test_a_study_killed_at_any_moment_resumes_to_the_same_rows(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLIANT_DATA", str(data))
+    monkeypatch.setenv("PLIANT_CACHE", str(data / "cache"))
+    kills = kill_and_resume([*command_of(name), "--jobs", "1"], kills=3, seed=0, folder=tmp_path)
+    assert [kill.differing for kill in kills] == [0] * 3
+
+
 def study(name, out, **changes):
-    settings = [f"{key}={value}" for key, value in {**CUT[name], **changes}.items()]
-    said = [word for setting in settings for word in ("--set", setting)]
-    return finish(["run", name, "--methods", "cbp", "--seeds", "0", *said, "--out", str(out)], out)
+    return finish(["run", *command_of(name, **changes), "--out", str(out)], out)
 
 
 @pytest.mark.parametrize(("name", "field", "half"), [("rewired-cart-pole", "tasks", 2), ("slippery-ant", "steps", 640)])

@@ -10,6 +10,8 @@ import pliant
 
 gym = pytest.importorskip("gymnasium", reason="gymnasium is not installed: pip install 'pliant[rl]'")
 
+pytestmark = pytest.mark.integrations
+
 ENVS, STEPS, EPOCHS, MINIBATCH, SEED = 4, 32, 4, 32, 1
 
 

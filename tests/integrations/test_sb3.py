@@ -27,6 +27,8 @@ import pliant
 from pliant.integrations.sb3 import ContinualBackpropCallback, Networks, UnitResetCallback, example_inputs, networks_of
 from pliant.integrations.sb3.networks import recent_inputs
 
+pytestmark = pytest.mark.integrations
+
 OFF = {"learning_starts": 32, "batch_size": 16, "buffer_size": 256}
 EPSILON = {"train_freq": 2, "target_update_interval": 50, "exploration_initial_eps": 0.1, "exploration_final_eps": 0.1}
 MAKE = {

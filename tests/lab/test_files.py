@@ -9,14 +9,19 @@ import sys
 import pytest
 
 from pliant.lab.files import Held, Lock, is_held, write_durably
+from tests.patience import PATIENCE
 
-HOLD = "import sys, time; from pathlib import Path; from pliant.lab.files import Lock; "
-HOLD += "lock = Lock(Path(sys.argv[1]), 'x').__enter__(); print('held', flush=True); time.sleep(60)"
+pytestmark = pytest.mark.faults
+
+HOLD = "import sys; from pathlib import Path; from pliant.lab.files import Lock; "
+HOLD += "lock = Lock(Path(sys.argv[1]), 'x').__enter__(); print('held', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture
 def holder(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -32,7 +37,7 @@ def test_a_held_lock_names_its_holder(holder, tmp_path):
 
 def test_a_killed_holder_holds_nothing(holder, tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
-    with Lock(tmp_path / "lock", "the study", patience=5):
+    with Lock(tmp_path / "lock", "the study", patience=PATIENCE):
         assert str(os.getpid()) in (tmp_path / "lock").read_text()
         assert is_held(tmp_path / "lock")
     assert not is_held(tmp_path / "lock")

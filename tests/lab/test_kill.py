@@ -1,6 +1,6 @@
 """A study killed at any moment and resumed has the rows of one that was not.
 
-Five kills by default; PLIANT_KILLS=20 for all twenty; PLIANT_KILL_SEED chooses the moments. `pytest -s` prints them.
+Five kills, and twenty where slow tests are run; PLIANT_KILL_SEED chooses the moments. `pytest -s` prints them.
 """
 
 import os
@@ -10,15 +10,17 @@ import pytest
 
 from tests.kill_and_resume import die_inside_a_commit, finish, kill_and_resume, rows_in
 
+pytestmark = pytest.mark.faults
+
 TOY = [str(Path(__file__).parents[1] / "toy_experiment.py") + ":Toy", "--jobs", "2"]
-KILLS = int(os.environ.get("PLIANT_KILLS", "5"))
 SEED = int(os.environ.get("PLIANT_KILL_SEED", "20241122"))
 
 
-def test_a_study_killed_at_any_moment_resumes_to_the_same_rows(tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_study_killed_at_any_moment_resumes_to_the_same_rows(count, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_PAUSE", "0.01")
-    kills = kill_and_resume(TOY, kills=KILLS, seed=SEED, folder=tmp_path)
-    assert [kill.differing for kill in kills] == [0] * KILLS
+    kills = kill_and_resume(TOY, kills=count, seed=SEED, folder=tmp_path)
+    assert [kill.differing for kill in kills] == [0] * count
     assert any(0 < kill.committed < kill.total for kill in kills), "no kill came in the midst of the rows"
 
 

@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pliant.lab.records import read
-from tests.kill_and_resume import content, finish, is_alive, pliant, rows_in, workers_of
+from tests.kill_and_resume import content, end, finish, is_alive, pliant, rows_in, workers_of
+from tests.patience import PATIENCE, until
+
+pytestmark = pytest.mark.faults
 
 TOY = str(Path(__file__).parents[1] / "toy_experiment.py") + ":Toy"
 TINY = ["run", TOY, "--profile", "tiny", "--jobs", "2"]
@@ -20,7 +22,7 @@ TINY = ["run", TOY, "--profile", "tiny", "--jobs", "2"]
 
 def run(*arguments, **environment):
     return subprocess.run(
-        pliant(*arguments), capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        pliant(*arguments), capture_output=True, text=True, env={**os.environ, **environment}, timeout=PATIENCE
     )
 
 
@@ -38,22 +40,17 @@ def in_mid_learning(folder, **environment):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: rows_in(content(folder)) > 0)
+    workers = workers_of(folder, runner.pid)
     yield folder, runner
-    runner.kill()
+    for process in (runner.pid, *workers):
+        end(process)
     runner.communicate()
 
 
 @pytest.fixture
 def slow(tmp_path):
-    with in_mid_learning(tmp_path / "slow", TOY_PAUSE="0.3") as study:
+    with in_mid_learning(tmp_path / "slow", TOY_HELD="1") as study:
         yield study
-
-
-def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def has_committed(database):
@@ -97,7 +94,7 @@ def test_workers_die_with_a_killed_runner(slow):
     assert len(workers) == 2
     runner.kill()
     runner.wait()
-    until(lambda: not any(is_alive(worker) for worker in workers), seconds=5)
+    until(lambda: not any(is_alive(worker) for worker in workers))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends when its advance does")
@@ -106,21 +103,19 @@ def test_workers_die_with_a_killed_runner_even_inside_compiled_code(tmp_path):
         workers = workers_of(folder, runner.pid)
         runner.kill()
         runner.wait()
-        until(lambda: not any(is_alive(worker) for worker in workers), seconds=5)
+        until(lambda: not any(is_alive(worker) for worker in workers))
 
 
 def test_a_worker_ends_with_its_standard_input():
-    code = "import time; from pliant.lab.worker import requested_jobs; requested_jobs(); time.sleep(60)"
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=True)
-    assert time.monotonic() - began < 30
+    code = "import threading; from pliant.lab.worker import requested_jobs; requested_jobs(); threading.Event().wait()"
+    subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=True, timeout=PATIENCE)
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(slow):
     folder, runner = slow
     workers = workers_of(folder, runner.pid)
     os.killpg(runner.pid, signal.SIGINT)  # a terminal tells the workers too
-    said, _ = runner.communicate(timeout=20)
+    said, _ = runner.communicate(timeout=PATIENCE)
     assert runner.returncode == 130
     assert said.endswith(f"resume  pliant resume {folder}\n")
     assert "Traceback" not in said
@@ -222,7 +217,8 @@ def test_workers_have_one_thread_a_safe_path_fixed_hashes_and_may_print(tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "facts.py").write_text(FACTS)
     (tmp_path / "json.py").write_text("raise ImportError('a file of the user hid a library')")
-    rows = finish(["run", "facts.py:Facts", "--out", "s"], tmp_path / "s")
+    assert run("run", "facts.py:Facts", "--out", "s").returncode == 0
+    rows = content(tmp_path / "s")
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     hashed = subprocess.run([sys.executable, "-c", "print(hash('word'))"], capture_output=True, env=environment).stdout
     numbers = {name: data for (_, _, name), (_, data) in rows.items()}

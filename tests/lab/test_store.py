@@ -13,6 +13,8 @@ from pliant.lab import DONE, RUNNING, LabError, diverged, records
 from pliant.lab.records import read, read_rows, read_state
 from pliant.lab.store import JobStore, stored_state
 
+pytestmark = pytest.mark.faults
+
 RUNS = 2
 
 

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pliant.nn.strided import conv2d
+
 How = Literal["auto", "loop", "grouped", "product"]
 
 
@@ -142,7 +144,7 @@ class StackedConv2d(_Stacked):
         if self.runs == 1:
             # squeezed, not indexed: the gradient of x[0] would be a copy
             weight, bias = self.weight.squeeze(0), self.bias.squeeze(0)
-            return F.conv2d(x.squeeze(0), weight, bias, self.stride, self.padding).unsqueeze(0)
+            return conv2d(x.squeeze(0), weight, bias, self.stride, self.padding).unsqueeze(0)
         how = self.how if self.how != "auto" else "loop" if x.device.type == "cpu" else "product"
         if how == "loop":
             return _one_by_one(x, self.weight, self.bias, self.stride, self.padding)
@@ -154,14 +156,14 @@ class StackedConv2d(_Stacked):
 
 
 def _one_by_one(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    each = [F.conv2d(x[run], weight[run], bias[run], stride, padding) for run in range(len(weight))]
+    each = [conv2d(x[run], weight[run], bias[run], stride, padding) for run in range(len(weight))]
     return torch.stack([y.movedim(1, -1) for y in each]).movedim(-1, 2)  # NHWC throughout
 
 
 def _in_groups(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
     runs = len(weight)
     side_by_side = x.transpose(0, 1).flatten(1, 2)  # (batch, runs * inputs, height, width)
-    y = F.conv2d(side_by_side, weight.flatten(0, 1), bias.flatten(), stride, padding, groups=runs)
+    y = conv2d(side_by_side, weight.flatten(0, 1), bias.flatten(), stride, padding, groups=runs)
     return y.view(len(y), runs, -1, *y.shape[2:]).transpose(0, 1)
 
 

@@ -4,9 +4,9 @@
     stages  4 of 2 blocks: x -> relu(norm(conv(relu(norm(conv(x))))) + x)        width, 2, 4, 8 times width; strides 1, 2, 2, 2
     head    mean over positions, linear
 
-Every convolution has a bias; where a block changes shape, its shortcut is a 1x1 convolution and a norm. Weights start from
-N(0, 2 / fan_in), those of the head from N(0, 1 / fan_in), biases at 0, norms at scale 1 and shift 0. At width 64 with 100
-classes there are 11,224,932 parameters.
+Every convolution has a bias; where a block changes shape, its shortcut is a 1x1 convolution of every `stride`-th position
+(`pliant.nn.strided`) and a norm. Weights start from N(0, 2 / fan_in), those of the head from N(0, 1 / fan_in), biases at 0,
+norms at scale 1 and shift 0. At width 64 with 100 classes there are 11,224,932 parameters.
 
 Source: He et al., CVPR 2016; as in Dohare et al., Nature 632 (2024), class-incremental CIFAR-100. Departure: none; the
 article has width 64.
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from pliant.nn.strided import every
 from pliant.units.map import BN, Slice, Tap, UnitGroup
 
 STRIDES = (1, 2, 2, 2)  # of the stages
@@ -34,16 +35,17 @@ class Block(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs)
         self.conv2, self.norm2 = nn.Conv2d(outputs, outputs, 3, 1, 1), nn.BatchNorm2d(outputs)
+        self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
 
     def inner(self, x: Tensor) -> Tensor:
         """What the units between the two convolutions do."""
         return relu(self.norm1(self.conv1(x)))
 
     def merge(self, inner: Tensor, x: Tensor) -> Tensor:
-        return relu(self.norm2(self.conv2(inner)) + self.shortcut(x))
+        return relu(self.norm2(self.conv2(inner)) + self.shortcut(every(x, self.stride)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.merge(self.inner(x), x)
