@@ -15,7 +15,9 @@ effect because the mean is cleared one phase too early.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod, sqrt
 from typing import Any
 
@@ -32,6 +34,18 @@ from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
 
 log = logging.getLogger("pliant")
+
+_STATE_FOLLOWS = ContextVar("_STATE_FOLLOWS", default=False)
+
+
+@contextmanager
+def state_follows() -> Generator[None]:
+    """Inside, a method may be built on a network that has trained without a warning: its state, loaded next, knows the scale."""
+    token = _STATE_FOLLOWS.set(True)
+    try:
+        yield
+    finally:
+        _STATE_FOLLOWS.reset(token)
 
 
 class Redraw:
@@ -79,7 +93,8 @@ class Redraw:
         self._begin(agree([found.starts.get(part, RESET) for part in self._parts]))
         if found.trained is not None:
             self.notes = [self._doubt(found)]
-            log.warning(self.notes[0])
+            if not _STATE_FOLLOWS.get():
+                log.warning(self.notes[0])
 
     def fresh_std(self, group: BoundGroup) -> float | None:
         """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
