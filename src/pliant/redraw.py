@@ -53,12 +53,10 @@ class Redraw:
 
     Args:
         init: "module" draws what a fresh `reset_parameters()` of the layer would (Linear and Conv: uniform
-            +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read). A
-            layer that has none (a raw parameter) starts like a Linear. Where the network is fresh when the method is built, and
-            weights are of another scale than that by more than chance (by a quarter and the sampling error), by the model's
-            own initializer (`_init_weights`), if it has one that gives this scale, else as the layer's reset, at
-            the scale found: see `pliant.fresh_weights`. A network that has trained tells its scale no more, and a warning
-            says so. The plan shows the standard deviation of what is drawn beside that of the weights as they are.
+            +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read); a
+            layer that has none (a raw parameter) starts like a Linear. A weight of a fresh network that started at another scale
+            than its reset's is drawn by the model's own initializer, or at the scale found: see `pliant.fresh_weights.start`. The
+            plan says so, and shows the standard deviation of what is drawn beside that of the weights as they are.
             Or "kaiming", "xavier", "lecun", "default" as in `pliant.initial`; or a callable (parameter name, (count, *row
             shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.

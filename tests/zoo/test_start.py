@@ -16,6 +16,7 @@ import transformers
 
 from pliant import ContinualBackprop
 from tests.zoo.models import zoo
+from tests.zoo.report import traced
 
 MODELS = {f"{entry.source}-{entry.name}": entry for entry in zoo() if entry.source in ("transformers", "timm")}
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("default")]
@@ -66,13 +67,10 @@ def test_every_network_of_the_zoo_is_recognised_as_fresh():
     looked_trained = []
     for name, entry in MODELS.items():
         model, x = entry.make()
-        try:
-            cbp = ContinualBackprop(
-                model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=x, **entry.options
-            )
-        except ValueError as error:
-            assert "no resettable unit" in str(error), name
+        plan = traced(model, x, entry)
+        if plan is None:
             continue
+        cbp = ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=plan)
         looked_trained += [f"{name}: {note}" for note in cbp.plan.notes if "not known any more" in note]
         cbp.detach()
     assert looked_trained == []
