@@ -62,15 +62,16 @@ def test_a_checkpoint_that_has_trained_is_drawn_by_its_modules_resets_and_one_wa
     assert cbp.plan.rows[0].fresh_std == pytest.approx(1 / math.sqrt(3 * 16))
 
 
-def test_every_network_of_the_zoo_is_recognised_as_fresh():
-    """Each is attached as its library builds it: none may look as if it had trained."""
-    looked_trained = []
+def test_every_network_of_the_zoo_is_recognised_as_fresh_but_one():
+    """Each as its library builds it. repvgg's batch norms start from N(0.1, 0.1), which looks like training."""
+    looked_trained = {}
     for name, entry in MODELS.items():
         model, x = entry.make()
         plan = traced(model, x, entry)
-        if plan is None:
-            continue
-        cbp = ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=plan)
-        looked_trained += [f"{name}: {note}" for note in cbp.plan.notes if "not known any more" in note]
-        cbp.detach()
-    assert looked_trained == []
+        if plan is not None:
+            cbp = ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=plan)
+            doubts = [note for note in cbp.plan.notes if "not known any more" in note]
+            looked_trained |= {name: doubts[0]} if doubts else {}
+            cbp.detach()
+    assert [*looked_trained] == ["timm-repvgg_a0, residual"]
+    assert "has a weight that is not 1" in looked_trained["timm-repvgg_a0, residual"]
