@@ -81,6 +81,7 @@ class Redraw:
 
         A warning says which groups look as if they had started at another scale, if the network is no longer fresh.
         """
+        self._groups = list(groups)
         self._parts = {part: group for group in groups for part in group.incoming_weights()}
         self._initializers = Initializers(names)
         if self.init != "module":
@@ -101,20 +102,22 @@ class Redraw:
     # -- saving ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """How each incoming weight started, by group; empty for an `init` of another name, which does not depend on it."""
-        held: dict[str, Any] = {}
-        for part, group in self._parts.items() if self.init == "module" else ():
-            held.setdefault(group.name, []).append(self._starts.get(part, RESET))
-        return held
+        """How the incoming weights of each group started; empty for an `init` of another name, which does not depend on it."""
+        if self.init != "module":
+            return {}
+        return {
+            "starts": [[self._starts.get(part, RESET) for part in group.incoming_weights()] for group in self._groups]
+        }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Draw as the saved method did. None is of an older version, which drew by resets alone; {} of another `init`.
 
         Raises `ValueError`, with nothing changed, if it drew by an initializer that the model does not have.
         """
-        if self.init == "module" and state != {}:
-            starts = [start for starts in (state or {}).values() for start in starts]
-            self._begin(starts or [RESET] * len(self._parts))
+        if self.init == "module" and state is None:
+            self._begin([RESET] * len(self._parts))
+        elif self.init == "module" and state:
+            self._begin([start for starts in state["starts"] for start in starts])
 
     # -- the phases --------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
-from pliant.fresh_weights.initializer import Initializers
+from pliant.fresh_weights.initializer import Initializers, required_arguments
 from pliant.nn import StackedLinear
 from pliant.units.entries import BoundSlice, Chosen
 
@@ -160,8 +160,9 @@ def like_linear(module: nn.Module) -> int | None:
 
 
 def has_reset(module: nn.Module) -> bool:
-    """Whether a layer draws its parameters itself."""
-    return hasattr(type(module), "reset_parameters") or hasattr(type(module), "_reset_parameters")
+    """Whether a layer draws its parameters itself, asked without arguments."""
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return callable(reset) and not required_arguments(reset)
 
 
 def reset_copy(owner: nn.Module, seed: int) -> nn.Module:
