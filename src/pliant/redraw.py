@@ -15,7 +15,9 @@ effect because the mean is cleared one phase too early.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod, sqrt
 from typing import Any
 
@@ -33,18 +35,28 @@ from pliant.units.entries import BoundSlice, Chosen
 
 log = logging.getLogger("pliant")
 
+_STATE_FOLLOWS = ContextVar("_STATE_FOLLOWS", default=False)
+
+
+@contextmanager
+def state_follows() -> Generator[None]:
+    """Inside, a method may be built on a network that has trained without a warning: its state, loaded next, knows the scale."""
+    token = _STATE_FOLLOWS.set(True)
+    try:
+        yield
+    finally:
+        _STATE_FOLLOWS.reset(token)
+
 
 class Redraw:
     """Fresh incoming weights, zero outgoing weights, and the mean handed over.
 
     Args:
         init: "module" draws what a fresh `reset_parameters()` of the layer would (Linear and Conv: uniform
-            +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read). A
-            layer that has none (a raw parameter) starts like a Linear. Where the network is fresh when the method is built, and
-            weights are of another scale than that by more than chance (by a quarter and the sampling error), by the model's
-            own initializer (`_init_weights`), if it has one that gives this scale, else as the layer's reset, at
-            the scale found: see `pliant.fresh_weights`. A network that has trained tells its scale no more, and a warning
-            says so. The plan shows the standard deviation of what is drawn beside that of the weights as they are.
+            +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read); a
+            layer that has none (a raw parameter) starts like a Linear. A weight of a fresh network that started at another scale
+            than its reset's is drawn by the model's own initializer, or at the scale found: see `pliant.fresh_weights.start`. The
+            plan says so, and shows the standard deviation of what is drawn beside that of the weights as they are.
             Or "kaiming", "xavier", "lecun", "default" as in `pliant.initial`; or a callable (parameter name, (count, *row
             shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
@@ -69,6 +81,7 @@ class Redraw:
 
         A warning says which groups look as if they had started at another scale, if the network is no longer fresh.
         """
+        self._groups = list(groups)
         self._parts = {part: group for group in groups for part in group.incoming_weights()}
         self._own = {part: _own(group, part) for group in groups for part, value in group.own if value is None}
         self._initializers = Initializers(names)
@@ -80,7 +93,8 @@ class Redraw:
         self._begin(agree([found.starts.get(part, RESET) for part in self._parts]))
         if found.trained is not None:
             self.notes = [self._doubt(found)]
-            log.warning(self.notes[0])
+            if not _STATE_FOLLOWS.get():
+                log.warning(self.notes[0])
 
     def fresh_std(self, group: BoundGroup) -> float | None:
         """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
@@ -89,24 +103,24 @@ class Redraw:
     # -- saving ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """How each incoming weight started, by group (not for an `init` of another name, which does not depend on it), and
+        """How the incoming weights of each group started (not for an `init` of another name, which does not depend on it), and
         the entries of single units that start as they were when the method was attached.
         """
-        weights: dict[str, Any] = {}
-        for part, group in self._parts.items() if self.init == "module" else ():
-            weights.setdefault(group.name, []).append(self._starts.get(part, RESET))
-        return {"weights": weights, "kept": [law.entries for law in self._kept()]}
+        kept = {"kept": [law.entries for law in self._kept()]}
+        if self.init != "module":
+            return kept
+        starts = [[self._starts.get(part, RESET) for part in group.incoming_weights()] for group in self._groups]
+        return {"starts": starts, **kept}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Draw as the saved method did. None is of an older version, which drew by resets alone.
 
         Raises `ValueError`, with nothing changed, if it drew by an initializer that the model does not have.
         """
-        weights: dict[str, list[Start]] | None = None if state is None else state["weights"]
-        if self.init == "module" and weights != {}:  # that is of another `init`
-            starts = [start for starts in (weights or {}).values() for start in starts]
-            self._begin(starts or [RESET] * len(self._parts))
-        for law, entries in zip(self._kept(), [] if state is None else state["kept"], strict=False):
+        state = {"starts": [[RESET]] * len(self._parts), "kept": []} if state is None else state
+        if self.init == "module" and "starts" in state:
+            self._begin([start for starts in state["starts"] for start in starts])
+        for law, entries in zip(self._kept(), state["kept"], strict=False):
             law.entries = entries.cpu().clone()
 
     def _kept(self) -> list[Kept]:

@@ -4,6 +4,7 @@ import copy
 import csv
 import gc
 import importlib
+import math
 import pickle
 import sys
 from typing import ClassVar
@@ -227,6 +228,37 @@ def test_target_networks_are_left_to_polyak_averaging():
     now = [*model.critic_target.parameters(), *model.actor_target.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(start, now, strict=True))
     assert min(replaced(callback).values()) >= 20
+
+
+# -- the scale of fresh units --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C"])
+def test_fresh_units_are_as_large_as_the_orthogonal_weights_that_policies_start_with(name, caplog):
+    """An orthogonal matrix times √2 with 64 rows and columns: standard deviation √2 / 8; torch's own reset: 1 / √192."""
+    model = MAKE[name](policy_kwargs={"net_arch": [64, 64]})
+    callback = often()
+    model.learn(STEPS[name], callback=callback)
+    rows = {row.group.name: row.fresh_std for row in callback.plan.rows}
+    for group in ACTOR_CRITIC:
+        assert rows[group] == pytest.approx(math.sqrt(2) / 8, rel=0.02)
+    assert "init: the scale found at construction is that of fresh units of" in str(callback.plan)
+    model.learn(STEPS[name], callback=callback, reset_num_timesteps=False)  # on a network that has trained
+    assert {row.group.name: row.fresh_std for row in callback.plan.rows} == rows
+    assert not [record for record in caplog.records if record.name == "pliant"]
+
+
+def test_a_network_that_torch_initialized_keeps_its_reset():
+    callback = often()
+    MAKE["DQN"]().learn(STEPS["DQN"], callback=callback)
+    assert callback.state_dict()["units"]["redraw"] == {"starts": [["reset"], ["reset"]]}
+
+
+def test_a_policy_that_has_trained_is_told_of_with_a_warning(caplog):
+    model = MAKE["PPO"](policy_kwargs={"net_arch": [64, 64]}).learn(64)
+    model.learn(64, callback=often())
+    (record,) = [record for record in caplog.records if record.name == "pliant"]
+    assert "Adam has stepped already. If it was not the reset's, say so with init=" in record.getMessage()
 
 
 # -- going on -----------------------------------------------------------------------------------------------------

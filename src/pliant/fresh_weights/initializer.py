@@ -90,13 +90,17 @@ def _without_weights(model: nn.Module) -> nn.Module:
 
 def _call(method: Callable[..., object], homes: list[tuple[nn.Module, str]]) -> None:
     """Call it for every module and its name, innermost first; once if it takes none."""
-    wanted = [
-        each
-        for each in inspect.signature(method).parameters.values()
-        if each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    if not wanted:
-        method()
-        return
-    for home in homes:
-        method(*home[: len(wanted)])
+    wanted = required_arguments(method)
+    for home in homes if wanted else [()]:
+        method(*home[:wanted])
+
+
+def required_arguments(method: Callable[..., object]) -> int:
+    """How many positional arguments it cannot do without.
+
+    >>> required_arguments(lambda module, name, scheme="vit": None)
+    2
+    """
+    parameters = inspect.signature(method).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in positional and each.default is each.empty for each in parameters)

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
-from pliant.fresh_weights.initializer import Initializers
+from pliant.fresh_weights.initializer import Initializers, required_arguments
 from pliant.nn import StackedLinear
 from pliant.units.entries import BoundSlice, Chosen
 
 Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 Init = str | Draw
 
-MANY = 64  # units of which a standard deviation is taken
+SAMPLE = 4096  # weights of which a standard deviation is taken
 # StackedConv2d has StackedLinear's
 _LIKE_LINEAR = (nn.Linear.reset_parameters, _ConvNd.reset_parameters, StackedLinear.reset_parameters)
 
@@ -99,11 +99,17 @@ class Initializer:
         self.part, self.initializers, self.by_unit = part, initializers, by_unit
 
     def std(self) -> float:
-        return self._std
+        return self.measured[0]
 
     @cached_property
-    def _std(self) -> float:
-        return float(self._few(MANY, 0).double().std(correction=0)) if self.by_unit else self._whole(0).std()
+    def measured(self) -> tuple[float, int]:
+        """`std`, and of how many weights it was taken: of all units, or of single ones, one draw each."""
+        if self.by_unit:
+            draws = min(max(SAMPLE // (self.part.repeat * prod(self.part.row)), 4), 64)
+            sample = torch.stack([self._few(1, seed) for seed in range(draws)])
+        else:
+            sample = self._whole(0).entries()
+        return float(sample.double().std(correction=0)), sample.numel()
 
     def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
         seed = _seed_from(generator)
@@ -168,8 +174,9 @@ def like_linear(module: nn.Module) -> int | None:
 
 
 def has_reset(module: nn.Module) -> bool:
-    """Whether a layer draws its parameters itself."""
-    return hasattr(type(module), "reset_parameters") or hasattr(type(module), "_reset_parameters")
+    """Whether a layer draws its parameters itself, asked without arguments."""
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return callable(reset) and not required_arguments(reset)
 
 
 def resets(owner: nn.Module, leaf: str) -> bool:

@@ -21,7 +21,7 @@ from math import isfinite, log, sqrt
 from torch.optim import Optimizer
 
 from pliant.fresh_weights.initializer import Initializers
-from pliant.fresh_weights.laws import MANY, Initializer, Law
+from pliant.fresh_weights.laws import Initializer, Law
 from pliant.fresh_weights.untrained import sign_of_training
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice
@@ -68,7 +68,7 @@ def started(
             differing.append((part, found, reset))
     if not differing:
         return Started({}, None, [])
-    trained = sign_of_training(names, groups, optimizers, [part for part, _, _ in differing])
+    trained = sign_of_training(names, groups, optimizers)
     if trained is not None:
         return Started({}, trained, differing)
     starts = {part: _start(part, found, initializers) for part, found, _ in differing}
@@ -83,10 +83,9 @@ def _start(part: BoundSlice, found: float, initializers: Initializers) -> Start:
     for start in (INITIALIZER_BY_UNIT, INITIALIZER) if plain else (INITIALIZER,):
         law = Initializer(part, initializers, by_unit=start == INITIALIZER_BY_UNIT)
         try:
-            drawn = law.std()
+            drawn, n = law.measured
         except Exception:  # someone else's code, called where its author did not; the plan says what is drawn instead
             continue
-        share = min(1.0, MANY / part.units) if start == INITIALIZER_BY_UNIT else 1.0  # the smaller sample says how sure
-        if drawn > 0.0 and not differ(found, drawn, int(share * part.numel())):
+        if drawn > 0.0 and not differ(found, drawn, min(n, part.numel())):  # the smaller sample says how sure
             return start
     return found

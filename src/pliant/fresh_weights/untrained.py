@@ -5,7 +5,8 @@ A network is taken as fresh if nothing shows that it has trained:
     optimizers  hold no state of its parameters
     norms       scale every unit by exactly 1, or by exactly 0 (the last one of a residual block), and shift none
     biases      are 0, or within the bounds of what their module's reset draws
-    weights     have no direction that stands out: with W, (units, k), less its mean, and κ = mean w⁴ / (mean w²)²,
+    weights     into and out of units have no direction that stands out: with W, (units, k), less its mean, and
+                κ = mean w⁴ / (mean w²)²,
 
         R = Σ (WᵀW)² / (units k (units + k + κ - 2) (mean w²)²)  <=  1 + 8 / sqrt(units k)
 
@@ -32,22 +33,20 @@ from torch.optim import Optimizer
 
 from pliant.fresh_weights.laws import has_reset, like_linear, reset_copy
 from pliant.units.bound import BoundGroup, Names
-from pliant.units.entries import BoundSlice
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MOST = 512  # units, and weights of each, that are looked at
 _SHIFTS = ("bias", "beta", "shift", "offset")
 
 
-def sign_of_training(
-    names: Names, groups: Sequence[BoundGroup], optimizers: Sequence[Optimizer], parts: Sequence[BoundSlice]
-) -> str | None:
-    """The first thing that shows that the network has trained, in words; None if nothing does.
-
-    `parts` are incoming weights, in which no direction must stand out.
-    """
+def sign_of_training(names: Names, groups: Sequence[BoundGroup], optimizers: Sequence[Optimizer]) -> str | None:
+    """The first thing that shows that the network has trained, in words; None if nothing does."""
     return (
-        _of_optimizers(names, optimizers) or _of_norms(names) or _of_biases(names, groups) or _of_weights(parts) or None
+        _of_optimizers(names, optimizers)
+        or _of_norms(names)
+        or _of_biases(names, groups)
+        or _of_weights(groups)
+        or None
     )
 
 
@@ -137,12 +136,14 @@ def _raw_biases(groups: Sequence[BoundGroup]) -> Iterator[tuple[str, Tensor, flo
                 yield part.part.parameter, part.entries(), 1.0 / sqrt(fan_in)
 
 
-def _of_weights(parts: Sequence[BoundSlice]) -> str:
-    for part in parts:
+def _of_weights(groups: Sequence[BoundGroup]) -> str:
+    for part in (part for group in groups for part in (*group.incoming_weights(), *group.outgoing)):
         entries = part.entries()
         units, k = (-(-size // MOST) for size in entries.shape[1:])
         some = entries[:, ::units, ::k].double()
-        if not bool((directedness(some) <= 1.0 + 8.0 / sqrt(some[0].numel())).all()):
+        if bool(
+            (directedness(some) > 1.0 + 8.0 / sqrt(some[0].numel())).any()
+        ):  # NaN, of weights that are 0, is no sign
             return f"directions stand out in '{part.part.parameter}', which no draw of independent weights has"
     return ""
 

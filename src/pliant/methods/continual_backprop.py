@@ -44,7 +44,8 @@ class ContinualBackprop(UnitReset):
         eligible: "mature" or "all".
         hand_over_mean: move the unit's mean contribution into its consumer.
         optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.optimizer_state`.
-        init: "module", a name, or a callable, see `pliant.redraw.Redraw`.
+        init: what fresh incoming weights are drawn from: "module" (as the layer's own reset, or as the network started, where
+            that is another scale), a name, or a callable, see `pliant.redraw.Redraw`.
         where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
             `residual`, `heads`, `seed`, `attach` and `process_group` as in `pliant.unit_reset.UnitReset`.
 

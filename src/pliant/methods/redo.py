@@ -26,7 +26,8 @@ from pliant.unit_reset import UnitReset, Where
 
 
 class ReDo(UnitReset):
-    """Attach ReDo to a model and its optimizer. `tau` is a share of the layer's mean activity, `period` optimizer steps.
+    """Attach ReDo to a model and its optimizer. `tau` is a share of the layer's mean activity, `period` optimizer steps, `init`
+    what fresh incoming weights are drawn from, see `pliant.redraw.Redraw`.
 
     `where`: `example_inputs=x` or `groups=...`, and the rest as in `pliant.unit_reset.UnitReset`.
     """

@@ -78,7 +78,8 @@ class BoundSlice:
 
     def std(self) -> float:
         """Standard deviation of all entries, about their mean."""
-        return float(self.entries().double().std(correction=0))
+        whole = self.index.numel() == prod(self.leading)  # nothing to pick out: no copy
+        return float((self.front() if whole else self.entries()).double().std(correction=0))
 
     def _places(self, chosen: Chosen) -> tuple[Tensor, ...]:
         """Index of the chosen units' positions in `front`."""

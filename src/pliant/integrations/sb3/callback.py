@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -27,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pliant.diagnostics import diagnose
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
+from pliant.redraw import state_follows
 from pliant.state_files import StrPath, load_state, save_state
 from pliant.unit_reset import UnitReset
 from pliant.units.map import UnitMap
@@ -137,9 +139,10 @@ class UnitResetCallback(BaseCallback):
             )
         networks = self._networks_of(self.model)
         _take_off_left_over(networks.optimizers, learn)
-        method = self._method(
-            networks, networks.optimizers, example_inputs=example_inputs(self.model), **self._settings
-        )
+        with state_follows() if self._state is not None else nullcontext():
+            method = self._method(
+                networks, networks.optimizers, example_inputs=example_inputs(self.model), **self._settings
+            )
         if self._state is not None:
             try:
                 method.load_state_dict(self._state["units"])
