@@ -137,8 +137,8 @@ class _Seen(Reader):
         super().__init__(tap, module, parameter, runs=None)
         self.passes: list[Tensor] = []
 
-    def observe(self, values: Tensor) -> None:
-        self.passes.append(values.movedim(self.tap.axis, -1).flatten(0, -2).clone())
+    def observe(self, values: Tensor, *, packed: bool = False) -> None:
+        self.passes.append(values.movedim(self.axis, -1).flatten(0, -2).clone())
 
     def handles(self) -> list[Any]:
         """The methods read in training mode only: their hooks are told that it is on."""
