@@ -32,7 +32,7 @@ Loss = Callable[[Any], Tensor]
 
 @dataclass
 class Sight:
-    """What passed a tap: the tensors of all calls, their real positions (None: all), and which activation functions wrote them."""
+    """What passed a tap: the tensors of all calls with their real positions (None: all), and which activations wrote them."""
 
     tap: Tap
     axis: int  # of the tap at its module

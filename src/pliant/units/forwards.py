@@ -29,7 +29,7 @@ from pliant.units.map import Tap
 if TYPE_CHECKING:
     from pliant.units.activity import Reader
 
-Mask = str | Callable[..., Tensor | None]
+Mask = str | Callable[..., Tensor | Sequence[Tensor] | None]
 
 
 class Forwards:
@@ -38,7 +38,8 @@ class Forwards:
     Args:
         root: the model inside its wrappers.
         mask: the name of an argument of its forward, or a function of all of them. It gives booleans, True at real positions,
-            or numbers 1 and 0; None: all are real.
+            or numbers 1 and 0; a tuple of them, one for each call, where a forward calls a module on several inputs
+            (question and answer); None: all are real.
 
     Raises `ValueError` if the forward takes no such argument.
     """
@@ -47,7 +48,7 @@ class Forwards:
         self.root, self.source = root, None if mask is None else _source(root, mask)
         self.masked = mask is not None
         self.readers: list[Reader] = []
-        self.mask: Tensor | None = None
+        self.mask: Tensor | tuple[Tensor, ...] | None = None
         self.running = False
         self._understood = False  # numbers have been seen to be 1 and 0
         self._looked_back = True  # something was read in a backward since the last forward began
@@ -59,9 +60,11 @@ class Forwards:
         """A forward with these arguments begins."""
         self.start(None if self.source is None else self.source(*args, **kwargs))
 
-    def start(self, mask: Tensor | None) -> None:
+    def start(self, given: Tensor | Sequence[Tensor] | None) -> None:
         """A forward begins whose mask is known. Raises `TypeError` or `ValueError` if it is none."""
-        mask = None if mask is None else self._booleans(mask)
+        mask = (
+            self._booleans(given) if isinstance(given, Tensor) or given is None else tuple(map(self._booleans, given))
+        )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._ambiguous = not self._looked_back and (self._ambiguous or mask is not self.mask)
             self._looked_back = False
@@ -80,7 +83,7 @@ class Forwards:
     def check_calls(tap: Tap, calls: int) -> None:
         if tap.calls is not None and calls != len(tap.calls):
             raise RuntimeError(
-                f"'{tap.module}' was called {calls} times in a forward, and {len(tap.calls)} times when it was traced. Some of these "
+                f"'{tap.module}' was called {calls} times in a forward, and {len(tap.calls)} times when it was traced. Some "
                 f"calls are auxiliary, with nothing of the model's inputs in them, and only their order tells which. Exclude "
                 f"its group, or make them in every forward, or outside of it under torch.no_grad()"
             )
@@ -127,18 +130,27 @@ class Forwards:
 
         Raises `ValueError` if the mask does not fit.
         """
-        if self.mask is None:
+        mask = self.mask
+        if isinstance(mask, tuple):
+            if not 0 < reader.calls <= len(mask):
+                raise ValueError(
+                    f"mask: {len(mask)} masks, one for each call, and '{reader.tap.module}' is called once more"
+                )
+            return fitted(mask[reader.calls - 1], shape, reader.tap, reader.module)
+        if mask is None:
             return None
-        if reader.read > 1 and len(shape) == 1 < self.mask.dim():
+        if reader.read > 1 and len(shape) == 1 < mask.dim():
             raise ValueError(
-                f"mask: the {reader.tap} is read several times in one forward, one row an example (a loop over time steps?), and shape "
-                f"{tuple(self.mask.shape)} does not say which position each of them is. Exclude the group, or give a mask with "
+                f"mask: the {reader.tap} is read several times in one forward, one row an example (a loop over time?), and shape "
+                f"{tuple(mask.shape)} does not say which position each of them is. Exclude the group, or give a mask with "
                 f"one entry an example"
             )
-        return fitted(self.mask, shape, reader.tap, reader.module)
+        return fitted(mask, shape, reader.tap, reader.module)
 
-    def _booleans(self, mask: Any) -> Tensor:
+    def _booleans(self, mask: Any) -> Any:
         """True where a position is real."""
+        if mask is None:
+            return None
         if not isinstance(mask, Tensor):
             raise TypeError(f"mask: a tensor is needed, True at real positions, not a {type(mask).__name__}")
         if mask.dtype is torch.bool:
@@ -152,8 +164,8 @@ class Forwards:
         if not (self._understood or compiling):
             if not bool((ones | (mask == 0)).all()):
                 raise ValueError(
-                    "mask: booleans, or 1 at real positions and 0 elsewhere; this one holds other numbers (an additive mask, 0 at real "
-                    "positions and -inf elsewhere? give mask == 0)"
+                    "mask: booleans, or 1 at real positions and 0 elsewhere; this one holds other numbers (additive, 0 at "
+                    "real positions and -inf elsewhere? give mask == 0)"
                 )
             self._understood = bool(ones.any())  # zeros alone may be an additive mask that hides nothing
         return ones
@@ -188,10 +200,10 @@ def fitted(mask: Tensor, shape: Sequence[int], tap: Tap, module: nn.Module) -> T
     return real.view(*real.shape, *[1] * (len(shape) - real.dim())).expand(shape)
 
 
-def _source(root: nn.Module, mask: Any) -> Callable[..., Tensor | None]:
+def _source(root: nn.Module, mask: Any) -> Callable[..., Tensor | Sequence[Tensor] | None]:
     """A function of the forward's arguments that gives the mask."""
     if callable(mask) and not isinstance(mask, Tensor | nn.Module):
-        return cast(Callable[..., Tensor | None], mask)
+        return cast(Callable[..., Any], mask)
     if not isinstance(mask, str):
         raise TypeError(
             f"mask: a method sees many batches; give the name of an argument of the model's forward, or a function of its "
