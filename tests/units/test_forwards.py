@@ -5,8 +5,11 @@ import re
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -238,6 +241,35 @@ def test_redo_finds_no_unit_dormant_in_a_step_without_a_real_token():
     assert redo.stats()["tokens.2"]["replaced"] == [0]
 
 
+def test_what_the_model_itself_multiplies_is_masked_too():
+    """Read at an operand, in the model's own call: rows are (sentences x tokens)."""
+
+    def run(net, x, mask):
+        h = F.linear(F.linear(x, net.w1).relu(), net.w2)
+        return (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    model = Net(run, w1=nn.Parameter(torch.randn(6, 3)), w2=nn.Parameter(torch.randn(2, 6)))
+    x, real = sentences(0)
+    assert [tap.module for tap in trace(model, (x, real)).groups[0].taps] == [""]
+    ((mean, _),) = once(model, (x, real), lambda x, mask: mask)
+    assert_close(mean[:, 0], F.linear(x[real], model.w1).relu().mean(0))
+
+
+def test_an_encoder_and_a_decoder_each_have_a_method_with_its_own_mask():
+    model = Net(
+        lambda net, q, a, q_mask, a_mask: net.encode(q).sum() + net.decode(a).sum(),
+        encode=nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)),
+        decode=nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)),
+    )
+    (q, q_mask), (a, a_mask) = sentences(1), sentences(2, most=4)
+    inputs = q, a, q_mask, a_mask
+    ((encoded, _),) = once(model, inputs, lambda q, a, q_mask, a_mask: q_mask, include="encode*")
+    ((decoded, _),) = once(model, inputs, lambda q, a, q_mask, a_mask: a_mask, include="decode*")
+    assert_close(encoded[:, 0], model.encode[:2](q[q_mask]).mean(0))
+    assert_close(decoded[:, 0], model.decode[:2](a[a_mask]).mean(0))
+
+
 def test_one_mask_for_each_call_of_a_shared_encoder():
     model = Net(
         lambda net, q, d: (net.encode(q[0]).sum(1) * net.encode(d[0]).sum(1)).sum(-1),
@@ -275,6 +307,27 @@ def test_a_masked_model_can_be_compiled(compiled):
     torch._dynamo.reset()
 
 
+def a_rank(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    wrapped = DistributedDataParallel(Pooled())
+    x, real = sentences(rank, n=(10, 4)[rank])
+    cbp = attached(wrapped, (x, real), decay_rate=0.0, mask="mask")
+    wrapped(x, real)
+    cbp.step()
+    torch.save([cbp.score.mean(group) for group in cbp.groups], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_weigh_by_their_real_tokens(tmp_path):
+    mp.spawn(a_rank, args=(tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    tokens = torch.cat([x[real] for x, real in (sentences(0, n=10), sentences(1, n=4))])
+    for one, other, h in zip(first, second, (Pooled().tokens[:2](tokens), Pooled().tokens(tokens)), strict=True):
+        assert torch.equal(one, other)
+        assert_close(one[0, :, 0], h.mean(0))
+
+
 # -- activation checkpointing runs parts again ---------------------------------------------------------------------------
 
 
@@ -294,6 +347,17 @@ def test_checkpointed_parts_are_masked_by_their_own_forward(reentrant):
         cbp.step()
         found.append([cbp.score.value(group, []) for group in cbp.groups])
     assert_close(found[0], found[1])
+
+
+def test_parts_that_run_again_behind_several_forwards_are_read_in_the_forward_alone():
+    found = []
+    for run in (lambda part, x: checkpoint(part, x, use_reentrant=False), lambda part, x: part(x)):
+        model = Pooled(run=run)
+        cbp = attached(model, sentences(0), decay_rate=0.0, mask="mask")
+        (model(*sentences(0)).sum() + model(*sentences(1)).sum()).backward()
+        cbp.step()
+        found.append([cbp.score.value(group, []) for group in cbp.groups])
+    assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 def test_reentrant_checkpointing_behind_several_forwards_is_an_error():

@@ -46,7 +46,7 @@ class ContinualBackprop(UnitReset):
         optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.optimizer_state`.
         init: "module", a name, or a callable, see `pliant.redraw.Redraw`.
         where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
-            `residual`, `heads`, `seed`, `attach` and `process_group` as in `pliant.unit_reset.UnitReset`.
+            `residual`, `heads`, `seed`, `attach`, `process_group` and `mask` as in `pliant.unit_reset.UnitReset`.
 
     Raises `ValueError` or `TypeError` at construction for what does not fit.
 
