@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pliant.units import UnitMap as UnitMap
     from pliant.units import chain_groups as chain_groups
     from pliant.units import trace as trace
+    from pliant.units.hooks import recording_paused as recording_paused
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _HOMES = {
     "Own": "pliant.units",
     "chain_groups": "pliant.units",
     "trace": "pliant.units",
+    "recording_paused": "pliant.units.hooks",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "UnitReset",
     "chain_groups",
     "diagnose",
+    "recording_paused",
     "reset_head",
     "reset_network",
     "reset_optimizer",

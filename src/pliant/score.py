@@ -68,6 +68,12 @@ class RunningUtility:
             averages = [span.of_units(kept.utility), span.of_columns(kept.mean)]
             values = [of_units, span.of_columns(mean)]
             seen = span.of_columns(kept.seen)
+            if means.masked and means.ran is not None:
+                known = corrected(
+                    kept.utility, panel.ages() - 1, self.decay_rate
+                )  # moves by nothing: what is corrected stays
+                unseen = ~means.ran[span.columns].view(-1, span.width).any(-1)
+                values[0] = torch.where(unseen, span.of_units(known), of_units)
             if skipped is None and means.ran is None:
                 torch._foreach_mul_(averages, self.decay_rate)  # pyright: ignore  (`running_average`, in place)
                 torch._foreach_add_(averages, values, alpha=1.0 - self.decay_rate)  # pyright: ignore
@@ -178,8 +184,11 @@ class Dormancy:
 
     def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
         for span in spans:
+            held = span.of_units(self._magnitude[panel])
             by_column = span.of_columns(means.by_reading["magnitude"]).view(panel.runs, -1, span.width)
-            held, now = span.of_units(self._magnitude[panel]), by_column.mean(-1)
+            now = by_column.mean(-1)
+            if means.masked and means.ran is not None:
+                now = torch.where(means.ran[span.columns].view(-1, span.width).any(-1), now, held)
             held.copy_(now if skipped is None else torch.where(skipped > 0, held, now))
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:

@@ -37,7 +37,10 @@ from pliant.streams import stream_key
 from pliant.taken_steps import Clock, Outcome, Pending
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.forwards import Mask, told
+from pliant.units.hooks import follow
 from pliant.units.map import PlanRow, UnitGroup, UnitMap
+from pliant.units.models import unwrapped
 from pliant.units.panel import Panel
 from pliant.units.trace import trace
 from pliant.units.verify.whole_plan import Tried, tried
@@ -63,6 +66,7 @@ class Where(TypedDict, total=False):
     attach: bool
     trial: bool
     process_group: dist.ProcessGroup | Literal["auto"] | None
+    mask: Mask | None
 
 
 _ATTACHED: WeakSet[UnitReset] = WeakSet()  # those with a hook on an optimizer
@@ -88,6 +92,10 @@ class UnitReset:
         attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there.
         process_group: "auto" shares statistics over the ranks of a DistributedDataParallel model; a process group does so
             for any model that is the same on all its ranks; None leaves every rank to itself.
+        mask: which positions of a batch are real, where some are padding: the name of an argument of the model's forward
+            (`mask="attention_mask"`, True or 1 at real positions), or a function of all its arguments that gives such a
+            tensor (`mask=lambda ids: ids != 0`) of shape (batch, positions). Activity, utilities and the means handed over are
+            then those of real positions, see `pliant.units.forwards`. A step without any leaves averages as they are.
 
     Raises `ValueError` or `TypeError` if a group does not fit the model, if no optimizer steps it or if a method of the same
     kind already resets it after that optimizer's steps, and
@@ -115,6 +123,7 @@ class UnitReset:
         seed: int | Sequence[int] | None = None,
         attach: bool = True,
         process_group: dist.ProcessGroup | Literal["auto"] | None = "auto",
+        mask: Mask | None = None,
     ) -> None:
         self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         if (groups is None) == (example_inputs is None):
@@ -153,6 +162,11 @@ class UnitReset:
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
         self.panels = self._panels(names)
+        if mask is not None and self.groups[0].spec.stacked:
+            raise ValueError("mask: not for a stack of runs, which share one count of examples")
+        for panel in self.panels:
+            panel.masked = mask is not None
+        self._forwards = told(unwrapped(model), mask, [each for panel in self.panels for each in panel.readers])
         self._step_calls = 0
         self._clocks = {each: Clock() for each in self.optimizers}
         self._feedback = Feedback()
@@ -168,6 +182,8 @@ class UnitReset:
         self._notes = [*units.notes, *self.forget.notes, *warnings_of(units)]
         self.plan = UnitMap(rows, units.skipped, [*self._notes, *self.redraw.notes], units.unreached)
         self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
+        if self._forwards is not None:
+            self._handles += follow(self._forwards)
         self._start = [panel.state_dict() for panel in self.panels]
         self._steps_by_itself = attach
         for each in self.optimizers:

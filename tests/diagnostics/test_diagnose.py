@@ -446,3 +446,200 @@ def test_bad_requests_are_errors_that_say_what_to_do():
     group = UnitGroup("0", [Slice("0.weight", 0)], [Slice("2.weight", 1)], Tap("0"))
     with pytest.raises(ValueError, match=r"input of '0' has 6 entries of group '0' along axis -1, not 12"):
         diagnose(model, x, groups=[group])
+
+
+# -- what is no example --------------------------------------------------------------------------------------------------------
+
+
+class Padded(nn.Module):
+    """Unit 0 fires at padding alone, which is 0; the tanh behind it is never saturated there."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(3, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+        with torch.no_grad():
+            self.first.weight[0], self.first.bias[0] = torch.tensor([-1.0, 0.0, 0.0]), 0.5
+
+    def forward(self, x, mask):
+        hidden = torch.tanh(self.second(self.first(x).relu()))
+        return (self.head(hidden) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def padded(seed=0):
+    """20 sentences of three tokens, padded to six with zeros, and which tokens are real."""
+    x, mask = torch.rand(20, 6, 3, generator=torch.Generator().manual_seed(seed)) + 1, torch.ones(20, 6)
+    x[:, 3:], mask[:, 3:] = 0, 0
+    return x, mask
+
+
+def numbers(diagnosis):
+    return [{k: v for k, v in asdict(row).items() if v is not None} for row in diagnosis.rows]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [padded()[1], padded()[1].bool(), padded()[1].long(), "mask", lambda x, mask: mask],
+    ids=["1.0", "bool", "1", "name", "function"],
+)
+@pytest.mark.parametrize("loss", [None, lambda output: output.square().mean()])
+def test_every_measure_is_over_real_tokens(mask, loss):
+    """The same sentences without padding: every column of the table, n too."""
+    model, (x, real) = Padded(), padded()
+    units = pliant.trace(model, (x, real))
+    short = numbers(diagnose(model, (x[:, :3], real[:, :3]), groups=units, loss=loss))
+    assert short[0]["n"] == 60
+    assert short[0]["dead"] >= 1
+    found = numbers(diagnose(model, (x, real), groups=units, loss=loss, mask=mask))
+    for a, b in zip(found, short, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name] == (pytest.approx(b[name], rel=1e-5) if isinstance(a[name], float) else b[name]), name
+    unmasked = numbers(diagnose(model, (x, real), groups=units, loss=loss))
+    assert unmasked[0]["dead"] < short[0]["dead"]
+
+
+def test_a_list_of_batches_takes_a_list_of_masks():
+    model, (x, real) = Padded(), padded()
+    whole = numbers(diagnose(model, (x, real), mask=real))
+    parts = numbers(diagnose(model, [(x[:5], real[:5]), (x[5:], real[5:])], mask=[real[:5], real[5:]]))
+    for a, b in zip(whole, parts, strict=True):
+        assert all(a[name] == (pytest.approx(b[name]) if isinstance(a[name], float) else b[name]) for name in a)
+
+
+def test_a_batch_without_a_real_token_shows_nothing():
+    model, (x, real) = Padded(), padded()
+    row = diagnose(model, (x, real), mask=torch.zeros_like(real) == 1).rows[0]
+    assert (row.n, row.dead, row.effective_rank) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "message"),
+    [
+        (padded(), [padded()[1]], "mask is a list of 1, x one batch"),
+        ([padded(), padded()], padded()[1], "mask is one, x a list of 2; give one for each"),
+        ([padded(), padded()], [padded()[1]], "mask is a list of 1, x a list of 2"),
+        (padded(), padded()[1].T, r"mask: shape \(6, 20\) does not fit the input of 'second', which has \(20, 6\)"),
+        (padded(), padded()[1] - 1, "mask: booleans, or 1 at real positions"),
+        (padded(), "masks", r"takes no 'masks' \(did you mean 'mask'\?\)"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_one_clear_error(x, mask, message):
+    with pytest.raises(ValueError, match=message):
+        diagnose(Padded(), x, mask=mask)
+
+
+def test_an_identity_that_is_sent_through_a_module_is_no_example_here_either():
+    model = Net(
+        lambda net, x: (net.mlp(x), net.mlp(torch.eye(5)).square().sum()),
+        mlp=nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4)),
+    )
+    x = batch(6, 5)
+    (row,) = diagnose(model, x).rows
+    h = torch.relu(model.mlp[0](x))
+    assert row.n == 6
+    assert row.feature_norm == pytest.approx(feature_norm(h).item())
+    model.run = lambda net, x: net.mlp(x)
+    with pytest.raises(RuntimeError, match="called 1 times in a forward, and 2 times when it was traced"):
+        diagnose(
+            model, x, groups=pliant.trace(Net(lambda net, x: (net.mlp(x), net.mlp(torch.eye(5))), mlp=model.mlp), x)
+        )
+
+
+# -- inputs without a batch --------------------------------------------------------------------------------------------------
+
+
+def two(kind, **settings):
+    return nn.Sequential(kind(3, 8, 3, padding=1, **settings), nn.ReLU(), kind(8, 4, 3))
+
+
+class Sequence(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.enter, self.rnn, self.head = nn.Linear(6, 8), kind(8, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.enter(x).relu())[0])
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w1, self.w2 = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Parameter(torch.randn(4, 8, 3, 3))
+
+    def forward(self, x):
+        return F.conv2d(F.conv2d(x, self.w1, padding=1).relu(), self.w2)
+
+
+WITHOUT_A_BATCH = {  # every axis has 8 positions, so that none can be told by its size
+    **{f"Conv{n}d": (lambda n=n: two(getattr(nn, f"Conv{n}d")), (3, *[8] * n)) for n in (1, 2, 3)},
+    **{f"ConvTranspose{n}d": (lambda n=n: two(getattr(nn, f"ConvTranspose{n}d")), (3, *[8] * n)) for n in (1, 2, 3)},
+    "instance norm": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.InstanceNorm2d(8, affine=True), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+        (3, 8, 8),
+    ),
+    "pool": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(8), nn.Conv2d(8, 4, 3)),
+        (3, 16, 16),
+    ),
+    "grouped": (lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=2)), (3, 8, 8)),
+    "functional": (Functional, (3, 8, 8)),
+    "features": (lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), (3,)),
+    "tokens": (lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), (8, 3)),
+    "encoder layer": (lambda: nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True), (8, 8)),
+    **{kind.__name__: (lambda kind=kind: Sequence(kind), (8, 6)) for kind in (nn.RNN, nn.LSTM, nn.GRU)},
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_BATCH)
+@pytest.mark.parametrize("traced", ["a batch", "without"])
+def test_one_example_without_a_batch_is_the_batch_of_one(name, traced):
+    torch.manual_seed(0)
+    build, shape = WITHOUT_A_BATCH[name]
+    model, x = build(), batch(1, *shape)
+    units = pliant.trace(model, x if traced == "a batch" else x[0])
+    one, alone = (numbers(diagnose(model, each, groups=units)) for each in (x, x[0]))
+    for a, b in zip(one, alone, strict=True):
+        assert all(a[key] == (pytest.approx(b[key], rel=1e-4) if isinstance(a[key], float) else b[key]) for key in a)
+    means = []
+    for each in (x, x[0]):
+        cbp = pliant.ContinualBackprop(
+            model, torch.optim.SGD(model.parameters(), lr=0.0), groups=units, attach=False, decay_rate=0.0
+        )
+        model(each)
+        cbp.step()
+        means.append([(cbp.score.mean(group), cbp.score.value(group, [])) for group in cbp.groups])
+        cbp.detach()
+    assert_close(means[0], means[1])
+
+
+@pytest.mark.parametrize("axis", [1, -3])
+def test_a_tap_by_hand_at_a_convolution_counts_its_axis_in_a_batch(axis):
+    torch.manual_seed(0)
+    model, x = two(nn.Conv2d), batch(1, 3, 8, 8)
+    group = UnitGroup("0", [Slice("0.weight", 0), Slice("0.bias", 0)], [Slice("2.weight", 1)], Tap("2", axis=axis))
+    by_hand = feature_norm(features(model[:2](x), axis=1)).item()
+    for each in (x, x[0]):
+        assert diagnose(model, each, groups=[group]).rows[0].feature_norm == pytest.approx(by_hand)
+    assert diagnose(model, x[0], groups=chain_groups(model)).rows[0].feature_norm == pytest.approx(by_hand)
+
+
+def test_where_neither_end_tells_the_axis_another_number_of_axes_is_an_error():
+    """Tokens mixed by a plain matrix: along axis 1 of (batch, tokens, width)."""
+    model = Net(
+        lambda net, x: net.second(torch.relu(net.first(x))),
+        first=Net(lambda net, x: net.w @ x, w=nn.Parameter(torch.randn(4, 4))),
+        second=Net(lambda net, x: net.w @ x, w=nn.Parameter(torch.randn(3, 4))),
+    )
+    x = batch(2, 4, 4)
+    units = pliant.trace(model, x)
+    (row,) = diagnose(model, x, groups=units).rows
+    assert row.feature_norm == pytest.approx(feature_norm(features(torch.relu(model.first(x)), axis=1)).item())
+    with pytest.raises(ValueError, match="has units along axis 1 of 3 axes, and is given 2"):
+        diagnose(model, x[0], groups=units)
+
+
+def test_an_image_of_many_channels_without_a_batch_is_traced_whole():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(12, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    assert diagnose(model, batch(12, 9, 9)).rows[0].n == 49

@@ -17,6 +17,7 @@ from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.measuring import measured
 from pliant.diagnostics.watch import watch
 from pliant.units.bound import BoundGroup, Names
+from pliant.units.forwards import Mask
 from pliant.units.map import UnitGroup, UnitMap
 from pliant.units.models import first
 from pliant.units.trace import trace
@@ -34,6 +35,7 @@ def diagnose(
     tau: float = 0.025,
     residual: bool = False,
     heads: bool = False,
+    mask: Tensor | Sequence[Tensor] | Mask | None = None,
 ) -> Diagnosis:
     """Dead, dormant, saturated and linearised units, ranks, sizes of weights and gradients: a row for each group of hidden units.
 
@@ -53,9 +55,13 @@ def diagnose(
             what `.grad` holds, if anything.
         tau: at most this share of its layer's mean |activity| makes a unit dormant by ReDo's measure.
         residual, heads: also these kinds of units, see `pliant.trace`.
+        mask: which positions of `x` are real, where some are padding or special tokens: a tensor (batch, positions), True or 1
+            where real, a list of them if `x` is one, or as a method takes it, the name of an argument of the forward or a
+            function of all its arguments. Every measure of activity is then over real positions, and `n` counts them; where an
+            example has one row (behind a pool) it counts if any of its positions is real. See `pliant.units.forwards`.
 
     Raises `ValueError` where no unit is found, a group does not fit the model, `loss` comes with a list or is not one number,
-    or `x` is an empty list.
+    `x` is an empty list, or the mask does not fit.
 
     >>> diagnosis = diagnose(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(4, 3))
     >>> [(row.group, row.activation, row.units, row.n, row.srank) for row in diagnosis.rows]
@@ -74,6 +80,7 @@ def diagnose(
         raise ValueError(
             "diagnose: residual and heads choose what is traced; groups given by hand are taken as they are"
         )
+    masks = _masks(mask, len(examples), isinstance(x, list))
     names = Names(model)
     if groups is None:
         units = _traced(model, examples, residual=residual, heads=heads)
@@ -86,7 +93,9 @@ def diagnose(
             )
         units = UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
     bound = [BoundGroup(spec, names) for spec in units.groups]
-    seen = watch(model, examples, dict.fromkeys(tap for group in bound for tap in group.spec.taps), loss)
+    if mask is not None and any(group.spec.stacked for group in bound):
+        raise ValueError("diagnose: mask is not for a stack of runs")
+    seen = watch(model, examples, dict.fromkeys(tap for group in bound for tap in group.spec.taps), loss, masks)
     with torch.no_grad():
         rows = [row for group in bound for row in measured(group, seen, tau)]
     modes = {module.training for module in model.modules()}
@@ -94,10 +103,30 @@ def diagnose(
     return Diagnosis(rows, units, mode, tau)
 
 
+def _masks(mask: Any, batches: int, listed: bool) -> Sequence[Tensor] | Mask | None:
+    """One mask for each batch, or what tells it of every batch."""
+    if mask is None or isinstance(mask, str) or (callable(mask) and not isinstance(mask, Tensor)):
+        return cast(Mask | None, mask)
+    masks = [mask] if isinstance(mask, Tensor) else list(mask)
+    if len(masks) != batches or listed == isinstance(mask, Tensor):
+        given = "one" if isinstance(mask, Tensor) else f"a list of {len(masks)}"
+        raise ValueError(
+            f"diagnose: mask is {given}, x {f'a list of {batches}' if listed else 'one batch'}; give one for each"
+        )
+    return masks
+
+
 def _traced(model: nn.Module, examples: Sequence[Any], **kinds: bool) -> UnitMap:
-    """The model's units, from a few examples: tracing keeps more of each than a forward does."""
+    """The model's units, from a few examples: tracing keeps more of each than a forward does.
+
+    An example without a batch, an image of more than 8 channels, has no few: then from all of it.
+    """
+    few = [first(FEW, example) for example in examples]
     try:
-        return trace(model, [first(FEW, example) for example in examples], trial=False, **kinds)
+        try:
+            return trace(model, few, trial=False, **kinds)
+        except RuntimeError:
+            return trace(model, list(examples), trial=False, **kinds)
     except (RuntimeError, ValueError) as error:
         error.add_note(
             f"diagnose traces the first {FEW} examples of x; give groups=pliant.trace(model, ...) to choose others"

@@ -20,7 +20,9 @@ from torch.nn.utils.rnn import PackedSequence
 from pliant.diagnostics.activations import Activation, Activations
 from pliant.diagnostics.features import features
 from pliant.diagnostics.undisturbed import undisturbed
+from pliant.units.activity import Reader
 from pliant.units.bound import Names
+from pliant.units.forwards import Forwards, Mask
 from pliant.units.hooks import WatchProducts
 from pliant.units.map import Tap
 from pliant.units.models import arguments, unwrapped
@@ -30,17 +32,19 @@ Loss = Callable[[Any], Tensor]
 
 @dataclass
 class Sight:
-    """What passed a tap: the tensors of all calls, and which activation functions wrote them."""
+    """What passed a tap: the tensors of all calls with their real positions (None: all), and which activations wrote them."""
 
     tap: Tap
-    tensors: list[Tensor] = field(default_factory=list[Tensor])
+    axis: int  # of the tap at its module
+    tensors: list[tuple[Tensor, Tensor | None]] = field(default_factory=list[tuple[Tensor, Tensor | None]])
     activations: set[Activation | None] = field(default_factory=set[Activation | None])
 
     def by_entry(self, runs: int | None) -> Tensor | None:
         """(runs, n, entries) over all calls, one run for a network that is no stack; None if the tap's module never ran."""
-        axis, leading = self.tap.axis, 0 if runs is None else 1
-        place = axis if axis < 0 else axis + leading
-        matrices = [features(tensor, place, leading=leading) for tensor in self.tensors if tensor.numel()]
+        leading = 0 if runs is None else 1
+        place = self.axis if self.axis < 0 else self.axis + leading
+        found = [(features(tensor, place, leading=leading), real) for tensor, real in self.tensors if tensor.numel()]
+        matrices = [h if real is None else h[real.flatten()] for h, real in found if real is None or bool(real.any())]
         if not matrices:
             return None
         joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices, dim=-2)
@@ -55,13 +59,21 @@ class Seen:
     gradients: Mapping[str, Tensor | None]
 
 
-def watch(model: nn.Module, examples: Sequence[Any], taps: Iterable[Tap], loss: Loss | None) -> Seen:
-    """Run the model, as it is, on each example.
+def watch(
+    model: nn.Module,
+    examples: Sequence[Any],
+    taps: Iterable[Tap],
+    loss: Loss | None,
+    mask: Mask | Sequence[Tensor] | None = None,
+) -> Seen:
+    """Run the model, as it is, on each example; `mask` as a method takes it, or one for each.
 
     Gradients are those of `loss(output)`, without one those that `.grad` holds. Raises `ValueError` if a tap shows no tensor, or
     the loss is not one number.
     """
-    names, sights = Names(model), {tap: Sight(tap) for tap in taps}
+    names, root = Names(model), unwrapped(model)
+    forwards = Forwards(root, None if isinstance(mask, Sequence) and not isinstance(mask, str) else mask)
+    sights = {tap: Sight(tap, tap.axis_at(names.module(tap.module, "diagnose"))) for tap in taps}
     gradients = {name: parameter.grad for name, parameter in names.parameters.items()}
     with (
         undisturbed(model),
@@ -70,10 +82,15 @@ def watch(model: nn.Module, examples: Sequence[Any], taps: Iterable[Tap], loss: 
         ExitStack() as stack,
     ):
         for tap, sight in sights.items():
-            _attach(stack, names, tap, _Eye(sight, activations))
-        for example in examples:
+            _attach(stack, names, tap, _Eye(sight, activations, names.module(tap.module, "diagnose"), forwards))
+        for number, example in enumerate(examples):
             args, kwargs = arguments(example)
-            output = unwrapped(model)(*args, **kwargs)
+            if forwards.masked or mask is None:
+                forwards.begin(args, kwargs)
+            else:
+                forwards.start(cast(Sequence[Tensor], mask)[number])
+            output = root(*args, **kwargs)
+            forwards.end()
             if loss is not None:
                 gradients = _gradients(loss(output), names.parameters)
     return Seen(sights, gradients)
@@ -88,48 +105,58 @@ def _gradients(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str
     return {**dict.fromkeys(parameters), **dict(zip(trained, cast(Sequence[Tensor | None], found), strict=True))}
 
 
-class _Eye:
-    """Keeps what passes a tap. Has what `WatchProducts` needs of a reader."""
+class _Eye(Reader):
+    """Keeps what passes a tap."""
 
-    def __init__(self, sight: Sight, activations: Activations) -> None:
-        self.sight, self.activations = sight, activations
-        self.parameter: Tensor | None = None
+    def __init__(self, sight: Sight, activations: Activations, module: nn.Module, forwards: Forwards) -> None:
+        super().__init__(sight.tap, module, None, runs=None)
+        self.sight, self.activations, self.forwards = sight, activations, forwards
+        forwards.readers.append(self)
 
-    def observe(self, values: Any) -> None:
-        tensor = values.data if isinstance(values, PackedSequence) else values
+    def observe(self, values: Any, *, packed: bool = False) -> None:
+        packed = isinstance(values, PackedSequence)
+        tensor = values.data if packed else values
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"diagnose: the {self.sight.tap} (argument {self.sight.tap.argument!r}) is a {type(values).__name__}, not a "
                 f"tensor: name the one to read with Tap(argument=...)"
             )
+        self.sight.tap.check_dims(tensor.shape)
         self.sight.activations.add(self.activations.of(tensor))
-        self.sight.tensors.append(tensor.detach().clone())  # a copy: the model may go on to write in it
+        positions = tensor.movedim(self.axis, -1).shape[:-1] if -tensor.dim() <= self.axis < tensor.dim() else ()
+        real = None if packed or self.forwards is None else self.forwards.real(self, positions)
+        self.sight.tensors.append((tensor.detach().clone(), real))  # a copy: the model may go on to write in it
 
 
 def _attach(stack: ExitStack, names: Names, tap: Tap, eye: _Eye) -> None:
     """Watch a tap until the stack is closed."""
-    module = names.module(tap.module, "diagnose")
+    module, forwards = eye.module, cast(Forwards, eye.forwards)
     if tap.at == "operand":
         eye.parameter = names.parameter(cast(str, tap.parameter), "diagnose")
-        watches: list[WatchProducts] = []
+        watches: list[WatchProducts | None] = []
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-            watches.append(WatchProducts(cast(Any, eye)).__enter__())
+            watches.append(WatchProducts(eye).__enter__() if forwards.shows(eye, True) else None)
 
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            watches.pop().__exit__(None, None, None)
+            watch = watches.pop()
+            if watch is not None:
+                watch.__exit__(None, None, None)
 
         stack.callback(module.register_forward_pre_hook(enter).remove)
         stack.callback(module.register_forward_hook(leave, always_call=True).remove)
     elif tap.at == "input":
 
         def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            eye.observe(_given(tap, args, kwargs))
+            if forwards.shows(eye, True):
+                eye.observe(_given(tap, args, kwargs))
 
         stack.callback(module.register_forward_pre_hook(given, with_kwargs=True).remove)
     else:
 
         def returned(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not forwards.shows(eye, True):
+                return
             several = isinstance(output, Mapping) or (
                 isinstance(output, tuple) and not isinstance(output, PackedSequence)
             )

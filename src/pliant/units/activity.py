@@ -11,20 +11,24 @@ code's definition; with gradient accumulation each pass is centred on the passes
 least, in place, so that a compiled model is still one graph. Dividing by the number of summed examples makes a pass that
 activation checkpointing runs twice count once.
 
-Nothing is read in evaluation mode or without gradients, nor from a copy of the model.
+Nothing is read in evaluation mode or without gradients, nor from a copy of the model. With a mask the sums go over real
+positions alone, and how many there were is known to the device.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
 from pliant.units.map import Tap
+
+if TYPE_CHECKING:
+    from pliant.units.forwards import Forwards
 
 log = logging.getLogger("pliant")
 
@@ -44,12 +48,16 @@ class Reader:
     def __init__(self, tap: Tap, module: nn.Module, parameter: Tensor | None, *, runs: int | None) -> None:
         self.tap, self.module, self.parameter = tap, module, parameter
         self.runs = runs
+        axis = tap.axis_at(module)
+        self.axis = axis if axis < 0 or runs is None else axis + 1  # of what is read, run axis included
         self.entries = 0
         self.ran = False
         self.captured = False  # a CUDA graph holds the reading: replaying it runs no Python
         self.examples = 0
         self.passes = 0
         self.compiled = False  # `counted` holds something
+        self.forwards: Forwards | None = None  # where positions are masked, or calls auxiliary
+        self.calls = self.read = 0  # of the module in the forward that runs: all, and those that were read
         self.centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
         self.sums: dict[Reading, Tensor] = {}
 
@@ -60,8 +68,8 @@ class Reader:
         like = sums["mean"]
         self.counted, self._ones = like.new_zeros(()), like.new_ones(0)
 
-    def observe(self, values: Tensor) -> None:
-        """Add one forward pass."""
+    def observe(self, values: Tensor, *, packed: bool = False) -> None:
+        """Add one forward pass; a packed sequence holds no padding."""
         values = values.detach()
         compiling = torch.compiler.is_compiling()
         if not compiling:
@@ -72,7 +80,12 @@ class Reader:
         if examples == 0:
             return  # an expert that no example is sent to did not run
         self.ran = True
-        self._count(examples, on_device=compiling or self.captured)
+        real = None if self.forwards is None or packed else self.forwards.real(self, by_entry.shape[:-1])
+        if real is not None:
+            real = real.to(by_entry.device, non_blocking=True).unsqueeze(-1)
+            by_entry = torch.where(real, by_entry, 0.0)
+            examples = real.sum()
+        self._count(examples, on_device=compiling or self.captured or real is not None)
         if by_entry.dim() == 2 and mean.dim() == 1 and by_entry.dtype == mean.dtype and not compiling:
             self._add_rows(by_entry)
         else:
@@ -82,12 +95,14 @@ class Reader:
         if self.centre is not None and "centred" in self.sums:
             centre = self.centre(self.sums["mean"] / self.count()).to(by_entry.dtype)
             between = [1] * (by_entry.dim() - centre.dim())
-            self._add("centred", (by_entry - centre.view(*centre.shape[:-1], *between, self.entries)).abs_())
+            apart = (by_entry - centre.view(*centre.shape[:-1], *between, self.entries)).abs_()
+            self._add("centred", apart if real is None else torch.where(real, apart, 0.0))
 
     def _entries_last(self, values: Tensor) -> Tensor:
         """`values` as (..., entries), or (runs, ..., entries): a view."""
-        axis = self.tap.axis if self.tap.axis < 0 or self.runs is None else self.tap.axis + 1
-        by_entry = values if axis in (-1, values.dim() - 1) else values.movedim(axis, -1)
+        if self.tap.dims is not None:
+            self.tap.check_dims(values.shape)
+        by_entry = values if self.axis in (-1, values.dim() - 1) else values.movedim(self.axis, -1)
         width = by_entry.shape[-1]
         if width == self.entries:
             return by_entry
@@ -98,8 +113,8 @@ class Reader:
             )
         return by_entry[..., : self.entries]
 
-    def _count(self, examples: int, *, on_device: bool) -> None:
-        if on_device:
+    def _count(self, examples: int | Tensor, *, on_device: bool) -> None:
+        if on_device or isinstance(examples, Tensor):
             self.counted += examples
             self.compiled = True
         else:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from pliant.units.activity import Reader
+from pliant.units.forwards import Forwards
 
 
 class _Reading:
@@ -26,12 +27,20 @@ class _Reading:
 
 @contextmanager
 def nothing_read() -> Generator[None]:
-    """No reader of any method sees what runs inside."""
+    """No reader of any method sees what runs inside: a forward that is no example, with gradients and in training mode.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> with recording_paused():
+    ...     probe = layer(torch.eye(2))
+    """
     before, _Reading.on = _Reading.on, False
     try:
         yield
     finally:
         _Reading.on = before
+
+
+recording_paused = nothing_read  # its public name
 
 
 def _reads(module: nn.Module) -> bool:
@@ -47,6 +56,15 @@ def attach(reader: Reader) -> RemovableHandle:
     return OperandHandle(reader)
 
 
+def follow(forwards: Forwards) -> list[RemovableHandle]:
+    """Tell of each forward when it begins, before any hook that reads, and when it ends, behind them."""
+    begin, end = BeginHook(forwards), EndHook(forwards)
+    return [
+        forwards.root.register_forward_pre_hook(begin, prepend=True, with_kwargs=True),
+        forwards.root.register_forward_hook(end),
+    ]
+
+
 class InertHook:
     """What is left of a hook in a copy of a model: nothing is read."""
 
@@ -60,23 +78,46 @@ class _Hook:
     def __reduce__(self) -> tuple[type[InertHook], tuple[()]]:
         return InertHook, ()
 
+    def _reads(self, module: nn.Module) -> bool:
+        reads, forwards = _reads(module), self.reader.forwards
+        return reads if forwards is None else forwards.shows(self.reader, reads)
+
     def _observe(self, values: Any) -> None:
         tap = self.reader.tap
-        if isinstance(values, PackedSequence):
+        packed = isinstance(values, PackedSequence)
+        if packed:
             values = values.data
         if not isinstance(values, Tensor):
             raise ValueError(
                 f"the {tap} (argument {tap.argument!r}) is a {type(values).__name__}, not a tensor: name the one to read with "
                 f"Tap(argument=...)"
             )
-        self.reader.observe(values)
+        self.reader.observe(values, packed=packed)
+
+
+class BeginHook:
+    def __init__(self, forwards: Forwards) -> None:
+        self.forwards = forwards
+
+    def __reduce__(self) -> tuple[type[InertHook], tuple[()]]:
+        return InertHook, ()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _Reading.on:
+            self.forwards.begin(args, kwargs)
+
+
+class EndHook(BeginHook):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.forwards.running and _Reading.on:
+            self.forwards.end()
 
 
 class InputHook(_Hook):
     """Reads what a module is given."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not _reads(module):
+        if not self._reads(module):
             return
         argument = self.reader.tap.argument
         if isinstance(argument, int) and argument < len(args):
@@ -96,7 +137,7 @@ class OutputHook(_Hook):
     """Reads what a module returns."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not _reads(module):
+        if not self._reads(module):
             return
         argument = self.reader.tap.argument
         if isinstance(output, tuple) and not isinstance(output, PackedSequence):
@@ -133,7 +174,7 @@ class OperandHook(_Hook):
                 f"the {self.reader.tap} can be read in eager mode only. Exclude its group, or compile a part of the model "
                 f"that does not contain '{self.reader.tap.module}'"
             )
-        reads = _reads(module)
+        reads = self._reads(module)
         self.watches.append(WatchProducts(self.reader) if reads else None)
         if reads:
             self.watches[-1].__enter__()  # pyright: ignore[reportOptionalMemberAccess]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from zlib import crc32
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from pliant.initial import GAINS
 
@@ -78,11 +79,15 @@ class Tap:
         module: its name in the model, "" for the model itself.
         at: "input" or "output" of the module; "operand": what meets `parameter` in a matrix product inside the module
             (works where no module's input is the tensor in question; eager mode only).
-        axis: of that tensor; every other axis is averaged over.
+        axis: of that tensor; every other axis is averaged over. Count from the end (-3 for the channels of images) where an
+            input may come without a batch; at a convolution a positive axis is taken to count in a batch.
         index: (units, repeat) positions along `axis`; without it, all of them in order.
         argument: which of several positional inputs or outputs, or the name of a keyword argument.
         parameter: of `at="operand"`.
         nonnegative: what is read is never below zero (behind a ReLU), so that its size need not be read apart.
+        dims: how many axes that tensor has, where another number would move `axis`; None: any.
+        calls: which of the module's calls in one forward of the model show examples, where some are auxiliary (an identity
+            matrix sent through it); a forward that calls it another number of times is then an error. None: all of them do.
     """
 
     module: str
@@ -92,6 +97,8 @@ class Tap:
     argument: int | str = 0
     parameter: str | None = None
     nonnegative: bool = False
+    dims: int | None = None
+    calls: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.at not in ("input", "output", "operand"):
@@ -100,9 +107,27 @@ class Tap:
             raise ValueError(f"Tap('{self.module}'): at='operand' and parameter=... go together")
         _check_index(f"Tap('{self.module}')", self.index, None)
 
+    def axis_at(self, module: nn.Module) -> int:
+        """`axis`, counted from the end where the tapped module tells how many axes a batch has: a convolution."""
+        if self.axis < 0 or not isinstance(module, _ConvNd):
+            return self.axis
+        return self.axis - len(module.kernel_size) - 2
+
+    def check_dims(self, shape: Sequence[int]) -> None:
+        """Raises `ValueError` for a tensor of which `axis` is another one."""
+        if self.dims is not None and len(shape) != self.dims:
+            raise ValueError(
+                f"the {self} has units along axis {self.axis} of {self.dims} axes, and is given {len(shape)}, shape "
+                f"{tuple(shape)}: give inputs with as many axes as the example inputs had"
+            )
+
     def __str__(self) -> str:
         place = f"{self.at} of '{self.module}'" if self.module else f"{self.at} of the model"
-        return place if self.parameter is None else f"operand of '{self.parameter}'"
+        place = place if self.parameter is None else f"operand of '{self.parameter}'"
+        if self.calls is None:
+            return place
+        shown = " and ".join(str(number + 1) for number, shows in enumerate(self.calls) if shows)
+        return f"{place}, call {shown} of {len(self.calls)}"
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,14 @@ class Span(NamedTuple):
 
 @dataclass
 class Means:
-    """What the columns did since the last step, each (runs, columns); `ran` is None if all of them did anything."""
+    """What the columns did since the last step, each (runs, columns); `ran` is None if all of them did anything.
+
+    `masked`: a group may have run without a single real example; only the device knows.
+    """
 
     by_reading: dict[Reading, Tensor]
     ran: Tensor | None
+    masked: bool = False
 
 
 class Panel:
@@ -73,6 +77,7 @@ class Panel:
         self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
         self._all_ran = False
+        self.masked = False  # whether some positions of what is read are padding
         self._place_readers(names)
         self._place_outgoing()
         for group in self.groups:
@@ -106,7 +111,7 @@ class Panel:
     ) -> Reader:
         """The reader at a tap: an earlier group's if it reads other entries there, since an entry has one running mean."""
         wanted = set(cast(list[int], index.flatten().tolist()))
-        key = (id(names.module(tap.module, group.name)), tap.at, tap.axis, tap.argument, tap.parameter)
+        key = (id(names.module(tap.module, group.name)), tap.at, tap.axis, tap.argument, tap.parameter, tap.calls)
         while key in taken and taken[key][1] & wanted:
             key = (*key, "again")
         if key not in taken:
@@ -178,6 +183,10 @@ class Panel:
         """Optimizer steps since each unit was new, (runs, units)."""
         return self.steps[group] - self._born[:, self._spans[group].units]
 
+    def ages(self) -> Tensor:
+        """Those of all units, (runs, units)."""
+        return torch.cat([self.age_of(group) for group in self.groups], dim=1)
+
     def renew(self, group: BoundGroup, chosen: Chosen) -> None:
         """The age of chosen units that are fully replaced is 0 again."""
         born = self._born[:, self._spans[group].units]
@@ -201,6 +210,7 @@ class Panel:
         quiet: list[int] = []
         if not self._all_ran:
             quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
+        ran = self._saw_examples() if self.masked else None
         means = self._sums / self._counts()
         self._sums.zero_()
         for reader in self.readers:
@@ -212,8 +222,14 @@ class Panel:
             by_reading["magnitude"] = torch.where(self._nonnegative, by_reading["mean"], by_reading["magnitude"])
         if not self._identity:
             by_reading = {reading: self._columns(entries) for reading, entries in by_reading.items()}
-        ran = ~torch.isin(self.reader_of_column, torch.tensor(quiet, device=self.device)) if quiet else None
-        return Means(by_reading, ran)
+        if quiet and not self.masked:
+            ran = ~torch.isin(self.reader_of_column, torch.tensor(quiet, device=self.device))
+        return Means(by_reading, ran, self.masked)
+
+    def _saw_examples(self) -> Tensor:
+        """Whether each column was shown any example, (columns,), as the device knows; True where nothing is read."""
+        counts = [torch.as_tensor(reader.count(), device=self.device, dtype=self.dtype) for reader in self.readers]
+        return torch.stack([*counts, torch.ones_like(counts[0])])[self.reader_of_column] > 0
 
     def _counts(self) -> Tensor | int:
         """What to divide the sums by: one number if the host knows it, as a rule, or one for each entry."""

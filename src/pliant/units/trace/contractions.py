@@ -146,6 +146,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     product = Product(call.where, record.memory.parameters_in(operands.weight), inputs, outputs)
     product.recurrent = next((f.name for f in record.stack if isinstance(f.module, nn.RNNBase)), None)
     product.during = {frame.name: frame.call for frame in record.stack}
+    product.data = record.memory.shadow(operands.activation).data
     record.products.append(product)
     record.unexplained([operands.activation])
     call.followed = True

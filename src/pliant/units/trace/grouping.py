@@ -17,7 +17,7 @@ from pliant.units.trace.lanes import Lane, Lanes
 from pliant.units.trace.leftovers import left_alone
 from pliant.units.trace.record import Product, Record
 from pliant.units.trace.table import PartRole, Signature, UnitTable
-from pliant.units.trace.taps import returns_always
+from pliant.units.trace.taps import example_calls, returns_always
 from pliant.units.trace.verdicts import Facts, Options, Verdicts
 
 __all__ = ["Options", "unit_map"]
@@ -145,7 +145,8 @@ class _Builder:
         recurrent = {product.recurrent for product, _ in readers}
         if taps == {None} and len(recurrent) == 1:
             module = next(iter(recurrent))
-            return self._carried(module) if module is not None else None
+            carried = self._carried(module) if module is not None else None
+            return self._of_examples(carried, users)
         tap = taps.pop() if len(taps) == 1 else None
         if tap is None:
             return None
@@ -161,7 +162,14 @@ class _Builder:
         if int(rows.min()) < 0:
             return None
         count = sum(len(each.rows) for each in product.inputs or [])
-        return replace(tap, index=_index(rows, count), nonnegative=self._nonnegative(tap))
+        return self._of_examples(replace(tap, index=_index(rows, count), nonnegative=self._nonnegative(tap)), users)
+
+    def _of_examples(self, tap: Tap | None, users: Iterable[tuple[Product, Lanes]]) -> Tap | None:
+        """The tap, told which calls of its module are auxiliary; None where they cannot be told apart."""
+        try:
+            return tap and replace(tap, calls=example_calls(self.record, tap, [product for product, _ in users]))
+        except LookupError:
+            return None
 
     def _nonnegative(self, tap: Tap) -> bool:
         """Whether nothing that is shown there, to whatever weight, can be below zero."""

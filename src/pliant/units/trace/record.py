@@ -39,6 +39,7 @@ class Frame:
     name: str
     inputs: list[tuple[int | str, Tensor, tuple[Key, int]]]
     call: int  # how often the module was called before
+    data: bool = False  # it returned what depends on the model's inputs
 
 
 @dataclass(eq=False)
@@ -58,6 +59,9 @@ class Product:
     during: Mapping[str, int] = field(
         default_factory=dict[str, int]
     )  # modules that ran it, and in which of their calls
+    data: bool = (
+        True  # what it reads depends on the model's inputs: not an identity matrix that is sent through the model
+    )
     result: tuple[Key, int] | None = None  # its very result, where something after it takes the mean over
     partial: bool = False  # some of what it reads is no unit's: padding, a first state
     embedding: bool = False

@@ -4,11 +4,14 @@
     output    of a module that returned it
     operand   of the product itself, in the module that ran it
 
-"The very tensor" is decided by storage and version, or a plain copy of it: same shape is not enough.
+"The very tensor" is decided by storage and version, or a plain copy of it: same shape is not enough. Channels are counted from
+the end, as features are: a convolution also takes (channels, height, width), one image without a batch. Where neither end
+tells (token mixing, features in front) the tap keeps the number of axes, and another is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -25,29 +28,35 @@ def find_tap(record: Record, product: Product, activation: Tensor, weight: Tenso
     same = record.memory.identity(activation)
     nonnegative = record.memory.shadow(activation).nonnegative
     channels = activation.dim() > 2 and axis == 1 and weight.dim() == activation.dim()
+    space = activation.dim() - 2 if channels else None
     for frame in reversed(record.stack):
         for argument, tensor, at_entry in frame.inputs:
             if at_entry in same and not isinstance(frame.module, nn.RNNCellBase):
-                found = _axis(record, product, tensor, channels) if tensor.numel() == activation.numel() else None
+                found = _axis(record, product, tensor, space) if tensor.numel() == activation.numel() else None
                 if found is not None:
-                    return Tap(frame.name, "input", found, argument=argument, nonnegative=nonnegative)
+                    dims = None if found < 0 else tensor.dim()
+                    return Tap(frame.name, "input", found, None, argument, nonnegative=nonnegative, dims=dims)
     if any(isinstance(frame.module, nn.RNNBase) for frame in record.stack):
         return None  # the fused kernels of a recurrent module show its input and output alone: see `note_outputs`
     for identity in same:
         if identity in record.outputs:
             frame, argument, tensor = record.outputs[identity]
-            found = _axis(record, product, tensor, channels) if tensor.numel() == activation.numel() else None
+            found = _axis(record, product, tensor, space) if tensor.numel() == activation.numel() else None
             if found is not None:
-                return Tap(frame.name, "output", found, argument=argument, nonnegative=nonnegative)
+                dims = None if found < 0 else tensor.dim()
+                return Tap(frame.name, "output", found, None, argument, nonnegative=nonnegative, dims=dims)
     number = record.memory.whole_view(weight)
     if number is None or (activation.dim() == 3 and activation.shape[0] > 1 and not channels):
         return None
     return Tap(record.module, "operand", axis, parameter=record.memory.names[number])
 
 
-def _axis(record: Record, product: Product, tensor: Tensor, channels: bool) -> int | None:
-    """The axis along which the tensor has one position for each input row, with the same labels."""
-    axes = [1] if channels else [-1, *range(tensor.dim() - 1)]
+def _axis(record: Record, product: Product, tensor: Tensor, space: int | None) -> int | None:
+    """The axis along which the tensor has one position for each input row, with the same labels.
+
+    `space`: axes behind the channels of a convolution's input, None for any other product.
+    """
+    axes = [-1, *range(tensor.dim() - 1)] if space is None else [-1 - space, 1 - tensor.dim()]
     for axis in axes:
         if -tensor.dim() <= axis < tensor.dim() and _carries(record, product, tensor, axis):
             return axis
@@ -74,6 +83,28 @@ def returns_always(record: Record, product: Product, tap: Tap) -> bool:
     return all(_carries(record, product, tensor, tap.axis) for tensor in returned)
 
 
+def example_calls(record: Record, tap: Tap, users: Iterable[Product]) -> tuple[bool, ...] | None:
+    """Which of a tapped module's calls in one forward show examples; None if all of them do.
+
+    A call that reads units and nothing of the model's inputs is auxiliary: an identity matrix or zeros sent through a part of
+    the model, to compute a weight, a norm or a shape. One that reads no unit is not: a recurrent weight meets its first state.
+    Where no call reads inputs (a generator that draws its noise) all of them count. Raises `LookupError` if a call does both.
+    """
+    shown = [(frame.call, frame.data) for frame in _returned(record, tap)]
+    calls = shown or [(each.during[tap.module], each.data) for each in users if each.reads]
+    examples, others = ({call for call, data in calls if data is wanted} for wanted in (True, False))
+    if examples & others:
+        raise LookupError(tap.module)
+    return tuple(call not in others for call in range(record.calls[tap.module])) if examples and others else None
+
+
+def _returned(record: Record, tap: Tap) -> list[Frame]:
+    """The calls that returned what an output tap shows."""
+    place = tap.module, tap.argument
+    found = [frame for frame, argument, _ in record.outputs.values() if (frame.name, argument) == place]
+    return found if tap.at == "output" else []
+
+
 def note_outputs(record: Record, frame: Frame, output: Any) -> None:
     """Remember what a module returned, and by label what a recurrent module returned."""
     if isinstance(frame.module, nn.RNNBase):
@@ -85,5 +116,5 @@ def note_outputs(record: Record, frame: Frame, output: Any) -> None:
     parts = cast(tuple[Any, ...], output) if isinstance(output, tuple) else (output,)
     for argument, tensor in enumerate(parts):
         if isinstance(tensor, Tensor):
-            record.memory.shadow(tensor)
+            frame.data |= record.memory.shadow(tensor).data
             record.outputs.setdefault((record.memory.key(tensor), tensor._version), (frame, argument, tensor))

@@ -182,10 +182,10 @@ class _Seen(Reader):
         self.probe = probe
         self.passes: list[Tensor] = []
 
-    def observe(self, values: Tensor) -> None:
+    def observe(self, values: Tensor, *, packed: bool = False) -> None:
         if not self.probe.shows:
             return
-        by_entry = values.movedim(self.tap.axis, -1)
+        by_entry = values.movedim(self.axis, -1)
         self.passes.append(by_entry.reshape(-1, by_entry.shape[-1]).clone())  # one row where there is no batch
 
     def handles(self) -> list[Any]:
