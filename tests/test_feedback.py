@@ -8,7 +8,16 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pliant import ContinualBackprop, ReDo, ShrinkAndPerturb, UnitGroup, feedback, reset_head, reset_network, taken_steps
+from pliant import (
+    ContinualBackprop,
+    ReDo,
+    ShrinkAndPerturb,
+    UnitGroup,
+    feedback,
+    reset_head,
+    reset_network,
+    taken_steps,
+)
 from pliant.nn import StackedLinear
 from pliant.units.map import Slice, Tap
 from tests.networks import batch, enough, mlp, replaced, train

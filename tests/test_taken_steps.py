@@ -23,7 +23,12 @@ FUSED = {
 
 
 def cbp(model, optimizer, **settings):
-    often = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1, "example_inputs": torch.zeros(2, 6).to(model[0].weight)}
+    often = {
+        "replacement_rate": 0.05,
+        "maturity_threshold": 5,
+        "seed": 1,
+        "example_inputs": torch.zeros(2, 6).to(model[0].weight),
+    }
     return ContinualBackprop(model, optimizer, **{**often, **settings})
 
 

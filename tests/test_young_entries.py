@@ -332,7 +332,9 @@ BETAS = {
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("path", list(BETAS))
-@pytest.mark.parametrize("layout", ["rows and columns", "units on three axes of one tensor", "many entries, few of them young, on two axes"])
+@pytest.mark.parametrize(
+    "layout", ["rows and columns", "units on three axes of one tensor", "many entries, few of them young, on two axes"]
+)
 def test_betas_that_move_leave_young_entries_as_in_adam_entry_by_entry(layout, path, amsgrad, monkeypatch):
     monkeypatch.setattr(ages, "MANY", 10_000)
     shapes, incoming, outgoing, runs, units = LAYOUTS[layout]

@@ -25,6 +25,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[r
 
 from pliant.initial import INITS, uniform_bound
 from pliant.nn import StackedLinear
+from pliant.process import random_state
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import BoundSlice, Chosen
 
@@ -156,8 +157,7 @@ class _ModuleCopy:
 
     def _reset(self, seed: int) -> Tensor:
         copy = deepcopy(self.owner).cpu()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)  # not those of devices, which nothing here draws from
+        with random_state(seed), torch.no_grad():
             (getattr(copy, "reset_parameters", None) or cast(Any, copy)._reset_parameters)()
         return copy.get_parameter(self.part.part.parameter.rpartition(".")[2]).detach()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from threading import local
 from typing import Any, cast
 
 import torch
@@ -18,24 +19,27 @@ from torch.utils.hooks import RemovableHandle
 from pliant.units.activity import Reader
 
 
-class _Reading:
-    """Whether hooks read at all: not while the model is traced."""
+class _Reading(local):
+    """Whether hooks read at all: not in the thread that traces or diagnoses a model, while it does."""
 
     on = True
 
 
+_reading = _Reading()
+
+
 @contextmanager
 def nothing_read() -> Generator[None]:
-    """No reader of any method sees what runs inside."""
-    before, _Reading.on = _Reading.on, False
+    """No reader of any method sees what this thread runs inside."""
+    before, _reading.on = _reading.on, False
     try:
         yield
     finally:
-        _Reading.on = before
+        _reading.on = before
 
 
 def _reads(module: nn.Module) -> bool:
-    return module.training and torch.is_grad_enabled() and _Reading.on
+    return module.training and torch.is_grad_enabled() and _reading.on
 
 
 def attach(reader: Reader) -> RemovableHandle:

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from pliant.process import random_state, visible_kernels
 from pliant.units.activity import Reader
 from pliant.units.hooks import InputHook, OperandHook, OutputHook
 from pliant.units.map import Tap
@@ -51,8 +52,8 @@ class Probe:
     def outputs(self) -> list[Tensor]:
         """What the model returns as it is now; the same random numbers every time."""
         with ExitStack() as settings:
-            settings.enter_context(_same_random_numbers(self.seed))
-            settings.enter_context(_plain_attention())
+            settings.enter_context(random_state(self.seed))  # for dropout that is always on, and sampling
+            settings.enter_context(_plain_attention(self.model))
             settings.enter_context(_DoubleOnly())
             if self.norms is not None:
                 settings.enter_context(self.norms.again())
@@ -161,26 +162,10 @@ class _Seen(Reader):
 
 
 @contextmanager
-def _same_random_numbers(seed: int) -> Generator[None]:
-    """For dropout that is always on, and sampling; afterwards the caller's continue."""
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+def _plain_attention(model: nn.Module) -> Generator[None]:
+    """Fused kernels turn NaN scores into zeros."""
+    with visible_kernels(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
-    finally:
-        torch.set_rng_state(before)
-
-
-@contextmanager
-def _plain_attention() -> Generator[None]:
-    """Fused kernels turn NaN scores into zeros, and the fast path of transformer layers passes by the hooks."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def calls(example_inputs: Any) -> list[Call]:
