@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import index
+from threading import Lock
 from typing import Any, Literal, Self, TypedDict
 from weakref import WeakSet
 
@@ -70,6 +71,12 @@ class Where(TypedDict, total=False):
 
 
 _ATTACHED: WeakSet[UnitReset] = WeakSet()  # those with a hook on an optimizer
+_LOCK = Lock()  # threads attach to models of their own
+
+
+def _attached() -> list[UnitReset]:
+    with _LOCK:
+        return list(_ATTACHED)
 
 
 class UnitReset:
@@ -191,7 +198,8 @@ class UnitReset:
                 before, after = each.register_step_pre_hook, each.register_step_post_hook
                 self._handles += [before(self._before_step), after(self._after_step)]
         if attach:
-            _ATTACHED.add(self)
+            with _LOCK:
+                _ATTACHED.add(self)
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -387,7 +395,8 @@ class UnitReset:
         self._handles.clear()
         self._feedback.clear()
         self.forget.detach()
-        _ATTACHED.discard(self)
+        with _LOCK:
+            _ATTACHED.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -545,7 +554,7 @@ class UnitReset:
         """
         taken = {
             place
-            for other in _ATTACHED
+            for other in _attached()
             if type(other) is type(self) and any(each is mine for each in other.optimizers for mine in self.optimizers)
             for group in other.groups
             for place in _entered(group)

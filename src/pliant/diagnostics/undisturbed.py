@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pliant.process import random_state, visible_kernels
 from pliant.units.hooks import nothing_read
 
 
@@ -22,22 +22,18 @@ def undisturbed(model: nn.Module) -> Generator[None]:
     """Whatever runs inside changes nothing of the model, and no reset method reads it.
 
     Inside, compiled models run eagerly and attention runs through its modules, not through a fused kernel that shows nothing.
-    The modes (training, evaluation) are the model's own.
+    The modes (training, evaluation) are the model's own. It must not be at work in another thread; others may, see
+    `pliant.process`.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
     attributes = [(module, key, value) for module in model.modules() for key, value in _plain_tensors(module)]
     devices = {each.device for each in model.parameters() if each.device.type == "cuda"}
-    compiles = "torch._dynamo" in sys.modules  # otherwise nothing in the model is compiled
-    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-    fast = torch.backends.mha.get_fastpath_enabled()
     written = _Written(model)
     try:
-        with torch.random.fork_rng(devices=list(devices)), eager, nothing_read(), written:
-            torch.backends.mha.set_fastpath_enabled(False)
+        with random_state(devices=devices), visible_kernels(model), nothing_read(), written:
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for module, names in buffers:
             module._buffers.clear()
             module._buffers.update(names)

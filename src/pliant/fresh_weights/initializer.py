@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pliant.process import random_state
 from pliant.units.bound import Names
 
 METHODS = ("_init_weights", "_initialize_weights")
@@ -54,8 +55,7 @@ class Initializers:
         bare = held[leaf]
         held[leaf] = nn.Parameter(torch.full(shape, torch.nan, dtype=dtype))
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                torch.default_generator.manual_seed(seed)
+            with random_state(seed), torch.no_grad():
                 _call(getattr(model, method), homes)
             drawn = cast(nn.Parameter, held[leaf]).detach()
         finally:

@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[r
 
 from pliant.fresh_weights.initializer import Initializers, required_arguments
 from pliant.nn import StackedLinear
+from pliant.process import random_state
 from pliant.units.entries import BoundSlice, Chosen
 
 Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
@@ -189,8 +190,7 @@ def reset_copy(owner: nn.Module, seed: int, *, broken: str | None = None) -> nn.
     copy = deepcopy(owner).cpu()
     if broken is not None:
         copy.get_parameter(broken).data.fill_(torch.nan)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)  # not those of devices, which nothing here draws from
+    with random_state(seed), torch.no_grad():
         (getattr(copy, "reset_parameters", None) or cast(Any, copy)._reset_parameters)()
     return copy
 

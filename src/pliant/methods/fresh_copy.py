@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from pliant.process import random_state
+
 Init = Callable[[nn.Module], object]
 
 
@@ -43,8 +45,7 @@ class FreshCopy:
 
         Raises `ValueError` if a parameter was drawn neither by a `reset_parameters()` nor by `init`.
         """
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with torch.no_grad(), random_state(seed):
             for parameter in self.copy.parameters():
                 parameter.fill_(torch.nan)
             for module in children_first(self.copy):

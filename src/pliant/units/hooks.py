@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from threading import local
 from typing import Any, cast
 
 import torch
@@ -19,32 +20,35 @@ from pliant.units.activity import Reader
 from pliant.units.forwards import Forwards
 
 
-class _Reading:
-    """Whether hooks read at all: not while the model is traced."""
+class _Reading(local):
+    """Whether hooks read at all: not in the thread that traces or diagnoses a model, while it does."""
 
     on = True
 
 
+_reading = _Reading()
+
+
 @contextmanager
 def nothing_read() -> Generator[None]:
-    """No reader of any method sees what runs inside: a forward that is no example, with gradients and in training mode.
+    """No reader of any method sees what this thread runs inside: a forward that is no example, with gradients and in training mode.
 
     >>> layer = nn.Linear(2, 1)
     >>> with recording_paused():
     ...     probe = layer(torch.eye(2))
     """
-    before, _Reading.on = _Reading.on, False
+    before, _reading.on = _reading.on, False
     try:
         yield
     finally:
-        _Reading.on = before
+        _reading.on = before
 
 
 recording_paused = nothing_read  # its public name
 
 
 def _reads(module: nn.Module) -> bool:
-    return module.training and torch.is_grad_enabled() and _Reading.on
+    return module.training and torch.is_grad_enabled() and _reading.on
 
 
 def attach(reader: Reader) -> RemovableHandle:

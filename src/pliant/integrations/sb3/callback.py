@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pliant.diagnostics import diagnose
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
+from pliant.process import random_state
 from pliant.redraw import state_follows
 from pliant.state_files import StrPath, load_state, save_state
 from pliant.unit_reset import UnitReset
@@ -235,7 +236,7 @@ def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
     ours = [name for name in _OURS if name in settings]
     if ours:
         raise TypeError(f"{', '.join(ours)}: the callback's own business; choose other networks with networks=")
-    with torch.random.fork_rng(devices=[]):
+    with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     anywhere = {name: value for name, value in settings.items() if name not in ("include", "exclude")}
     method(network, SGD(network.parameters(), lr=0.1), example_inputs=torch.zeros(2, 2), **anywhere).detach()

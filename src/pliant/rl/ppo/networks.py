@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pliant.initial import GAINS, uniform_bound
 from pliant.nn import StackedLinear
+from pliant.process import random_state
 from pliant.rl.environments.base import ActionSpace, Continuous
 from pliant.rl.ppo.activations import ACTIVATIONS
 from pliant.rl.ppo.in_place import InPlace
@@ -147,7 +148,7 @@ class ActorCritic(InPlace):
             self.policy = Softmax(actions.count)
         self._settings = settings
         sizes = (observations, *settings.hidden)
-        with torch.random.fork_rng(devices=[]):  # layers draw when they are made; `redraw` draws what counts
+        with random_state():  # layers draw when they are made; `redraw` draws what counts
             self.actor = Stack(agents, (*sizes, self.policy.outputs), settings.activation, dtype, padding)
             self.critic = Stack(agents, (*sizes, 1), settings.activation, dtype, padding)
 

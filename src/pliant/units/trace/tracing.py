@@ -4,18 +4,18 @@ Every ATen operation of one real forward runs under a dispatch mode, which keeps
 units is this number made of? A weight that reads labels and computes new ones tells which of its rows and
 columns belong to which unit (`grouping`). What cannot be proved is left out, with the reason in the plan.
 
-The model is afterwards as it was: parameters, buffers, modes, hooks and the random state, to the bit.
+The model is afterwards as it was: parameters, buffers, modes, hooks and the random state, to the bit. It must not be at work in
+another thread meanwhile; others may, see `pliant.process`.
 """
 
 # pyright: reportPrivateUsage=false
-# Buffers by name, the version of a tensor and the switch of oneDNN have no public name in PyTorch.
+# Buffers by name and the version of a tensor have no public name in PyTorch.
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.process import random_state, visible_kernels
 from pliant.units.hooks import nothing_read
 from pliant.units.map import PlanRow, Skipped, UnitMap
 from pliant.units.models import arguments, prefix_of, unwrapped
@@ -229,17 +230,12 @@ def _left_as_it_was(model: nn.Module, mode: Shadowing) -> Generator[None]:
     modes = {module: module.training for module in model.modules()}
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    onednn = torch._C._get_mkldnn_enabled()  # fused recurrent kernels show no product
-    compiles = "torch._dynamo" in sys.modules  # otherwise nothing in the model is compiled
-    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
     try:
-        with torch.random.fork_rng(devices=[]), eager:
-            torch._C._set_mkldnn_enabled(False)
+        with random_state(), visible_kernels(model):
             for module in modes:
                 module.training = True
             yield
     finally:
-        torch._C._set_mkldnn_enabled(onednn)
         for module, training in modes.items():
             module.training = training
         for module, names in buffers:

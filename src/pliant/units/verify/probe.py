@@ -12,10 +12,9 @@ others.
 from __future__ import annotations
 
 import random
-import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_map
 
+from pliant.process import random_state, visible_kernels
 from pliant.units.activity import Reader
 from pliant.units.hooks import InputHook, OperandHook, OutputHook
 from pliant.units.map import Tap
@@ -131,7 +131,8 @@ class Probe:
         with ExitStack() as settings:
             settings.enter_context(_plain_tensors())
             settings.enter_context(_same_random_numbers(self.seed))
-            settings.enter_context(_plain_kernels())
+            settings.enter_context(visible_kernels(self.model))
+            settings.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused kernels turn NaN scores into zeros
             settings.enter_context(DoubleOnly())
             settings.enter_context(warnings.catch_warnings())  # of checkpoints in a pass without gradients
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
@@ -232,30 +233,15 @@ def _plain_tensors() -> Generator[None]:
 @contextmanager
 def _same_random_numbers(seed: int) -> Generator[None]:
     """For dropout that is always on, and sampling; afterwards the caller's continue."""
-    ours, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  (what models draw from)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(ours)
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextmanager
-def _plain_kernels() -> Generator[None]:
-    """Fused kernels turn NaN scores into zeros, the fast path of transformer layers and compiled code pass by the hooks."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    compiles = "torch._dynamo" in sys.modules  # otherwise nothing in the model is compiled
-    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-    try:
-        with eager, sdpa_kernel(SDPBackend.MATH):
+    with random_state(seed):
+        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  (what models draw from)
+        try:
             yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def calls(example_inputs: Any) -> list[Call]:
