@@ -50,6 +50,7 @@ CUT = {  # continual backpropagation on small pictures: at least four commits, a
     },
     "warm-starting": {
         **PICTURES,
+        "start": "warm",
         "classes": 6,
         "epochs": 80,
         "batch": 5,

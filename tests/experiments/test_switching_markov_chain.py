@@ -1,3 +1,4 @@
+from functools import cache
 from math import log
 
 import numpy as np
@@ -38,6 +39,9 @@ def rows_of(config, state=None):
     while any(status.word == "running" for status in state.statuses()):
         collected.append(EXPERIMENT.advance(state))
     return {name: np.concatenate([rows[name] for rows in collected]) for name in ("run", *EXPERIMENT.columns)}
+
+
+straight = cache(rows_of)  # of a run that is looked at by several tests
 
 
 def symbols_of(config, period, updates):
@@ -160,14 +164,14 @@ def test_every_switch_undoes_what_was_learned():
 
 
 def test_all_methods_of_a_seed_see_the_same_symbols_from_the_same_weights():
-    first = {method: rows_of(config(method))["excess_early"][0] for method in METHODS}
+    first = {method: straight(config(method))["excess_early"][0] for method in METHODS}
     assert first["bp"] == first["cbp"] == first["fresh"]
     assert max(abs(value - first["bp"]) for value in first.values()) < 1e-3
     assert rows_of(config(seed=1))["excess_early"][0] != first["bp"]
 
 
 def test_a_run_depends_on_its_config_alone():
-    expected = rows_of(config("cbp"))
+    expected = straight(config("cbp"))
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     found = rows_of(config("cbp"))
@@ -182,8 +186,8 @@ def test_a_run_depends_on_its_config_alone():
 @pytest.mark.parametrize("method", METHODS)
 def test_stopping_in_mid_period_and_resuming_changes_nothing(method, optimizer):
     run = config(method, optimizer=optimizer)
-    straight = rows_of(run)
-    assert straight["switch"].tolist() == [1, 2, 3]
+    expected = straight(run)
+    assert expected["switch"].tolist() == [1, 2, 3]
     state = EXPERIMENT.start([run], Context())
     state.learn(40)
     assert not state.learn(25)
@@ -191,20 +195,20 @@ def test_stopping_in_mid_period_and_resuming_changes_nothing(method, optimizer):
     resumed.load_state_dict(state.state_dict())
     EXPERIMENT.advance(state)  # what was saved must not follow
     rows = rows_of(run, resumed)
-    assert method != "cbp" or straight["replaced"][-1] - straight["replaced"][0] >= 20
+    assert method != "cbp" or expected["replaced"][-1] - expected["replaced"][0] >= 20
     for name, values in rows.items():
-        assert np.array_equal(values, straight[name][1:])
+        assert np.array_equal(values, expected[name][1:])
 
 
 def test_continual_backprop_replaces_units_on_schedule_and_backprop_none():
-    replaced = rows_of(config("cbp"))["replaced"]
+    replaced = straight(config("cbp"))["replaced"]
     assert replaced.tolist() == sorted(replaced)
     assert 20 <= replaced[-1] <= 0.04 * 32 * 120
-    assert not rows_of(config())["replaced"].any()
+    assert not straight(config())["replaced"].any()
 
 
 def test_a_long_period_is_learned_in_pieces_and_makes_one_row(monkeypatch):
-    whole = rows_of(config())
+    whole = straight(config())
     monkeypatch.setattr("pliant.experiments.switching_markov_chain.PIECE", 25)
     pieces = rows_of(config())
     for name, values in whole.items():
