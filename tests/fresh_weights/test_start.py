@@ -215,13 +215,6 @@ def test_where_the_reset_holds_its_draws_are_what_they_were_to_the_bit():
     assert sorted(model[0].weight.tolist()) == sorted(drawn.tolist())
 
 
-@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
-def test_a_weight_behind_a_parametrization_keeps_its_layer_s_reset(wrap):
-    model = nn.Sequential(wrap(nn.Linear(24, 64)), nn.ReLU(), nn.Linear(64, 2))
-    cbp = ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=torch.randn(*X))
-    assert starts(cbp) == {cbp.groups[0].name: ["reset"]}
-
-
 @pytest.mark.parametrize("units", [2, 4, 8, 64])
 def test_layers_of_any_size_that_torch_drew_keep_their_reset(units):
     for seed in range(50):
