@@ -100,11 +100,9 @@ def test_one_warning_tells_when_a_network_diverged_and_then_it_refuses(changes, 
 def test_the_step_counts_all_calls():
     net = mlp(step_size=1e-4)
     net.partial_fit(X, X[:, 0])
+    examples = zip(PIXELS, PIXELS[:, 0], strict=True)
     with pytest.warns(RuntimeWarning, match=r"at step 2\d\d,"):
-        for x, y in zip(PIXELS, PIXELS[:, 0], strict=True):
-            net.partial_fit(x[None], [y])
-            if net.diverged:
-                break
+        next(x for x, y in examples if net.partial_fit(x[None], [y]).diverged)
     assert net.ensemble.diverged_at[0] == net.ensemble.steps - 1
 
 
