@@ -170,6 +170,7 @@ def plot(
     ] = None,
 ) -> None:
     """Draw the figure of a study, from the rows there are."""
+    from pliant.lab.errors import LabError
     from pliant.lab.figures import check_figure_file
     from pliant.lab.study import open_study
     from pliant.lab.table import exported, rows_of
@@ -183,6 +184,8 @@ def plot(
         study = open_study(path)
         rows, experiment = rows_of(study), study.experiment
     figure: Any = experiment.figure(rows)
+    if not hasattr(figure, "savefig"):
+        raise LabError(f"figure() of {type(experiment).__name__} gave {figure!r:.40}: it gives a matplotlib Figure")
     with _writing(file):
         figure.savefig(file, dpi=150)
     print(f"figure   {file}")
@@ -388,6 +391,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = app(args=arguments, prog_name="pliant", standalone_mode=False)
     except RequestError as error:
         _refuse(error.format_message())
+    except SystemExit as error:
+        from pliant.lab.errors import ended
+
+        _refuse(str(ended(error)))  # nothing of ours ends the program from within
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

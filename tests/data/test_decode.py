@@ -1,8 +1,10 @@
 """Any picture becomes 32 x 32 x 3 bytes by the box filter."""
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -93,6 +95,97 @@ def test_fractions_and_32_bits_are_refused():
         reduced(encoded(GREY.astype(np.int32) << 16, "TIFF"))
     with pytest.raises(ValueError, match="32 bits, of which 8 are used: convert it to 8"):
         reduced(encoded(GREY.astype(np.int32), "TIFF"))
+
+
+def png16(array):
+    """Colours of 16 bits, (height, width, 3), which Pillow cannot write."""
+    height, width, _ = array.shape
+    rows = np.zeros((height, 1 + 6 * width), np.uint8)  # a filter of 0 before each row
+    rows[:, 1:] = np.frombuffer(array.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows.tobytes())),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in [*chunks, (b"IEND", b"")]
+    )
+
+
+def tiff16(array, white_is_zero=False, order="<"):
+    """Grey of 16 bits, with a sign or not, which Pillow writes in one way only."""
+    data = array.astype(array.dtype.newbyteorder(order)).tobytes()
+    long = {256: array.shape[1], 257: array.shape[0], 273: 8, 278: array.shape[0], 279: len(data)}
+    short = {258: 16, 259: 1, 262: 0 if white_is_zero else 1, 277: 1, 339: 2 if array.dtype.kind == "i" else 1}
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, 4, 1) + struct.pack(f"{order}I", long[tag])
+        if tag in long
+        else struct.pack(f"{order}HHIHH", tag, 3, 1, short[tag], 0)
+        for tag in sorted({**long, **short})
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    return head + data + struct.pack(f"{order}H", 10) + entries + bytes(4)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint16)
+COLOURS = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14])
+@pytest.mark.parametrize("write", [encoded, lambda a: encoded(a, "TIFF"), tiff16, lambda a: tiff16(a, order=">")])
+def test_16_bits_of_which_fewer_are_used_are_refused(write, used):
+    with pytest.raises(ValueError, match=f"its pixels have 16 bits, of which {used} are used: convert it to 8"):
+        reduced(write(NOISE << (used - 8)))
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14])
+def test_32_bits_of_which_fewer_than_16_are_used_are_refused(used):
+    with pytest.raises(ValueError, match=f"of which {used} are used: convert it to 8"):
+        reduced(encoded(NOISE.astype(np.int32) << (used - 8), "TIFF"))
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14])
+def test_16_bits_of_colour_of_which_fewer_are_used_are_refused(used):
+    with pytest.raises(ValueError, match=f"its pixels have 16 bits, of which {used} are used"):
+        reduced(png16(COLOURS << (used - 8)))
+
+
+@pytest.mark.parametrize("white", [0xFFFF, 0x7FFF])
+def test_16_bits_that_are_used_are_cut_to_the_upper_8(white):
+    grey, colours = (each.astype(np.uint32) * white // 255 for each in (NOISE, COLOURS))
+    for content in (encoded(grey.astype(np.uint16)), tiff16(grey.astype(np.uint16), order=">")):
+        assert (pixels(content) == (grey >> 8)[:, :, None]).all()
+    assert (pixels(png16(colours)) == colours >> 8).all()
+
+
+def test_numbers_with_a_sign_and_an_inverted_scale_are_refused():
+    """Pillow would take the first for half as bright, and the second for its negative."""
+    with pytest.raises(ValueError, match="numbers with a sign: convert it to 8 bits"):
+        reduced(tiff16((NOISE * 128).astype(np.int16)))
+    with pytest.raises(ValueError, match="16 bits, of which 0 is white: convert it to 8"):
+        reduced(tiff16(NOISE * 257, white_is_zero=True))
+
+
+@pytest.mark.parametrize("each", [2, 700])  # decoded here, and by processes
+def test_a_dark_picture_and_a_black_one_are_dark_among_others_that_are_not(tmp_path, each):
+    (tmp_path / "a").mkdir()
+    contents = [encoded(NOISE * 8), encoded(NOISE * 0), *[encoded(NOISE * 257)] * (2 * each - 2)]
+    for number, content in enumerate(contents):
+        (tmp_path / "a" / f"{number:04}.png").write_bytes(content)
+    found = np.frombuffer(b"".join(decoded(tmp_path, listing(tmp_path).names, processes=2)), np.uint8)
+    found = found.reshape(-1, 32, 32, 3)[..., 0]
+    assert (found[:3] == np.stack([NOISE * 8 >> 8, NOISE * 0, NOISE])).all()
+
+
+@pytest.mark.parametrize("each", [2, 700])
+def test_a_data_set_that_does_not_use_its_16_bits_is_refused_by_its_brightest_picture(tmp_path, each):
+    (tmp_path / "a").mkdir()
+    for number in range(2 * each):
+        (tmp_path / "a" / f"{number:04}.png").write_bytes(encoded(NOISE * (16 if number == each else 5)))
+    with pytest.raises(
+        DataError, match=rf"use 12 of them at most \(the brightest is 'a/{each:04}\.png'\).*convert them to 8"
+    ):
+        list(decoded(tmp_path, listing(tmp_path).names, processes=2))
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -1,5 +1,6 @@
 """Which pictures there are, of which class, and which are for the test."""
 
+import hashlib
 import os
 import zipfile
 
@@ -49,13 +50,59 @@ def test_tiny_imagenet_as_published_takes_val_as_its_test_set(tmp_path, packed):
     assert names == [("val/images/val_1.JPEG", 0), ("val/images/val_0.JPEG", 1), ("val/images/val_2.JPEG", 1)]
 
 
-@pytest.mark.parametrize("tested", ["val", "test"])
-def test_train_and_val_or_test_with_class_folders_in_each(tmp_path, tested):
-    class_folders(tmp_path / "train")
-    class_folders(tmp_path / tested, classes=2, each=1)
-    found = listing(tmp_path)
+@pytest.mark.parametrize("tested", ["val", "test", "valid", "validation", "Valid", "TEST"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_train_and_val_or_test_with_class_folders_in_each(tmp_path, tested, packed):
+    class_folders(tmp_path / "set" / "train")
+    class_folders(tmp_path / "set" / tested, classes=2, each=1)
+    found = listing(zipped(tmp_path / "set", tmp_path / "set.zip", root="mine/") if packed else tmp_path / "set")
+    root = "mine/" if packed else ""
     assert len(found.train) == 6
-    assert found.test == ((f"{tested}/class0/000.png", 0), (f"{tested}/class1/000.png", 1))
+    assert found.test == ((f"{root}{tested}/class0/000.png", 0), (f"{root}{tested}/class1/000.png", 1))
+
+
+@pytest.mark.parametrize("tested", ["val", "valid", "validation"])
+def test_validation_is_the_test_set_where_a_test_lies_beside_it_and_this_is_said(tmp_path, tested, caplog):
+    for folder in ("train", "test", tested):
+        class_folders(tmp_path / folder)
+    with caplog.at_level("INFO", "pliant.data"):
+        assert {name.partition("/")[0] for name, _ in listing(tmp_path).test} == {tested}
+    assert f"6 pictures are neither in train/ nor in {tested}/, and are left out" in caplog.messages
+    assert (f"{tested}/ is taken for the test set" in caplog.messages) == (tested != "val")
+
+
+@pytest.mark.parametrize("pair", [("val", "valid"), ("valid", "validation"), ("Val", "val"), ("Test", "test")])
+def test_two_test_sets_are_refused(tmp_path, pair):
+    for folder in ("train", *pair):
+        class_folders(tmp_path / folder)
+    with pytest.raises(DataError, match=r"/ and .*/ lie beside train/: keep one test set"):
+        listing(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["testing", "dev", "eval", "evaluation", "holdout", "val_images", "Training"])
+def test_a_folder_beside_train_that_may_be_the_test_set_must_be_told(tmp_path, other):
+    for folder in ("train", other):
+        class_folders(tmp_path / folder)
+    with pytest.raises(DataError, match=f"{other}/ beside train/: if that is the test set"):
+        listing(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation"), ("train_images", "val_images")])
+def test_parts_of_other_names_are_refused_not_mixed(tmp_path, names):
+    for folder in names:
+        class_folders(tmp_path / folder)
+    with pytest.raises(DataError, match=r"of which class is .* or train/ and val/ with class folders in each"):
+        listing(tmp_path)
+
+
+@pytest.mark.parametrize(("tested", "again"), [("valid", True), ("val", False)])
+def test_a_set_that_was_prepared_without_its_test_set_is_prepared_again(tmp_path, tested, again):
+    names = [f"{folder}/{label}/1.jpg" for folder in ("train", tested) for label in ("a", "b")]
+    for name in names:
+        picture(tmp_path / name)
+    stats = [(name, (tmp_path / name).stat()) for name in sorted(names)]
+    before = "\n".join(f"{name}\t{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    assert (listing(tmp_path).key != hashlib.sha256(before.encode()).hexdigest()) == again
 
 
 def test_train_alone_has_no_test_set(tmp_path):

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+from pliant.lab import LabError
+from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, bin_centres, looks, panels, spread, styles, with_values
 
 
@@ -18,7 +20,7 @@ def rows(**changes):
 
 def drawn(table, **options):
     figure, ((axes,),) = panels(1, 1)
-    band(axes, table, x="step", y="loss", by="method", **options)
+    band(axes, table, x="step", y="loss", **{"by": "method", **options})
     figure.canvas.draw()
     return axes
 
@@ -79,6 +81,86 @@ def test_values_that_are_means_of_many_count_as_many_times():
     assert line.get_label() == "ppo"  # nothing went missing
 
 
+def study(settings, seeds=(0, 1), **columns):
+    """The table of a study with runs of these step sizes and seeds: three rows a run, of its step size and a tenth a seed."""
+    runs = [(step_size, seed) for step_size in settings for seed in seeds]
+    tables = [
+        pd.DataFrame(
+            {
+                "run": run,
+                "method": "bp",
+                "seed": seed,
+                "step_size": step_size,
+                "note": None,
+                "status": "done",
+                "diverged_at": None,
+                "commit": f"c{run}",
+                "step": [1, 2, 3],
+                "loss": step_size + seed / 10,
+                "dead": run,
+                **columns,
+            }
+        )
+        for run, (step_size, seed) in enumerate(runs)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+POOLED = (
+    r"curve 'bp' would be a mean of runs that differ in more than the seed \(step_size: 1, 3\).*pooled=\['step_size'\]"
+)
+
+
+def test_runs_of_two_settings_are_not_pooled_unless_that_is_asked_for():
+    with pytest.raises(LabError, match=POOLED):
+        drawn(study([1.0, 3.0]))
+    (line,) = drawn(study([1.0, 3.0]), pooled=["step_size"]).get_lines()
+    assert_allclose(line.get_ydata(), 2.05)  # of 1, 1.1, 3, 3.1
+    curves = drawn(with_curves(study([1.0, 3.0]), ["step", "loss", "dead"]), by="curve").get_lines()
+    assert {line.get_label(): line.get_ydata()[0] for line in curves} == {
+        "bp, step size 1": pytest.approx(1.05),
+        "bp, step size 3": pytest.approx(3.05),
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"bins": 1}, {"weight": "dead"}, {"interval": "bootstrap"}])
+def test_nor_where_each_has_seeds_of_its_own(options):
+    table = pd.concat([study([1.0], seeds=(0, 1)), study([3.0], seeds=(2, 3)).assign(run=lambda rows: rows["run"] + 2)])
+    with pytest.raises(LabError, match=POOLED):
+        drawn(table, **options)
+
+
+def test_what_was_measured_and_what_is_drawn_along_may_differ():
+    assert len(drawn(study([1.0])).get_lines()) == 1  # `dead` and `commit` differ from run to run
+    _, ((axes,),) = panels(1, 1)
+    band(axes, study([1.0, 3.0]), x="step_size", y="loss", by="method")
+    assert_allclose(axes.get_lines()[0].get_xydata(), [[1.0, 1.05], [3.0, 3.05]])
+
+
+def test_a_setting_that_is_missing_in_some_rows_is_another_one():
+    table = study([1.0])
+    table.loc[table["run"] == 1, "note"] = "longer"
+    with pytest.raises(LabError, match="the seed \\(note: None, longer\\)"):
+        drawn(table)
+
+
+def test_rows_of_two_studies_are_not_pooled():
+    two = pd.concat([study([1.0]), study([1.0]).assign(run=lambda rows: rows["run"] + 7)])
+    with pytest.raises(LabError, match="runs 0 and 7 are both seed 0 of the curve 'bp': rows of two studies"):
+        drawn(two)
+
+
+def test_settings_are_told_in_a_table_that_is_no_study_s():
+    bare = study([1.0, 3.0]).drop(columns=["run", "status", "diverged_at", "commit", "dead"])
+    with pytest.raises(LabError, match=POOLED):
+        drawn(bare)
+    assert len(drawn(bare, pooled=["step_size"]).get_lines()) == 1
+    measured = pd.DataFrame(
+        {"method": "bp", "seed": 0, "step": [1, 1, 2, 2], "loss": 1.0, "dead": [0.1, 0.2, 0.3, 0.4]}
+    )
+    assert len(drawn(measured).get_lines()) == 1  # two rows at a step, of one run
+
+
 def test_every_x_lies_in_one_of_equal_bins():
     assert_allclose(bin_centres(np.arange(11.0), 2), [2.5] * 5 + [7.5] * 6)
 
@@ -106,6 +188,8 @@ def test_a_method_has_its_colours_and_its_settings_dashes():
         ("red", "-"),
         ("red", "--"),
     ]
+    unforeseen = looks(table.assign(method=["mine"] * 3 + ["bp"] * 2), {"bp": "red"})
+    assert [style["color"] for style in unforeseen.values()] == [PALETTE[0]] * 3 + ["red"] * 2
     of_both = looks(
         table.assign(start="warm"), {("cbp", "warm"): "blue", ("bp", "warm"): "red"}, by=["method", "start"]
     )

@@ -34,6 +34,13 @@ def test_a_curve_is_the_runs_that_differ_in_the_seed_alone():
     assert found[0].values.tolist() == [[1, 2], [3, 4]]
 
 
+def test_a_seed_that_two_studies_ran_is_refused():
+    with pytest.raises(
+        LabError, match="runs 0 and 5 are both seed 0 of the curve 'bp': rows of two studies in one table"
+    ):
+        curves(pandas.concat([study([[1, 2]]), study([[3, 4]]).assign(run=5)]), MEASURED, "task", "accuracy")
+
+
 def test_places_are_cut_into_equal_parts_and_averaged_within_a_run():
     (curve,) = curves(study([[1, 3, 5, 7]]), MEASURED, "task", "accuracy", parts=2)
     assert curve.values.tolist() == [[2, 6]]

@@ -8,7 +8,7 @@ import pytest
 
 from pliant.lab import LabError
 from pliant.lab.study import Study, new_plan, open_study
-from pliant.lab.table import export, rows_of
+from pliant.lab.table import export, exported, rows_of
 from pliant.lab.target import target
 from tests.kill_and_resume import finish
 
@@ -55,3 +55,23 @@ def test_a_study_without_rows_says_so(tmp_path):
     empty = Study(tmp_path, new_plan("toy", target(TOY), "tiny", "cpu", {}))
     with pytest.raises(LabError, match="has no rows yet: `pliant status"):
         rows_of(empty)
+
+
+@pytest.mark.parametrize(
+    ("merged", "message"),
+    [
+        (lambda rows: pd.concat([rows, rows]), "has the same row twice: is it a study in two copies"),
+        (
+            lambda rows: pd.concat([rows[rows["run"] == 0], rows[rows["run"] == 11].assign(run=0)]),
+            "run 0 of .* has rows of several settings: number the runs of two studies apart",
+        ),
+    ],
+)
+def test_an_export_of_two_studies_in_one_is_refused(study, merged, message, tmp_path):
+    export(study, "parquet", tmp_path / "rows.parquet")
+    rows = exported(tmp_path / "rows.parquet")
+    both = merged(rows)
+    both.attrs = rows.attrs
+    both.to_parquet(tmp_path / "both.parquet")
+    with pytest.raises(LabError, match=message):
+        exported(tmp_path / "both.parquet")

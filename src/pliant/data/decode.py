@@ -2,9 +2,13 @@
 
     picture -> first frame -> RGB -> 32 x 32 by the box filter: each pixel is the mean of the area that it covers
 
-The whole picture is resized, without cropping: one that is not square is squeezed. Transparency is dropped, 16 bits of
-grey are cut to the upper 8, CMYK is converted as Pillow does, and orientation tags are not followed. A smaller picture is
-enlarged by the same filter, which repeats pixels.
+The whole picture is resized, without cropping: one that is not square is squeezed. Transparency is dropped, 16 bits are cut
+to the upper 8, CMYK is converted as Pillow does, and orientation tags are not followed. A smaller picture is enlarged by the
+same filter, which repeats pixels.
+
+Numbers of 8, 10, 12 or 14 bits in a file of 16 would become black, or nearly, and a dark picture looks like them. So what is
+used is asked of a data set, not of a picture: where none of its pictures of 16 bits reaches a quarter of white, it is refused.
+A picture of which 8 bits are used would be nothing but black, and is refused alone.
 
 Source: P. Chrabaszcz, I. Loshchilov, F. Hutter, "A downsampled variant of ImageNet as an alternative to the CIFAR
 datasets", arXiv:1707.08819, 2017: ImageNet32 by the box filter.
@@ -28,7 +32,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,11 +44,24 @@ _BYTES = SIDE * SIDE * 3
 _CHUNK = 256  # pictures per request
 _WORTH_A_PROCESS = 4 * _CHUNK
 _FORMATS = ("JPEG", "JPEG2000", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "TGA", "PPM")  # none runs another program
+_QUARTER = 1 << 14  # of white, in 16 bits
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of TIFF, and what it says of numbers with a sign
 _COMMAND = "from pliant.data.decode import serve; serve()"
 
 
 def reduced(encoded: bytes) -> bytes:
-    """The picture in a file, (32, 32, 3) in C order. Raises what Pillow raises where it cannot be read."""
+    """The picture in a file, (32, 32, 3) in C order. Raises what Pillow raises where it cannot be read.
+
+    And ValueError where its pixels have 16 bits or more of which too few are used: it is judged as a data set of its own.
+    """
+    pixels, brightest = _reduced(encoded)
+    if not _uses_16_bits(brightest):
+        raise _unused(16, brightest)
+    return pixels
+
+
+def _reduced(encoded: bytes) -> tuple[bytes, int]:
+    """The picture, and the brightest of its numbers where they have 16 bits, else 0."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -52,20 +69,51 @@ def reduced(encoded: bytes) -> bytes:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.init()
         image: Any = Image.open(io.BytesIO(encoded), formats=[each for each in _FORMATS if each in Image.OPEN])
+        _check_signs(image)
+        cut = any(";16" in str(tile.args) for tile in image.tile)  # by Pillow, where it has colours
         image.load()
+        brightest = 0
         if image.mode.startswith("I"):
             grey = np.asarray(image)
-            if image.mode == "I" and grey.max() <= 0xFF:
-                raise ValueError("its pixels have 32 bits, of which 8 are used: convert it to 8")
-            image = Image.fromarray(upper_byte(grey))
+            image, brightest = Image.fromarray(upper_byte(grey)), int(grey.max())
+            if 0 < brightest <= 0xFF:
+                raise _unused(32 if grey.dtype.itemsize == 4 else 16, brightest)
         elif image.mode == "F":
             raise ValueError("its pixels are fractions: convert it to 8 bits")
+        elif cut:
+            upper = max(
+                high for band, (_, high) in zip(image.getbands(), image.getextrema(), strict=True) if band != "A"
+            )
+            brightest = upper << 8 | 0xFF
+            if not upper:
+                raise _unused(16, brightest)
         elif image.mode == "P":
             image = image.convert("RGBA")
         image = image.convert("RGB")
         if image.size != (SIDE, SIDE):
             image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
-        return image.tobytes()
+        return image.tobytes(), brightest
+
+
+def _check_signs(image: Any) -> None:
+    """Raise ValueError for numbers that Pillow would take for others: with a sign, or of 16 bits where 0 is white."""
+    tags: Any = getattr(image, "tag_v2", {})  # of a TIFF
+    bits: tuple[int, ...] = tags.get(258, (1,))
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and max(bits) <= 16:
+        raise ValueError("its pixels are numbers with a sign: convert it to 8 bits")
+    if tags.get(262) == 0 and max(bits) == 16:
+        raise ValueError("its pixels have 16 bits, of which 0 is white: convert it to 8")
+
+
+def _unused(bits: int, brightest: int) -> ValueError:
+    return ValueError(
+        f"its pixels have {bits} bits, of which {max(8, brightest.bit_length())} are used: convert it to 8"
+    )
+
+
+def _uses_16_bits(brightest: int) -> bool:
+    """Whether numbers of 16 bits, the largest of which this is, are what they say; black is black in any."""
+    return brightest == 0 or brightest >= _QUARTER
 
 
 def upper_byte(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -79,12 +127,32 @@ def upper_byte(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]
     return (grey.astype(np.uint16) >> 8).astype(np.uint8)
 
 
+class _Chunk(NamedTuple):
+    """Pictures, reduced, and the brightest number of those of 16 bits, with its picture; 0 where there are none."""
+
+    pixels: bytes
+    brightest: tuple[int, str]
+
+
 def decoded(source: Path, names: Sequence[str], processes: int | None = None) -> Iterator[bytes]:
     """The named pictures of a folder or zip, reduced, in order, some hundreds at a time.
 
-    Raises DataError, naming the picture, where one cannot be read. `processes`: one per core by default; a few pictures
-    are not worth any and are decoded here.
+    Raises DataError, naming the picture, where one cannot be read, and, after the last, where those of 16 bits do not use them.
+    `processes`: one per core by default; a few pictures are not worth any and are decoded here.
     """
+    brightest = (0, "")
+    for chunk in _chunks(source, names, processes):
+        brightest = max(brightest, chunk.brightest)
+        yield chunk.pixels
+    value, name = brightest
+    if not _uses_16_bits(value):
+        raise DataError(
+            f"{source}: its pictures of 16 bits use {value.bit_length()} of them at most (the brightest is '{name}'), and would "
+            "be all but black: convert them to 8"
+        )
+
+
+def _chunks(source: Path, names: Sequence[str], processes: int | None) -> Iterator[_Chunk]:
     chunks = [names[at : at + _CHUNK] for at in range(0, len(names), _CHUNK)]
     if len(names) < _WORTH_A_PROCESS:
         with _reader(source) as read:
@@ -99,17 +167,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _all_reduced(source: Path, read: Callable[[str], bytes], names: Sequence[str]) -> bytes:
-    pixels: list[bytes] = []
+def _all_reduced(source: Path, read: Callable[[str], bytes], names: Sequence[str]) -> _Chunk:
+    pictures: list[bytes] = []
+    brightest = (0, "")
     for name in names:
         try:
-            pixels.append(reduced(read(name)))
+            pixels, own = _reduced(read(name))
         except Exception as error:  # a damaged picture may raise nearly anything in its decoder
             why = f"{type(error).__name__}: {error}"
             raise DataError(
                 f"{source}: '{name}' cannot be read as a picture ({why}): get it again, or remove it"
             ) from None
-    return b"".join(pixels)
+        pictures.append(pixels)
+        brightest = max(brightest, (own, name))
+    return _Chunk(b"".join(pictures), brightest)
 
 
 @contextmanager
@@ -141,7 +212,7 @@ def _workers(source: Path, count: int) -> Generator[SimpleQueue[subprocess.Popen
             process.communicate()  # closes the pipes, and waits
 
 
-def _ask(idle: SimpleQueue[subprocess.Popen[bytes]], source: Path, names: Sequence[str]) -> bytes:
+def _ask(idle: SimpleQueue[subprocess.Popen[bytes]], source: Path, names: Sequence[str]) -> _Chunk:
     """Have an idle process reduce these pictures."""
     process = idle.get()
     try:
@@ -158,7 +229,8 @@ def _ask(idle: SimpleQueue[subprocess.Popen[bytes]], source: Path, names: Sequen
     if len(pixels) != len(names) * _BYTES:
         silent = f"{source}: a decoder died somewhere from '{names[0]}' to '{names[-1]}': is there memory enough?"
         raise DataError(answer.get("error", silent))
-    return pixels
+    value, name = answer["brightest"]
+    return _Chunk(pixels, (value, name))
 
 
 def serve() -> None:
@@ -168,8 +240,8 @@ def serve() -> None:
     with _reader(source) as read:
         for line in sys.stdin.buffer:
             try:
-                pixels = _all_reduced(source, read, json.loads(line))
-                answer = {"bytes": len(pixels)}
+                pixels, brightest = _all_reduced(source, read, json.loads(line))
+                answer = {"bytes": len(pixels), "brightest": brightest}
             except DataError as error:
                 pixels, answer = b"", {"error": str(error)}
             try:

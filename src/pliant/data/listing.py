@@ -4,7 +4,9 @@
     train/<class>/<file>             val/<class>/<file>                          val, or else test, is the test set
     train/<class>/images/<file>      val/images/<file>, val/val_annotations.txt  Tiny ImageNet as it is published
 
-All of it may lie within further folders. Classes are in the order of their names, pictures in that of class, then file name.
+The test set may be called val/, valid/ or validation/, else test/, in capitals or not. Other folders beside train/ and a test
+set are left out; where there are others and no test set, they are refused. All of it may lie within further folders. Classes
+are in the order of their names, pictures in that of class, then file name.
 Other files, and hidden ones, are not looked at.
 """
 
@@ -14,7 +16,7 @@ import hashlib
 import logging
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +32,12 @@ ENDINGS = frozenset(
     ]
 )
 ANNOTATIONS = "val_annotations.txt"
+TESTED = (
+    ("val", "valid", "validation"),
+    ("test",),
+)  # names of the folder of the test set; the first are looked for first
+_NOT_MARKED = ("val", "test")  # known before the others, and so not in the key
+_DEPTHS = (".png", ".tif", ".tiff")  # files in which numbers may have 16 bits
 _MOST = 1 << 26  # bytes of a picture's file
 _DEEPEST = 6  # folders; a loop of links ends here
 
@@ -42,7 +50,7 @@ class Listing:
     classes: tuple[str, ...]
     train: tuple[tuple[str, int], ...]
     test: tuple[tuple[str, int], ...]
-    key: str  # changes with any picture's name, size, and time (in a folder) or checksum (in a zip)
+    key: str  # changes with any picture's name, size, and time (in a folder) or checksum (in a zip), and with how they are read
 
     @property
     def names(self) -> list[str]:
@@ -74,7 +82,7 @@ def listing(source: Path) -> Listing:
     def ordered(part: Iterable[tuple[str, str]]) -> tuple[tuple[str, int], ...]:
         return tuple((root + name, index[label]) for name, label in sorted(part, key=lambda pair: (pair[1], pair[0])))
 
-    return Listing(source, classes, ordered(train), ordered(test), _digest(stamps))
+    return Listing(source, classes, ordered(train), ordered(test), _digest(stamps, _marks(stamps, test)))
 
 
 def common_root(names: list[str]) -> str:
@@ -96,17 +104,38 @@ def split(names: list[str], annotated: Mapping[str, str]) -> tuple[list[tuple[st
     >>> split(["train/cat/1.png", "train/dog/2.png", "val/images/3.png"], {"3.png": "dog"})
     ([('train/cat/1.png', 'cat'), ('train/dog/2.png', 'dog')], [('val/images/3.png', 'dog')])
     """
-    parts = {name.partition("/")[0] for name in names}
-    if "train" not in parts:
+    folders = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)
+    if "train" not in folders:
         return [(name, _class_of(name, name)) for name in names], []
-    tested = "val" if "val" in parts else "test"
+    tested = tested_folder([folder for folder in folders if folder != "train"]) or "val"
     train, test = _under("train/", names), _under(f"{tested}/", names)
+    if test and tested not in _NOT_MARKED:
+        log.info("%s/ is taken for the test set", tested)
     if others := len(names) - len(train) - len(test):
         log.info("%d pictures are neither in train/ nor in %s/, and are left out", others, tested)
     return (
         [(name, _class_of(name, name[len("train/") :])) for name in train],
         [(name, _annotated_class(name, annotated) or _class_of(name, name[len(tested) + 1 :])) for name in test],
     )
+
+
+def tested_folder(others: Sequence[str]) -> str | None:
+    """Which of the folders beside train/ is the test set, None where there are none. Raises DataError where it must be told.
+
+    >>> tested_folder(["test", "Valid"]), tested_folder([])
+    ('Valid', None)
+    """
+    for names in TESTED:
+        found = [folder for folder in others if folder.casefold() in names]
+        if len(found) > 1:
+            raise DataError(f"{' and '.join(f'{name}/' for name in found)} lie beside train/: keep one test set")
+        if found:
+            return found[0]
+    if others:
+        raise DataError(
+            f"{', '.join(f'{name}/' for name in others)} beside train/: if that is the test set, call it val/, else move it away"
+        )
+    return None
 
 
 def _under(folder: str, names: list[str]) -> list[str]:
@@ -191,6 +220,16 @@ def open_zip(source: Path) -> zipfile.ZipFile:
         raise DataError(f"{source} is truncated, damaged or no zip ({error}): get it again") from None
 
 
-def _digest(stamps: Mapping[str, str]) -> str:
-    lines = "\n".join(f"{name}\t{stamps[name]}" for name in sorted(stamps))
+def _marks(stamps: Iterable[str], test: Sequence[tuple[str, str]]) -> list[str]:
+    """What sets apart the key of files that are read otherwise than they once were."""
+    marks: list[str] = []
+    if test and (tested := test[0][0].partition("/")[0]) not in _NOT_MARKED:
+        marks.append(f"test\t{tested}")  # once left out
+    if any(name.lower().endswith(_DEPTHS) for name in stamps):
+        marks.append("16 bits")  # of which few were used were once black
+    return marks
+
+
+def _digest(stamps: Mapping[str, str], marks: Sequence[str]) -> str:
+    lines = "\n".join([*(f"{name}\t{stamps[name]}" for name in sorted(stamps)), *marks])
     return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from pliant.experiments.parts.pictures import Augmentation
 from pliant.experiments.parts.residual import initialise
 from pliant.experiments.parts.residual_learner import Learner
 from pliant.experiments.parts.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.lab import Context, check_owners
+from pliant.lab import Context, check_method, check_owners
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import band, looks, panels, with_values
 from pliant.methods import reset_head, reset_network
@@ -101,6 +101,7 @@ class Growth(ResidualRun[EpochPlan]):
     """A run in mid-learning; `task`, too, says where it stands."""
 
     def __init__(self, config: Config, context: Context) -> None:
+        check_method(config.method, get_args(Method))
         super().__init__(config, context, generator(config.seed, "class order").permutation(config.outputs))
         self.config = config
         if config.method == "snp":
@@ -252,6 +253,7 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = get_args(Method)
     integers: ClassVar[Sequence[str]] = ("task", "classes", "best_epoch", "replaced")
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "4 increments of 2 classes of Tiny ImageNet, width 4, 4 epochs each: does it run; about a minute",
@@ -265,7 +267,8 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
         return [Config(seed=seed, **cell) for seed in seeds for cell in cells()]
 
     def start(self, configs: Sequence[Config], context: Context) -> Growth:
-        return Growth(configs[0], context)
+        (config,) = configs
+        return Growth(config, context)
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy by classes seen; its difference to the network that starts over, or to backprop; dormancy; rank."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from pliant.experiments.parts.captured_step import captured
 from pliant.experiments.parts.class_pairs import SIDE, Order, Pairs
 from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
 from pliant.experiments.parts.convolutional import ConvNet, normalised
-from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
+from pliant.lab import DONE, RUNNING, Context, RunStatus, check_method, check_owners, diverged, shared_config
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, looks, panels
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
@@ -100,7 +100,8 @@ class Learners:
     """The runs of a job: one setting, several seeds, as a stack that goes through its tasks together."""
 
     def __init__(self, configs: Sequence[Config], data: ImageSet, device: str = "cpu") -> None:
-        self.config = configs[0]
+        self.config = shared_config(configs)
+        check_method(self.config.method, get_args(Method))
         self.seeds = [config.seed for config in configs]
         self.device = torch.device(device)
         self.sha256 = data.sha256
@@ -320,6 +321,7 @@ class ContinualImageNet:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = get_args(Method)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "Tiny ImageNet, a small network, 1 seed of backprop and continual backprop: about a minute on two cores",
         "small": "Tiny ImageNet, a small network, 150 tasks, 5 methods, 3 seeds: about an hour on two cores",

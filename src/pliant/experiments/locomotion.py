@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.parts.agent_config import COLOURS, METHODS, WORDS, AgentConfig
-from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.experiments.parts.agent_config import COLOURS, METHODS, NAMES, WORDS, AgentConfig
+from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels
 from pliant.lab.film import Scene
@@ -107,7 +107,7 @@ class Agents:
     """The runs of a job: one setting, several seeds, as a stack."""
 
     def __init__(self, configs: Sequence[Config]) -> None:
-        self.config = config = configs[0]
+        self.config = config = shared_config(configs)
         seeds = [each.seed for each in configs]
         self.schedule = None
         if config.friction_period:
@@ -205,6 +205,7 @@ class Locomotion(ABC):
     Config: ClassVar[type[Config]] = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     weights: ClassVar[Mapping[str, str]] = {"return": "episodes", "length": "episodes"}
+    methods: ClassVar[Sequence[str]] = METHODS
     devices: ClassVar[Sequence[str]] = ("cpu",)
     length: ClassVar[str] = "steps"
     profiles: ClassVar[Mapping[str, str]]
@@ -252,10 +253,11 @@ class Locomotion(ABC):
         figure, axes = panels(2 * table["body"].nunique(), len(PANELS) // 2)
         by_body = [axes[first] + axes[first + 1] for first in range(0, len(axes), 2)]
         for (body, rows_of_body), row in zip(table.groupby("body", sort=False), by_body, strict=True):
-            cell: Any = with_curves(rows_of_body, COLUMNS, METHODS, WORDS, panel=["body"])
+            cell: Any = with_curves(rows_of_body, COLUMNS, NAMES, WORDS, panel=["body"])
             look = looks(cell, COLOURS)
-            period = cell["friction_period"].max()
-            row[0].set_title(f"{body}, friction redrawn every {period:,} steps" if period else str(body), loc="left")
+            period, *others = cell["friction_period"].unique()  # where there are several, the curves' names say them
+            redrawn = f", friction redrawn every {period:,} steps" if period and not others else ""
+            row[0].set_title(f"{body}{redrawn}", loc="left")
             for panel, (x, y) in zip(row, PANELS, strict=True):
                 if x == "task":
                     panel.xaxis.set_major_locator(MaxNLocator(integer=True))

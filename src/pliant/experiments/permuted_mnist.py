@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_method, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels, with_values
 from pliant.online import OnlineEnsemble
@@ -240,6 +240,7 @@ def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> Onl
         "layernorm": {"normalization": "layer"},
         "onlinenorm": {"normalization": "online", "online_norm_decay": decays},
     }
+    check_method(config.method, get_args(Method))
     return OnlineEnsemble(
         inputs=inputs,
         hidden=(config.width,) * config.hidden_layers,
@@ -281,6 +282,7 @@ class PermutedMnist:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "width 100, short tasks, 3 seeds: backprop, L2, continual backprop, linear; about a minute",
@@ -329,10 +331,11 @@ class PermutedMnist:
             look = looks(cell, _COLOURS)
             row[0].set_title(f"{dataset}, width {width:,}, {period:,} examples a task", loc="left")
             bins = BINS if cell["task"].nunique() > BINS else None
+            pooled = ("width",) if (cell["hidden_layers"] == 0).any() else ()  # which no linear learner has
             for panel, column in zip(row, list(LABELS)[1:], strict=True):
                 shown = with_values(cell, column)
                 if len(shown):
-                    band(panel, shown, x="task", y=column, by="curve", bins=bins, look=look, labels=LABELS)
+                    band(panel, shown, "task", column, by="curve", bins=bins, look=look, labels=LABELS, pooled=pooled)
                 else:
                     panel.set_axis_off()
         return figure

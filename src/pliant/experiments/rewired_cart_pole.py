@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.parts.agent_config import COLOURS, METHODS, WORDS, AgentConfig
-from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.experiments.parts.agent_config import COLOURS, METHODS, NAMES, WORDS, AgentConfig
+from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels
 from pliant.lab.film import Scene
@@ -91,7 +91,7 @@ class Agents:
     """The runs of a job: one setting, several seeds, as a stack that goes through its tasks together."""
 
     def __init__(self, configs: Sequence[Config]) -> None:
-        self.config = config = configs[0]
+        self.config = config = shared_config(configs)
         seeds = [each.seed for each in configs]
         self.carts = environments.RewiredCartPole(
             seeds=seeds, copies=config.copies, inputs=config.inputs, time_limit=config.time_limit
@@ -167,6 +167,7 @@ class RewiredCartPole:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = METHODS
     devices: ClassVar[Sequence[str]] = ("cpu",)
     length: ClassVar[str] = "tasks"
     profiles: ClassVar[Mapping[str, str]] = {
@@ -204,7 +205,7 @@ class RewiredCartPole:
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Return late in each task, share of failed tasks, effective rank, dormant units."""
-        table: Any = with_curves(rows, COLUMNS, METHODS, WORDS)
+        table: Any = with_curves(rows, COLUMNS, NAMES, WORDS)
         look = looks(table, COLOURS)
         figure, [axes] = panels(1, len(LABELS) - 1)
         bins = max(1, table["task"].nunique() // TASKS_A_BIN)

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_owners, diverged
+from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, check_method, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, looks, panels, with_values
 from pliant.online import OnlineEnsemble
@@ -139,6 +139,9 @@ class Learners:
 
     def __init__(self, configs: Sequence[Config]) -> None:
         first = configs[0]
+        check_method(first.method, get_args(Method))
+        if len({_shared(config) for config in configs}) > 1:
+            raise LabError("runs of several methods, problems or networks share a job: see stack_key")
         self.bin, self.period, self.steps_total = first.bin, first.period, first.steps
         seeds = sorted({config.seed for config in configs})
         self.streams = [Stream(seed, first.variant, first.period) for seed in seeds]
@@ -186,6 +189,11 @@ def _kind(config: Config) -> Hashable:
     return config.method == "linear", config.hidden_units, config.activation, config.optimizer, replacement
 
 
+def _shared(config: Config) -> Hashable:
+    """What the runs of one job have in common."""
+    return _kind(config), config.method, config.variant, config.period, config.bin, config.steps
+
+
 def _ensemble(configs: Sequence[Config]) -> OnlineEnsemble:
     first = configs[0]
 
@@ -219,6 +227,7 @@ class SlowlyChangingRegression:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute",
@@ -230,7 +239,7 @@ class SlowlyChangingRegression:
         return [Config(seed=seed, **cell) for seed in seeds for cell in cells]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
-        return _kind(config), config.method, config.variant, config.period, config.bin, config.steps
+        return _shared(config)
 
     def start(self, configs: Sequence[Config], context: Context) -> Learners:
         return Learners(configs)

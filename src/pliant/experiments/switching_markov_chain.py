@@ -22,7 +22,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from math import log
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
 from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
-from pliant.lab import DONE, RUNNING, Context, RunStatus, check_owners, diverged
+from pliant.lab import DONE, RUNNING, Context, RunStatus, check_method, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels
 from pliant.methods import ShrinkAndPerturb
@@ -186,6 +186,7 @@ class Learner:
     """A run: a network on its chain."""
 
     def __init__(self, config: Config) -> None:
+        check_method(config.method, get_args(Method))
         self.config, self.chain = config, Chain(config)
         self.steps_done, self.steps_total = 0, config.steps
         self.diverged_at: int | None = None
@@ -317,6 +318,7 @@ class SwitchingMarkovChain:
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pliant.experiments.parts.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.lab import Context
+from pliant.lab import Context, check_method
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import Style, band, looks, panels
 from pliant.lab.statistics import estimate
@@ -99,6 +99,7 @@ class Training(ResidualRun[NDArray[np.int64]]):
     """A run in mid-learning; `stage`, too, says where it stands. What an epoch goes through is its pictures, in order."""
 
     def __init__(self, config: Config, context: Context) -> None:
+        check_method(config.method, get_args(Method))
         super().__init__(config, context, np.arange(config.classes))
         self.config = config
         self.judged = self.data.validation if config.validation_images else self.data.test
@@ -201,6 +202,7 @@ class WarmStarting(ResidualExperiment[Config, Training]):
 
     Config = Config
     columns: ClassVar[Mapping[str, str]] = COLUMNS
+    methods: ClassVar[Sequence[str]] = get_args(Method)
     integers: ClassVar[Sequence[str]] = ("stage", "epoch", "step", "replaced", "last")
     profiles: ClassVar[Mapping[str, str]] = {
         "quick": "5 classes of Tiny ImageNet, width 4, 6 epochs a stage: does it run; about a minute",
@@ -218,7 +220,8 @@ class WarmStarting(ResidualExperiment[Config, Training]):
         ]
 
     def start(self, configs: Sequence[Config], context: Context) -> Training:
-        return Training(configs[0], context)
+        (config,) = configs
+        return Training(config, context)
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy in training and in the test with all of the pictures; the gap to backprop from scratch at the end."""

@@ -14,8 +14,10 @@ from pliant.lab.experiment import (
     RunConfig,
     RunStatus,
     State,
+    check_method,
     check_owners,
     diverged,
+    shared_config,
 )
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "RunConfig",
     "RunStatus",
     "State",
+    "check_method",
     "check_owners",
     "diverged",
+    "shared_config",
 ]

@@ -49,6 +49,61 @@ def telling(found: pandas.DataFrame) -> dict[str, list[str]]:
     return {str(method): varying(own) for method, own in found.groupby("method", sort=False)}
 
 
+def config_fields(rows: pandas.DataFrame) -> list[str]:
+    """The config's among the columns of a study's table, which has them between `run` and `status`; none in another table."""
+    names = [str(name) for name in rows.columns]
+    return names[names.index("run") + 1 : names.index("status")] if {"run", "status"} <= {*names} else []
+
+
+def check_not_pooled(
+    rows: pandas.DataFrame,
+    name: str,
+    x: str,
+    over: str,
+    pooled: Sequence[str] = (),
+    measured: Sequence[str | None] = (),
+) -> None:
+    """Raise `LabError` where a curve is of several settings: their mean over seeds, and its interval, would be of neither.
+
+    `rows` are the curve's, `name` its name, `x` and `over` columns. Fields of the config may differ that are in `pooled`. A table
+    that is not a study's does not tell its config: there, a column that is not `measured` is a setting where it parts rows of one
+    place into several runs.
+    """
+    table: Any = rows
+    apart = {x, over, "seed", *pooled, *measured}
+    fields = [field for field in config_fields(rows) if field not in apart]
+    differ = [field for field in fields if table[field].nunique(dropna=False) > 1]
+    if not config_fields(rows):
+        differ = [str(field) for field in table if field not in apart and _parts_runs(table, str(field), x, over)]
+    if differ:
+        values = "; ".join(f"{field}: {', '.join(map(in_words, table[field].unique()))}" for field in differ)
+        raise LabError(
+            f"the curve '{name}' would be a mean of runs that differ in more than the seed ({values}): draw a curve for each, "
+            f"by='curve' of pliant.lab.curves.with_curves, or allow it with pooled={differ}"
+        )
+    if fields and over == "seed":
+        check_one_run(rows, name, [*pooled, *({x} & {*config_fields(rows)})])
+
+
+def _parts_runs(table: Any, field: str, x: str, over: str) -> bool:
+    """Whether several rows of one place become one each where a field parts them, into runs of more than one row."""
+    if not table.duplicated([over, x]).any() or table.duplicated([over, x, field]).any():
+        return False
+    return bool((table.groupby([over, field], dropna=False).size() > 1).all()) or table[x].nunique() == 1
+
+
+def check_one_run(rows: pandas.DataFrame, name: str, pooled: Sequence[str] = ()) -> None:
+    """Raise `LabError` where a seed of a curve has several runs, as in a table of two studies."""
+    table: Any = rows
+    runs: Any = table.groupby(["seed", *pooled], dropna=False)["run"].unique()
+    for seed, own in runs.items():
+        if len(own) > 1:
+            first, second, *_ = own
+            raise LabError(
+                f"runs {first} and {second} are both seed {seed[0] if pooled else seed} of the curve '{name}': rows of two studies in one table?"
+            )
+
+
 def mean_by(rows: pandas.DataFrame, by: Sequence[str], value: str, weight: str | None = None) -> pandas.Series:
     """Mean of column `value` of the rows that are alike in the columns `by`; NaN where one of the values is.
 

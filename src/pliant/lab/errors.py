@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -11,6 +12,15 @@ class LabError(ValueError):
 
     The command line prints it and exits with status 2.
     """
+
+
+def ended(error: SystemExit) -> LabError:
+    """The error for a program that an experiment ended, with the place where it did."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return LabError(
+        f"the experiment ended the program by sys.exit({'' if error.code is None else repr(error.code)}) in {place.name} "
+        f"({place.filename}:{place.lineno}): let it raise an error instead"
+    )
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> LabError:

@@ -12,7 +12,7 @@ is killed goes on from its last advance, and its rows are those of one that was 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from pliant.lab.errors import LabError
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -37,6 +39,9 @@ class RunConfig(BaseModel, frozen=True):
     seed: int = Field(0, ge=0, description="names the run's random streams")
 
 
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+
 def check_owners(config: RunConfig, owners: Mapping[str, Sequence[str]]) -> None:
     """Raise `ValueError` where a field is set that the run's method does not read, or the one that makes the method is not.
 
@@ -49,6 +54,32 @@ def check_owners(config: RunConfig, owners: Mapping[str, Sequence[str]]) -> None
             raise ValueError(f"{name} is for method {named}, not {config.method}: add --methods {methods[0]}")
         if not used and config.method == methods[0]:
             raise ValueError(f"method {config.method} needs {name} > 0: add --set {name}=...")
+
+
+def check_method(method: str, known: Collection[str], override: str = "start, which makes the learners") -> None:
+    """Raise `LabError` where a method is not among the `known`, those that the caller can tell apart.
+
+    To be called by what turns a method into a learner: a subclass of an experiment may name another, which would learn as
+    none of them does. `override`: what such a subclass has to override.
+    """
+    if method not in known:
+        raise LabError(
+            f"method '{method}' is none of those known here ({', '.join(known)}): for one of your own override {override}, "
+            "and list it in `methods` of the experiment"
+        )
+
+
+def shared_config(configs: Sequence[ConfigT]) -> ConfigT:
+    """The first, which all are but for the seed. Raises `LabError` where they differ: their `stack_key` is too coarse."""
+    first = configs[0]
+    for other in configs:
+        own, shared = other.model_dump(exclude={"seed"}), first.model_dump(exclude={"seed"})
+        differ = [name for name, value in own.items() if value != shared[name]]
+        if differ:
+            raise LabError(
+                f"runs that differ in {', '.join(differ)} share a job, and would all learn as the first: see stack_key"
+            )
+    return first
 
 
 class RunStatus(NamedTuple):
@@ -98,7 +129,6 @@ class State(Protocol):
         ...
 
 
-ConfigT = TypeVar("ConfigT", bound=RunConfig)
 StateT = TypeVar("StateT", bound=State)
 
 
@@ -109,6 +139,7 @@ class Experiment(Protocol[ConfigT, StateT]):
 
         data_sets(config)            names of the data sets that a run needs
         check_data(config, found)    raises `ValueError` where these, by name, do not serve: before anything runs
+        methods                      the methods that `start` knows; another one, of a subclass, is refused before anything runs
         devices                      the kinds of device that it runs on, where these are not all
         weights                      column -> the column that counts what it is a mean of, such as a return's episodes, by which
                                      the report weighs rows
@@ -157,6 +188,8 @@ AnyExperiment: TypeAlias = Experiment[Any, Any]
 
 def checked_rows(rows: Rows, columns: Mapping[str, str], runs: int) -> dict[str, NDArray[Any]]:
     """The rows as arrays, "run" first. Raises ValueError where they are not what the experiment documents."""
+    if not isinstance(rows, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"advance() gave a {type(rows).__name__}: it gives rows, a mapping of columns")
     table = {name: np.asarray(rows[name]) for name in ("run", *columns) if name in rows}
     missing, excess = [n for n in ("run", *columns) if n not in rows], [n for n in rows if n not in table]
     if missing or excess:

@@ -10,14 +10,14 @@ Colours are those of Okabe and Ito (2008), told apart by the colour-blind.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.lab.curves import mean_by
+from pliant.lab.curves import check_not_pooled, mean_by
 from pliant.lab.errors import LabError
 from pliant.lab.statistics import bootstrap_interval, estimate
 
@@ -74,13 +74,15 @@ def looks(
 ) -> dict[str, Style]:
     """A look for each `curve` of the rows: a colour for each value of `by`, a dash for each of its curves.
 
-    Keys of `colours` are values of the column `by`, or tuples of several. Of several colours each is given out before the
-    first dash.
+    Keys of `colours` are values of the column `by`, or tuples of several; what is not among them has the next of `PALETTE`. Of
+    several colours each is given out before the first dash.
     """
+    others = cycle(PALETTE)
     table: Any = rows
     look: dict[str, Style] = {}
     for kind, own in table[[*by, "curve"]].drop_duplicates().groupby(list(by), sort=False)["curve"]:
-        given = colours[kind if len(by) > 1 else kind[0]]
+        key = kind if len(by) > 1 else kind[0]
+        given = colours[key] if key in colours else next(others)
         own_colours = (given,) if isinstance(given, str) else given
         for number, name in enumerate(own):
             turn, place = divmod(number, len(own_colours))
@@ -107,18 +109,22 @@ def band(
     labels: Mapping[str, str] | None = None,
     name_lines: bool = True,
     interval: Literal["student", "bootstrap"] = "student",
+    pooled: Sequence[str] = (),
 ) -> None:
     """A curve for each value of column `by`: the mean of `y` over `over`, and its 95% interval.
 
     With `bins`, x is cut into so many equal parts, if there are more places, and a run's values within one are averaged first, by
     column `weight` if that counts what they are means of (`mean_by`). Where runs diverged, the mean is over those left, and the
     label says how many went missing.
+    Raises `LabError` where a curve's runs differ in a setting, but for those in `pooled`: what differs more than seeds do is not
+    their spread. `pliant.lab.curves.with_curves` names a curve for each setting.
     `labels` are axis labels by column; a column without one is labelled with its name. `name_lines=False`
     leaves the lines unnamed, for a panel beside one of the same lines.
     """
     groups: dict[str, Any] = {str(name): own for name, own in rows.groupby(by, sort=False)}
     look = look or styles(list(groups))
     for name, own in groups.items():
+        check_not_pooled(own, name, x, over, pooled, measured=(y, weight))
         place, table = _runs_by_place(own, x, y, over, weight, bins)
         _draw(axes, place, table, name + _lost_in_words(table), look[name], interval)
     axes.set_xlabel((labels or {}).get(x, x))

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pliant.lab.errors import LabError, unknown
-from pliant.lab.experiment import AnyExperiment, RunConfig
+from pliant.lab.experiment import AnyExperiment, RunConfig, check_method
 
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_SEEDS = 100_000
@@ -36,7 +36,7 @@ def selected(
     """The runs asked for, each once, in the profile's order."""
     if profile not in experiment.profiles:
         raise unknown("profile", profile, experiment.profiles)
-    configs: list[RunConfig] = list(experiment.runs(profile))
+    configs = _runs(experiment, profile)
     if methods is not None:
         configs = _of_methods(configs, methods.split(","), profile, experiment.Config)
     axes = [override_axis(text, experiment.Config) for text in overrides]
@@ -47,7 +47,27 @@ def selected(
         if names.count(name) > 1:
             raise LabError(f"'{name}' is set twice: give its values once, separated by commas")
     points = [dict(zip(names, point, strict=True)) for point in product(*(values for _, values in axes))]
-    return list(dict.fromkeys(with_fields(config, point) for config in configs for point in points))
+    wanted = list(dict.fromkeys(with_fields(config, point) for config in configs for point in points))
+    known: Sequence[str] | None = getattr(experiment, "methods", None)
+    for config in wanted:
+        if known is not None:
+            check_method(config.method, known)
+    return wanted
+
+
+def _runs(experiment: AnyExperiment, profile: str) -> list[RunConfig]:
+    """A profile's runs. Raises LabError where there are none, or where they are something else."""
+    name, kind = type(experiment).__name__, experiment.Config
+    try:
+        found: Any = experiment.runs(profile)
+    except ValidationError as error:
+        raise LabError(f"runs('{profile}') of {name}: {why(error, kind)}") from None
+    configs: list[Any] = list(cast(Iterable[Any], found)) if isinstance(found, Iterable) else []
+    other = next((config for config in configs if not isinstance(config, kind)), None)
+    if not configs or other is not None:
+        given = f"a {type(other).__name__} among its runs" if configs else f"{found!r:.40}"
+        raise LabError(f"runs('{profile}') of {name} gave {given}: it gives a list of its Config, at least one")
+    return configs
 
 
 def known_methods(config: type[RunConfig]) -> list[str]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pliant.lab.curves import mean_by, settings
+from pliant.lab.curves import check_one_run, mean_by, settings
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
 from pliant.lab.labels import labels
@@ -135,6 +135,8 @@ def curves(
     found: Any = settings(table, measured)
     each: list[dict[str, Any]] = found.to_dict("records")
     groups = table.groupby(list(found.columns), sort=False, dropna=False)
+    for name, (_, runs) in zip(labels(each), groups, strict=True):
+        check_one_run(runs, name)
     return [
         _curve(setting, name, runs, place, metric, parts, weight)
         for setting, name, (_, runs) in zip(each, labels(each), groups, strict=True)

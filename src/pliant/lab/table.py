@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from pliant.lab.curves import config_fields
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import RunConfig
 from pliant.lab.files import is_parquet
@@ -131,6 +132,18 @@ def about(study: Study) -> dict[str, Any]:
     }
 
 
+def check_runs(rows: pandas.DataFrame, file: Path) -> None:
+    """Raise `LabError` where a run has several settings, or a row twice: the table is of two studies, or of one twice."""
+    table: Any = rows
+    several = (table.groupby("run")[config_fields(rows)].nunique(dropna=False) > 1).any(axis=1)
+    if several.any():
+        raise LabError(
+            f"run {several.idxmax()} of {file} has rows of several settings: number the runs of two studies apart"
+        )
+    if table.duplicated().any():
+        raise LabError(f"{file} has the same row twice: is it a study in two copies?")
+
+
 def exported(file: Path) -> pandas.DataFrame:
     """The rows of an exported study, with its `attrs`. Raises `LabError` where the file is none."""
     import pandas
@@ -145,4 +158,5 @@ def exported(file: Path) -> pandas.DataFrame:
         raise LabError(
             f"{file} does not say which study it is of: `pliant export --format parquet` writes one that does"
         )
+    check_runs(rows, file)
     return rows

@@ -113,6 +113,8 @@ def _checked(kind: Any, address: str) -> type[AnyExperiment]:
     config = kind.Config
     if not (inspect.isclass(config) and issubclass(config, RunConfig)):
         raise LabError(f"{address}: Config must be a subclass of pliant.lab.RunConfig")
+    if not config.model_config.get("frozen"):
+        raise LabError(f"{address}: Config must be frozen, as RunConfig is: what a run learned by is what its rows say")
     columns = list(kind.columns)
     twice = sorted({*columns, *RESERVED} & set(config.model_fields) | set(columns) & set(RESERVED))
     if twice:

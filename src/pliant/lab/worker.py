@@ -11,6 +11,7 @@ elsewhere the end of standard input does.
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import queue
@@ -25,9 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from pliant.lab.errors import ended
 from pliant.lab.experiment import Context, State, checked_rows
 from pliant.lab.facts import session_facts
 from pliant.lab.files import Lock
+from pliant.lab.promises import Promises
+from pliant.lab.records import read
 from pliant.lab.store import JobStore, Table
 from pliant.lab.study import Job, Study, open_study
 
@@ -38,17 +42,16 @@ def run_job(study: Study, job: Job, report: Report) -> None:
     """Advance the job from its last commit to its end, committing each advance."""
     lock = Lock(study.job_lock(job), f"job {job.name} of {study.folder}")
     with lock, JobStore(study.database(job), runs=len(job.runs)) as store:
-        state = resumed_state(study, job, store.state())
+        stored = store.state()
+        record = read(study.database(job)) if stored is not None else None
+        on_record = (record.statuses, record.steps_done) if record else None
+        promises = Promises(resumed_state(study, job, stored), len(job.runs), on_record)
         store.begin_session(session_facts(study.plan.experiment))
-        report(_progress(job, state, {}))
-        if not _goes_on(state):
-            store.settle(state.statuses())  # opened to be made longer, and then was not
-        while _goes_on(state):
-            report(_progress(job, state, advance(study, job, state, store)))
-
-
-def _goes_on(state: State) -> bool:
-    return any(status.word == "running" for status in state.statuses())
+        report(_progress(job, promises, {}))
+        if not promises.goes_on:
+            store.settle(promises.statuses)  # opened to be made longer, and then was not
+        while promises.goes_on:
+            report(_progress(job, promises, advance(study, promises, store)))
 
 
 def resumed_state(study: Study, job: Job, stored: Mapping[str, Any] | None) -> State:
@@ -61,26 +64,26 @@ def resumed_state(study: Study, job: Job, stored: Mapping[str, Any] | None) -> S
     return state
 
 
-def advance(study: Study, job: Job, state: State, store: JobStore) -> Table:
-    """One advance, committed; its rows."""
+def advance(study: Study, promises: Promises, store: JobStore) -> Table:
+    """One advance, committed if it keeps what was promised; its rows."""
     began = time.perf_counter()
-    rows = checked_rows(study.experiment.advance(state), study.experiment.columns, len(job.runs))
+    rows = checked_rows(study.experiment.advance(promises.state), study.experiment.columns, promises.runs)
     seconds = time.perf_counter() - began
-    steps = (int(state.steps_done), int(state.steps_total))
+    state = promises.check_advance()
     # a film begins at the last state, and a longer run
     keep_last = any(hasattr(study.experiment, name) for name in ("watch", "length"))
-    store.commit(rows, state.statuses(), steps, state.state_dict(), seconds, keep_last)
+    store.commit(rows, promises.statuses, promises.steps, state, seconds, keep_last)
     return rows
 
 
-def _progress(job: Job, state: State, rows: Table) -> dict[str, Any]:
+def _progress(job: Job, promises: Promises, rows: Table) -> dict[str, Any]:
     """What the runner shows of a job: how far it is, and the mean of what it measured last."""
     measured = {name: values for name, values in rows.items() if values.dtype.kind == "f" and np.isfinite(values).any()}
     return {
         "job": job.name,
         "event": "advanced",
-        "steps": [int(state.steps_done), int(state.steps_total)],
-        "diverged": [[run, s.step] for run, s in enumerate(state.statuses()) if s.word == "diverged"],
+        "steps": [*promises.steps],
+        "diverged": [[run, s.step] for run, s in enumerate(promises.statuses) if s.word == "diverged"],
         "means": {name: float(values[np.isfinite(values)].mean()) for name, values in measured.items()},
     }
 
@@ -98,9 +101,10 @@ def main() -> None:
         try:
             run_job(study, jobs[name], report)
             report({"job": name, "event": "finished"})
-        except Exception as error:  # a failed job is reported, and the next one runs
+        except BaseException as error:  # also sys.exit(): a failed job is reported, and the next one runs
             study.log(name).write_text(traceback.format_exc(), encoding="utf-8")
-            report({"job": name, "event": "failed", "why": f"{type(error).__name__}: {error}"})
+            why = str(ended(error)) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+            report({"job": name, "event": "failed", "why": why})
 
 
 def die_with(parent: int) -> None:
@@ -124,16 +128,35 @@ def private_output() -> Report:
 
 
 def requested_jobs() -> Iterator[str]:
-    """Job names from standard input. A thread reads on meanwhile: at its end the process ends, busy or not."""
+    """Job names from what was standard input. A thread reads on meanwhile: at its end the process ends, busy or not.
+
+    From here on standard input is empty: an experiment that asks for something must not be given the name of a job.
+    """
     names: queue.Queue[str] = queue.Queue()
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    sys.stdin = NoTerminal()
 
     def read() -> None:
-        for line in sys.stdin:
+        for line in requests:
             names.put(line.strip())
         os._exit(0)  # nothing is lost: what is not committed is learnt again
 
     threading.Thread(target=read, daemon=True).start()
     return iter(names.get, None)
+
+
+class NoTerminal(io.TextIOBase):
+    """Standard input of a worker. A breakpoint would wait for ever, so it raises, as `input()` does."""
+
+    def readline(self, size: int | None = -1, /) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError(
+            "the experiment asks for input, or has a breakpoint, and a worker has no terminal: call its start() and advance() "
+            "from a script (docs/your-own-experiment.md)"
+        )
+
+    read = readline
 
 
 if __name__ == "__main__":

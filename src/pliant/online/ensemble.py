@@ -42,6 +42,7 @@ from pliant.online.examples import (
 from pliant.online.gather import gather
 from pliant.online.lanes import lanes_work, learn_lanes
 from pliant.online.rows import learn_rows, rows_work, settled_parameters
+from pliant.online.scores import determination
 from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, one_of
 from pliant.online.vectors import LANES
 
@@ -217,25 +218,33 @@ class OnlineEnsemble:
     def predict(self, X: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]) -> Array:
         """Outputs (learners, n, outputs), or labels (learners, n) for cross-entropy.
 
+        A learner that diverged has no answer, NaN or the label -1, and there is no label where an output is NaN.
         `rows`, `columns` and `scale` as in `partial_fit`, here and below: none is remembered from there.
         """
-        out = self.activations(X, stream, **selection)[-1]
-        return out.argmax(axis=-1) if self.loss == "cross_entropy" else out
+        with np.errstate(over="ignore", invalid="ignore"):  # the answer says it
+            out = self.activations(X, stream, **selection)[-1]
+        lost = self._state.diverged_at >= 0
+        if self.loss == "cross_entropy":
+            return np.where(lost[:, None] | np.isnan(out).any(axis=-1), -1, out.argmax(axis=-1))
+        out[lost] = np.nan
+        return out
 
     def score(
         self, X: Array, y: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]
     ) -> NDArray[np.float64]:
-        """Of each learner, (learners,): accuracy, or the coefficient of determination R^2, mean over outputs."""
+        """Of each learner, (learners,): accuracy, or the coefficient of determination R^2, mean over outputs.
+
+        R^2 is scikit-learn's: of targets that are all one number 1 if they are met, else 0, and NaN of a single example
+        (`pliant.online.scores`). A learner that diverged has NaN.
+        """
         inputs, picked, sources = self._read(X, stream, **selection)
         targets, labels = self._answers(inputs, y)
         if picked is not None:
             targets, labels = pick_answers(targets, picked), pick_answers(labels, picked)
         answer = self.predict(X, stream, **selection)
         if self.loss == "cross_entropy":
-            return (answer == labels[sources]).mean(axis=1)
-        truth = targets[sources].astype(np.float64)
-        around = ((truth - truth.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-        return (1.0 - ((answer - truth) ** 2).sum(axis=1) / around).mean(axis=1)
+            return np.where(self._state.diverged_at >= 0, np.nan, (answer == labels[sources]).mean(axis=1))
+        return determination(targets[sources], answer).mean(axis=1)
 
     def activations(self, X: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]) -> list[Array]:
         """What every layer answers to a probe, each (learners, n, units); the last is the outputs."""
@@ -270,6 +279,11 @@ class OnlineEnsemble:
     def replacements(self) -> NDArray[np.int64]:
         """Units replaced so far, (learners, hidden layers)."""
         return self._state.replaced.copy()
+
+    @property
+    def step_size(self) -> Array:
+        """Of each learner, (learners,)."""
+        return self._rules.step_size.copy()
 
     @property
     def diverged_at(self) -> NDArray[np.int64]:

@@ -11,15 +11,16 @@ Which numbers make a method stands in its fields.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from pliant.experiments.parts.continual_backprop import Utility
-from pliant.lab import RunConfig, check_owners
+from pliant.lab import RunConfig, check_method, check_owners
 from pliant.rl.ppo.settings import READ_BY, Settings
 
 Method = Literal["ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 _FIELDS = {name: "redo_period" if name == "period" else name for name in READ_BY}  # a method's own setting -> our field
 _MAKES = {"replacement_rate": ("cbp",), "tau": ("redo",)}  # 0 but for the method that cannot do without
@@ -63,7 +64,8 @@ class AgentConfig(RunConfig, frozen=True):
         return self
 
     def settings(self) -> Settings:
-        """As PPO takes them."""
+        """As PPO takes them. Raises `LabError` for a method of a subclass, of which nothing here tells what PPO does by it."""
+        check_method(self.method, METHODS, "settings() of the Config, which says what PPO does")
         method = self.method if self.method in ("cbp", "redo") else "none"
         own = {name: getattr(self, _FIELDS[name]) for name, methods in READ_BY.items() if method in methods}
         shared = ("hidden", "rollout_steps", "epochs", "minibatch_size", "step_size", "weight_decay", "entropy_weight")
@@ -73,7 +75,7 @@ class AgentConfig(RunConfig, frozen=True):
 
 # how figures call and draw them
 
-METHODS = {
+NAMES = {
     "ppo": "standard PPO",
     "tuned-adam": "tuned Adam",
     "l2": "L2",
