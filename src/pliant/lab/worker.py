@@ -37,7 +37,7 @@ Report = Callable[[dict[str, Any]], None]
 def run_job(study: Study, job: Job, report: Report) -> None:
     """Advance the job from its last commit to its end, committing each advance."""
     lock = Lock(study.job_lock(job), f"job {job.name} of {study.folder}")
-    with lock, JobStore(study.database(job), runs=len(job.runs)) as store:
+    with lock, study.store(job) as store:
         state = resumed_state(study, job, store.state())
         store.begin_session(session_facts(study.plan.experiment))
         report(_progress(job, state, {}))
