@@ -106,8 +106,9 @@ def run(
     from pliant.lab.facts import versions
     from pliant.lab.files import Lock
     from pliant.lab.preview import preview_lines
+    from pliant.lab.runner import taken_over
     from pliant.lab.settings import selected
-    from pliant.lab.study import begun, new_plan, taken_over, with_runs
+    from pliant.lab.study import begun, new_plan, with_runs
     from pliant.lab.target import load
 
     short, where = _experiment(name)
@@ -142,9 +143,9 @@ def resume(
 ) -> int:
     """Go on with a study that was stopped, or, with --to, further than was asked."""
     from pliant.lab.files import Lock
-    from pliant.lab.runner import make_longer
+    from pliant.lab.runner import make_longer, taken_over
     from pliant.lab.settings import whole_number
-    from pliant.lab.study import open_study, taken_over
+    from pliant.lab.study import open_study
 
     end = None if to is None else whole_number("--to", to)
     with Lock(open_study(folder).lock_file, f"the study in {folder}"):

@@ -16,8 +16,9 @@ import pytest
 
 from pliant.cli import main
 from pliant.lab.records import read
+from pliant.lab.runner import taken_over
 from pliant.lab.store import JobStore, adopt
-from pliant.lab.study import open_study, taken_over
+from pliant.lab.study import open_study
 from tests.kill_and_resume import content
 
 TOY = str(Path(__file__).parents[1] / "toy_experiment.py") + ":Toy"
@@ -242,7 +243,7 @@ FAULTS = {
     "statuses lost": (lambda s: sql(s, "DELETE FROM run"), NOT_AS_WRITTEN + r"it has the runs \[\]"),
     "a run too many": (
         lambda s: sql(s, "INSERT INTO run VALUES (1, 'done', NULL)"),
-        NOT_AS_WRITTEN + r"it has the runs \[0, 1\], of 1",
+        NOT_AS_WRITTEN + r"it has the runs \[0, 1\], not 1 from 0 on",
     ),
     "steps": (lambda s: sql(s, "UPDATE job SET steps_done = 7"), NOT_AS_WRITTEN + "how far it is"),
     "state": (lambda s: sql(s, "UPDATE job SET state_file = '001-3.safetensors'"), NOT_AS_WRITTEN + "how far it is"),
@@ -459,7 +460,7 @@ def test_a_take_over_that_was_killed_is_gone_on_with(older):
             "UPDATE chunk SET data = x'09000000000000000000000000000000' WHERE name = 'run'",
             "has rows of a run that is not",
         ),
-        ("DELETE FROM run WHERE run = 1", r"it has the runs \[0\], of 2 that study.json lists"),
+        ("DELETE FROM run WHERE run = 1", r"it has the runs \[0\], not 2 from 0 on"),
     ],
 )
 def test_an_older_file_whose_parts_do_not_fit_is_refused_and_not_taken_over(statement, message, older, pliant):

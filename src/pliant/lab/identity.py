@@ -59,29 +59,27 @@ def refuse_other(path: Path, kept: Sequence[str | None], expected: Identity) -> 
 def why_other(kept: str, expected: Identity) -> str:
     """In words, how the job that is written in a job file differs from the one expected; empty where it does not."""
     try:
-        found = json.loads(kept)
-    except ValueError:
+        found = Identity(**json.loads(kept))
+    except (TypeError, ValueError):
         return "does not say whose it is"
-    if found.get("study") != expected.study:
-        return f"is of another study: job {found.get('job')} of {found.get('name')} / {found.get('profile')}"
-    if found["job"] != expected.job:
-        return f"is the file of job {found['job']}"
-    differing = "; ".join(_differing(found, json.loads(expected.text())))
+    if found.study != expected.study:
+        return f"is of another study: job {found.job} of {found.name} / {found.profile}"
+    if found.job != expected.job:
+        return f"is the file of job {found.job}"
+    differing = "; ".join(_differing(found, expected))
     return f"holds other runs than study.json says: {differing}" if differing else ""
 
 
-def _differing(found: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
+def _differing(found: Identity, expected: Identity) -> Iterator[str]:
     """In words, what a job learned with and what it is said to have learned with, as far as they differ."""
-    for name in ("name", "profile", "experiment", "device"):
-        if found[name] != expected[name]:
-            yield f"{name} was {found[name]}, is {expected[name]}"
-    for name, sha256 in found["data"].items():  # others may have come to the study since
-        if expected["data"].get(name) != sha256:
-            yield f"data set '{name}' was {sha256[:12]}..., is {expected['data'].get(name, 'absent')[:12]}"
-    if len(found["runs"]) != len(expected["runs"]):
-        yield f"{len(found['runs'])} runs were learned, {len(expected['runs'])} are listed"
+    words = ("name", "profile", "experiment", "device")
+    same, now = ({word: getattr(each, word) for word in words} for each in (found, expected))
+    data = {name: expected.data.get(name, "absent") for name in found.data}  # others may have come to the study since
+    yield from filter(None, (changed_settings(same, now), changed_settings(found.data, data)))
+    if len(found.runs) != len(expected.runs):
+        yield f"{len(found.runs)} runs were learned, {len(expected.runs)} are listed"
         return
-    for place, (old, new) in enumerate(zip(found["runs"], expected["runs"], strict=True)):
+    for place, (old, new) in enumerate(zip(found.runs, expected.runs, strict=True)):
         changes = changed_settings(old, new)
         if changes:
             yield f"of run {place} ({old['method']}, seed {old['seed']}) {changes}"

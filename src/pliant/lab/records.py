@@ -117,13 +117,16 @@ def _measured(database: sqlite3.Connection) -> Measured:
     columns: dict[str, list[NDArray[Any]]] = {}
     for name, dtype, data in database.execute("SELECT name, dtype, data FROM chunk ORDER BY advance, rowid"):
         columns.setdefault(name, []).append(np.frombuffer(data, dtype=dtype))
-    history = np.array(database.execute("SELECT session, rows FROM advance ORDER BY advance").fetchall(), np.int64)
-    sessions = database.execute("SELECT facts FROM session ORDER BY session")
+    sessions = database.execute("SELECT session, facts FROM session ORDER BY session").fetchall()
+    place = {session: number for number, (session, _) in enumerate(sessions)}
+    history = database.execute("SELECT session, rows FROM advance ORDER BY advance").fetchall()
     return Measured(
         statuses=_statuses(database),
         rows={name: _joined(parts) for name, parts in columns.items()},
-        sessions=[json.loads(facts) for (facts,) in sessions],
-        session_of_row=np.repeat(*(history.reshape(-1, 2) - [1, 0]).T),
+        sessions=[json.loads(facts) for _, facts in sessions],
+        session_of_row=np.repeat(
+            np.array([place[session] for session, _ in history], np.int64), [rows for _, rows in history]
+        ),
     )
 
 

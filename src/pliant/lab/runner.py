@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, cast
 from pliant.lab.files import Lock
 from pliant.lab.progress import Board, Display, JobProgress
 from pliant.lab.records import Record
+from pliant.lab.store import adopt
 from pliant.lab.study import Job, Study, longer
 
 # One thread a process: jobs fill the cores, and sums that threads share out round differently. No
@@ -87,6 +88,25 @@ class Worker:
 
     def cause_of_death(self) -> str:
         return f"its worker ended with status {self._process.wait()}, see {self.log}"
+
+
+def taken_over(study: Study) -> Study:
+    """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
+
+    The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
+    of them has been changed.
+    """
+    for job in study.jobs:
+        study.record(job)
+    if not study.is_older:
+        return study
+    for job in study.jobs:
+        if study.database(job).is_file():
+            with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
+                adopt(study.database(job), study.identity(job))
+    found = study.sealed()
+    found.save()
+    return found
 
 
 def make_longer(study: Study, end: int) -> Study:

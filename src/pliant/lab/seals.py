@@ -98,11 +98,7 @@ def check_content(database: sqlite3.Connection, path: Path, expected: Identity |
         refuse_other(path, database.execute("SELECT identity, next_identity FROM job").fetchone() or (), expected)
     try:
         fault = next(_faults(database, None if expected is None else len(expected.runs), sealed), None)
-    except (
-        TypeError,
-        ValueError,
-        sqlite3.DatabaseError,
-    ) as error:  # of what is not there, or not of the type that it was
+    except (TypeError, ValueError, sqlite3.DatabaseError) as error:  # from what is gone, or of another type
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise
         fault = str(error)
@@ -121,7 +117,7 @@ def _faults(database: sqlite3.Connection, runs: int | None, sealed: bool) -> Ite
         yield f"it has {len(jobs)} rows on how far it is"
         return
     if [run for (run,) in listed] != list(range(len(listed) if runs is None else runs)):
-        yield f"it has the runs {[run for (run,) in listed]}, of {runs} that study.json lists"
+        yield f"it has the runs {[run for (run,) in listed]}, not {len(listed) if runs is None else runs} from 0 on"
     found = list(advances(database))
     numbers, count = [advance.number for advance in found], jobs[0][0]
     if numbers != list(range(1, count + 1)):

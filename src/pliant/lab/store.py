@@ -80,19 +80,24 @@ class JobStore:
     def __init__(self, path: Path, runs: int, identity: Identity | None = None) -> None:
         self.path = path
         self._database = connect(path, create=True)
+        try:
+            self._open(runs, identity)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self, runs: int, identity: Identity | None) -> None:
         if not table_count(self._database):
             self._create(runs, "{}" if identity is None else identity.text())
-        check(self._database, path, identity)
+        check(self._database, self.path, identity)
         if identity is not None:
             self._be(identity)
         kept, self.advances, self._state_file, self._sha256 = self._database.execute(
             "SELECT identity, advances, state_file, state_sha256 FROM job"
         ).fetchone()
         self._origin = origin(kept)
-        if (
-            self._state_file is None or path.with_name(self._state_file).exists()
-        ):  # else a newer one may be all there is
-            self._remove_other_states()
+        if self._state_file is None or self.path.with_name(self._state_file).exists():
+            self._remove_other_states()  # where its own is lost, a newer one may be all there is
 
     def __enter__(self) -> JobStore:
         return self

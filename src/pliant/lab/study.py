@@ -2,12 +2,13 @@
 
     study.json          the experiment, every run's config, and how the runs are grouped into jobs
     study.lock          held by whoever runs the study
-    jobs/000.sqlite     the rows of a job; jobs/000-17.safetensors its state after 17 advances
+    jobs/000.sqlite     the rows of a job, and whose they are; jobs/000-17.safetensors its state after 17 advances
     jobs/000.lock       held by the worker at work on it
     logs/               what workers printed, and the traceback of a job that failed
 
 The grouping is decided once, from the configs alone, and kept: runs that learn side by side round
-alike only if they always learn side by side.
+alike only if they always learn side by side. A job's file says what study.json said of it when it began: where the two no
+longer agree, no row is told (`pliant.lab.identity`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig
-from pliant.lab.files import Lock, is_parquet, write_durably
+from pliant.lab.files import is_parquet, write_durably
 from pliant.lab.identity import Identity, canonical, changed_settings
 from pliant.lab.labels import Labels
 from pliant.lab.records import Measured, Record, is_older, read, read_rows, read_state
 from pliant.lab.settings import why, with_fields
-from pliant.lab.store import JobStore, adopt
+from pliant.lab.store import JobStore
 from pliant.lab.target import Target, load
 
 FORMAT = 2
@@ -127,7 +128,7 @@ class Study:
     @property
     def note(self) -> str | None:
         """What readers of its rows should know: that some are in files of an earlier version."""
-        if self.plan.format != OLDER or not any(is_older(self.database(job)) for job in self.jobs):
+        if not self.is_older or not any(is_older(self.database(job)) for job in self.jobs):
             return None
         return (
             f"{self.folder} was begun by an earlier version, whose job files do not say whose rows they hold: that they are "
@@ -146,7 +147,7 @@ class Study:
             device=plan.device,
             data=plan.data,
             runs=job.runs,
-            older=plan.format == OLDER,
+            older=self.is_older,
         )
 
     def record(self, job: Job) -> Record | None:
@@ -186,6 +187,15 @@ class Study:
             raise LabError(f"{self.folder}: the experiment has changed since this study began: {changed}")
         return config
 
+    def sealed(self) -> Study:
+        """The study once all its job files say whose they are: from then on one that does not is none of its own."""
+        return Study(self.folder, self.plan.model_copy(update={"format": FORMAT, "id": self.id}))
+
+    @property
+    def is_older(self) -> bool:
+        """Whether it was begun before job files said whose they are."""
+        return self.plan.format == OLDER
+
     def save(self) -> None:
         """Write study.json, and the folders that the rest goes to."""
         for name in ("jobs", "logs"):
@@ -196,8 +206,15 @@ class Study:
 def new_plan(name: str, experiment: Target, profile: str, device: str, versions: dict[str, str]) -> Plan:
     """A plan without runs."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    about = {"name": name, "profile": profile, "device": device, "created": created, "versions": versions}
-    return Plan(id=uuid4().hex, experiment=experiment, **about)
+    return Plan(
+        id=uuid4().hex,
+        name=name,
+        experiment=experiment,
+        profile=profile,
+        device=device,
+        created=created,
+        versions=versions,
+    )
 
 
 def open_study(folder: Path) -> Study:
@@ -257,26 +274,6 @@ def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
     names = (name for i in count(len(study.jobs)) if (name := f"{i:03d}") not in taken)
     added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=False)]
     return Study(study.folder, study.plan.model_copy(update={"jobs": (*study.jobs, *added)}))
-
-
-def taken_over(study: Study) -> Study:
-    """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
-
-    The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
-    of them has been changed.
-    """
-    for job in study.jobs:
-        study.record(job)
-    if study.plan.format != OLDER:
-        return study
-    for job in study.jobs:
-        if study.database(job).is_file():
-            with Lock(study.job_lock(job), f"job {job.name} of {study.folder}"):
-                adopt(study.database(job), study.identity(job))
-    found = Study(study.folder, study.plan.model_copy(update={"format": FORMAT, "id": study.id}))
-    if study.jobs:
-        found.save()  # from here on a file without identity is none of the study's
-    return found
 
 
 def longer(study: Study, end: int) -> Study:
