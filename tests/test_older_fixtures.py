@@ -106,7 +106,7 @@ def test_a_study_is_read_and_goes_on(version, name, data, tmp_path, pliant):
     assert "not begun" in pliant("status", study)
     assert pliant("report", study)
     before = of_runs(exported(pliant, study, tmp_path / "before.parquet"))
-    assert f"{count} of {count} finished" in pliant("resume", study)
+    assert f"{count} of {count} finished" in pliant("resume", study, "--jobs", "1")
     after = of_runs(exported(pliant, study, tmp_path / "after.parquet"))
     assert 0 < len(before) < count
     for run, expected in of_runs(ended).items():

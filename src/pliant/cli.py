@@ -106,6 +106,7 @@ def run(
     from pliant.lab.facts import versions
     from pliant.lab.files import Lock
     from pliant.lab.preview import preview_lines
+    from pliant.lab.runner import taken_over
     from pliant.lab.settings import selected
     from pliant.lab.study import begun, new_plan, with_runs
     from pliant.lab.target import load
@@ -125,7 +126,9 @@ def run(
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / "study.lock", f"the study in {folder}"):
-        study = _with_data_sets(with_runs(begun(folder, plan), configs))
+        study = begun(folder, plan)
+        _tell_note(study)
+        study = _with_data_sets(with_runs(taken_over(study), configs))
         study.save()
         return _run(study, _at_once(jobs))
 
@@ -140,13 +143,15 @@ def resume(
 ) -> int:
     """Go on with a study that was stopped, or, with --to, further than was asked."""
     from pliant.lab.files import Lock
-    from pliant.lab.runner import make_longer
+    from pliant.lab.runner import make_longer, taken_over
     from pliant.lab.settings import whole_number
     from pliant.lab.study import open_study
 
     end = None if to is None else whole_number("--to", to)
     with Lock(open_study(folder).lock_file, f"the study in {folder}"):
         study = open_study(folder)  # as it is now that nobody else can change it
+        _tell_note(study)
+        study = taken_over(study)
         if end is not None:
             study = make_longer(study, end)
         return _run(_with_data_sets(study), _at_once(jobs))
@@ -158,7 +163,9 @@ def status(folder: Folder) -> None:
     from pliant.lab.report import status_lines
     from pliant.lab.study import open_study
 
-    for line in status_lines(open_study(folder)):
+    study = open_study(folder)
+    _tell_note(study)
+    for line in status_lines(study):
         print(line)
 
 
@@ -182,6 +189,7 @@ def plot(
         experiment = _experiment_of(rows.attrs, path)
     else:
         study = open_study(path)
+        _tell_note(study)
         rows, experiment = rows_of(study), study.experiment
     figure: Any = experiment.figure(rows)
     if not hasattr(figure, "savefig"):
@@ -206,8 +214,11 @@ def report(
     all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
 ) -> None:
     """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
+    from pliant.lab.study import open_study
     from pliant.lab.summary import summary_lines
 
+    if not path.is_file():
+        _tell_note(open_study(path))
     for line in summary_lines(path, metric, over, parts, where or [], against, spread, all_parts):
         print(line)
 
@@ -226,6 +237,7 @@ def export(
     with _writing(out or folder):
         form, file = export_to(folder, form, out)
     study = open_study(folder)
+    _tell_note(study)
     with _writing(file):
         count = write(study, form, file)
     print(f"{count:,} rows   {file}")
@@ -247,6 +259,7 @@ def watch(
     from pliant.rl.environments import GraphicsUnavailable
 
     study = open_study(folder)
+    _tell_note(study)
     file = gif or folder / "watch.gif"
     found = scenes(study, *chosen(study, method, seed))
     try:
@@ -257,6 +270,12 @@ def watch(
     print(f"{len(shown)} pictures   {file}   in the last: {shown[-1].words}")
     if more:
         print(f"  the episode goes on: --frames {max(1000, 2 * frames)} shows more of it")
+
+
+def _tell_note(study: Study) -> None:
+    """What a reader should know of where rows come from; beside what is asked for, not in it."""
+    if study.note is not None:
+        print(f"pliant: note: {study.note}", file=sys.stderr)
 
 
 @contextmanager

@@ -82,6 +82,15 @@ def test_each_row_knows_the_session_that_made_it(store, path):
     assert (read(path).seconds, read(path).rows) == (1.0, 4)
 
 
+def test_rows_know_their_session_by_its_number_not_by_how_many_there_are(store, path):
+    for host in ("idle", "there"):  # after "here", which makes no row either
+        store.begin_session({"host": host})
+    commit(store)
+    store._database.execute("DELETE FROM session WHERE session = 2")
+    measured = read_rows(path)
+    assert [measured.sessions[i]["host"] for i in measured.session_of_row] == ["there", "there"]
+
+
 def test_a_tampered_state_is_refused(store, path):
     commit(store)
     file = path.with_name("000-1.safetensors")

@@ -85,7 +85,7 @@ def test_a_plan_of_another_format_or_damaged_is_refused(empty):
     empty.save()
     file = empty.folder / "study.json"
     text = file.read_text()
-    file.write_text(text.replace('"format": 1', '"format": 7'))
+    file.write_text(text.replace('"format": 2', '"format": 7'))
     with pytest.raises(LabError, match="has format 7, this version of pliant reads 1"):
         open_study(empty.folder)
     file.write_text(text[: len(text) // 2])

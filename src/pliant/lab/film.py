@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.lab.errors import LabError
-from pliant.lab.records import read_state
 from pliant.lab.study import Job, Study
 from pliant.lab.worker import resumed_state
 
@@ -49,7 +48,7 @@ def scenes(study: Study, job: Job, run: int) -> Iterator[Scene]:
         raise LabError(f"{study.plan.name} cannot be watched: its experiment has no watch(state, run)")
     if not study.database(job).exists():
         raise LabError(f"job {job.name} of {study.folder} has not begun: pliant resume {study.folder}")
-    stored = read_state(study.database(job))
+    stored = study.state(job)
     if stored is None:
         raise LabError(f"job {job.name} of {study.folder} has no checkpoint yet: pliant resume {study.folder}")
     yield from watch(resumed_state(study, job, stored), run)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.lab.experiment import RunStatus
-from pliant.lab.store import Table, check_format, connect, missing_state, stored_state, table_count
+from pliant.lab.identity import Identity
+from pliant.lab.store import OLDER, Table, check, connect, format_of, missing_state, stored_state, table_count
 
 T = TypeVar("T")
 
@@ -44,21 +45,35 @@ class Measured:
     session_of_row: NDArray[np.int64]
 
 
-def read(path: Path) -> Record | None:
+def read(path: Path, identity: Identity | None = None) -> Record | None:
+    """None where the job has not begun.
+
+    Raises LabError, here and below, where the file is of another job than `identity`, or not as it was written.
+    """
+    return _read(path, identity, _record)
+
+
+def is_older(path: Path) -> bool:
+    """Whether it is a job file of the first versions, which does not say whose rows it holds, and has no checksums."""
+    if not path.is_file():
+        return False
+    database = connect(path, create=False)
+    try:
+        return table_count(database) > 0 and format_of(database) == OLDER
+    finally:
+        database.close()
+
+
+def read_rows(path: Path, identity: Identity | None = None) -> Measured | None:
     """None where the job has not begun."""
-    return _read(path, _record)
+    return _read(path, identity, _measured)
 
 
-def read_rows(path: Path) -> Measured | None:
-    """None where the job has not begun."""
-    return _read(path, _measured)
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path, identity: Identity | None = None) -> dict[str, Any] | None:
     """The state after the last commit; None before the first. Raises LabError where it is not there, or another."""
     named = None
     while True:
-        before, named = named, _read(path, _state_file)
+        before, named = named, _read(path, identity, _state_file)
         if named is None:
             return None
         try:
@@ -74,7 +89,7 @@ def _state_file(database: sqlite3.Connection) -> tuple[str, str] | None:
     return None if name is None else (name, sha256)
 
 
-def _read(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
+def _read(path: Path, identity: Identity | None, what: Callable[[sqlite3.Connection], T]) -> T | None:
     if not path.is_file():
         return None
     database = connect(path, create=False)
@@ -82,7 +97,7 @@ def _read(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
         database.execute("BEGIN")  # one view of all tables
         if not table_count(database):
             return None
-        check_format(database, path)
+        check(database, path, identity)
         return what(database)
     finally:
         database.close()
@@ -102,13 +117,16 @@ def _measured(database: sqlite3.Connection) -> Measured:
     columns: dict[str, list[NDArray[Any]]] = {}
     for name, dtype, data in database.execute("SELECT name, dtype, data FROM chunk ORDER BY advance, rowid"):
         columns.setdefault(name, []).append(np.frombuffer(data, dtype=dtype))
-    history = np.array(database.execute("SELECT session, rows FROM advance ORDER BY advance").fetchall(), np.int64)
-    sessions = database.execute("SELECT facts FROM session ORDER BY session")
+    sessions = database.execute("SELECT session, facts FROM session ORDER BY session").fetchall()
+    place = {session: number for number, (session, _) in enumerate(sessions)}
+    history = database.execute("SELECT session, rows FROM advance ORDER BY advance").fetchall()
     return Measured(
         statuses=_statuses(database),
         rows={name: _joined(parts) for name, parts in columns.items()},
-        sessions=[json.loads(facts) for (facts,) in sessions],
-        session_of_row=np.repeat(*(history.reshape(-1, 2) - [1, 0]).T),
+        sessions=[json.loads(facts) for _, facts in sessions],
+        session_of_row=np.repeat(
+            np.array([place[session] for session, _ in history], np.int64), [rows for _, rows in history]
+        ),
     )
 
 

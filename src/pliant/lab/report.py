@@ -9,7 +9,7 @@ from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.files import is_held, last_holder
 from pliant.lab.labels import Labels
 from pliant.lab.progress import duration
-from pliant.lab.records import Record, read
+from pliant.lab.records import Record
 from pliant.lab.study import Job, Study
 
 _LISTED = 20  # diverged runs named one by one
@@ -19,7 +19,7 @@ Found = list[tuple[Job, Record | None]]
 
 def status_lines(study: Study) -> Iterator[str]:
     """The study in a line, then its jobs, then the runs that diverged."""
-    found: Found = [(job, read(study.database(job))) for job in study.jobs]
+    found: Found = [(job, study.record(job)) for job in study.jobs]
     plan = study.plan
     yield f"{plan.name} / {plan.profile}   {study.run_count} runs in {len(study.jobs)} jobs   {study.folder}"
     yield from (_job_line(job, record, study.labels) for job, record in found)
@@ -33,7 +33,7 @@ def status_lines(study: Study) -> Iterator[str]:
 
 def counts_in_words(study: Study) -> str:
     """Such as "4 of 5 finished, 1 diverged"."""
-    return _counts([(job, read(study.database(job))) for job in study.jobs])
+    return _counts([(job, study.record(job)) for job in study.jobs])
 
 
 def _counts(found: Found) -> str:

@@ -20,8 +20,8 @@ from typing import Any, TypeAlias, cast
 
 from pliant.lab.files import Lock
 from pliant.lab.progress import Board, Display, JobProgress
-from pliant.lab.records import Record, read
-from pliant.lab.store import JobStore
+from pliant.lab.records import Record
+from pliant.lab.store import adopt
 from pliant.lab.study import Job, Study, longer
 
 # One thread a process: jobs fill the cores, and sums that threads share out round differently. No
@@ -90,6 +90,25 @@ class Worker:
         return f"its worker ended with status {self._process.wait()}, see {self.log}"
 
 
+def taken_over(study: Study) -> Study:
+    """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
+
+    The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
+    of them has been changed.
+    """
+    for job in study.jobs:
+        study.record(job)
+    if not study.is_older:
+        return study
+    for job in study.jobs:
+        if study.database(job).is_file():
+            with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
+                adopt(study.database(job), study.identity(job))
+    found = study.sealed()
+    found.save()
+    return found
+
+
 def make_longer(study: Study, end: int) -> Study:
     """The study with runs that go on to `end`, written down. The caller holds the study's lock. Raises LabError, see `longer`.
 
@@ -97,21 +116,23 @@ def make_longer(study: Study, end: int) -> Study:
     """
     found = longer(study, end)
     with ExitStack() as held:
-        for job in found.jobs:
+        for job in study.jobs:
             held.enter_context(Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE))
-        ended = [job for job in found.jobs if is_done(read(study.database(job)))]
-        stores = [held.enter_context(JobStore(study.database(job), len(job.runs))) for job in ended]
-        for store in stores:
-            store.check_kept()
-        for store in stores:
-            store.reopen()
+        begun = {job.name: record for job in study.jobs if (record := study.record(job)) is not None}
+        stores = {job.name: held.enter_context(study.store(job)) for job in study.jobs if job.name in begun}
+        for name, store in stores.items():
+            if begun[name].is_done:
+                store.check_kept()
+        for job in found.jobs:
+            if job.name in stores:
+                stores[job.name].lengthen(found.identity(job), reopen=begun[job.name].is_done)
         found.save()
     return found
 
 
 def run_study(study: Study, at_once: int, display: Display) -> Outcome:
     """Run what is unfinished. The caller holds the study's lock. Raises `Held` where a worker still runs a job."""
-    unfinished = [job for job in study.jobs if not is_done(read(study.database(job)))]
+    unfinished = [job for job in study.jobs if not is_done(study.record(job))]
     for job in unfinished:
         with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
             pass
@@ -139,7 +160,7 @@ class _Run:
         self.outcome = Outcome()
 
     def _progress(self, job: Job) -> JobProgress:
-        record, label = read(self.study.database(job)), self.study.labels.of_job(job.runs)
+        record, label = self.study.record(job), self.study.labels.of_job(job.runs)
         if record is None:
             return JobProgress(job, label)
         self.known_to_diverge[job.name] |= {run for run, s in enumerate(record.statuses) if s.word == "diverged"}

@@ -9,6 +9,10 @@ rows with the new. In neither case are there rows without the state that follows
 
 Columns are kept as blobs of numbers, one per column and advance: a NaN stays a NaN (SQLite turns
 one into NULL), and a hundred thousand rows are a few inserts.
+
+The file says whose rows they are (`pliant.lab.identity`), and each of its parts has a checksum (`pliant.lab.seals`).
+Files of format 1, of the first versions, have neither: they are read as they are, and given both by `adopt` before
+anything is added to them.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +35,21 @@ from pliant.lab.checkpoint import from_bytes, to_bytes
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.files import sync_folder, write_durably
+from pliant.lab.identity import Identity
+from pliant.lab.seals import (
+    Advance,
+    Chunk,
+    check_content,
+    last_seal,
+    origin,
+    seal,
+    seal_all,
+    seal_of_advance,
+    seal_of_chunk,
+)
 
-FORMAT = 1
+FORMAT = 2
+OLDER = 1  # without identity and checksums
 
 SCHEMA = """
 CREATE TABLE job (steps_done INTEGER, steps_total INTEGER, advances INTEGER, state_file TEXT, state_sha256 TEXT);
@@ -42,23 +60,44 @@ CREATE TABLE advance (
 );
 CREATE TABLE chunk (advance INTEGER, name TEXT, dtype TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (advance, name));
 """
+SINCE_FORMAT_2 = """
+ALTER TABLE job ADD COLUMN identity TEXT;
+ALTER TABLE job ADD COLUMN next_identity TEXT;
+ALTER TABLE job ADD COLUMN seal TEXT;
+ALTER TABLE advance ADD COLUMN seal TEXT;
+ALTER TABLE chunk ADD COLUMN sha256 TEXT
+"""
 
 Table = dict[str, NDArray[Any]]  # column -> values, equally long
 
 
 class JobStore:
-    """A job's file, open for its one worker. Made where it does not exist."""
+    """A job's file, open for its one worker. Made where it does not exist.
 
-    def __init__(self, path: Path, runs: int) -> None:
+    Raises LabError where it is of another job than `identity`, or not as it was written.
+    """
+
+    def __init__(self, path: Path, runs: int, identity: Identity | None = None) -> None:
         self.path = path
         self._database = connect(path, create=True)
+        try:
+            self._open(runs, identity)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self, runs: int, identity: Identity | None) -> None:
         if not table_count(self._database):
-            self._create(runs)
-        check_format(self._database, path)
-        self.advances, self._state_file, self._sha256 = self._database.execute(
-            "SELECT advances, state_file, state_sha256 FROM job"
+            self._create(runs, "{}" if identity is None else identity.text())
+        check(self._database, self.path, identity)
+        if identity is not None:
+            self._be(identity)
+        kept, self.advances, self._state_file, self._sha256 = self._database.execute(
+            "SELECT identity, advances, state_file, state_sha256 FROM job"
         ).fetchone()
-        self._remove_other_states()
+        self._origin = origin(kept)
+        if self._state_file is None or self.path.with_name(self._state_file).exists():
+            self._remove_other_states()  # where its own is lost, a newer one may be all there is
 
     def __enter__(self) -> JobStore:
         return self
@@ -66,22 +105,35 @@ class JobStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._database.close()
 
-    def _create(self, runs: int) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA.split(";"):
-            self._database.execute(statement)
-        self._database.execute("INSERT INTO job VALUES (0, 0, 0, NULL, NULL)")
-        self._write_statuses([RUNNING] * runs)
-        self._database.execute(f"PRAGMA user_version = {FORMAT}")
-        self._database.execute("COMMIT")
+    def _create(self, runs: int, identity: str) -> None:
+        with self._transaction():
+            for statement in (*SCHEMA.split(";"), *SINCE_FORMAT_2.split(";")):
+                self._database.execute(statement)
+            self._database.execute("INSERT INTO job VALUES (0, 0, 0, NULL, NULL, ?, NULL, NULL)", (identity,))
+            self._write_statuses([RUNNING] * runs)
+            self._database.execute(f"PRAGMA user_version = {FORMAT}")
         sync_folder(self.path.parent)
+
+    def _be(self, identity: Identity) -> None:
+        """The runs are as long as study.json says: once it has been written, or was not."""
+        kept = self._database.execute("SELECT identity, next_identity FROM job").fetchone()
+        if kept != (identity.text(), None):
+            with self._transaction():
+                self._database.execute("UPDATE job SET identity = ?, next_identity = NULL", (identity.text(),))
+
+    @contextmanager
+    def _transaction(self) -> Generator[None]:
+        """What is written inside is kept, sealed, or none of it is."""
+        self._database.execute("BEGIN IMMEDIATE")
+        yield
+        seal(self._database)
+        self._database.execute("COMMIT")
 
     def begin_session(self, facts: Mapping[str, Any]) -> None:
         """Note who works on the job from here on, with which versions."""
-        cursor = self._database.execute(
-            "INSERT INTO session (started, facts) VALUES (?, ?)", (_now(), json.dumps(dict(facts)))
-        )
-        self._session = cursor.lastrowid
+        self._facts = json.dumps(dict(facts))
+        cursor = self._database.execute("INSERT INTO session (started, facts) VALUES (?, ?)", (_now(), self._facts))
+        self._session = cast(int, cursor.lastrowid)
 
     def state(self) -> dict[str, Any] | None:
         """The state to go on from, None at the beginning. Raises LabError where it is not the one that was written."""
@@ -99,15 +151,17 @@ class JobStore:
                 f"{self.path} ended without keeping its state, and cannot go on: `pliant run` longer runs, with another --out"
             )
 
-    def reopen(self) -> None:
-        """Let runs that are done go on."""
-        self._database.execute("UPDATE run SET status = 'running' WHERE status = 'done'")
+    def lengthen(self, identity: Identity, reopen: bool) -> None:
+        """Be ready to be the job `identity`, of longer runs, from the moment that study.json says so; let done runs go on."""
+        with self._transaction():
+            self._database.execute("UPDATE job SET next_identity = ?", (identity.text(),))
+            if reopen:
+                self._database.execute("UPDATE run SET status = 'running' WHERE status = 'done'")
 
     def settle(self, statuses: Sequence[RunStatus]) -> None:
         """Write down what became of the runs, without an advance."""
-        self._database.execute("BEGIN IMMEDIATE")
-        self._write_statuses(statuses)
-        self._database.execute("COMMIT")
+        with self._transaction():
+            self._write_statuses(statuses)
 
     def commit(
         self,
@@ -126,24 +180,29 @@ class JobStore:
         wanted = keep_last or any(status.word == "running" for status in statuses)
         self._state_file, self._sha256 = self._write_state(advance, state) if wanted else (None, None)
         _die_here_if_asked("before the transaction", advance)
-        execute = self._database.execute
-        execute("BEGIN IMMEDIATE")
-        for name, values in rows.items():
-            execute("INSERT INTO chunk VALUES (?, ?, ?, ?)", (advance, name, values.dtype.str, values.tobytes()))
-        _die_here_if_asked("inside the transaction", advance)
-        execute(
-            "INSERT INTO advance VALUES (?, ?, ?, ?, ?)", (advance, self._session, _now(), seconds, len(rows["run"]))
-        )
-        execute("UPDATE job SET steps_done = ?, steps_total = ?", steps)
-        execute(
-            "UPDATE job SET advances = ?, state_file = ?, state_sha256 = ?", (advance, self._state_file, self._sha256)
-        )
-        self._write_statuses(statuses)
-        execute("COMMIT")
+        with self._transaction():
+            self._write_advance(Advance(advance, self._session, self._facts, _now(), seconds, len(rows["run"])), rows)
+            self._database.execute("UPDATE job SET steps_done = ?, steps_total = ?", steps)
+            self._database.execute(
+                "UPDATE job SET advances = ?, state_file = ?, state_sha256 = ?",
+                (advance, self._state_file, self._sha256),
+            )
+            self._write_statuses(statuses)
         _die_here_if_asked("after the transaction", advance)
         self.advances = advance
         sync_folder(self.path.parent)  # the commit must not be undone once the old state is gone
         self._remove_other_states()
+
+    def _write_advance(self, advance: Advance, rows: Table) -> None:
+        execute, number = self._database.execute, advance.number
+        chunks = [Chunk(name, values.dtype.str, values.tobytes()) for name, values in rows.items()]
+        seals = [seal_of_chunk(self._origin, number, chunk) for chunk in chunks]
+        sealed = seal_of_advance(last_seal(self._database), advance, seals)
+        for chunk, sha256 in zip(chunks, seals, strict=True):
+            execute("INSERT INTO chunk VALUES (?, ?, ?, ?, ?)", (number, *chunk, sha256))
+        _die_here_if_asked("inside the transaction", number)
+        noted = (number, advance.session, advance.ended, advance.seconds, advance.rows, sealed)
+        execute("INSERT INTO advance VALUES (?, ?, ?, ?, ?, ?)", noted)
 
     def _write_state(self, advance: int, state: Mapping[str, Any]) -> tuple[str, str]:
         data = to_bytes(state)
@@ -191,13 +250,46 @@ def missing_state(path: Path, name: str) -> LabError:
     )
 
 
-def check_format(database: sqlite3.Connection, path: Path) -> None:
-    """Raises LabError where the file was written by another version of this module."""
-    (found,) = database.execute("PRAGMA user_version").fetchone()
-    if found != FORMAT:
+def adopt(path: Path, identity: Identity) -> None:
+    """Write into a file of the first format whose rows it holds, and its checksums: those of what is in it now.
+
+    Raises LabError where its parts do not fit together.
+    """
+    database = connect(path, create=True)
+    try:
+        if not table_count(database) or format_of(database) != OLDER:
+            return
+        check(database, path, identity)
+        database.execute("BEGIN IMMEDIATE")
+        for statement in SINCE_FORMAT_2.split(";"):
+            database.execute(statement)
+        database.execute("UPDATE job SET identity = ?", (identity.text(),))
+        seal_all(database)
+        database.execute(f"PRAGMA user_version = {FORMAT}")
+        database.execute("COMMIT")
+    finally:
+        database.close()
+    sync_folder(path.parent)
+
+
+def check(database: sqlite3.Connection, path: Path, identity: Identity | None) -> None:
+    """Raise LabError where a job file is of another version of this module, of another job, or not as it was written."""
+    found = format_of(database)
+    if found not in (OLDER, FORMAT):
         raise LabError(
-            f"{path} has format {found}, this version of pliant reads {FORMAT}: use the pliant that wrote it"
+            f"{path} has format {found}, this version of pliant reads {OLDER} and {FORMAT}: use the pliant that wrote it"
         )
+    if found == OLDER and (identity is None or not identity.older):
+        raise LabError(
+            f"{path} is of an earlier version than its study, and does not say whose rows it holds: put the study's own file "
+            f"back, or move {path.name} away to start job {path.stem} anew"
+        )
+    check_content(database, path, identity, sealed=found == FORMAT)
+
+
+def format_of(database: sqlite3.Connection) -> int:
+    """Which version of this module wrote the file."""
+    return cast(int, database.execute("PRAGMA user_version").fetchone()[0])
 
 
 def table_count(database: sqlite3.Connection) -> int:

@@ -2,12 +2,13 @@
 
     study.json          the experiment, every run's config, and how the runs are grouped into jobs
     study.lock          held by whoever runs the study
-    jobs/000.sqlite     the rows of a job; jobs/000-17.safetensors its state after 17 advances
+    jobs/000.sqlite     the rows of a job, and whose they are; jobs/000-17.safetensors its state after 17 advances
     jobs/000.lock       held by the worker at work on it
     logs/               what workers printed, and the traceback of a job that failed
 
 The grouping is decided once, from the configs alone, and kept: runs that learn side by side round
-alike only if they always learn side by side.
+alike only if they always learn side by side. A job's file says what study.json said of it when it began: where the two no
+longer agree, no row is told (`pliant.lab.identity`).
 """
 
 from __future__ import annotations
@@ -16,36 +17,51 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig
 from pliant.lab.files import is_parquet, write_durably
+from pliant.lab.identity import Identity, canonical, changed_settings
 from pliant.lab.labels import Labels
+from pliant.lab.records import Measured, Record, is_older, read, read_rows, read_state
 from pliant.lab.settings import why, with_fields
+from pliant.lab.store import JobStore
 from pliant.lab.target import Target, load
 
-FORMAT = 1
+FORMAT = 2
+OLDER = 1  # of studies whose job files did not say whose they are
 RUNS_PER_JOB = 32  # at most: enough to vectorise over, few enough that a study fills the cores of a machine
 
 Settings = dict[str, Any]  # a config as JSON
 
 
 class Job(BaseModel, frozen=True):
-    """Runs that learn side by side, in one process."""
+    """Runs that learn side by side, in one process. Its name is part of the names of its files."""
 
-    name: str
-    runs: tuple[Settings, ...]
+    name: str = Field(pattern="^[0-9A-Za-z_]+$")
+    runs: tuple[Settings, ...] = Field(min_length=1)
+
+    @field_validator("runs")
+    @classmethod
+    def _say_what_they_are(cls, runs: tuple[Settings, ...]) -> tuple[Settings, ...]:
+        for settings in runs:
+            lacking = [name for name in RunConfig.model_fields if name not in settings]
+            if lacking:
+                raise ValueError(f"a run has no {' and no '.join(lacking)}")
+        return runs
 
 
 class Plan(BaseModel, frozen=True, extra="forbid"):
     """The contents of study.json."""
 
     format: int = FORMAT
+    id: str = ""  # names the study among all; those of format 1 have none
     name: str
     experiment: Target
     profile: str
@@ -54,6 +70,22 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     versions: dict[str, str]
     data: dict[str, str] = {}  # data set -> SHA-256 of its pixels and labels
     jobs: tuple[Job, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Plan:
+        """Raise ValueError where two jobs would share a file, or one run would be told of as two."""
+        names, runs = set[str](), set[str]()
+        for job in self.jobs:
+            if job.name.lower() in names:  # some file systems know no case
+                raise ValueError(f"two jobs have the name {job.name}")
+            names.add(job.name.lower())
+            for settings in job.runs:
+                if canonical(settings) in runs:
+                    raise ValueError(
+                        f"a run is listed twice: {settings['method']}, seed {settings['seed']}, in job {job.name}"
+                    )
+                runs.add(canonical(settings))
+        return self
 
 
 class Study:
@@ -88,6 +120,52 @@ class Study:
     def database(self, job: Job) -> Path:
         return self.folder / "jobs" / f"{job.name}.sqlite"
 
+    @property
+    def id(self) -> str:
+        """Names the study among all."""
+        return self.plan.id or f"begun {self.plan.created}"
+
+    @property
+    def note(self) -> str | None:
+        """What readers of its rows should know: that some are in files of an earlier version."""
+        if not self.is_older or not any(is_older(self.database(job)) for job in self.jobs):
+            return None
+        return (
+            f"{self.folder} was begun by an earlier version, whose job files do not say whose rows they hold: that they are "
+            f"those of study.json is not checked (`pliant resume` writes it down as it is now)"
+        )
+
+    def identity(self, job: Job) -> Identity:
+        """What the job's file has to say of itself."""
+        plan = self.plan
+        return Identity(
+            study=self.id,
+            job=job.name,
+            name=plan.name,
+            profile=plan.profile,
+            experiment=plan.experiment.shown,
+            device=plan.device,
+            data=plan.data,
+            runs=job.runs,
+            older=self.is_older,
+        )
+
+    def record(self, job: Job) -> Record | None:
+        """How far the job is; None where it has not begun. Raises LabError, as the next two, see `pliant.lab.records`."""
+        return read(self.database(job), self.identity(job))
+
+    def measured(self, job: Job) -> Measured | None:
+        """Its rows."""
+        return read_rows(self.database(job), self.identity(job))
+
+    def state(self, job: Job) -> dict[str, Any] | None:
+        """The state after its last commit."""
+        return read_state(self.database(job), self.identity(job))
+
+    def store(self, job: Job) -> JobStore:
+        """Its file, to be written to by whoever holds its lock."""
+        return JobStore(self.database(job), len(job.runs), self.identity(job))
+
     def job_lock(self, job: Job) -> Path:
         return self.folder / "jobs" / f"{job.name}.lock"
 
@@ -104,10 +182,19 @@ class Study:
             config = kind.model_validate(settings)
         except ValidationError as error:
             raise LabError(f"{self.folder}: the experiment has changed: {why(error, kind)}") from None
-        changed = _differing(settings, as_settings(config))
+        changed = changed_settings(settings, as_settings(config))
         if changed:
             raise LabError(f"{self.folder}: the experiment has changed since this study began: {changed}")
         return config
+
+    def sealed(self) -> Study:
+        """The study once all its job files say whose they are: from then on one that does not is none of its own."""
+        return Study(self.folder, self.plan.model_copy(update={"format": FORMAT, "id": self.id}))
+
+    @property
+    def is_older(self) -> bool:
+        """Whether it was begun before job files said whose they are."""
+        return self.plan.format == OLDER
 
     def save(self) -> None:
         """Write study.json, and the folders that the rest goes to."""
@@ -119,7 +206,15 @@ class Study:
 def new_plan(name: str, experiment: Target, profile: str, device: str, versions: dict[str, str]) -> Plan:
     """A plan without runs."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Plan(name=name, experiment=experiment, profile=profile, device=device, created=created, versions=versions)
+    return Plan(
+        id=uuid4().hex,
+        name=name,
+        experiment=experiment,
+        profile=profile,
+        device=device,
+        created=created,
+        versions=versions,
+    )
 
 
 def open_study(folder: Path) -> Study:
@@ -135,9 +230,15 @@ def open_study(folder: Path) -> Study:
         raise LabError(f"no study in {folder}: `pliant run NAME --out {folder}` makes one")
     try:
         content = json.loads(file.read_bytes())
-        if content["format"] != FORMAT:
-            raise LabError(f"{file} has format {content['format']}, this version of pliant reads {FORMAT}")
+        if content["format"] not in (OLDER, FORMAT):
+            raise LabError(f"{file} has format {content['format']}, this version of pliant reads {OLDER} and {FORMAT}")
         plan = Plan.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LabError(
+            f"{file} is damaged: {where + ': ' if where else ''}{first['msg']}: put it back as it was"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, LabError):
             raise
@@ -165,12 +266,13 @@ def begun(folder: Path, plan: Plan) -> Study:
 def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
     """The study with those runs added that it lacks, in jobs of their own. Raises LabError where a setting changed."""
     _refuse_changes(study, configs)
-    present = {_identity(settings) for job in study.jobs for settings in job.runs}
-    missing = [config for config in configs if _identity(as_settings(config)) not in present]
+    present = {canonical(settings) for job in study.jobs for settings in job.runs}
+    missing = [config for config in configs if canonical(as_settings(config)) not in present]
     keys = [study.experiment.stack_key(config, study.plan.device) for config in missing]
     groups = grouped(missing, keys)
-    names = (f"{len(study.jobs) + i:03d}" for i in range(len(groups)))
-    added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=True)]
+    taken = {job.name for job in study.jobs}
+    names = (name for i in count(len(study.jobs)) if (name := f"{i:03d}") not in taken)
+    added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=False)]
     return Study(study.folder, study.plan.model_copy(update={"jobs": (*study.jobs, *added)}))
 
 
@@ -185,8 +287,8 @@ def longer(study: Study, end: int) -> Study:
         raise LabError(
             f"--to {end}: {study.folder} has runs of {latest} {name} already: give a larger number, or leave --to out"
         )
-    told_apart = {_identity({**settings, name: end}) for settings in runs}
-    if len(told_apart) < len({_identity(settings) for settings in runs}):
+    told_apart = {canonical({**settings, name: end}) for settings in runs}
+    if len(told_apart) < len({canonical(settings) for settings in runs}):
         raise LabError(f"--to {end}: runs of {study.folder} that differ in {name} alone would become the same")
     jobs = [
         Job(name=job.name, runs=tuple(as_settings(with_fields(config, {name: end})) for config in study.configs(job)))
@@ -225,10 +327,6 @@ def as_settings(config: RunConfig) -> Settings:
     return config.model_dump(mode="json")
 
 
-def _identity(settings: Settings) -> str:
-    return json.dumps(settings, sort_keys=True)
-
-
 def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:
     """Seeds, methods and further values of a field may be added. A field whose old value is no longer
     asked for has been changed, and its runs do not belong beside the old ones."""
@@ -239,7 +337,7 @@ def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:
             old = next(kept[key] for key in kept if key not in asked)
             new = next(asked[key] for key in asked if key not in kept)
             raise LabError(
-                f"{study.folder} holds runs of '{method}' with other settings: {_differing(old, new)}; "
+                f"{study.folder} holds runs of '{method}' with other settings: {changed_settings(old, new)}; "
                 "ask for the old values too, or give another --out"
             )
 
@@ -249,10 +347,5 @@ def _by_method(runs: Iterable[Settings]) -> dict[str, dict[str, Settings]]:
     found: dict[str, dict[str, Settings]] = {}
     for settings in runs:
         seedless = {name: value for name, value in settings.items() if name != "seed"}
-        found.setdefault(settings["method"], {})[_identity(seedless)] = seedless
+        found.setdefault(settings["method"], {})[canonical(seedless)] = seedless
     return found
-
-
-def _differing(old: Settings, new: Settings) -> str:
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name) or (name in old) != (name in new)]
-    return ", ".join(f"{name} was {old.get(name, 'absent')}, is {new.get(name, 'absent')}" for name in names)

@@ -18,7 +18,7 @@ from pliant.lab.curves import config_fields
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import RunConfig
 from pliant.lab.files import is_parquet
-from pliant.lab.records import Measured, read, read_rows
+from pliant.lab.records import Measured
 from pliant.lab.study import Job, Settings, Study
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def rows_of(study: Study) -> pandas.DataFrame:
     parts: list[pandas.DataFrame] = []
     first_run = 0
     for job in study.jobs:
-        measured = read_rows(study.database(job))
+        measured = study.measured(job)
         if measured is not None and measured.rows:
             parts.append(_job_rows(job, measured, first_run))
         first_run += len(job.runs)
@@ -121,7 +121,7 @@ def with_attrs(study: Study) -> pandas.DataFrame:
 def about(study: Study) -> dict[str, Any]:
     """What rows do not say: which study of which class they are, its columns, which of them weigh others, seconds of learning."""
     plan = study.plan
-    records = [read(study.database(job)) for job in study.jobs]
+    records = [study.record(job) for job in study.jobs]
     return {
         "name": plan.name,
         "experiment": plan.experiment.shown,

@@ -41,7 +41,7 @@ Report = Callable[[dict[str, Any]], None]
 def run_job(study: Study, job: Job, report: Report) -> None:
     """Advance the job from its last commit to its end, committing each advance."""
     lock = Lock(study.job_lock(job), f"job {job.name} of {study.folder}")
-    with lock, JobStore(study.database(job), runs=len(job.runs)) as store:
+    with lock, study.store(job) as store:
         stored = store.state()
         record = read(study.database(job)) if stored is not None else None
         on_record = (record.statuses, record.steps_done) if record else None

@@ -132,7 +132,7 @@ class Probe:
             settings.enter_context(_plain_tensors())
             settings.enter_context(_same_random_numbers(self.seed))
             settings.enter_context(visible_kernels(self.model))
-            settings.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused kernels turn NaN scores into zeros
+            settings.enter_context(_attention_as_products())
             settings.enter_context(DoubleOnly())
             settings.enter_context(warnings.catch_warnings())  # of checkpoints in a pass without gradients
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
@@ -227,6 +227,13 @@ class _Seen(Reader):
 def _plain_tensors() -> Generator[None]:
     """Nothing made inside is a tensor of inference mode, which no gradient reaches and no later pass may write."""
     with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def _attention_as_products() -> Generator[None]:
+    """Fused kernels turn NaN scores into zeros."""
+    with sdpa_kernel(SDPBackend.MATH):
         yield
 
 
