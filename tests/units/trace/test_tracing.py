@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from pliant.initial import GAINS
 from pliant.units import BN, Slice, Tap
@@ -205,3 +206,20 @@ def test_a_bias_that_is_not_added_along_the_outputs_takes_no_mean_over():
     )
     group = next(group for group in trace(net, torch.randn(4, 3)).groups if group.name == "first")
     assert group.hand_over == {}
+
+
+def test_units_in_front_of_a_packed_sequence_are_followed_into_it():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.rnn, self.out = nn.Linear(4, 6), nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(torch.relu(self.embed(x)), lengths, batch_first=True, enforce_sorted=False)
+            return self.out(pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
+
+    torch.manual_seed(0)
+    net, x = Packed(), (torch.randn(3, 6, 4), torch.tensor([6, 2, 4]))
+    plan = trace(net, x)
+    assert [(row.group.name, row.units) for row in plan.rows] == [("embed", 6), ("rnn.weight_ih_l0", 5)]
+    assert [row.verdict for row in plan.verify(net, x).rows] == ["exact", "exact"]

@@ -34,7 +34,7 @@ def relabel(call: Call, run: Callable[..., Any], fixed: Collection[int] = ()) ->
             return _values(call, family, value) if isinstance(value, Tensor) and id(value) not in fixed else value
 
         moved = tensors_in(run(*tree_map(instead, call.args), **tree_map(instead, kwargs)))
-        for arrays, values in zip(results, moved, strict=True):
+        for arrays, values in zip(results, moved, strict=False):
             arrays[family] = values
     for output, arrays in zip(call.outputs, results, strict=True):
         record.memory.write(output, arrays)
@@ -88,6 +88,15 @@ def padded(call: Call) -> None:
         return call.op(x, pad, NONE)
 
     relabel(call, run)
+
+
+def packed(call: Call) -> None:
+    """Sequences of several lengths, one after another; the lengths are no activity, nor are the batch sizes returned."""
+
+    def run(x: Tensor, lengths: Tensor, batch_first: bool) -> Tensor:
+        return call.op(x, lengths, batch_first)[0]
+
+    relabel(call, run, fixed={id(call.args[1])})
 
 
 def windows(call: Call) -> None:

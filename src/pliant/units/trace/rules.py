@@ -27,6 +27,7 @@ from pliant.units.trace.layout import (
     filled,
     indexed,
     layout,
+    packed,
     padded,
     paired,
     put,
@@ -131,8 +132,7 @@ WAYS: list[tuple[Rule, str]] = [
         "cat stack flip roll rot90 repeat tile pixel_shuffle pixel_unshuffle "
         "channel_shuffle native_channel_shuffle slice_scatter select_scatter diagonal_scatter "
         "as_strided_scatter unbind_copy unsafe_split unsafe_split_with_sizes unsafe_chunk "
-        "split_with_sizes_copy slice_copy expand_copy permute_copy view_copy _reshape_alias "
-        "_pack_padded_sequence",
+        "split_with_sizes_copy slice_copy expand_copy permute_copy view_copy _reshape_alias",
     ),
     (
         indexed,
@@ -141,6 +141,7 @@ WAYS: list[tuple[Rule, str]] = [
     (put, "index_put _index_put_impl"),
     (filled, "scatter.value index_fill.int_Scalar"),
     (padded, "constant_pad_nd"),
+    (packed, "_pack_padded_sequence"),
     (windows, "im2col"),
     (paired, "view_as_complex view_as_real"),
     (scattered_sum, "index_add scatter_add"),
