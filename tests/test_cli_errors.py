@@ -121,7 +121,7 @@ def test_plotting_before_there_are_rows_is_refused(study, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "fragment"),
     [
-        ('"format": 1', '"format": 2', "has format 2, this version of pliant reads 1"),
+        ('"format": 2', '"format": 3', "has format 3, this version of pliant reads 1 and 2"),
         ('"jobs": [', '"jobs": {', "study.json is damaged"),
         ('"drift"', '"drfit"', "the experiment has changed: unknown field 'drfit': did you mean 'drift'"),
         ('"profile"', '"prfile"', "study.json is damaged"),

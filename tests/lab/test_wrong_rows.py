@@ -148,7 +148,10 @@ FAULTS = {
     "seed": (lambda s: edit(s, set_run(seed=77)), OTHER_RUNS + ".* seed was 0, is 77"),
     "method": (lambda s: edit(s, set_run(method="nlms", step_size=9)), OTHER_RUNS + ".* method was lms, is nlms"),
     "runs exchanged between jobs": (lambda s: edit(s, exchange_runs), OTHER_RUNS + ".* seed was 0, is 1"),
-    "jobs made one": (lambda s: edit(s, merge_two_jobs), OTHER_RUNS + "1 runs were learned, 2 are listed"),
+    "jobs made one": (
+        lambda s: (job(s, 1).unlink(), edit(s, merge_two_jobs)),
+        OTHER_RUNS + "1 runs were learned, 2 are listed",
+    ),
     "names of jobs exchanged": (lambda s: edit(s, exchange_names), r"001\.sqlite holds other runs .* seed was 1, is 0"),
     "experiment": (
         lambda s: edit(s, lambda plan: plan["experiment"].update(address="toy_experiment:Other")),
@@ -160,6 +163,10 @@ FAULTS = {
         OTHER_RUNS + "profile was tiny, is quick",
     ),
     "name": (lambda s: edit(s, lambda plan: plan.update(name="ant")), OTHER_RUNS + "name was toy, is ant"),
+    "a job lost": (
+        lambda s: edit(s, lambda plan: plan["jobs"].pop()),
+        r"003\.sqlite holds rows of this study, and study\.json lists no job 003",
+    ),
     "two jobs of one name": (
         lambda s: edit(s, lambda plan: plan["jobs"][1].update(name="000")),
         r"study\.json is damaged: .*two jobs have the name 000",
@@ -301,6 +308,13 @@ def test_where_a_study_lies_and_what_else_was_added_to_it_do_not_matter(study, t
     assert "6 of 6 finished" in said
 
 
+def test_other_files_beside_the_jobs_are_not_looked_at(study, pliant):
+    for name in ("000 copy", "backup", "004"):
+        shutil.copy(job(study), job(study).with_name(f"{name}.sqlite"))
+    job(study).with_name("notes.sqlite").write_bytes(b"no database")
+    assert pliant("status", study)[0] == 0
+
+
 def test_adding_runs_refuses_what_resuming_does_and_writes_nothing(study, pliant):
     shutil.copy(job(study, 1), job(study))
     before = everything(study)
@@ -382,6 +396,7 @@ def test_runs_made_longer_are_told_as_what_they_are_to_be_once_that_is_written_d
 
 def test_two_jobs_never_get_one_name(study):
     edit(study, lambda plan: plan["jobs"].pop(0))  # 001 to 003 are left; a fourth is not called 003
+    job(study).unlink()
     assert run(study) == 0
     names = [each["name"] for each in json.loads((study / "study.json").read_text())["jobs"]]
     assert names == ["001", "002", "003", "004"]

@@ -58,9 +58,8 @@ def refuse_other(path: Path, kept: Sequence[str | None], expected: Identity) -> 
 
 def why_other(kept: str, expected: Identity) -> str:
     """In words, how the job that is written in a job file differs from the one expected; empty where it does not."""
-    try:
-        found = Identity(**json.loads(kept))
-    except (TypeError, ValueError):
+    found = _read(kept)
+    if found is None:
         return "does not say whose it is"
     if found.study != expected.study:
         return f"is of another study: job {found.job} of {found.name} / {found.profile}"
@@ -68,6 +67,19 @@ def why_other(kept: str, expected: Identity) -> str:
         return f"is the file of job {found.job}"
     differing = "; ".join(_differing(found, expected))
     return f"holds other runs than study.json says: {differing}" if differing else ""
+
+
+def names_job(kept: str | None, study: str, job: str) -> bool:
+    """Whether what is written in a job file names this job of this study."""
+    found = None if kept is None else _read(kept)
+    return found is not None and (found.study, found.job) == (study, job)
+
+
+def _read(kept: str) -> Identity | None:
+    try:
+        return Identity(**json.loads(kept))
+    except (TypeError, ValueError):
+        return None
 
 
 def _differing(found: Identity, expected: Identity) -> Iterator[str]:

@@ -55,13 +55,15 @@ def read(path: Path, identity: Identity | None = None) -> Record | None:
 
 def is_older(path: Path) -> bool:
     """Whether it is a job file of the first versions, which does not say whose rows it holds, and has no checksums."""
-    if not path.is_file():
-        return False
-    database = connect(path, create=False)
+    return _unchecked(path, lambda database: format_of(database) == OLDER) or False
+
+
+def kept_identity(path: Path) -> str | None:
+    """What a job file says of whose it is, as it stands there; None where it says nothing, or is no job file."""
     try:
-        return table_count(database) > 0 and format_of(database) == OLDER
-    finally:
-        database.close()
+        return _unchecked(path, lambda database: database.execute("SELECT identity FROM job").fetchone()[0])
+    except (sqlite3.DatabaseError, TypeError):
+        return None
 
 
 def read_rows(path: Path, identity: Identity | None = None) -> Measured | None:
@@ -90,15 +92,21 @@ def _state_file(database: sqlite3.Connection) -> tuple[str, str] | None:
 
 
 def _read(path: Path, identity: Identity | None, what: Callable[[sqlite3.Connection], T]) -> T | None:
+    def checked(database: sqlite3.Connection) -> T:
+        check(database, path, identity)
+        return what(database)
+
+    return _unchecked(path, checked)
+
+
+def _unchecked(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
+    """None where the job has not begun."""
     if not path.is_file():
         return None
     database = connect(path, create=False)
     try:
         database.execute("BEGIN")  # one view of all tables
-        if not table_count(database):
-            return None
-        check(database, path, identity)
-        return what(database)
+        return what(database) if table_count(database) else None
     finally:
         database.close()
 

@@ -27,9 +27,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig
 from pliant.lab.files import is_parquet, write_durably
-from pliant.lab.identity import Identity, canonical, changed_settings
+from pliant.lab.identity import Identity, canonical, changed_settings, names_job
 from pliant.lab.labels import Labels
-from pliant.lab.records import Measured, Record, is_older, read, read_rows, read_state
+from pliant.lab.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
 from pliant.lab.settings import why, with_fields
 from pliant.lab.store import JobStore
 from pliant.lab.target import Target, load
@@ -243,7 +243,20 @@ def open_study(folder: Path) -> Study:
         if isinstance(error, LabError):
             raise
         raise LabError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
-    return Study(folder, plan)
+    study = Study(folder, plan)
+    _refuse_unlisted(study)
+    return study
+
+
+def _refuse_unlisted(study: Study) -> None:
+    """Raise LabError where rows of the study would be left out, as study.json has lost their job."""
+    listed = {job.name for job in study.jobs}
+    for file in sorted((study.folder / "jobs").glob("*.sqlite")):
+        if file.stem not in listed and names_job(kept_identity(file), study.id, file.stem):
+            raise LabError(
+                f"{file} holds rows of this study, and study.json lists no job {file.stem}: put study.json back as it was, or "
+                "move the file away"
+            )
 
 
 def begun(folder: Path, plan: Plan) -> Study:
