@@ -96,11 +96,11 @@ def check_one_run(rows: pandas.DataFrame, name: str, pooled: Sequence[str] = ())
     """Raise `LabError` where a seed of a curve has several runs, as in a table of two studies."""
     table: Any = rows
     runs: Any = table.groupby(["seed", *pooled], dropna=False)["run"].unique()
-    for seed, own in runs.items():
+    for own in runs:
         if len(own) > 1:
-            first, second, *_ = own
+            seed = table["seed"][table["run"] == own[0]].iloc[0]
             raise LabError(
-                f"runs {first} and {second} are both seed {seed[0] if pooled else seed} of the curve '{name}': rows of two studies in one table?"
+                f"runs {own[0]} and {own[1]} are both seed {seed} of the curve '{name}': rows of two studies in one table?"
             )
 
 
