@@ -91,7 +91,8 @@ def test_a_parent_s_word_on_its_child_s_weights_counts():
         [Slice("h.0.mlp.c_fc.weight", 1), Slice("h.1.mlp.c_fc.weight", 1), Slice("head.weight", 1)],
         Tap("head"),
     )
-    replaced_at_once(model, words(), groups=[group])
+    cbp = replaced_at_once(model, words(), groups=[group])
+    assert starts(cbp) == {"stream": ["initializer by unit"] * 3}
     assert near(model.h[0].mlp.c_proj.weight, 0.01)
     assert near(model.h[1].mlp.c_proj.weight, 0.01)
     assert near(model.wte.weight, 0.02)
