@@ -60,14 +60,15 @@ def test_lookahead_is_noticed_at_its_first_pull_after_a_replacement(kind, k):
     model = mlp()
     optimizer = KINDS[kind](model.parameters())
     cbp, outer = attached(model, optimizer), Lookahead(optimizer, k)
-    done = 0
+    first = []
+
+    def note():
+        if not first and sum(replaced(cbp).values()):
+            first.append(max(group["steps"] for group in cbp.stats().values()))
+
     with pytest.raises(RuntimeError, match=UNDONE):
-        for step in range(60):
-            first = min((group["last_replaced_at"] or 1000 for group in cbp.stats().values()), default=1000)
-            train(model, outer, [step])
-            done = step + 1
-    pulls = [each for each in range(k, 100, k) if each >= first]
-    assert done == pulls[0]  # the step after it never came
+        train(model, outer, range(60), after=note)
+    assert outer.count == next(each for each in range(k, 100, k) if each >= first[0])  # the step after it never came
 
 
 def test_redo_under_lookahead_is_noticed():
