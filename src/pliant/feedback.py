@@ -8,11 +8,11 @@ weights of a unit just replaced move back towards what they were, while its opti
 
     fed back if  cos(e - l, b - a) >= min(0.98, 5 / sqrt(n))  and  |e - l| >= |b - a| / 100,  of n >= 6 entries
 
-over the parameters in which anything moved; where fewer than `MANY` weights leave the units, those into them count too. Unrelated numbers (noise of the user's own, a head drawn anew) have a cosine of
-0 +- 1 / sqrt(n), so five times that is no chance; few entries must point nearly the same way. What this library writes itself is
-known to it and no change. Only these entries are looked at, when the next step begins; in the first `LOOKS` steps in which
-there is anything to look at `HORIZON` steps long, since Lookahead feeds back every k-th step. On CUDA the answer comes one
-step late: the host does not wait for the device.
+over the parameters in which anything moved; where fewer than `MANY` weights leave the units, those into them count too.
+Unrelated numbers (noise of the user's own, a head drawn anew) have a cosine of 0 +- 1 / sqrt(n), so five times that is no
+chance; few entries must point nearly the same way. What this library writes itself is known to it and no change. Only these
+entries are looked at, when the next step begins; in the first `LOOKS` steps in which there is anything to look at `HORIZON`
+steps long, since Lookahead feeds back every k-th step. On CUDA the answer comes one step late: the host does not wait.
 """
 
 from __future__ import annotations
