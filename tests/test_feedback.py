@@ -285,6 +285,18 @@ def test_a_network_that_starts_over_is_no_feedback_once_the_method_restarts():
     train(model, optimizer, [step])
 
 
+def test_a_network_drawn_as_it_once_began_goes_back_on_purpose():
+    """With a step size of 0 every unit is drawn again as it was before its replacement."""
+    model = mlp(seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = attached(model, optimizer, hand_over_mean=False)
+    before = copy.deepcopy(model)
+    step = replaced_now(model, optimizer, cbp)
+    reset_network(model, optimizer, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
+    train(model, optimizer, [step])
+
+
 def test_averages_that_only_watch_and_targets_feed_nothing_back():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
