@@ -60,14 +60,15 @@ def test_lookahead_is_noticed_at_its_first_pull_after_a_replacement(kind, k):
     model = mlp()
     optimizer = KINDS[kind](model.parameters())
     cbp, outer = attached(model, optimizer), Lookahead(optimizer, k)
-    done = 0
+    first = []
+
+    def note():
+        if not first and sum(replaced(cbp).values()):
+            first.append(max(group["steps"] for group in cbp.stats().values()))
+
     with pytest.raises(RuntimeError, match=UNDONE):
-        for step in range(60):
-            first = min((group["last_replaced_at"] or 1000 for group in cbp.stats().values()), default=1000)
-            train(model, outer, [step])
-            done = step + 1
-    pulls = [each for each in range(k, 100, k) if each >= first]
-    assert done == pulls[0]  # the step after it never came
+        train(model, outer, range(60), after=note)
+    assert outer.count == next(each for each in range(k, 100, k) if each >= first[0])  # the step after it never came
 
 
 def test_redo_under_lookahead_is_noticed():
@@ -281,6 +282,18 @@ def test_a_network_that_starts_over_is_no_feedback_once_the_method_restarts():
     step = replaced_now(model, optimizer, cbp)
     reset_network(model, optimizer, seed=0)
     cbp.restart()
+    train(model, optimizer, [step])
+
+
+def test_a_network_drawn_as_it_once_began_goes_back_on_purpose():
+    """With a step size of 0 every unit is drawn again as it was before its replacement."""
+    model = mlp(seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = attached(model, optimizer, hand_over_mean=False)
+    before = copy.deepcopy(model)
+    step = replaced_now(model, optimizer, cbp)
+    reset_network(model, optimizer, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
     train(model, optimizer, [step])
 
 

@@ -297,7 +297,7 @@ def test_dampening_that_comes_later_is_a_named_error_at_the_first_replacement():
     group, memory = bound("fresh", optimizer, model)
     torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
     train(model, optimizer, 1.0, range(3))
-    with pytest.raises(ValueError, match="dampening.*optimizer_state='zero'"):
+    with pytest.raises(ValueError, match=r"dampening.*optimizer_state='zero'"):
         memory.forget(group, chosen_units(1))
 
 

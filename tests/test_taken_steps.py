@@ -222,6 +222,21 @@ def test_late_counts_are_those_of_the_steps_taken_and_replacements_lag_by_one():
     enough(method, 10)
 
 
+@pytest.mark.parametrize("method", ["continual backprop", "redo"])
+@pytest.mark.usefixtures("known_late")
+def test_what_was_read_in_a_step_that_is_left_out_scores_no_unit(method):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, fused=True)
+    (units,), scaler = METHODS[method](model, optimizer), new_scaler()
+    scaled_step(model, [optimizer], scaler, 0)
+    assert [each["steps"] for each in units.stats().values()] == [1, 1]
+    before = [units.score.value(group, units.generators).clone() for group in units.groups]
+    scaled_step(model, [optimizer], scaler, 1, [0])
+    assert [each["steps"] for each in units.stats().values()] == [1, 1]
+    for group, value in zip(units.groups, before, strict=True):
+        assert torch.equal(units.score.value(group, units.generators), value)
+
+
 @pytest.mark.parametrize("at", [40, 41, 42])
 @pytest.mark.usefixtures("known_late")
 def test_stopping_and_resuming_with_a_step_unsettled_changes_nothing(at):

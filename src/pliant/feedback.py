@@ -3,23 +3,25 @@
 Lookahead's slow weights, an average that was swapped in and not back, averaging over workers, an earlier `load_state_dict`: the
 weights of a unit just replaced move back towards what they were, while its optimizer state and its age are new.
 
-    b   weights into and out of the units just replaced, before      a   right after
-    l   as the last step left them                                   e   as they are when the next one begins
+    b   weights out of the units just replaced, before      a   right after
+    l   as the last step left them                          e   as they are when the next one begins
 
     fed back if  cos(e - l, b - a) >= min(0.98, 5 / sqrt(n))  and  |e - l| >= |b - a| / 100,  of n >= 6 entries
 
-over the parameters in which anything moved. Unrelated numbers (noise of the user's own, a head drawn anew) have a cosine of
-0 +- 1 / sqrt(n), so five times that is no chance; few entries must point nearly the same way. What this library writes itself is
-known to it and no change. Only these entries are looked at, when the next step begins; in the first `LOOKS` steps in which
-there is anything to look at `HORIZON` steps long, since Lookahead feeds back every k-th step. On CUDA the answer comes one
-step late: the host does not wait for the device.
+over the parameters in which anything moved; where fewer than `MANY` weights leave the units, those into them count too.
+Unrelated numbers (noise of the user's own, a head drawn anew) have a cosine of 0 +- 1 / sqrt(n), so five times that is no
+chance; few entries must point nearly the same way. What this library writes itself is known to it and no change. Only these
+entries are looked at, when the next step begins; in the first `LOOKS` steps in which there is anything to look at `HORIZON`
+steps long, since Lookahead feeds back every k-th step. On CUDA the answer comes one step late: the host does not wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from threading import Lock
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -30,8 +32,19 @@ from pliant.taken_steps import Pending, known_at_once
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import BoundSlice, Chosen
 
+MANY = 26  # entries from which on a cosine of less than 0.98 is no chance
 HORIZON = 20  # steps after a replacement
-LOOKS = 500  # steps in which there was anything to look at, after which the next step is looked at and no more
+LOOKS = 200  # steps in which there was anything to look at, after which the next step is looked at and no more
+
+
+class _Before(NamedTuple):
+    """Weights of units that are about to be replaced, in one parameter."""
+
+    group: str
+    part: BoundSlice
+    chosen: Chosen
+    entries: Tensor
+    cut: bool  # nothing will be left of them
 
 
 @dataclass
@@ -64,19 +77,25 @@ class Feedback:
         """The model has other weights, and the method knows."""
         self.entries, self._pending = [], None
 
-    def before(self, chosen: Mapping[BoundGroup, Chosen]) -> list[_Entries]:
-        """What is about to be replaced."""
-        return [
-            _Entries(group.name, part, units, entries := part.read(units), entries, entries)
-            for group, units in chosen.items()
-            for part in (*group.incoming_weights(), *group.outgoing)
-        ]
+    def before(self, chosen: Mapping[BoundGroup, Chosen]) -> list[_Before]:
+        """What is about to be replaced: weights out of the units and, where these are few, into them."""
+        found: list[_Before] = []
+        for group, units in chosen.items():
+            leaving = sum(part.repeat * prod(part.row) for part in group.outgoing) * len(units.units)
+            parts = group.outgoing if leaving >= MANY else [*group.incoming_weights(), *group.outgoing]
+            for part in parts:
+                cut = units.full and part in group.outgoing
+                found.append(_Before(group.name, part, units, part.read(units), cut))
+        return found
 
-    def replaced(self, entries: Iterable[_Entries]) -> None:
+    def replaced(self, found: Iterable[_Before]) -> None:
         """They have been."""
-        for each in entries:
-            each.after = each.now()
-            self.entries.append(each)
+        for each in self.entries:
+            if not each.steps:
+                each.left = each.now()
+        for group, part, units, before, cut in found:
+            after = torch.zeros_like(before) if cut else part.read(units)
+            self.entries.append(_Entries(group, part, units, before, after, after))
 
     def leave(self) -> None:
         """So they are left, until the next step begins: these units, and those replaced a few steps ago."""
@@ -85,7 +104,8 @@ class Feedback:
         horizon = HORIZON if self._looks < LOOKS else 1
         self.entries = [each for each in self.entries if each.steps < horizon]
         for each in self.entries:
-            each.left = each.now()
+            if each.steps:
+                each.left = each.now()
 
     def look(self, optimizer: Optimizer) -> None:
         """Raise `RuntimeError` if something was fed back since."""
@@ -143,7 +163,7 @@ def _fed_back(entries: Sequence[tuple[_Entries, Tensor]]) -> Tensor:
     move, back = torch.cat(moves), torch.cat(ways)
     n = (back != 0.0).sum()
     least = (5.0 / n.clamp(min=1).to(like.dtype).sqrt()).clamp(max=0.98)
-    along, size, way = move @ back, move.norm(), back.norm()
+    along, size, way = move @ back, (move @ move).sqrt(), (back @ back).sqrt()
     return (n >= 6) & (along >= least * size * way) & (size >= 0.01 * way) & (size > 0.0)
 
 

@@ -3,9 +3,10 @@
 Whoever borrows holds one lock, so that two threads cannot put back each other's; it is the same for all, since who looks at
 a model borrows several. The lock binds this library alone. What another thread does meanwhile meets what is borrowed:
 
-    random state    numbers that it draws from the global generators (dropout, `torch.randn`) are drawn again once they are put back
+    random state    what it draws from the global generators (dropout, `torch.randn`) is drawn again once they are put back
     switches        its compiled models run eagerly while a model is looked at; where that model has recurrent layers, oneDNN
-                    is off, where it has attention layers, their fast path for evaluation
+                    is off, where it has attention layers, their fast path for evaluation; `verify` computes attention as
+                    matrix products
 
 and its results stay right. Training that draws nothing from the global generators and compiles nothing stays the same to the bit
 beside threads that trace, verify and diagnose other such models without recurrent layers.

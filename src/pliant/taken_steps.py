@@ -81,6 +81,6 @@ class Clock:
 
 
 def _either(first: Outcome, second: Outcome) -> Outcome:
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first | second
-    return second if first is False else first if second is False else True
+    if first is False or second is False:
+        return second if first is False else first
+    return first | second if isinstance(first, Tensor) and isinstance(second, Tensor) else True

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import index
 from threading import Lock
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict, cast
 from weakref import WeakSet
 
 import torch
@@ -96,7 +96,8 @@ class UnitReset:
             it for all. See `pliant.units.verify.whole_plan`.
         seed: of all draws, or one for each run of a stack; None takes `torch.initial_seed()`, under data parallelism
             that of rank 0. Two methods of one seed draw alike: give an actor and a critic seeds of their own.
-        attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there.
+        attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there, and takes a call that
+            no step of the optimizer came before for none (a GradScaler left it out), unless steps are replayed.
         process_group: "auto" shares statistics over the ranks of a DistributedDataParallel model; a process group does so
             for any model that is the same on all its ranks; None leaves every rank to itself.
         mask: which positions of a batch are real, where some are padding: the name of an argument of the model's forward
@@ -105,8 +106,8 @@ class UnitReset:
             then those of real positions, see `pliant.units.forwards`. A step without any leaves averages as they are.
 
     Raises `ValueError` or `TypeError` if a group does not fit the model, if no optimizer steps it or if a method of the same
-    kind already resets it after that optimizer's steps, and
-    `RuntimeError` at the first step if the tapped modules never ran in training mode.
+    kind already resets it after that optimizer's steps, and `RuntimeError` at the first step if the tapped modules never ran
+    in training mode, and at one before which a copy of the weights was fed back to units just replaced (`pliant.feedback`).
     """
 
     @torch.inference_mode(False)  # what is kept from step to step must not be a tensor of that mode
@@ -207,16 +208,21 @@ class UnitReset:
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`.
 
-        A step that was not taken (no gradient, or left out by a GradScaler) is none, see `pliant.taken_steps`. Where
-        only a CUDA device knows, units due by a step are chosen as they would be at once and replaced after the next one.
+        A step that a GradScaler leaves out is none, see `pliant.taken_steps`. Where only a CUDA device knows, units due by a
+        step are chosen as they would be at once and replaced after the next one.
         """
         self._step_calls += 1
         if self._step_calls % CHECK_EVERY == 1:
             self._check_parameters()
-        panels = [panel for panel in self.panels if optimizer in (None, panel.clock)]
-        outcomes = {each: self._clocks[each].ask() for each in {panel.clock for panel in panels}}
+        panels = self.panels if optimizer is None else [panel for panel in self.panels if panel.clock is optimizer]
         late = self._choose(self._settled(panels)) if self._pending or self._owed else None
-        taken = [group for panel in panels for group in self._observe(panel, outcomes[panel.clock])]
+        outcomes: dict[Optimizer, Outcome] = {}
+        taken: list[BoundGroup] = []
+        for panel in panels:
+            clock = cast(Optimizer, panel.clock)  # `forget` found its first incoming weight in one
+            if clock not in outcomes:
+                outcomes[clock] = self._clocks[clock].ask()
+            taken += self._observe(panel, outcomes[clock])
         if late:
             self._replace(late)
         chosen = self._choose(taken)

@@ -50,7 +50,8 @@ FORMAT = 1
 class ShrinkAndPerturb(WholeParameters):
     """Shrink parameters and add noise to them, after every `period` optimizer steps or when `perturb()` says so.
 
-    A parameter that is frozen is left alone. A step that a GradScaler leaves out is none, see `pliant.taken_steps`; where only a CUDA device knows, what is due by a step follows the next one.
+    A parameter that is frozen is left alone. A step that a GradScaler leaves out is none, see `pliant.taken_steps`; where only a
+    CUDA device knows, what is due by a step follows the next one.
 
     Args:
         model: the network.

@@ -16,12 +16,13 @@ The moments always fit the shared counter: nothing is to be undone on detaching.
 
 An entry lies between two units and is as young as the younger one: W is the larger of theirs.
 
-Where a schedule or the user changes β, PyTorch corrects by the β at hand, and so would a fresh optimizer: moments are brought from
-one scale into the other first,
+Where a schedule or the user changes β, PyTorch corrects by the β at hand, and so would a fresh optimizer. Moments are brought
+from one scale into the other first,
 
     m, v, x <- R m, R v, R x,    R = c(new β) / c(old β),    c = (1 - β^(t-1)) / (1 - β^(τ-1))
 
-Departures: a pre-hook that changes gradients must be registered before the method. A gradient whose square overflows, which makes Adam stall, gives NaN.
+Departures: a pre-hook that changes gradients must be registered before the method. A gradient whose square overflows, which
+makes Adam stall, gives NaN.
 
     averages    w and W by age                 batch    parameters stepped alike: what is planned for the next steps
     ages        the age of each position       hook     the optimizer's pre-hook; resets, saving and loading
