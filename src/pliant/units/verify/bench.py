@@ -1,6 +1,8 @@
-"""One group of a probed model, and what can be done to its units: cut off, redraw, break, watch.
+"""One group of a probed model, and what can be done to its units: cut off, redraw, exchange, break, watch.
 
-Units are redrawn with arbitrary values, not those of a reset: zeros and ones let errors cancel.
+Units are redrawn with arbitrary values, not those of a reset: zeros and ones let errors cancel. Sizes are spread over three decades
+from unit to unit, and what was drawn is also turned around, so that each side of a ReLU, each branch of a threshold and both a
+linear and a saturated tanh are met whatever the inputs are.
 """
 
 from __future__ import annotations
@@ -16,47 +18,106 @@ from torch import Tensor
 from pliant.units.bound import BoundGroup, Consumer
 from pliant.units.entries import BoundSlice, Chosen
 from pliant.units.verify.probe import Probe
+from pliant.units.verify.products import Product, Products, Sums, by_entry
+
+Absorber = tuple[BoundSlice, slice, Tensor, float]
 
 
 @dataclass
 class Pass:
-    """A forward (and backward) pass: outputs, what passed each tap, call by call, and the gradient of each outgoing slice."""
+    """A forward (and backward) pass.
+
+    Args:
+        taps: what passed each tap, call by call.
+        gradients: of each outgoing slice.
+        reads: what each outgoing weight met in its products; None where that cannot be told.
+    """
 
     outputs: list[Tensor]
     taps: list[list[Tensor]]
     gradients: Sequence[Tensor | None]
+    reads: Sequence[Sums | None]
 
 
 class Bench:
     """A group, ready to be tried. `ours` says, by identity of a parameter, which entries compute units of the plan."""
 
-    def __init__(self, probe: Probe, group: BoundGroup, ours: Mapping[int, Tensor], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        group: BoundGroup,
+        ours: Mapping[int, Tensor],
+        generator: torch.Generator,
+        absorbers: Sequence[Absorber] = (),
+    ) -> None:
         self.probe, self.group, self.ours, self.generator = probe, group, ours, generator
-        touched = [*(part.parameter for part in group.slices()), *(vector for _, vector, _ in group.statistics())]
+        self.absorbers = absorbers
+        vectors = [*(vector for _, vector, _ in group.statistics()), *(vector for _, _, vector, _ in absorbers)]
+        touched = [*(part.parameter for part in group.slices()), *vectors]
         self.originals = [(tensor, tensor.detach().clone()) for tensor in dict.fromkeys(touched)]
         self.watched = [consumer for consumer in group.consumers if consumer.tap is not None]
 
+    # -- passes ------------------------------------------------------------------------------------------------
+
     def before_and_after(
-        self, units: Tensor, *, zeroed: Sequence[BoundSlice], of: Tensor | None = None, gradients: bool = False
+        self,
+        units: Tensor,
+        *,
+        zeroed: Sequence[BoundSlice],
+        of: Tensor | None = None,
+        gradients: bool = False,
+        spread: bool = True,
     ) -> tuple[Pass, Pass]:
         """Passes with the outgoing slices `zeroed`, of `units` or of others, before and after a redraw of `units`."""
         self.restore()
         self.cut(zeroed, units if of is None else of)
         before = self.run(gradients=gradients)
-        self.redraw(units)
+        self.redraw(units, spread=spread)
         self.cut(zeroed, units if of is None else of)  # again: a recurrent weight is incoming and outgoing
         return before, self.run(gradients=gradients)
 
     def run(self, *, gradients: bool = False) -> Pass:
         weights = [part.parameter for part in self.group.outgoing]
         found: Sequence[Tensor | None] = [None] * len(weights)
+        sums = [Sums() for _ in weights]
+
+        def read(product: Product) -> Tensor:
+            if self.probe.shows:
+                sums[product.weight].add(by_entry(product.operand, product.contracted))
+            return product.result
+
         with ExitStack() as stack:
             taps = [stack.enter_context(self._watching(consumer)) for consumer in self.watched]
+            stack.enter_context(Products(weights, read))
             if gradients:
                 outputs, found = self.probe.outputs_and_gradients(weights)
             else:
                 outputs = [each.detach() for each in self.probe.outputs()]
-        return Pass(outputs, [[each.detach() for each in passes] for passes in taps], found)
+        reads = [each if each.rows else None for each in sums]
+        return Pass(outputs, [[each.detach() for each in passes] for passes in taps], found, reads)
+
+    def shifted(self, absorbers: Sequence[Absorber]) -> list[Tensor]:
+        """Outputs with the results of outgoing weights moved, and what takes their means over moved against it."""
+        self.restore()
+        weights = [part.parameter for part, *_ in absorbers]
+        by = [self._noise((vector.shape[-1],), None) for _, _, vector, _ in absorbers]
+        met = [False] * len(absorbers)
+
+        def move(product: Product) -> Tensor:
+            size = product.result.shape[product.computed]
+            if size != len(by[product.weight]):
+                return product.result
+            met[product.weight] = True
+            shape = [1] * product.result.dim()
+            shape[product.computed] = size
+            return product.result + by[product.weight].view(shape)
+
+        for (_, _, vector, sign), shift in zip(absorbers, by, strict=True):
+            vector[0] -= sign * shift
+        with Products(weights, move):
+            outputs = [each.detach() for each in self.probe.outputs()]
+        self.restore()
+        return outputs if all(met) else []
 
     def broken(self, units: Tensor) -> list[list[Tensor]]:
         """What passes the taps with NaN in incoming weights. A model may refuse NaN; what it did before that still counts."""
@@ -86,7 +147,7 @@ class Bench:
     def influences(self, parameters: Sequence[Tensor], most: int = 4) -> list[Sequence[Tensor | None]]:
         """For some active units, the gradient of a random function of a unit's activity with respect to each parameter.
 
-        None are found where a tap sees numbers without their history, inside a module.
+        None are found where a tap sees numbers without their history, inside a module or a reentrant checkpoint.
         """
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -98,7 +159,7 @@ class Bench:
             mine = [entries(consumer, self.group.units)[unit].flatten() for consumer in self.watched]
             seen = [each[:, where] for where, passes in zip(mine, taps, strict=True) for each in passes]
             if len(found) < most and any(each.requires_grad and bool((each != each[:1]).any()) for each in seen):
-                with suppress(RuntimeError):  # reentrant checkpoints
+                with suppress(RuntimeError):  # from a reentrant checkpoint
                     found.append(_gradients(seen, parameters))
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -115,23 +176,50 @@ class Bench:
     def some_units(self, most: int = 8) -> Iterator[Tensor]:
         yield from torch.randperm(self.group.units, generator=self.generator)[:most].unsqueeze(1).unbind()
 
+    # -- what is done to units ---------------------------------------------------------------------------------
+
     def cut(self, outgoing: Sequence[BoundSlice], units: Tensor) -> None:
         for part in outgoing:
             part.write(chosen(units), 0.0)
 
-    def redraw(self, units: Tensor) -> None:
+    def redraw(self, units: Tensor, *, spread: bool = True) -> None:
+        """Arbitrary incoming weights and affine; with `spread` of many sizes, else like fresh ones with small biases."""
+        weights, biases = (
+            self._sizes(len(units)) if spread else (torch.ones(len(units)), torch.full((len(units),), 0.1))
+        )
         for part in self.group.incoming:
-            part.write(chosen(units), self._noise((len(units), part.repeat, *part.row), part.parameter))
+            noise = self._noise((len(units), part.repeat, *part.row), part.parameter)
+            size = weights if part.row else biases
+            part.write(chosen(units), noise * size.view(-1, *[1] * (noise.dim() - 1)))
         for part, _ in self.group.own:
             part.write(chosen(units), self._noise((len(units), part.repeat, *part.row), None))
         for part, vector, start in self.group.statistics():
             noise = self._noise((len(units), part.repeat), None)
             part.write(chosen(units), noise.exp() if start else noise, vector)  # a variance is positive
 
+    def turn_around(self, units: Tensor) -> None:
+        """Negate incoming weights and biases: what was below a threshold may lie above it."""
+        for part in self.group.incoming:
+            part.write(chosen(units), -part.read(chosen(units)))
+
+    def exchange(self, order: Tensor, only: BoundSlice | None = None) -> None:
+        """Unit `order[i]` takes the place of unit i, with all that is said to be its own, or with one slice alone."""
+        every, first = chosen(torch.arange(len(order))), chosen(order)
+        statistics = [(part, vector) for part, vector, _ in self.group.statistics()]
+        for part, vector in [*((part, None) for part in self.group.slices()), *statistics]:
+            if only in (None, part):
+                part.write(every, part.read(first, vector), vector)
+
     def restore(self) -> None:
         with torch.no_grad():
             for tensor, original in self.originals:
                 tensor.copy_(original)
+
+    def _sizes(self, count: int) -> tuple[Tensor, Tensor]:
+        """Of weights, from a thirtieth to thirty, and of biases, from a thirtieth of that on: evenly in the logarithm, (count,)."""
+        steps = torch.linspace(-1.5, 1.5, count + 1, dtype=torch.float64)[1:]
+        weights, ratios = (steps[torch.randperm(count, generator=self.generator)] for _ in range(2))
+        return 10.0**weights, 10.0 ** (weights + 0.5 * (ratios - 1.5))
 
     def _noise(self, shape: tuple[int, ...], like: Tensor | None) -> Tensor:
         """As large as the weights of `like`; a bias of size 1 lets dead units live."""
@@ -149,8 +237,6 @@ def _gradients(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Ten
     """Of a fixed random linear function of `outputs`."""
     generator = torch.Generator().manual_seed(0)
     ends = [each for each in outputs if each.requires_grad]
-    if not ends:
-        return [None] * len(weights)
     signals = [torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in ends]
     found = cast(
         Sequence[Tensor | None], torch.autograd.grad(ends, weights, signals, retain_graph=True, allow_unused=True)
@@ -159,7 +245,7 @@ def _gradients(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Ten
 
 
 def chosen(units: Tensor) -> Chosen:
-    return Chosen(torch.zeros_like(units), units, torch.ones(len(units), dtype=torch.float64), [len(units)])
+    return Chosen(torch.zeros_like(units), units, torch.ones(len(units), dtype=torch.float64), [len(units)], full=True)
 
 
 def covered(groups: Sequence[BoundGroup]) -> dict[int, Tensor]:

@@ -27,25 +27,30 @@ def forgotten(bench: Bench) -> str | None:
     everyone = torch.arange(units)
     bench.restore()
     bench.redraw(everyone)  # many may be dead as they are
-    bench.cut(bench.group.outgoing, everyone)  # or units move others by feedback
-    start = bench.run()
-    for name, parameter, free, axes in _suspects(bench, start):
-        if _is_by_unit(bench, start, parameter, free, axes):
-            return name
+    for _ in range(2):
+        bench.turn_around(everyone)  # what was below a threshold may lie above it
+        bench.cut(bench.group.outgoing, everyone)  # or units move others by feedback
+        start = bench.run()
+        for name, parameter, free, axes in _suspects(bench, start):
+            if _is_by_unit(bench, start, parameter, free, axes):
+                return name
     return None
 
 
 def _suspects(bench: Bench, start: Pass) -> Iterator[tuple[str, Tensor, Tensor, Axes]]:
-    """Parameters along axes of which units may lie: by gradients where they tell, else all that move the taps."""
+    """Parameters along axes of which units may lie: by gradients where they tell, else all that move the taps.
+
+    They do not tell of a threshold, at which the activity jumps: its gradient is zero.
+    """
     units = bench.group.units
     candidates = [each for each in bench.candidates() if _fitting_axes(each[1], units)]
     influences = bench.influences([parameter for _, parameter, _ in candidates])
     by_gradient = influences and bench.probe.norms is None  # a norm's gradient is not that of a held one
     for number, (name, parameter, free) in enumerate(candidates):
-        if by_gradient:
-            gradients = [each[number] for each in influences]
-            narrow = [_narrow_axes(each.abs() * free, units) for each in gradients if each is not None]
-            found = dict.fromkeys(axes for each in narrow for axes in each)
+        gradients = [each[number] for each in influences]
+        known = [each.abs() * free for each in gradients if each is not None]
+        if by_gradient and any(each.any() for each in known):
+            found = dict.fromkeys(axes for each in known for axes in _narrow_axes(each, units))
         else:
             moves = bench.moved_units(start, parameter, free).any()
             found = dict.fromkeys(_fitting_axes(parameter, units) if moves else [])

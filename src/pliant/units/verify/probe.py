@@ -53,8 +53,8 @@ class Probe:
             _make_distinct(self.model, torch.Generator().manual_seed(seed))
         self.state = State(self.model)
         self._calibrate()
-        first, again = self.outputs(), self.outputs()
-        if not same(first, again):
+        self.start, again = ([each.detach() for each in self.outputs()] for _ in range(2))  # of the copy as it is
+        if not same(self.start, again):
             raise ValueError(
                 f"verify: two forward passes of {self.kind} in evaluation mode differ, so no change can be told from chance. "
                 f"Does it count its calls, or draw random numbers, outside of itself? Verify a copy that does not"
@@ -268,6 +268,22 @@ def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     )
 
 
+def close(first: Sequence[Tensor], second: Sequence[Tensor], tolerance: float = 1e-9) -> bool:
+    """Whether all entries agree but for rounding, relative to the largest of their tensor; a NaN agrees with a NaN."""
+    return len(first) == len(second) and all(_close(a, b, tolerance) for a, b in zip(first, second, strict=True))
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    known = a.isfinite() & b.isfinite()
+    rest = (a == b) | (a.isnan() & b.isnan()) | known
+    largest = float(torch.where(known, b, 0.0).abs().amax()) if b.numel() else 0.0
+    return bool(rest.all()) and bool((torch.where(known, a - b, 0.0).abs() <= tolerance * largest).all())
+
+
 def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     """||first - second|| / ||second||, over all outputs."""
     pairs = [
@@ -300,17 +316,18 @@ def _long(value: Any) -> Any:
 
 @torch.no_grad()
 def _make_distinct(model: nn.Module, generator: torch.Generator) -> None:
-    """Small random numbers in place of zeros, and a tenth of noise on trained vectors and on what is all the same number."""
+    """Small random numbers in place of zeros, and noise on trained vectors and on what is all the same number."""
     for parameter in model.parameters():
         if not parameter.is_floating_point():
             continue
-        if bool((zero := parameter == 0.0).any()):
+        if not parameter.all():
+            zero = parameter == 0.0
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) / fan_in**0.5
-            parameter.copy_(torch.where(zero, noise, parameter))
+            noise = torch.randn(int(zero.sum()), generator=generator, dtype=parameter.dtype) / fan_in**0.5
+            parameter.masked_scatter_(zero, noise)
         if parameter.requires_grad and parameter.numel() > 1 and (parameter.dim() == 1 or _is_constant(parameter)):
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.mul_(1.0 + 0.1 * noise)
+            parameter.mul_(1.0 + 0.3 * noise)
 
 
 def _is_constant(tensor: Tensor) -> bool:

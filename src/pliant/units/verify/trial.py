@@ -1,21 +1,36 @@
 """The tests a group of units must stand.
 
+First all units are exchanged, with everything that is said to be theirs. Where that leaves the output as it was but for rounding,
+while an exchange of any outgoing part alone shows,
+
+    minimal      each part reads these units, position by position: another column would have stayed behind
+    complete     no part of a unit was forgotten: it would have stayed behind too
+    taps         what they show was exchanged with the units
+
+and two passes settle the rest: half of the units, outgoing weights zeroed, are redrawn, and the output stays the same to the last
+bit. Units of a right group may be no equals (constants for each, grouped convolutions, rotations). Then they are redrawn in sets:
+
     preserve   outgoing weights zeroed, a redraw leaves the model's output the same to the last bit
     mutation   with the next unit's outgoing weights zeroed instead, the redraw shows
     minimal    with any part of outgoing left in place, the redraw shows
-    complete   NaN in incoming reaches the unit's entries of each tap, and a redraw no others; no parameter that the plan leaves
-               out belongs to one unit alone
-    alive      after a reset the gradient of outgoing is not zero
+    complete   where an outgoing weight notices a redraw the tap does, and no other entry; no parameter that the plan leaves out
+               belongs to one unit alone
 
-Units are redrawn in sets. Each unit lies in half of the sets, and for any two units some set holds the first without the second:
-log2(units) sets and a few tell all units of a group apart. Minimality is then settled for every unit and entry at once: the
-gradient of an outgoing weight is (signal from above) x (activity), and the signal is what it was before the redraw, so the
-gradient moves exactly where the weight reads a redrawn unit.
+Each unit lies in half of the sets, and for any two units some set holds the first without the second: log2(units) sets and a few
+tell all units of a group apart. Minimality is then settled for every unit and entry at once: the gradient of an outgoing weight is
+(signal from above) x (activity), and the signal is what it was before the redraw, so the gradient moves exactly where the weight
+reads a redrawn unit. In any case
+
+    alive      after a reset the gradient of outgoing is not zero
+    activity   each tap shows what the weights read, by its mean and its mean size, and nothing negative where it claims that
+    hand-over  with a product moved, and what takes its mean over moved against it, the output stays
+
+"Wrong" needs a test that failed: what a dead unit does not show proves nothing, for or against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations, count
@@ -28,11 +43,14 @@ from torch import Tensor
 from pliant.units.bound import BoundGroup, Consumer
 from pliant.units.entries import BoundSlice
 from pliant.units.map import UnitGroup
-from pliant.units.verify.bench import Bench, chosen, covered, differ, entries
+from pliant.units.verify.bench import Absorber, Bench, Pass, chosen, covered, differ, entries
 from pliant.units.verify.forgotten import forgotten
-from pliant.units.verify.probe import Probe, distance, same
+from pliant.units.verify.probe import Probe, close, distance, same
+from pliant.units.verify.products import Sums
 
 __all__ = ["Trial", "Verified", "covered", "separating_sets"]
+
+SHOWS = 1e-5  # relative size of a change beside which the rounding of an exchange is nothing
 
 Verdict = Literal["exact", "approximate", "vacuous", "wrong"]
 
@@ -43,7 +61,7 @@ class Verified:
 
     Args:
         moved: relative size of the output's change on a reset that should not show (0 if exact; one unit's if approximate).
-        shown: relative size of its change when the wrong unit is cut off, where it must show.
+        shown: relative size of its change when outgoing weights are left to other units, where it must show.
         alive: share of units whose outgoing weights receive a gradient after a reset, on the example inputs.
         why: what failed, or is unproved; empty for an exact group.
     """
@@ -74,15 +92,25 @@ class Trial:
     """The tests of one group, and their notes, each (units, positions): taps that were reached, outgoing weights that read it."""
 
     def __init__(
-        self, probe: Probe, group: BoundGroup, ours: Mapping[int, Tensor], *, rounds: int | None = None, seed: int = 0
+        self,
+        probe: Probe,
+        group: BoundGroup,
+        ours: Mapping[int, Tensor],
+        absorbers: Sequence[Absorber] = (),
+        *,
+        rounds: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.probe, self.group, self.rounds = probe, group, rounds
         self.generator = torch.Generator().manual_seed(seed)
-        self.bench = Bench(probe, group, ours, self.generator)
+        self.bench = Bench(probe, group, ours, self.generator, absorbers)
+        self.everyone = torch.arange(group.units)
         self.tried = torch.zeros(group.units, dtype=torch.bool)
         self.reached = [torch.zeros_like(entries(each, group.units), dtype=torch.bool) for each in self.bench.watched]
         self.reads = [torch.zeros(group.units, part.repeat, dtype=torch.bool) for part in group.outgoing]
         self.receives = [torch.zeros(group.units, part.repeat, dtype=torch.bool) for part in group.outgoing]
+        self.active = False  # whether any redrawn unit was not zero throughout
+        self.doubts: list[str] = []  # about taps
 
     def verified(self) -> Verified:
         approximate = self.group.spec.kind == "approximate"
@@ -90,13 +118,16 @@ class Trial:
         moved, shown, why = 0.0, 0.0, ""
         try:
             moved = self._moved_by_one() if approximate else 0.0
+            shown = self._exchange()
             with self.probe.held_norms() if approximate else nullcontext():
-                for units in _sets(self.group.units, self.rounds, self.generator):
-                    self._try_set(units)
-                shown = self._mutation()
-                self._minimal()
-                self._complete()
+                if shown is None:
+                    shown = self._in_sets()
+                else:
+                    self._half()
                 self._alive()
+            if self.doubts:
+                raise Failed("wrong", self.doubts[0])
+            self._hand_over()
             if moved:
                 verdict = "approximate"
                 why = "through a norm over units; exact while its statistics are held"
@@ -105,14 +136,103 @@ class Trial:
         finally:
             self.bench.restore()
         alive = torch.stack([each.any(1) for each in self.receives]).any(0)[self.tried].double().mean().nan_to_num()
-        return Verified(self.group.spec, self.group.units, verdict, moved, shown, float(alive), why)
+        return Verified(self.group.spec, self.group.units, verdict, moved, shown or 0.0, float(alive), why)
 
     def _moved_by_one(self) -> float:
         """The largest change of the output by the redraw of a single unit."""
-        pairs = [self.bench.before_and_after(unit, zeroed=self.group.outgoing) for unit in self.bench.some_units(4)]
+        pairs = [
+            self.bench.before_and_after(unit, zeroed=self.group.outgoing, spread=False)
+            for unit in self.bench.some_units(4)
+        ]
         return max(distance(after.outputs, before.outputs) for before, after in pairs)
 
-    # -- preserve ----------------------------------------------------------------------------------------------
+    # -- units that are equals ---------------------------------------------------------------------------------
+
+    def _exchange(self) -> float | None:
+        """How much it shows that one outgoing part is exchanged without the rest; None if that, or the rest, proves nothing."""
+        bench, units = self.bench, self.group.units
+        if units == 1:
+            return None
+        bench.restore()
+        bench.redraw(self.everyone)
+        order = _cycle(units, self.generator)
+        base = bench.run()
+        for turned in (False, True):
+            if turned:
+                bench.turn_around(self.everyone)
+                base = bench.run()
+            self._note_activity(base)
+            bench.exchange(order)
+            after = bench.run()
+            if not close(after.outputs, base.outputs):
+                return None
+            self._note_exchange(base, after, order)
+        shown: list[float] = []
+        for part in self.group.outgoing:
+            bench.exchange(order, part)
+            shown.append(distance(bench.run().outputs, base.outputs))
+            bench.exchange(order.argsort(), part)
+        return min(shown) if min(shown) > SHOWS else None
+
+    def _note_exchange(self, before: Pass, after: Pass, order: Tensor) -> None:
+        """Doubts about taps that did not show the exchange."""
+        for number, consumer in enumerate(self.bench.watched):
+            place = entries(consumer, self.group.units)
+            for old, new in zip(before.taps[number], after.taps[number], strict=False):
+                if old.shape != new.shape or self.doubts:
+                    continue
+                expected = old.clone()
+                expected[:, place] = old[:, place[order]]
+                wrong = ((expected - new).abs() > 1e-9 * old.abs().amax().nan_to_num()).any(0)
+                mine = wrong[place].nonzero()
+                if len(mine):
+                    unit, at = int(mine[0, 0]), int(mine[0, 1])
+                    where = f"unit {unit} at entry {int(place[unit, at])}"
+                    self.doubts.append(f"the {consumer.tap} does not show {where} alone, or not in each of its calls")
+                elif wrong.any():
+                    self.doubts.append(_not_listed(consumer, int(wrong.nonzero()[0])))
+
+    def _half(self) -> None:
+        """One set of units is cut off and redrawn: only what takes all units for equals was left to find."""
+        bench = self.bench
+        units = torch.randperm(self.group.units, generator=self.generator)[: (self.group.units + 1) // 2]
+        for gradients in (False, True):  # kernels may differ between the two
+            bench.restore()
+            bench.cut(self.group.outgoing, units)
+            before = bench.run(gradients=gradients)
+            for spread in (True, False):  # of any size, then like fresh ones
+                bench.redraw(units, spread=spread)
+                bench.cut(self.group.outgoing, units)
+                after = bench.run(gradients=gradients or not spread)
+                if not same(before.outputs, after.outputs):
+                    break
+            else:
+                self._note_gradients(units, after)
+                return
+        raise self._not_preserved(units, distance(after.outputs, before.outputs))
+
+    def _note_gradients(self, units: Tensor, after: Pass) -> None:
+        """Which outgoing weights of redrawn units receive a gradient, and whether they should."""
+        self.tried[units] = True
+        for number, part in enumerate(self.group.outgoing):
+            gradient, reads = after.gradients[number], after.reads[number]
+            if gradient is not None:
+                self.receives[number][units] |= _by_position(part.read(chosen(units), gradient) != 0.0)
+            if reads is not None and len(part.leading) == 1 and reads.entries == part.leading[0]:
+                self.active |= bool(reads.means(part.index)[1, units].any())
+        for consumer, passes in zip(self.bench.watched, after.taps, strict=True):
+            place = entries(consumer, self.group.units)[units]
+            self.active |= any(bool(each[:, place].any()) for each in passes)
+
+    # -- units in sets -----------------------------------------------------------------------------------------
+
+    def _in_sets(self) -> float:
+        for units in _sets(self.group.units, self.rounds, self.generator):
+            self._try_set(units)
+        shown = self._mutation()
+        self._minimal()
+        self._complete()
+        return shown
 
     def _try_set(self, units: Tensor) -> None:
         """The output must stay; notes on taps and gradients are taken in the same passes."""
@@ -126,10 +246,11 @@ class Trial:
                 self.reads[number][units] |= _by_position(
                     part.read(chosen(units), new) != part.read(chosen(units), old)
                 )
-                self.receives[number][units] |= _by_position(part.read(chosen(units), new) != 0.0)
+        self._note_gradients(units, after)
         for number, consumer in enumerate(self.bench.watched):
             self._note_tap(number, consumer, units, differ(before.taps[number], after.taps[number]))
-        self.tried[units] = True
+        for each in (before, after):
+            self._note_activity(each)
 
     def _not_preserved(self, units: Tensor, size: float) -> Failed:
         """What to say: the first unit that shows alone, and whether a norm is to blame."""
@@ -140,6 +261,8 @@ class Trial:
                 guilty, name, size = unit, f"unit {int(unit)}", distance(after.outputs, before.outputs)
                 break
         shows = f"with outgoing weights zeroed, redrawing {name} moves the output by {size:.1e}"
+        if self.probe.norms is not None and self.probe.norms.strayed:
+            return Failed("vacuous", f"{shows}, but other tensors are normalized then: nothing is proved")
         if self.probe.norms is None:
             self.bench.restore()
             with self.probe.held_norms():
@@ -180,7 +303,12 @@ class Trial:
         return any(not same(before.outputs, after.outputs) for before, after in pairs)
 
     def _alive(self) -> None:
-        if not any(receives.any() for receives in self.receives):
+        """A few units may all be dead on the example inputs; then others are redrawn, and these again."""
+        for _ in range(8):
+            if any(receives.any() for receives in self.receives):
+                return
+            self._half()
+        if self.active:
             raise Failed(
                 "wrong", "after a reset no gradient reaches outgoing weights: a fresh unit would never take part again"
             )
@@ -193,9 +321,7 @@ class Trial:
         self.reached[number][units] |= moved[mine]
         moved[mine] = False
         if moved.any():
-            raise Failed(
-                "wrong", f"the {consumer.tap} shows these units at entry {int(moved.nonzero()[0])} too, not listed"
-            )
+            raise Failed("wrong", _not_listed(consumer, int(moved.nonzero()[0])))
 
     def _check_width(self, consumer: Consumer, width: int) -> None:
         wanted = entries(consumer, self.group.units)
@@ -215,21 +341,86 @@ class Trial:
     def _complete(self) -> None:
         if not self.bench.watched:
             return
-        broken = self.bench.broken(
-            torch.arange(self.group.units)
-        )  # redraws have told the units apart; NaN shows the dead ones too
+        broken = self.bench.broken(self.everyone)  # redraws have told the units apart; NaN shows more of them
         for consumer, reached, passes in zip(self.bench.watched, self.reached, broken, strict=True):
             mine = entries(consumer, self.group.units)
             for each in passes:
                 reached |= (~each.isfinite()).any(0)[mine]
-            missing = (~reached & self.tried[:, None]).nonzero()
-            if len(missing):
-                unit, place = int(missing[0, 0]), int(missing[0, 1])
-                where = f"unit {unit} at entry {int(mine[unit, place])}, where it is read"
-                raise Failed("wrong", f"the {consumer.tap} does not show {where}")
+            for part in consumer.slices:
+                reads = self.reads[self.group.outgoing.index(part)]
+                missing = (reads & ~reached).nonzero() if reads.shape == reached.shape else []
+                if len(missing):
+                    unit, place = int(missing[0, 0]), int(missing[0, 1])
+                    where = f"unit {unit} at entry {int(mine[unit, place])}, where it is read"
+                    raise Failed("wrong", f"the {consumer.tap} does not show {where}")
         name = forgotten(self.bench)
         if name is not None:
             raise Failed("wrong", f"'{name}' has entries of one unit alone, which are neither incoming nor affine")
+
+    # -- activity and means ------------------------------------------------------------------------------------
+
+    def _note_activity(self, seen: Pass) -> None:
+        """Doubts about taps that show something else than the weights read."""
+        incoming = {id(part.parameter) for part in self.group.incoming}
+        for consumer, passes in zip(self.bench.watched, seen.taps, strict=True):
+            place, tap, sums = entries(consumer, self.group.units), consumer.tap, Sums()
+            assert tap is not None
+            for each in passes or [torch.empty(0, 0)]:
+                self._check_width(consumer, each.shape[-1])
+                sums.add(each)
+            if not sums.rows or self.doubts:
+                continue
+            shows = sums.means(place)
+            if tap.nonnegative and any(bool((each[:, place] < 0.0).any()) for each in passes):
+                lowest = min(float(each[:, place].amin()) for each in passes if len(each))
+                self.doubts.append(f"the {tap} is said to be nonnegative, but shows {lowest:.2g}")
+            for part in consumer.slices:
+                reads = seen.reads[self.group.outgoing.index(part)]
+                plain = len(part.leading) == 1 and part.part.shape is None and id(part.parameter) not in incoming
+                if reads is None or not plain or reads.entries != part.leading[0]:
+                    continue
+                read = reads.means(part.index)
+                if read.shape != shows.shape:
+                    each = f"{place.shape[1]} entries for each unit"
+                    self.doubts.append(f"the {tap} lists {each}, but {part.part} reads {part.repeat}")
+                elif not close([shows], [read]):
+                    unit = int((shows - read).abs().amax((0, 2)).argmax())
+                    self.doubts.append(
+                        f"the {tap} does not show what {part.part} reads: of unit {unit} a mean of {float(shows[0, unit, 0]):.3g} "
+                        f"and not {float(read[0, unit, 0]):.3g}"
+                    )
+
+    def _hand_over(self) -> None:
+        """A constant that is taken off what takes the mean over must make up for one added to the product, everywhere."""
+        once = {id(part.parameter): each for each in self.bench.absorbers if len((part := each[0]).leading) == 1}
+        for absorbers in ([*once.values()], *([each] for each in once.values())):
+            outputs = self.bench.shifted(absorbers) if absorbers else []
+            if len(absorbers) == len(once) and outputs and close(outputs, self.probe.start):
+                return
+            if len(absorbers) == 1 and outputs and not close(outputs, self.probe.start):
+                part, _, vector, _ = absorbers[0]
+                raise Failed(
+                    "wrong",
+                    f"'{self._name(vector)}' does not take over the mean of what {part.part} reads: moved against each other, they "
+                    f"move the output by {distance(outputs, self.probe.start):.1e}",
+                )
+
+    def _name(self, vector: Tensor) -> str:
+        model = self.probe.model
+        named = [*model.named_parameters(), *model.named_buffers()]
+        return next(name for name, each in named if each.data_ptr() == vector.data_ptr())
+
+
+def _not_listed(consumer: Consumer, entry: int) -> str:
+    return f"the {consumer.tap} shows these units at entry {entry} too, not listed"
+
+
+def _cycle(units: int, generator: torch.Generator) -> Tensor:
+    """An order in which every unit is another, and all of them lie on one cycle."""
+    ring = torch.randperm(units, generator=generator)
+    order = torch.empty_like(ring)
+    order[ring] = ring.roll(1)
+    return order
 
 
 def separating_sets(units: int, generator: torch.Generator) -> Tensor:

@@ -86,9 +86,15 @@ def verify(
         )
     probe = Probe(model, example_inputs, seed=seed)
     bound = {group.name: BoundGroup(group, probe.model) for group in plan.groups}
+    absorbers = {name: group.absorbers() for name, group in bound.items()}  # which must be trained
     probe.model.requires_grad_(False)
     ours = covered(list(bound.values()))
-    return Verification([Trial(probe, bound[group.name], ours, rounds=rounds, seed=seed).verified() for group in tried])
+    return Verification(
+        [
+            Trial(probe, bound[group.name], ours, absorbers[group.name], rounds=rounds, seed=seed).verified()
+            for group in tried
+        ]
+    )
 
 
 def _named(plan: UnitMap, name: str) -> UnitGroup:

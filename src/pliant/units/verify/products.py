@@ -1,0 +1,92 @@
+"""What outgoing weights read, and what takes their mean over, seen at the very products.
+
+read        a product  x @ W  reads x: what a tap shows of a unit must be that, in mean and in mean size
+take over   y = x @ W + b: with y moved by v and b by -v everything is as it was, or b is not what this product's mean goes to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_ATEN = torch.ops.aten
+_FACTORS = {  # where the two factors are among the arguments
+    **dict.fromkeys((_ATEN.mm.default, _ATEN.bmm.default, _ATEN.mv.default), (0, 1)),
+    **dict.fromkeys((_ATEN.addmm.default, _ATEN.baddbmm.default), (1, 2)),
+    _ATEN.convolution.default: (0, 1),
+}
+
+
+@dataclass
+class Product:
+    """One product with a whole weight: the other factor, the result, and the axes that are contracted and computed."""
+
+    weight: int
+    operand: Tensor
+    contracted: int
+    result: Tensor
+    computed: int
+
+
+class Products(TorchDispatchMode):
+    """Shows every product with one of the weights to `visit`, which may return another result."""
+
+    def __init__(self, weights: Sequence[Tensor], visit: Callable[[Product], Tensor]) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self.weights, self.visit = weights, visit
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func not in _FACTORS:
+            return result
+        left, right = (args[place] for place in _FACTORS[func])
+        for weight, operand, axis in ((right, left, -1), (left, right, -2)):
+            number = self._number(weight)
+            if number is not None:
+                axis = 1 if func is _ATEN.convolution.default else max(axis, -operand.dim())
+                return self.visit(Product(number, operand, axis, result, max(axis, -result.dim())))
+        return result
+
+    def _number(self, tensor: Tensor) -> int | None:
+        """Which weight this is a view of all of."""
+        storage = tensor.untyped_storage().data_ptr()
+        same = (
+            number
+            for number, weight in enumerate(self.weights)
+            if weight.untyped_storage().data_ptr() == storage and weight.numel() == tensor.numel()
+        )
+        return next(same, None)
+
+
+class Sums:
+    """Mean and mean size of what was read, by entry."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.total: Tensor | None = None
+
+    @property
+    def entries(self) -> int:
+        return 0 if self.total is None else self.total.shape[1]
+
+    def add(self, matrix: Tensor) -> None:
+        """(rows, entries)"""
+        both = torch.stack([matrix.sum(0), matrix.abs().sum(0)])
+        self.total = both if self.total is None or self.total.shape != both.shape else self.total + both
+        self.rows += len(matrix)
+
+    def means(self, index: Tensor) -> Tensor:
+        """(2, units, repeat)"""
+        assert self.total is not None
+        return self.total[:, index] / max(self.rows, 1)
+
+
+def by_entry(tensor: Tensor, axis: int) -> Tensor:
+    """(rows, entries)"""
+    last = tensor.detach().movedim(axis, -1)
+    return last.reshape(-1, last.shape[-1])
