@@ -21,15 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from pliant.units.bound import BoundGroup, Names
-from pliant.units.entries import BoundSlice
 from pliant.units.map import Skipped, UnitMap
 from pliant.units.models import first, prefix_of, unwrapped
 from pliant.units.verify.bench import Bench, covered
-from pliant.units.verify.probe import Probe, distance, same
+from pliant.units.verify.probe import Probe, close, same
 from pliant.units.verify.trial import Trial
 
 LARGEST = 100_000_000  # parameters; a float64 copy of a larger model is not made unasked
-AGREE = 1e-9  # relative; sums are taken in another order when units change places
 FEW = 2  # examples that are enough
 _Groups = Sequence[BoundGroup]
 
@@ -89,10 +87,10 @@ class _WholePlan:
         self.generator = torch.Generator().manual_seed(seed)
         names = Names(probe.model, prefix=prefix)
         self.groups = [BoundGroup(group, names) for group in plan.groups]
-        self.probe.model.requires_grad_(False)
+        self.absorbers = {group: group.absorbers() for group in self.groups}  # which must be trained
+        probe.model.requires_grad_(False)
         self.ours = covered(self.groups)
-        self.benches = {group: Bench(self.probe, group, self.ours, self.generator) for group in self.groups}
-        self.untouched = self.probe.outputs()
+        self.benches = {group: Bench(probe, group, self.ours, self.generator) for group in self.groups}
 
     def wrong(self) -> Iterator[tuple[str, str]]:
         approximate = any(group.spec.kind == "approximate" for group in self.groups)
@@ -101,18 +99,15 @@ class _WholePlan:
             for half in _halves([group for group in self.groups if group not in suspects]):
                 suspects.update(dict.fromkeys(_guilty(half, self.cut_shows)))
         for group in suspects:
-            found = Trial(self.probe, group, self.ours, seed=self.seed).verified()
+            found = Trial(self.probe, group, self.ours, self.absorbers[group], seed=self.seed).verified()
             if found.verdict == "wrong":
                 yield group.name, found.why
 
     def exchange_shows(self, groups: _Groups) -> bool:
         """Whether the outputs notice that neighbours changed places."""
         for group in groups:
-            for part in group.slices():
-                _exchange(part, part.parameter)
-            for part, vector, _ in group.statistics():
-                _exchange(part, vector)
-        return distance(self._outputs_and_restore(groups), self.untouched) > AGREE
+            self.benches[group].exchange(_neighbours(group.units))
+        return not close(self._outputs_and_restore(groups), self.probe.start)
 
     def cut_shows(self, groups: _Groups) -> bool:
         """Whether the outputs notice that half of the units, cut off, are others."""
@@ -135,13 +130,14 @@ class _WholePlan:
         return outputs
 
 
-def _exchange(part: BoundSlice, tensor: Tensor) -> None:
-    """Entries of units 2k and 2k+1 change places."""
-    neighbour = torch.arange(part.units) ^ 1
-    neighbour = torch.where(neighbour < part.units, neighbour, torch.arange(part.units))
-    front = part.front(tensor.detach())
-    here, there = (torch.unravel_index(index.flatten(), part.leading) for index in (part.index, part.index[neighbour]))
-    front[:, *here] = front[:, *there].clone()
+def _neighbours(units: int) -> Tensor:
+    """An order in which units 2k and 2k + 1 have changed places; a last one without a neighbour stays.
+
+    >>> _neighbours(5).tolist()
+    [1, 0, 3, 2, 4]
+    """
+    order = torch.arange(units)
+    return torch.where((order ^ 1) < units, order ^ 1, order)
 
 
 def _halves(groups: _Groups) -> list[list[BoundGroup]]:
