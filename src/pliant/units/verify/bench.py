@@ -1,8 +1,8 @@
 """One group of a probed model, and what can be done to its units: cut off, redraw, exchange, break, watch.
 
-Units are redrawn with arbitrary values, not those of a reset: zeros and ones let errors cancel. Sizes are spread over three decades
-from unit to unit, and what was drawn is also turned around, so that each side of a ReLU, each branch of a threshold and both a
-linear and a saturated tanh are met whatever the inputs are.
+Units are redrawn with arbitrary values, not those of a reset: zeros and ones let errors cancel. Sizes are spread over three
+decades from unit to unit, and what was drawn is also turned around, so that each side of a ReLU, each branch of a threshold and
+both a linear and a saturated tanh are met whatever the inputs are.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Bench:
                 tensor.copy_(original)
 
     def _sizes(self, count: int) -> tuple[Tensor, Tensor]:
-        """Of weights, from a thirtieth to thirty, and of biases, from a thirtieth of that on: evenly in the logarithm, (count,)."""
+        """Of weights, a thirtieth to thirty, and of biases, a thirtieth to one of that: evenly in the logarithm, (count,)."""
         steps = torch.linspace(-1.5, 1.5, count + 1, dtype=torch.float64)[1:]
         weights, ratios = (steps[torch.randperm(count, generator=self.generator)] for _ in range(2))
         return 10.0**weights, 10.0 ** (weights + 0.5 * (ratios - 1.5))

@@ -7,7 +7,8 @@ from the norm. Held are
     the statistics of layer and group norms
     a mean that is taken off what it is the mean of, a root that what it is the root of is multiplied with or divided by
 
-where the second is a norm written by hand, or a gate from such statistics: what meets is spread over the axes it was reduced along.
+where the second is a norm written by hand, or a gate from such statistics: the one is spread over axes along which the other was
+reduced.
 """
 
 from __future__ import annotations

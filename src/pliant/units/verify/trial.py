@@ -17,9 +17,9 @@ bit. Units of a right group may be no equals (constants for each, grouped convol
                belongs to one unit alone
 
 Each unit lies in half of the sets, and for any two units some set holds the first without the second: log2(units) sets and a few
-tell all units of a group apart. Minimality is then settled for every unit and entry at once: the gradient of an outgoing weight is
-(signal from above) x (activity), and the signal is what it was before the redraw, so the gradient moves exactly where the weight
-reads a redrawn unit. In any case
+tell all units of a group apart. Minimality is then settled for every unit and entry at once: the gradient of an outgoing weight
+is (signal from above) x (activity), and the signal is what it was before the redraw, so the gradient moves exactly where the
+weight reads a redrawn unit. In any case
 
     alive      after a reset the gradient of outgoing is not zero
     activity   each tap shows what the weights read, by its mean and its mean size, and nothing negative where it claims that
@@ -123,7 +123,7 @@ class Trial:
                 if shown is None:
                     shown = self._in_sets()
                 else:
-                    self._half()
+                    self._one_set(self._half())
                 self._alive()
             if self.doubts:
                 raise Failed("wrong", self.doubts[0])
@@ -192,10 +192,9 @@ class Trial:
                 elif wrong.any():
                     self.doubts.append(_not_listed(consumer, int(wrong.nonzero()[0])))
 
-    def _half(self) -> None:
-        """One set of units is cut off and redrawn: only what takes all units for equals was left to find."""
+    def _one_set(self, units: Tensor) -> None:
+        """Cut off and redrawn: only what takes all units for equals was left to find."""
         bench = self.bench
-        units = torch.randperm(self.group.units, generator=self.generator)[: (self.group.units + 1) // 2]
         for gradients in (False, True):  # kernels may differ between the two
             bench.restore()
             bench.cut(self.group.outgoing, units)
@@ -303,15 +302,22 @@ class Trial:
         return any(not same(before.outputs, after.outputs) for before, after in pairs)
 
     def _alive(self) -> None:
-        """A few units may all be dead on the example inputs; then others are redrawn, and these again."""
-        for _ in range(8):
+        """A few units may all be dead on the example inputs, and so may what they feed: others are tried, and single ones."""
+        tries = (*(self._half() for _ in range(4)), *self.bench.some_units())
+        for units in tries:
             if any(receives.any() for receives in self.receives):
                 return
-            self._half()
-        if self.active:
+            self._one_set(units)
+        self.bench.restore()
+        untouched = self.bench.run(gradients=True).gradients
+        trains = any(each is not None and bool(each.any()) for each in untouched)
+        if self.active and (trains or all(each is None for each in untouched)):
             raise Failed(
                 "wrong", "after a reset no gradient reaches outgoing weights: a fresh unit would never take part again"
             )
+
+    def _half(self) -> Tensor:
+        return torch.randperm(self.group.units, generator=self.generator)[: (self.group.units + 1) // 2]
 
     # -- complete ----------------------------------------------------------------------------------------------
 
@@ -348,7 +354,7 @@ class Trial:
                 reached |= (~each.isfinite()).any(0)[mine]
             for part in consumer.slices:
                 reads = self.reads[self.group.outgoing.index(part)]
-                missing = (reads & ~reached).nonzero() if reads.shape == reached.shape else []
+                missing = (reads & ~reached if reads.shape == reached.shape else torch.zeros(0, 2)).nonzero()
                 if len(missing):
                     unit, place = int(missing[0, 0]), int(missing[0, 1])
                     where = f"unit {unit} at entry {int(mine[unit, place])}, where it is read"
@@ -385,10 +391,8 @@ class Trial:
                     self.doubts.append(f"the {tap} lists {each}, but {part.part} reads {part.repeat}")
                 elif not close([shows], [read]):
                     unit = int((shows - read).abs().amax((0, 2)).argmax())
-                    self.doubts.append(
-                        f"the {tap} does not show what {part.part} reads: of unit {unit} a mean of {float(shows[0, unit, 0]):.3g} "
-                        f"and not {float(read[0, unit, 0]):.3g}"
-                    )
+                    means = f"a mean of {float(shows[0, unit, 0]):.3g} and not {float(read[0, unit, 0]):.3g}"
+                    self.doubts.append(f"the {tap} does not show what {part.part} reads: of unit {unit} {means}")
 
     def _hand_over(self) -> None:
         """A constant that is taken off what takes the mean over must make up for one added to the product, everywhere."""
@@ -401,8 +405,8 @@ class Trial:
                 part, _, vector, _ = absorbers[0]
                 raise Failed(
                     "wrong",
-                    f"'{self._name(vector)}' does not take over the mean of what {part.part} reads: moved against each other, they "
-                    f"move the output by {distance(outputs, self.probe.start):.1e}",
+                    f"'{self._name(vector)}' does not take over the mean of what {part.part} reads: moved against each other, "
+                    f"they move the output by {distance(outputs, self.probe.start):.1e}",
                 )
 
     def _name(self, vector: Tensor) -> str:
