@@ -10,7 +10,7 @@ import torch._dynamo  # whose stance is the process's
 from torch import nn
 
 from pliant import ContinualBackprop, diagnose, process, trace
-from pliant.units.hooks import nothing_read
+from pliant.units.hooks import recording_paused
 from tests.networks import NETWORKS, enough, mlp, train
 
 
@@ -94,7 +94,7 @@ def test_only_the_thread_that_looks_is_not_read():
     inside, done = Event(), Event()
 
     def look():
-        with nothing_read():
+        with recording_paused():
             model(torch.ones(2, 6))
             inside.set()
             done.wait(60)

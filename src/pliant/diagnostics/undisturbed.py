@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant.process import random_state, visible_kernels
-from pliant.units.hooks import nothing_read
+from pliant.units.hooks import recording_paused
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def undisturbed(model: nn.Module) -> Generator[None]:
     devices = {each.device for each in model.parameters() if each.device.type == "cuda"}
     written = _Written(model)
     try:
-        with random_state(devices=devices), visible_kernels(model), nothing_read(), written:
+        with random_state(devices=devices), visible_kernels(model), recording_paused(), written:
             yield
     finally:
         for module, names in buffers:

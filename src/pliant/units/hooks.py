@@ -30,8 +30,8 @@ _reading = _Reading()
 
 
 @contextmanager
-def nothing_read() -> Generator[None]:
-    """No reader of any method sees what this thread runs inside: a forward that is no example, with gradients and in training mode.
+def recording_paused() -> Generator[None]:
+    """No reader of any method sees what this thread runs inside: a forward in training mode, with gradients, of no example.
 
     >>> layer = nn.Linear(2, 1)
     >>> with recording_paused():
@@ -42,9 +42,6 @@ def nothing_read() -> Generator[None]:
         yield
     finally:
         _reading.on = before
-
-
-recording_paused = nothing_read  # its public name
 
 
 def _reads(module: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from pliant.process import random_state, visible_kernels
-from pliant.units.hooks import nothing_read
+from pliant.units.hooks import recording_paused
 from pliant.units.map import PlanRow, Skipped, UnitMap
 from pliant.units.models import arguments, prefix_of, unwrapped
 from pliant.units.trace.call import Call, operation_name, tensors_in
@@ -176,7 +176,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
-    with _left_as_it_was(model, mode), _watched(record), nothing_read(), torch.enable_grad(), mode:
+    with _left_as_it_was(model, mode), _watched(record), recording_paused(), torch.enable_grad(), mode:
         try:
             output = inner(*args, **kwargs)
         except Exception as error:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pliant.units.trace.call import tensors_in
+
 _ATEN: Any = torch.ops.aten
 _MEANS = {_ATEN.mean.dim, _ATEN.var_mean.correction}
 _ROOTS = {_ATEN.sqrt.default, _ATEN.rsqrt.default, _ATEN.linalg_vector_norm.default, _ATEN.std.correction}
@@ -59,9 +61,7 @@ class HeldNorms(TorchDispatchMode):
 
     def _note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         """Which memory holds a statistic now; a function of a root is one too."""
-        for tensor in [
-            each for each in (result if isinstance(result, tuple) else (result,)) if isinstance(each, Tensor)
-        ]:
+        for tensor in tensors_in(result):
             memory = _memory(tensor)
             power = func is _ATEN.pow.Tensor_Scalar and args[1] in (0.5, -0.5)
             of_root = torch.Tag.pointwise in func.tags and any(self._kind(each) == "root" for each in args)
