@@ -27,7 +27,7 @@ from torch.nn.modules.conv import _ConvTransposeNd  # pyright: ignore[reportPriv
 from torch.optim import Optimizer
 
 from pliant.fresh_weights.initializer import Initializers
-from pliant.fresh_weights.laws import Given, Init, Initializer, Kept, Law, Reset, Uniform, like_linear, resets
+from pliant.fresh_weights.laws import Borrowed, Given, Init, Initializer, Law, Reset, Uniform, like_linear, resets
 from pliant.fresh_weights.start import INITIALIZER, INITIALIZER_BY_UNIT, RESET, Start, Started, started
 from pliant.initial import INITS, uniform_bound
 from pliant.units.bound import BoundGroup, Names
@@ -104,27 +104,27 @@ class Redraw:
 
     def state_dict(self) -> dict[str, Any]:
         """How the incoming weights of each group started (not for an `init` of another name, which does not depend on it), and
-        the entries of single units that start as they were when the method was attached.
+        the entries of single units as they were when the method was attached, where fresh units get such.
         """
-        kept = {"kept": [law.entries for law in self._kept()]}
+        borrowed = {"borrowed": [law.entries for law in self._borrowed()]}
         if self.init != "module":
-            return kept
+            return borrowed
         starts = [[self._starts.get(part, RESET) for part in group.incoming_weights()] for group in self._groups]
-        return {"starts": starts, **kept}
+        return {"starts": starts, **borrowed}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Draw as the saved method did. None is of an older version, which drew by resets alone.
 
         Raises `ValueError`, with nothing changed, if it drew by an initializer that the model does not have.
         """
-        state = {"starts": [[RESET]] * len(self._parts), "kept": []} if state is None else state
+        state = {"starts": [[RESET]] * len(self._parts), "borrowed": []} if state is None else state
         if self.init == "module" and "starts" in state:
             self._begin([start for starts in state["starts"] for start in starts])
-        for law, entries in zip(self._kept(), state["kept"], strict=False):
+        for law, entries in zip(self._borrowed(), state["borrowed"], strict=False):
             law.entries = entries.cpu().clone()
 
-    def _kept(self) -> list[Kept]:
-        return [law for law in self._own.values() if isinstance(law, Kept)]
+    def _borrowed(self) -> list[Borrowed]:
+        return [law for law in self._own.values() if isinstance(law, Borrowed)]
 
     # -- the phases --------------------------------------------------------------------------------------------
 
@@ -219,10 +219,10 @@ def _fresh(law: Law, part: BoundSlice, chosen: Chosen, generators: Sequence[torc
     return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
 
 
-def _own(group: BoundGroup, part: BoundSlice) -> Reset | Kept:
-    """Where entries that are one unit's alone start: at their module's reset, else as they are now."""
+def _own(group: BoundGroup, part: BoundSlice) -> Reset | Borrowed:
+    """Where entries that are one unit's alone start: at their module's reset, else where another unit's are now."""
     owner, leaf = group.owner(part.part), part.part.parameter.rpartition(".")[2]
-    return Reset(part, owner) if resets(owner, leaf) else Kept(part)
+    return Reset(part, owner) if resets(owner, leaf) else Borrowed(part)
 
 
 def _reset(group: BoundGroup, part: BoundSlice) -> Uniform | Reset:

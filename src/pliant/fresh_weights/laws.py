@@ -4,7 +4,7 @@
     Reset        what a module's own `reset_parameters()` draws, times a factor
     Initializer  what the model's own initializer draws
     Given        a function of the user's
-    Kept         what they were when the method was attached: of entries that are a unit's own
+    Borrowed     what another unit had when the method was attached: of entries that are a unit's own
 
 Draws are made on the CPU, so that devices agree, and leave the global random state as it was.
 """
@@ -149,8 +149,12 @@ class Given:
         return fresh.reshape(count, self.part.repeat, *self.part.row)
 
 
-class Kept:
-    """The entries of each unit as they are now, (runs, units, repeat, *row)."""
+class Borrowed:
+    """The entries of each unit as they are now, (runs, units, repeat, *row); a fresh unit gets those of another one, by chance.
+
+    So their law is that by which the group began, and a unit that its own entries had silenced does not get them back.
+    Nothing is drawn where all units are alike.
+    """
 
     def __init__(self, part: BoundSlice) -> None:
         self.entries = part.entries().view(-1, part.units, part.repeat, *part.row).cpu().clone()
@@ -159,7 +163,11 @@ class Kept:
         return float(self.entries.double().std(correction=0))
 
     def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
-        return self.entries[chosen.runs[which].cpu(), chosen.units[which].cpu()]
+        runs, own = chosen.runs[which].cpu(), chosen.units[which].cpu()
+        units = self.entries.shape[1]
+        if bool((self.entries == self.entries[:, :1]).all()):
+            return self.entries[runs, own]
+        return self.entries[runs, (own + torch.randint(1, units, own.shape, generator=generator)) % units]
 
 
 def like_linear(module: nn.Module) -> int | None:

@@ -146,8 +146,8 @@ class BN:
 class Own:
     """Entries of a parameter that are one unit's alone (the scale of a layer norm, a learned slope, a decay).
 
-    A fresh unit's start at `value`; without one, as the reset of their module leaves them, or, where it has none, as
-    they were when the method was attached.
+    A fresh unit's start at `value`; without one, as the reset of their module leaves them, or, where it has none, as those
+    of another unit, taken by chance, were when the method was attached.
     """
 
     part: Slice
