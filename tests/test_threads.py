@@ -11,7 +11,7 @@ from torch import nn
 
 from pliant import ContinualBackprop, diagnose, process, trace
 from pliant.units.hooks import recording_paused
-from tests.networks import NETWORKS, enough, mlp, train
+from tests.networks import NETWORKS, batch, enough, mlp, train
 
 
 def attached(model, shape, **settings):
@@ -166,15 +166,24 @@ def own_reset():
     return nn.Sequential(Scaled(6, 12), nn.ReLU(), Scaled(12, 9), nn.ReLU(), nn.Linear(9, 2))
 
 
+def train_without_the_global_generators(model, optimizer):
+    for step in range(60):
+        x, y = batch(step, (6,))
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+
+
 def test_fresh_units_of_layers_with_a_reset_of_their_own_are_drawn_as_alone_in_every_thread():
     alone = own_reset()
     stepper, cbp = attached(alone, (6,))
-    train(alone, stepper, range(60))
+    train_without_the_global_generators(alone, stepper)
     enough(cbp)
     others = [own_reset() for _ in range(2)]
     pairs = [attached(each, (6,)) for each in others]
     threads = [
-        Thread(target=train, args=(each, stepper, range(60))) for each, (stepper, _) in zip(others, pairs, strict=True)
+        Thread(target=train_without_the_global_generators, args=(each, stepper))
+        for each, (stepper, _) in zip(others, pairs, strict=True)
     ]
     for thread in threads:
         thread.start()

@@ -3,7 +3,9 @@
 Whoever borrows holds one lock, so that two threads cannot put back each other's; it is the same for all, since who looks at
 a model borrows several. The lock binds this library alone. What another thread does meanwhile meets what is borrowed:
 
-    random state    what it draws from the global generators (dropout, `torch.randn`) is drawn again once they are put back
+    random state    what it draws from the global generators (dropout, `torch.randn`) is drawn again once they are put
+                    back; and if it draws while fresh units of a layer with a reset of its own are drawn, these come out
+                    otherwise
     switches        its compiled models run eagerly while a model is looked at; where that model has recurrent layers, oneDNN
                     is off, where it has attention layers, their fast path for evaluation; `verify` computes attention as
                     matrix products
