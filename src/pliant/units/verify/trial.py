@@ -109,21 +109,22 @@ class Trial:
         self.reached = [torch.zeros_like(entries(each, group.units), dtype=torch.bool) for each in self.bench.watched]
         self.reads = [torch.zeros(group.units, part.repeat, dtype=torch.bool) for part in group.outgoing]
         self.receives = [torch.zeros(group.units, part.repeat, dtype=torch.bool) for part in group.outgoing]
+        self.shown = 0.0
         self.active = False  # whether any redrawn unit was not zero throughout
         self.doubts: list[str] = []  # about taps
 
     def verified(self) -> Verified:
         approximate = self.group.spec.kind == "approximate"
         verdict: Verdict = "exact"
-        moved, shown, why = 0.0, 0.0, ""
+        moved, why = 0.0, ""
         try:
             moved = self._moved_by_one() if approximate else 0.0
-            shown = self._exchange()
+            exchanged = self._exchange()
             with self.probe.held_norms() if approximate else nullcontext():
-                if shown is None:
-                    shown = self._in_sets()
-                else:
+                if exchanged:
                     self._one_set(self._half())
+                else:
+                    self._in_sets()
                 self._alive()
             if self.doubts:
                 raise Failed("wrong", self.doubts[0])
@@ -136,7 +137,7 @@ class Trial:
         finally:
             self.bench.restore()
         alive = torch.stack([each.any(1) for each in self.receives]).any(0)[self.tried].double().mean().nan_to_num()
-        return Verified(self.group.spec, self.group.units, verdict, moved, shown or 0.0, float(alive), why)
+        return Verified(self.group.spec, self.group.units, verdict, moved, self.shown, float(alive), why)
 
     def _moved_by_one(self) -> float:
         """The largest change of the output by the redraw of a single unit."""
@@ -148,11 +149,11 @@ class Trial:
 
     # -- units that are equals ---------------------------------------------------------------------------------
 
-    def _exchange(self) -> float | None:
-        """How much it shows that one outgoing part is exchanged without the rest; None if that, or the rest, proves nothing."""
+    def _exchange(self) -> bool:
+        """Whether all parts of all units can be exchanged together, and no outgoing part without the rest."""
         bench, units = self.bench, self.group.units
         if units == 1:
-            return None
+            return False
         bench.restore()
         bench.redraw(self.everyone)
         order = _cycle(units, self.generator)
@@ -165,14 +166,15 @@ class Trial:
             bench.exchange(order)
             after = bench.run()
             if not close(after.outputs, base.outputs):
-                return None
+                return False
             self._note_exchange(base, after, order)
         shown: list[float] = []
         for part in self.group.outgoing:
             bench.exchange(order, part)
             shown.append(distance(bench.run().outputs, base.outputs))
             bench.exchange(order.argsort(), part)
-        return min(shown) if min(shown) > SHOWS else None
+        self.shown = min(shown)
+        return self.shown > SHOWS
 
     def _note_exchange(self, before: Pass, after: Pass, order: Tensor) -> None:
         """Doubts about taps that did not show the exchange."""
@@ -225,13 +227,12 @@ class Trial:
 
     # -- units in sets -----------------------------------------------------------------------------------------
 
-    def _in_sets(self) -> float:
+    def _in_sets(self) -> None:
         for units in _sets(self.group.units, self.rounds, self.generator):
             self._try_set(units)
-        shown = self._mutation()
+        self.shown = self._mutation()
         self._minimal()
         self._complete()
-        return shown
 
     def _try_set(self, units: Tensor) -> None:
         """The output must stay; notes on taps and gradients are taken in the same passes."""

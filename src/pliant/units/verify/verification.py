@@ -66,8 +66,10 @@ def verify(
     Args:
         example_inputs: as for `trace`; two examples are enough, with more of them more units are alive.
         groups: the names of those to try; all by default.
-        rounds: sets of units that are redrawn, two forward passes each; by default as many as tell all units apart. Fewer
-            are quicker and still find what is wrong with many units.
+        rounds: sets of units that are redrawn where units cannot be exchanged, two forward passes each; by default as many as
+            tell all units apart. Fewer are quicker and still find what is wrong with many units.
+
+    The mode it is called in (`torch.no_grad`, `torch.inference_mode`, autocast) changes nothing.
 
     >>> import torch
     >>> from pliant.units import chain_groups
