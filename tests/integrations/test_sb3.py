@@ -251,7 +251,7 @@ def test_fresh_units_are_as_large_as_the_orthogonal_weights_that_policies_start_
 def test_a_network_that_torch_initialized_keeps_its_reset():
     callback = often()
     MAKE["DQN"]().learn(STEPS["DQN"], callback=callback)
-    assert callback.state_dict()["units"]["redraw"] == {"starts": [["reset"], ["reset"]]}
+    assert callback.state_dict()["units"]["redraw"] == {"starts": [["reset"], ["reset"]], "borrowed": []}
 
 
 def test_a_policy_that_has_trained_is_told_of_with_a_warning(caplog):

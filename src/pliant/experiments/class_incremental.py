@@ -30,6 +30,7 @@ from pliant.experiments.parts.pictures import Augmentation
 from pliant.experiments.parts.residual import initialise
 from pliant.experiments.parts.residual_learner import Learner
 from pliant.experiments.parts.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
+from pliant.feedback import written
 from pliant.lab import Context, check_method, check_owners
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import band, looks, panels, with_values
@@ -205,6 +206,7 @@ class Growth(ResidualRun[EpochPlan]):
     def end_task(self) -> dict[str, float]:
         """Go back to the best state (parameters and statistics; momentum and utilities go on), and on to the next task."""
         self.learner.network.load_state_dict(self.best.pop("network"))
+        written(self.learner.network.parameters())  # on purpose, replaced units too, as in the released code
         row = {"task": self.task + 1, "classes": self.seen, **self.best, **self.found}
         self.task, self.epoch, self.best, self.found = self.task + 1, 0, {}, {}
         return {**row, "replaced": self.learner.replaced()}
