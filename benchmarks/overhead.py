@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from networks import GPT, convolutional, mlp, resnet
@@ -127,19 +127,26 @@ def measure(workload: Workload) -> None:
 
 def time_tracing() -> None:
     cases = {
+        "transformer, 12 layers, 128 wide": (
+            lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(128, 4, 512, batch_first=True), 12),
+            lambda: torch.rand(2, 8, 128),
+        ),
         "ResNet-50, 2x3x64x64": (lambda: resnet((3, 4, 6, 3)), lambda: torch.rand(2, 3, 64, 64)),
         "GPT, 12 layers, 768 wide, 2x64": (GPT, lambda: torch.randint(0, 1000, (2, 64))),
     }
-    print("\ntracing                           seconds   groups   units")
+    print("\nprocessor seconds                  trace   trial   groups   units")
     for name, (network, batch) in cases.items():
         model, x = network(), batch()
-        seconds = []
+        traced: list[float] = []
+        with_trial: list[float] = []
         for _ in range(3):
-            start = perf_counter()
-            plan = trace(model, x)
-            seconds.append(perf_counter() - start)
+            for seconds, trial in ((traced, False), (with_trial, True)):
+                start = process_time()
+                plan = trace(model, x, trial=trial)
+                seconds.append(process_time() - start)
         units = sum(row.units for row in plan.rows)
-        print(f"{name:<32} {median(seconds):>8.2f} {len(plan.rows):>8} {units:>7}", flush=True)
+        trial = median(with_trial) - median(traced)
+        print(f"{name:<32} {median(traced):>7.2f} {trial:>7.2f} {len(plan.rows):>8} {units:>7}", flush=True)
 
 
 def main() -> None:
