@@ -418,8 +418,12 @@ class Slotted:
 
 
 def plain(make, use):
-    """A net whose forward multiplies its input by what `use` finds in the attribute that `make` fills."""
-    net = Net(lambda net, x: net.b(torch.relu(net.a(x * use(net.kept)))), a=nn.Linear(10, 8), b=nn.Linear(8, 3))
+    """A net whose forward takes a matrix product (which takes no two types) with what `use` finds in what `make` left."""
+
+    def run(net, x):
+        return net.b(torch.relu(net.a(x @ torch.diag(use(net.kept).expand(10)))))
+
+    net = Net(run, a=nn.Linear(10, 8), b=nn.Linear(8, 3))
     net.kept = make()
     return net
 
@@ -757,6 +761,13 @@ def test_units_that_are_no_equals_are_exact_and_dead_ones_do_not_make_them_wrong
     net.fc.bias.data[:8] = -50.0
     assert verdicts(net, group, examples(2, 8)) == {"exact"}
     assert verdicts(net, replace(group, incoming=group.incoming[:1]), examples(4, 8)) == {"wrong"}
+
+
+def test_a_unit_that_nothing_can_wake_makes_no_group_wrong():
+    signs, kept = torch.linspace(-1.0, 2.0, 16), torch.arange(16) != 3  # pruned by a mask that drops NaN too
+    net, group = behind(lambda net, h: torch.where(kept, F.relu(h) * signs, 0.0), units=16)
+    row = only(net, group, examples(4, 8))
+    assert (row.verdict, row.alive) == ("exact", 15 / 16)
 
 
 def test_a_group_of_equals_takes_a_handful_of_passes_however_many_units_it_has(monkeypatch):

@@ -309,10 +309,7 @@ class Trial:
             if any(receives.any() for receives in self.receives):
                 return
             self._one_set(units)
-        self.bench.restore()
-        untouched = self.bench.run(gradients=True).gradients
-        trains = any(each is not None and bool(each.any()) for each in untouched)
-        if self.active and (trains or all(each is None for each in untouched)):
+        if self.active:
             raise Failed(
                 "wrong", "after a reset no gradient reaches outgoing weights: a fresh unit would never take part again"
             )
