@@ -14,7 +14,7 @@ reduced.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -59,9 +59,8 @@ class HeldNorms(TorchDispatchMode):
 
     def _note(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         """Which memory holds a statistic now; a function of a root is one too."""
-        for tensor in [
-            each for each in (result if isinstance(result, tuple) else (result,)) if isinstance(each, Tensor)
-        ]:
+        several: tuple[Any, ...] = cast(tuple[Any, ...], result) if isinstance(result, tuple) else (result,)
+        for tensor in (each for each in several if isinstance(each, Tensor)):
             memory = _memory(tensor)
             power = func is _ATEN.pow.Tensor_Scalar and args[1] in (0.5, -0.5)
             of_root = torch.Tag.pointwise in func.tags and any(self._kind(each) == "root" for each in args)
