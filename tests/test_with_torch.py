@@ -461,5 +461,5 @@ def test_a_method_attached_in_inference_mode_trains_as_one_attached_outside():
 def test_a_model_made_in_inference_mode_is_refused_with_a_way_out():
     with torch.inference_mode():
         net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    with pytest.raises(ValueError, match="made under torch.inference_mode, which cannot be trained"):
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode, which cannot be trained"):
         trace(net, torch.zeros(2, 4))
