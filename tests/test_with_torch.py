@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from pliant import ContinualBackprop
+from pliant import ContinualBackprop, diagnose, trace
 from tests.networks import NETWORKS, batch, enough, mlp, train
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
@@ -419,3 +419,47 @@ def test_a_step_captured_in_a_cuda_graph_is_an_error_that_says_to_step_by_hand()
     with pytest.raises(RuntimeError, match="attach=False, and call its step"):
         capture()
     cbp.detach()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_in_which_a_model_is_looked_at_changes_nothing(mode):
+    """As in a validation loop, which runs in inference mode and makes its inputs there."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(16, 4)
+
+    def look(x):
+        return [str(trace(net, x)), str(diagnose(net, x)), str(diagnose(net, x, loss=lambda y: y.square().mean()))]
+
+    expected = look(x)
+    with mode():
+        inside = x.clone()
+        assert look(inside) == expected
+    assert look(inside) == expected
+
+
+def test_a_method_attached_in_inference_mode_trains_as_one_attached_outside():
+    def trained(mode):
+        torch.manual_seed(0)
+        net, x = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 2)), torch.randn(16, 4)
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        with mode():
+            example = x.clone()
+            cbp = ContinualBackprop(
+                net, optimizer, example_inputs=example, replacement_rate=0.1, maturity_threshold=2, seed=0
+            )
+        for _ in range(40):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+        assert sum(cbp.stats()["0"]["replaced"]) >= 20
+        return [parameter.detach().clone() for parameter in net.parameters()]
+
+    for inside, outside in zip(trained(torch.inference_mode), trained(torch.enable_grad), strict=True):
+        assert torch.equal(inside, outside)
+
+
+def test_a_model_made_in_inference_mode_is_refused_with_a_way_out():
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode, which cannot be trained"):
+        trace(net, torch.zeros(2, 4))

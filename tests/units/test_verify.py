@@ -17,6 +17,7 @@ from pliant.units.bound import BoundGroup
 from pliant.units.trace import trace
 from pliant.units.verify import verify
 from pliant.units.verify.probe import Probe
+from pliant.units.verify.products import Products
 from pliant.units.verify.trial import separating_sets
 
 
@@ -418,8 +419,12 @@ class Slotted:
 
 
 def plain(make, use):
-    """A net whose forward multiplies its input by what `use` finds in the attribute that `make` fills."""
-    net = Net(lambda net, x: net.b(torch.relu(net.a(x * use(net.kept)))), a=nn.Linear(10, 8), b=nn.Linear(8, 3))
+    """A net whose forward takes a matrix product (which takes no two types) with what `use` finds in what `make` left."""
+
+    def run(net, x):
+        return net.b(torch.relu(net.a(x @ torch.diag(use(net.kept).expand(10)))))
+
+    net = Net(run, a=nn.Linear(10, 8), b=nn.Linear(8, 3))
     net.kept = make()
     return net
 
@@ -487,7 +492,7 @@ def stateful(advance, **state):
         lambda net, x: net.b(torch.relu(net.a(x))) + advance(net, net.a(x)), a=nn.Linear(10, 8), b=nn.Linear(8, 5)
     )
     for name, value in state.items():
-        net.register_buffer(name, value) if isinstance(value, torch.Tensor) else setattr(net, name, value)
+        net.register_buffer(name, value) if type(value) is torch.Tensor else setattr(net, name, value)
     return net
 
 
@@ -551,6 +556,12 @@ def cell():
     return advance
 
 
+def write_data(net, h):
+    net.scale.data.mul_(1.5)  # has no version
+    net.queue.data.add_(1.0)
+    return net.scale.sum() + net.queue.sum()
+
+
 def write_parameter(net, h):
     with torch.no_grad():
         net.scale.mul_(1.5)
@@ -572,6 +583,7 @@ STATES = {
     "random numbers of everyone": stateful(draw_globally),
     "closure": stateful(cell()),
     "parameter": stateful(write_parameter, scale=nn.Parameter(torch.ones(3))),
+    "data": stateful(write_data, scale=nn.Parameter(torch.ones(3)), queue=torch.zeros(4)),
 }
 
 
@@ -759,12 +771,46 @@ def test_units_that_are_no_equals_are_exact_and_dead_ones_do_not_make_them_wrong
     assert verdicts(net, replace(group, incoming=group.incoming[:1]), examples(4, 8)) == {"wrong"}
 
 
+def test_a_unit_that_nothing_can_wake_makes_no_group_wrong():
+    signs, kept = torch.linspace(-1.0, 2.0, 16), torch.arange(16) != 3  # pruned by a mask that drops NaN too
+    net, group = behind(lambda net, h: torch.where(kept, F.relu(h) * signs, 0.0), units=16)
+    row = only(net, group, examples(4, 8))
+    assert (row.verdict, row.alive) == ("exact", 15 / 16)
+
+
 def test_a_group_of_equals_takes_a_handful_of_passes_however_many_units_it_has(monkeypatch):
     passes = []
     forward = Probe._outputs
     monkeypatch.setattr(Probe, "_outputs", lambda self, calls: passes.append(1) or forward(self, calls))
     assert only(mlp(units=256), hidden(), examples(4, 4)).verdict == "exact"
-    assert len(passes) <= 12
+    assert len(passes) <= 14
+
+
+def test_products_of_the_pass_before_are_those_that_would_be_computed():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    probe, x = Probe(net, examples(2, 6)), examples(2, 6).double()
+    for number in (0, 2, 4, 2):
+        with torch.no_grad():
+            probe.model[number].weight[3] += 0.5
+        assert torch.equal(probe.outputs()[0], probe.model(x))
+    computed = []
+    with probe.under(Products([probe.model[4].weight], lambda product: computed.append(1) or product.result)):
+        probe.outputs()
+        probe.model[4].weight.data.add_(1.0)  # has no version
+        assert torch.equal(probe.outputs()[0], probe.model(x))
+    assert computed
+
+
+def test_weights_that_follow_others_within_the_forward_are_no_constants():
+    def run(net, x):
+        net.slow.weight.data.copy_(net.fc.weight.data)  # has no version
+        return net.out(F.relu(net.fc(x))) + net.last(F.relu(net.slow(x)))
+
+    parts = {"fc": nn.Linear(4, 64), "slow": nn.Linear(4, 64), "out": nn.Linear(64, 2), "last": nn.Linear(64, 2)}
+    net = Net(run, **parts)
+    group = UnitGroup("fc", [Slice("fc.weight", 0), Slice("fc.bias", 0)], [Slice("out.weight", 1)], Tap("out"))
+    assert "something else reads it" in only(net, group, examples(2, 4)).why
 
 
 # -- norms written by hand ---------------------------------------------------------------------------------------------

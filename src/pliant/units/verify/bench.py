@@ -76,7 +76,7 @@ class Bench:
         self.cut(zeroed, units if of is None else of)  # again: a recurrent weight is incoming and outgoing
         return before, self.run(gradients=gradients)
 
-    def run(self, *, gradients: bool = False) -> Pass:
+    def run(self, *, gradients: bool = False, exchanged: bool = False) -> Pass:
         weights = [part.parameter for part in self.group.outgoing]
         found: Sequence[Tensor | None] = [None] * len(weights)
         sums = [Sums() for _ in weights]
@@ -88,7 +88,7 @@ class Bench:
 
         with ExitStack() as stack:
             taps = [stack.enter_context(self._watching(consumer)) for consumer in self.watched]
-            stack.enter_context(Products(weights, read))
+            stack.enter_context(self.probe.under(Products(weights, read), forgives=exchanged))
             if gradients:
                 outputs, found = self.probe.outputs_and_gradients(weights)
             else:
@@ -114,7 +114,7 @@ class Bench:
 
         for (_, _, vector, sign), shift in zip(absorbers, by, strict=True):
             vector[0] -= sign * shift
-        with Products(weights, move):
+        with self.probe.under(Products(weights, move), forgives=True):
             outputs = [each.detach() for each in self.probe.outputs()]
         self.restore()
         return outputs if all(met) else []

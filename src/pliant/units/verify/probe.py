@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from pliant.process import random_state, visible_kernels
@@ -31,6 +32,7 @@ from pliant.units.map import Tap
 from pliant.units.trace.call import tensors_in
 from pliant.units.verify.double import DoubleOnly, double_copy, long
 from pliant.units.verify.held_norms import HeldNorms
+from pliant.units.verify.remembered import Remembered
 from pliant.units.verify.state import State
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -52,7 +54,10 @@ class Probe:
             self.calls: list[Call] = [tree_map(_long, call) for call in calls(example_inputs)]
             _make_distinct(self.model, torch.Generator().manual_seed(seed))
         self.state = State(self.model)
+        self.remembered = Remembered([*self.model.parameters()])
+        self.watch: TorchDispatchMode | None = None  # sees every operation
         self._calibrate()
+        self.outputs()  # shows which parameters a pass writes
         self.start, again = ([each.detach() for each in self.outputs()] for _ in range(2))  # of the copy as it is
         if not same(self.start, again):
             raise ValueError(
@@ -98,6 +103,15 @@ class Probe:
                 weight.requires_grad_(False).grad = None
 
     @contextmanager
+    def under(self, watch: TorchDispatchMode, *, forgives: bool = False) -> Generator[None]:
+        """Inside, `watch` sees every operation; with `forgives`, what differs from the last pass by rounding is no other."""
+        self.watch, self.remembered.forgives = watch, forgives
+        try:
+            yield
+        finally:
+            self.watch, self.remembered.forgives = None, False
+
+    @contextmanager
     def _unseen(self) -> Generator[None]:
         before, self.shows = self.shows, False
         try:
@@ -133,6 +147,8 @@ class Probe:
             settings.enter_context(_same_random_numbers(self.seed))
             settings.enter_context(visible_kernels(self.model))
             settings.enter_context(_attention_as_products())
+            settings.enter_context(self.remembered.again())
+            settings.enter_context(self.watch or nullcontext())
             settings.enter_context(DoubleOnly())
             settings.enter_context(warnings.catch_warnings())  # of checkpoints in a pass without gradients
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
@@ -320,11 +336,11 @@ def _make_distinct(model: nn.Module, generator: torch.Generator) -> None:
     for parameter in model.parameters():
         if not parameter.is_floating_point():
             continue
-        if not parameter.all():
-            zero = parameter == 0.0
+        zeros = parameter.numel() - int(parameter.count_nonzero())
+        if zeros:
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
-            noise = torch.randn(int(zero.sum()), generator=generator, dtype=parameter.dtype) / fan_in**0.5
-            parameter.masked_scatter_(zero, noise)
+            noise = torch.randn(zeros, generator=generator, dtype=parameter.dtype) / fan_in**0.5
+            parameter.masked_scatter_(parameter == 0.0, noise)
         if parameter.requires_grad and parameter.numel() > 1 and (parameter.dim() == 1 or _is_constant(parameter)):
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.mul_(1.0 + 0.3 * noise)

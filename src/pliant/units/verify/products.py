@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _ATEN = torch.ops.aten
-_FACTORS = {  # where the two factors are among the arguments
+FACTORS = {  # where the two factors are among the arguments
     **dict.fromkeys((_ATEN.mm.default, _ATEN.bmm.default, _ATEN.mv.default), (0, 1)),
     **dict.fromkeys((_ATEN.addmm.default, _ATEN.baddbmm.default), (1, 2)),
     _ATEN.convolution.default: (0, 1),
@@ -42,9 +42,9 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func not in _FACTORS:
+        if func not in FACTORS:
             return result
-        left, right = (args[place] for place in _FACTORS[func])
+        left, right = (args[place] for place in FACTORS[func])
         for weight, operand, axis in ((right, left, -1), (left, right, -2)):
             number = self._number(weight)
             if number is not None:

@@ -48,24 +48,32 @@ class State:
             each if each[1] == _version(tensor) else _kept(tensor)
             for tensor, each in zip(self.tensors, self.kept, strict=True)
         ]
-        versions = [_version(parameter) for parameter in self.parameters]
+        marks = [mark(parameter) for parameter in self.parameters]
         before = [(parameter, parameter.detach().clone()) for parameter in self.written]
         try:
             yield
         finally:
             for restore in self.restores:
                 restore()
-            moved = zip(self.parameters, versions, strict=True)
-            new = [parameter for parameter, version in moved if _version(parameter) != version]
+            moved = zip(self.parameters, marks, strict=True)
+            new = [parameter for parameter, before_it in moved if mark(parameter) != before_it]
             with torch.no_grad():
                 for tensor, (value, version) in zip(self.tensors, self.kept, strict=True):
-                    if _version(tensor) != version:
+                    if _version(tensor) != version or not torch.equal(tensor, value):  # `.data` has no version
                         tensor.copy_(value)
                 for parameter, value in before:
                     parameter.copy_(value)
             self.kept = [(value, _version(tensor)) for tensor, (value, _) in zip(self.tensors, self.kept, strict=True)]
             known = {id(parameter) for parameter in self.written}
             self.written += [parameter for parameter in new if id(parameter) not in known]
+
+
+def mark(tensor: Tensor) -> tuple[Any, ...]:
+    """What tells whether a tensor was written: its version, and some of its entries, since writes to `.data` have none."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    step = max(size // 64, 1)
+    some = tensor.detach().as_strided((size // step,), (step,), 0)
+    return tensor.untyped_storage().data_ptr(), _version(tensor), *cast(list[Any], some.tolist())
 
 
 def _version(tensor: Tensor) -> int:
