@@ -57,7 +57,7 @@ class Row:
             **{name: str(count) for name, count in counts.items()},
             "of the hidden weights": "-" if self.hidden is None else f"{self.hidden:.0%}",
             "of all weights": f"{self.whole:.0%}",
-            "seconds to trace": f"{self.seconds:.2f}",
+            "seconds to trace and try": f"{self.seconds:.2f}",
         }
 
 
