@@ -47,7 +47,7 @@ class ContinualBackprop(UnitReset):
         init: what fresh incoming weights are drawn from: "module" (as the layer's own reset, or as the network started, where
             that is another scale), a name, or a callable, see `pliant.redraw.Redraw`.
         where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
-            `residual`, `heads`, `seed`, `attach`, `process_group` and `mask` as in `pliant.unit_reset.UnitReset`.
+            `residual`, `heads`, `trial`, `seed`, `attach`, `process_group` and `mask` as in `pliant.unit_reset.UnitReset`.
 
     Raises `ValueError` or `TypeError` at construction for what does not fit.
 

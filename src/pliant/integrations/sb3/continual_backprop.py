@@ -22,6 +22,7 @@ class Which(TypedDict, total=False):
     strict: bool
     residual: bool
     heads: bool
+    trial: bool
     seed: int | None
 
 
@@ -33,7 +34,7 @@ class ContinualBackpropCallback(UnitResetCallback):
         maturity_threshold: optimizer steps; a unit may be replaced when its age is greater.
         decay_rate, utility, count, eligible, hand_over_mean, optimizer_state, init: see `pliant.ContinualBackprop`.
         networks, diagnose_every: see `UnitResetCallback`, and what is logged, and what is raised.
-        which: `include`, `exclude`, `strict`, `residual`, `heads`, `seed`.
+        which: `include`, `exclude`, `strict`, `residual`, `heads`, `trial`, `seed`.
 
     >>> from stable_baselines3 import A2C
     >>> callback = ContinualBackpropCallback(replacement_rate=0.05, maturity_threshold=5)
