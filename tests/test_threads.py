@@ -3,6 +3,7 @@
 import sys
 from threading import Event, Thread
 from time import sleep
+from typing import ClassVar
 
 import pytest
 import torch
@@ -217,3 +218,17 @@ def test_the_random_state_is_lent_to_one_thread_at_a_time():
         beside.wait(50)
     assert all(each == drawn[0] for each in drawn)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_default_type_of_the_process_stays_as_it_is_while_a_copy_runs_in_float64():
+    class Noting(nn.Sequential):
+        seen: ClassVar[set[torch.dtype]] = set()
+
+        def forward(self, x):
+            self.seen.add(torch.get_default_dtype())
+            return super().forward(x + torch.zeros(6))
+
+    net = Noting(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    plan = trace(net, torch.randn(4, 6))
+    assert plan.verify(net, torch.randn(4, 6)).rows[0].verdict == "exact"
+    assert Noting.seen == {torch.float32}

@@ -3,6 +3,7 @@
     parameters, buffers, plain tensors anywhere in the model    long in the copy
     constants that a copy does not reach (closures, globals)    replaced by a long twin where an operation meets them
     casts and dtypes that the forward writes out                meant to be long
+    what it makes (`torch.zeros`)                               made, then lengthened: the default type is the whole process's
 
 Integers stay as they are, complex numbers become complex128. Rounding to a shorter type would end every comparison "to the last
 bit", and two lengths in one product are an error of the model's that is not there outside of the copy.
@@ -61,14 +62,11 @@ class DoubleOnly(TorchFunctionMode):
     """Inside, nothing is shorter than float64; a twin takes what is written into its constant, until the end."""
 
     def __enter__(self) -> Any:
-        self.default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}  # with the constants themselves, or others took their numbers
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # pyright: ignore[reportUnknownMemberType]
-        torch.set_default_dtype(self.default)
         self.twins.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -77,7 +75,13 @@ class DoubleOnly(TorchFunctionMode):
         if func is Tensor.type and len(meant) > 1:
             meant[1] = _meant_type(meant[1])
         named = {key: self._meant(value) for key, value in cast(dict[str, Any], kwargs or {}).items()}
-        return func(*meant, **named)
+        return self._made(func(*meant, **named))
+
+    def _made(self, result: Any) -> Any:
+        """What an operation returned; all operands were long."""
+        if isinstance(result, Tensor) and result.layout is torch.strided and not result.is_quantized:
+            return result if result.dtype is long_type(result.dtype) else result.to(long_type(result.dtype))
+        return type(result)(map(self._made, result)) if type(result) in (list, tuple) else result
 
     def _meant(self, value: Any) -> Any:
         if isinstance(value, Tensor):
