@@ -15,7 +15,7 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 $(RESIDUAL:%=--ignore=%)
+	$(BIN)/pytest -n 2 --dist worksteal $(RESIDUAL:%=--ignore=%)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(RESIDUAL)  # as a CPU without AVX-512 computes
 
 slow: .venv/dev  # more kills: every experiment, at any moment
