@@ -138,13 +138,14 @@ def test_the_pruned_scale_of_a_batch_norm_goes_with_its_running_statistics():
     assert isinstance(group.affine[0], BN)
 
 
-def test_a_parameter_that_also_decides_what_a_loss_returns_leaves_its_units_alone():
-    class Penalised(Gated):
+@pytest.mark.parametrize("term", [lambda s: s.exp().sum(), lambda s: s], ids=["a function of it", "itself"])
+def test_a_parameter_that_is_also_returned_leaves_its_units_alone(term):
+    class Returned(Gated):
         def forward(self, x):
-            return super().forward(x), self.s.exp().sum()
+            return super().forward(x), term(self.s)
 
     with pytest.raises(ValueError, match=r"'s' is also used elsewhere"):
-        pliant.trace(Penalised(lambda net, h: h * net.s), torch.randn(4, 10))
+        pliant.trace(Returned(lambda net, h: h * net.s), torch.randn(4, 10), trial=False)
 
 
 @pytest.mark.parametrize("pad", [(1, 1), (2, 0)], ids=["same", "causal"])

@@ -4,7 +4,7 @@ What the step reads and writes must stay at the same place in memory: inputs are
 knows, and optimizer state exists before. Replaying runs no Python, so a reset method is built with `attach=False` and
 its `step()` called after each replay.
 
-Never run so far: there was no GPU at hand.
+Untested on a device: the test that compares it with plain steps needs one.
 """
 
 from __future__ import annotations

@@ -187,7 +187,8 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
             ) from error
     for tensor in (each for each in tensors_in(output) if each.layout is torch.strided):
         _escape(record, tensor, "reaches the model output")
-        for number in record.memory.sources(tensor):
+        returned = record.memory.parameters_in(tensor) if record.memory.has_addresses(tensor) else ()
+        for number in (*record.memory.sources(tensor), *returned):
             record.elsewhere.setdefault(number, "the model output")
     for name, buffer in model.named_buffers():
         _escape(record, buffer, f"is kept in the buffer '{name}'")
