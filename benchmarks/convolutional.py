@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from pliant.data import Images, ImageSet, image_set
 from pliant.experiments.continual_imagenet import Config, Learners
-from pliant.experiments.parts.class_pairs import Pairs
+from pliant.experiments.images.class_pairs import Pairs
 
 TURNS, WARM_UP, STEP_SIZE = 30, 10, 0.01  # epochs, epochs; small enough that two epochs of rounding stay small
 GOAL, SHARE = 1.25, 0.05

@@ -21,9 +21,9 @@ from networks import convolutional, mlp
 from torch import nn
 
 from pliant import ContinualBackprop
-from pliant.experiments.parts.residual import ResidualNet
+from pliant.experiments.images.residual import ResidualNet
 
-TESTS = ("tests/test_taken_steps.py", "tests/methods", "tests/experiments/test_continual_imagenet.py")
+TESTS = ("tests/engine/test_taken_steps.py", "tests/methods", "tests/experiments/test_continual_imagenet.py")
 
 
 def equality(device: str, steps: int = 600) -> None:

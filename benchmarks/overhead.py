@@ -22,7 +22,7 @@ from networks import GPT, convolutional, mlp, resnet
 from torch import Tensor, nn
 
 from pliant import ContinualBackprop
-from pliant.experiments.parts.residual import ResidualNet
+from pliant.experiments.images.residual import ResidualNet
 from pliant.units import trace
 
 

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from plain import MATURITY, Layers, Replacement, autograd_loop, by_hand_loop
 
+from pliant.base.initial import uniform_bound
 from pliant.data import load
-from pliant.initial import uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
 
 STEP_SIZE, RATE, SEED, SCALE = 0.003, 1e-4, 0, 1 / 255

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from plain import MATURITY, Adam, Layers, Replacement, autograd_loop, by_hand_loop
 
-from pliant.initial import uniform_bound
+from pliant.base.initial import uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
 
 RATE, ROUNDS, SEED = 1e-3, 5, 0

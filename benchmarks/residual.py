@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pliant.experiments.class_incremental import Config
-from pliant.experiments.parts.residual import ResidualNet
-from pliant.experiments.parts.residual_learner import Learner
+from pliant.experiments.images.residual import ResidualNet
+from pliant.experiments.images.residual_learner import Learner
 
 BATCH, CLASSES = 90, 100
 RATE, MATURITY, WARMUP = 0.04, 4, 8  # at width 64 the smallest group loses 2 units a step

@@ -55,6 +55,16 @@ def replaced(method):
     return {name: sum(group["replaced"]) for name, group in method.stats().items()}
 
 
+def ages(method, group=0):
+    """Optimizer steps since each unit was new, (runs, units), of the group of this number."""
+    return list(method.ages().values())[group]
+
+
+def steps(method, group=0):
+    """Optimizer steps that the group of this number has seen."""
+    return list(method.stats().values())[group]["steps"]
+
+
 def enough(method, least=20):
     """Something happened in every group: without this an equality test could pass with the reset commented out."""
     assert all(count >= least for count in replaced(method).values()), replaced(method)

@@ -52,7 +52,7 @@ def test_rate_zero_changes_no_bit_of_training(case):
     train(watched, watcher, case, range(8))
     for a, b in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert all((group.age > 0).all() for group in cbp.groups)
+    assert all((age > 0).all() for age in cbp.ages().values())
 
 
 @EVERY

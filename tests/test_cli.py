@@ -62,15 +62,15 @@ def test_list_names_every_experiment_with_its_methods_and_profiles(pliant):
 
 def test_list_reads_the_table_alone_so_that_it_answers_at_once():
     imported = modules_of(["list"])
-    own = {"pliant", "pliant.cli", "pliant.data_cli", "pliant.experiments"}
+    own = {"pliant", "pliant.cli", "pliant.data.commands", "pliant.experiments"}
     assert {module for module in imported if module.partition(".")[0] == "pliant"} == own
     assert not imported & HEAVY
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_table_says_of_an_experiment_what_its_class_says(name):
-    from pliant.lab.settings import known_methods
-    from pliant.lab.target import load, target
+    from pliant.lab.study.settings import known_methods
+    from pliant.lab.study.target import load, target
 
     experiment = load(target(TABLE[name].target))
     assert sorted(TABLE[name].methods) == sorted(known_methods(experiment.Config))

@@ -90,9 +90,9 @@ def refused(words, capsys):
 @pytest.fixture
 def study(tmp_path, capsys):
     """A study of two runs, planned and not yet begun, so that requests can contradict it."""
-    from pliant.lab.settings import selected
-    from pliant.lab.study import Study, new_plan, with_runs
-    from pliant.lab.target import target
+    from pliant.lab.study.settings import selected
+    from pliant.lab.study.study import Study, new_plan, with_runs
+    from pliant.lab.study.target import target
 
     plain = Study(tmp_path / "S", new_plan("toy", target(TOY), "quick", "cpu", {}))
     with_runs(plain, selected(plain.experiment, "quick", "nlms", "0")).save()

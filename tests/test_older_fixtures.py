@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from pliant.base.saving import load_state
 from pliant.cli import main
-from pliant.state_files import load_state
 from tests.fixtures import subjects
 
 HERE = Path(__file__).parent / "fixtures"

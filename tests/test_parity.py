@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from pliant import ContinualBackprop, chain_groups
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import Chosen
+from tests.networks import ages
 from tests.reference_engines import ConvEngine, DenseEngine, Layer
 
 W = [[0.5, -1.0], [2.0, 0.25], [-0.3, 0.1]]
@@ -69,14 +70,14 @@ def test_utilities_have_the_golden_values(utility):
 def test_replacements_have_the_golden_timing():
     model, cbp = tiny(decay_rate=0.9, maturity_threshold=2, replacement_rate=0.2, hand_over_mean=False)
     layer, reference = tiny_reference(utility="contribution", decay=0.9, maturity=2, rate=0.2)
-    ages, counters = [], []
+    seen, counters = [], []
     for call in range(7):
         observe(model, cbp, call)
         reference([tensor(FEATURES[call % 3], dtype=torch.float64)])
-        ages.append(cbp.groups[0].age[0].tolist())
+        seen.append(ages(cbp)[0].tolist())
         counters.append(round(layer.accumulated, 6))
     assert layer.replaced == [1, 2]
-    assert ages == [[1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 0, 4], [5, 1, 5], [6, 2, 0], [7, 3, 1]]
+    assert seen == [[1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 0, 4], [5, 1, 5], [6, 2, 0], [7, 3, 1]]
     assert counters == [0, 0, 0.6, 0.2, 0.6, 0.0, 0.4]
 
 
@@ -236,7 +237,7 @@ def test_crossing_weights_end_at_zero_where_the_released_engine_leaves_them_rand
     )
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    first, second = ((group.age[0] == 0).nonzero().item() for group in cbp.groups)
+    first, second = ((age[0] == 0).nonzero().item() for age in cbp.ages().values())
     assert model[1].weight[second, first] == 0.0
     assert model[1].weight[second, 1 - first] == 7.0
 

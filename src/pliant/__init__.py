@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pliant.diagnostics import diagnose as diagnose
+    from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
     from pliant.methods import ReDo as ReDo
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
-    from pliant.unit_reset import UnitReset as UnitReset
     from pliant.units import BN as BN
     from pliant.units import Own as Own
     from pliant.units import Slice as Slice
@@ -39,7 +39,7 @@ _HOMES = {
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
     "diagnose": "pliant.diagnostics",
-    "UnitReset": "pliant.unit_reset",
+    "UnitReset": "pliant.engine.unit_reset",
     "UnitGroup": "pliant.units",
     "UnitMap": "pliant.units",
     "Slice": "pliant.units",

@@ -24,11 +24,11 @@ except ModuleNotFoundError as error:
     print(f'pliant: the command line needs {error.name}: pip install "pliant[lab]"', file=sys.stderr)
     raise SystemExit(2) from None
 
-from pliant.data_cli import data, in_words, telling
+from pliant.data.commands import data, in_words, telling
 
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
-    from pliant.lab.study import Study
+    from pliant.lab.study.study import Study
 
 EXTRAS = {
     **dict.fromkeys(("typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy"), "lab"),
@@ -83,8 +83,8 @@ def _all_experiments() -> Iterator[str]:
 
 
 def _one_experiment(name: str) -> Iterator[str]:
-    from pliant.lab.about import experiment_lines
-    from pliant.lab.target import load
+    from pliant.lab.report.about import experiment_lines
+    from pliant.lab.study.target import load
 
     short, where = _experiment(name)
     return experiment_lines(short, TABLE[name].question if name in TABLE else where.shown, load(where))
@@ -103,13 +103,13 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
 ) -> int:
     """Run an experiment; on the folder of an earlier study, its missing runs."""
-    from pliant.lab.facts import versions
-    from pliant.lab.files import Lock
-    from pliant.lab.preview import preview_lines
-    from pliant.lab.runner import taken_over
-    from pliant.lab.settings import selected
-    from pliant.lab.study import begun, new_plan, with_runs
-    from pliant.lab.target import load
+    from pliant.lab.run.runner import taken_over
+    from pliant.lab.stored.files import Lock
+    from pliant.lab.study.facts import versions
+    from pliant.lab.study.preview import preview_lines
+    from pliant.lab.study.settings import selected
+    from pliant.lab.study.study import begun, new_plan, with_runs
+    from pliant.lab.study.target import load
 
     short, where = _experiment(name)
     experiment = load(where)
@@ -142,10 +142,10 @@ def resume(
     ] = None,
 ) -> int:
     """Go on with a study that was stopped, or, with --to, further than was asked."""
-    from pliant.lab.files import Lock
-    from pliant.lab.runner import make_longer, taken_over
-    from pliant.lab.settings import whole_number
-    from pliant.lab.study import open_study
+    from pliant.lab.run.runner import make_longer, taken_over
+    from pliant.lab.stored.files import Lock
+    from pliant.lab.study.settings import whole_number
+    from pliant.lab.study.study import open_study
 
     end = None if to is None else whole_number("--to", to)
     with Lock(open_study(folder).lock_file, f"the study in {folder}"):
@@ -160,8 +160,8 @@ def resume(
 @app.command()
 def status(folder: Folder) -> None:
     """How far a study is."""
-    from pliant.lab.report import status_lines
-    from pliant.lab.study import open_study
+    from pliant.lab.report.status import status_lines
+    from pliant.lab.study.study import open_study
 
     study = open_study(folder)
     _tell_note(study)
@@ -179,8 +179,8 @@ def plot(
     """Draw the figure of a study, from the rows there are."""
     from pliant.lab.errors import LabError
     from pliant.lab.figures import check_figure_file
-    from pliant.lab.study import open_study
-    from pliant.lab.table import exported, rows_of
+    from pliant.lab.report.table import exported, rows_of
+    from pliant.lab.study.study import open_study
 
     file = out or (path.with_suffix(".png") if path.is_file() else path / "figure.png")
     check_figure_file(file)
@@ -214,8 +214,8 @@ def report(
     all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
 ) -> None:
     """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
-    from pliant.lab.study import open_study
-    from pliant.lab.summary import summary_lines
+    from pliant.lab.report.summary import summary_lines
+    from pliant.lab.study.study import open_study
 
     if not path.is_file():
         _tell_note(open_study(path))
@@ -230,9 +230,9 @@ def export(
     out: Annotated[Path | None, typer.Option(help="file [default: DIR/rows.csv]")] = None,
 ) -> None:
     """Write all rows, each with its config, seed and commit, to one table; `report` and `plot` take it as Parquet."""
-    from pliant.lab.study import open_study
-    from pliant.lab.table import export as write
-    from pliant.lab.table import export_to
+    from pliant.lab.report.table import export as write
+    from pliant.lab.report.table import export_to
+    from pliant.lab.study.study import open_study
 
     with _writing(out or folder):
         form, file = export_to(folder, form, out)
@@ -255,7 +255,7 @@ def watch(
     """Film an episode of an agent as it stands at its last checkpoint."""
     from pliant.lab.errors import LabError
     from pliant.lab.film import chosen, scenes, write_gif
-    from pliant.lab.study import open_study
+    from pliant.lab.study.study import open_study
     from pliant.rl.environments import GraphicsUnavailable
 
     study = open_study(folder)
@@ -292,7 +292,7 @@ def _writing(path: Path) -> Generator[None]:
 def _experiment(name: str) -> tuple[str, Any]:
     """A short name for the study's folder, and where the experiment is."""
     from pliant.lab.errors import unknown
-    from pliant.lab.target import target
+    from pliant.lab.study.target import target
 
     if name in TABLE:
         return name, target(TABLE[name].target)
@@ -305,7 +305,7 @@ def _experiment(name: str) -> tuple[str, Any]:
 def _experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
     """The experiment that made an exported file: one of `TABLE`, as a file of rows is no place to load code by."""
     from pliant.lab.errors import LabError
-    from pliant.lab.target import load, target
+    from pliant.lab.study.target import load, target
 
     name = attrs["name"]
     known = TABLE[name].target if name in TABLE else None
@@ -349,10 +349,10 @@ def _announce(study: Study, at_once: int) -> None:
 
 
 def _run(study: Study, at_once: int) -> int:
-    from pliant.lab.facts import changed_versions
-    from pliant.lab.progress import display
-    from pliant.lab.report import counts_in_words
-    from pliant.lab.runner import run_study
+    from pliant.lab.report.status import counts_in_words
+    from pliant.lab.run.progress import display
+    from pliant.lab.run.runner import run_study
+    from pliant.lab.study.facts import changed_versions
 
     for job in study.jobs:
         study.configs(job)  # an experiment that has changed is refused here, before anything runs
@@ -380,7 +380,7 @@ def _with_data_sets(study: Study) -> Study:
     if data_sets is None:
         return study
     from pliant.data import load
-    from pliant.lab.study import with_data
+    from pliant.lab.study.study import with_data
 
     configs = [config for job in study.jobs for config in study.configs(job)]
     with telling():

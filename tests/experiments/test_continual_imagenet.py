@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from pliant.data import load
 from pliant.experiments import continual_imagenet
 from pliant.experiments.continual_imagenet import Config, ContinualImageNet
-from pliant.experiments.parts.class_pairs import Pairs
-from pliant.experiments.parts.convolutional import ConvNet, normalised
+from pliant.experiments.images.class_pairs import Pairs
+from pliant.experiments.images.convolutional import ConvNet, normalised
 from pliant.lab import Context
-from pliant.lab.checkpoint import from_bytes, to_bytes
+from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 
 EXPERIMENT = ContinualImageNet()
 CLASSES, TRAIN, TEST = 6, 20, 10

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from pliant.experiments import TABLE
-from pliant.lab.target import load, target
+from pliant.lab.study.target import load, target
 
 LEVELS = (0.9, 0.5)  # of all that is measured, in the one setting and the other
 TOGETHER = {"body": {"padding": 0}}  # what a field asks of another

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pliant.experiments import TABLE
-from pliant.lab.records import read
-from pliant.lab.runner import make_longer
-from pliant.lab.study import Study, open_study
-from pliant.lab.target import load, target
+from pliant.lab.run.runner import make_longer
+from pliant.lab.stored.records import read
+from pliant.lab.study.study import Study, open_study
+from pliant.lab.study.target import load, target
 from tests.experiments.small_pictures import make_pictures
 from tests.kill_and_resume import die_inside_a_commit, differing, finish, kill_and_resume, rows_in
 

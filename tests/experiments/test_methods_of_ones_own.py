@@ -10,8 +10,8 @@ from pliant.experiments import TABLE
 from pliant.experiments.rewired_cart_pole import RewiredCartPole
 from pliant.experiments.slowly_changing_regression import SlowlyChangingRegression
 from pliant.lab import Context, LabError
-from pliant.lab.settings import known_methods, selected
-from pliant.lab.target import load, target
+from pliant.lab.study.settings import known_methods, selected
+from pliant.lab.study.target import load, target
 from pliant.rl.ppo.settings import preset
 
 AGENTS = ("rewired-cart-pole", "slippery-ant", "slippery-cheetah", "ant", "hopper", "walker2d")

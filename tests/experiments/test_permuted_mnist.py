@@ -9,9 +9,9 @@ from torch import nn
 
 import pliant.experiments.permuted_mnist as permuted_mnist
 from pliant import ContinualBackprop, chain_groups
+from pliant.base.initial import GAINS, uniform_bound
 from pliant.data import Images, image_set
 from pliant.experiments.permuted_mnist import COLUMNS, Config, Learner, PermutedMnist, Stream, segment
-from pliant.initial import GAINS, uniform_bound
 from pliant.lab.experiment import checked_rows
 from pliant.online import fresh_weights
 from pliant.streams import generator

@@ -8,7 +8,7 @@ import pytest
 from pliant.data import Images, ImageSet
 from pliant.experiments import TABLE
 from pliant.lab import Context
-from pliant.lab.target import load, target
+from pliant.lab.study.target import load, target
 from tests.experiments.test_killed import CUT
 
 ON_PICTURES = ("continual-imagenet", "class-incremental-cifar-100", "warm-starting")

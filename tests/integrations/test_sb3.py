@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import pliant
 from pliant.integrations.sb3 import ContinualBackpropCallback, Networks, UnitResetCallback, example_inputs, networks_of
 from pliant.integrations.sb3.networks import recent_inputs
+from tests.networks import steps
 
 pytestmark = pytest.mark.integrations
 
@@ -190,7 +191,7 @@ def test_critics_are_read_in_their_own_loss_and_not_in_the_actors(name):
     method = callback.unit_reset
     (group,) = [each for each in method.groups if each.name == "critic.qf0.0"]
     torch.testing.assert_close(method.score.mean(group).flatten(), seen["stepped"], rtol=1e-5, atol=1e-6)
-    assert group.steps > 20
+    assert method.stats()[group.name]["steps"] > 20
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN"])
@@ -209,10 +210,10 @@ def test_a_minibatch_at_which_ppo_stops_is_not_read():
             return True
 
         def _on_rollout_start(self):
-            counts.append([reader.examples for panel in callback.unit_reset.panels for reader in panel.readers])
+            counts.append([*callback.unit_reset.recorded().values()])
 
         def _on_rollout_end(self):
-            counts.append([reader.examples for panel in callback.unit_reset.panels for reader in panel.readers])
+            counts.append([*callback.unit_reset.recorded().values()])
 
     counts, callback = [], often()
     model = MAKE["PPO"](target_kl=1e-12)
@@ -311,14 +312,14 @@ def test_a_state_saved_while_training_is_the_state_of_that_moment(tmp_path):
         def _on_step(self):
             if self.n_calls == 128:
                 callback.save(tmp_path / "callback.pt")
-                steps.append(callback.unit_reset.groups[0].steps)
+                seen.append(steps(callback.unit_reset))
             return True
 
-    steps, callback = [], often()
+    seen, callback = [], often()
     MAKE["PPO"]().learn(256, callback=CallbackList([callback, SaveAtStep()]))
     state = torch.load(tmp_path / "callback.pt", weights_only=True)
-    assert state["units"]["panels"][0]["steps"] == steps * 4
-    assert steps[0] < callback.unit_reset.groups[0].steps
+    assert state["units"]["panels"][0]["steps"] == seen * 4
+    assert seen[0] < steps(callback.unit_reset)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda callback: pickle.loads(pickle.dumps(callback))])

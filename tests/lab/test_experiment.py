@@ -5,7 +5,7 @@ import pytest
 
 from pliant.lab import LabError
 from pliant.lab.experiment import checked_rows
-from pliant.lab.target import load, target
+from pliant.lab.study.target import load, target
 
 COLUMNS = {"loss": "nats"}
 GOOD = {"run": np.array([0, 1]), "loss": np.array([0.5, np.nan])}

@@ -7,12 +7,12 @@ pytest.importorskip("imageio", reason="films need imageio: pip install 'pliant[r
 
 from pliant.cli import main
 from pliant.lab import Context, LabError
-from pliant.lab.files import Lock
 from pliant.lab.film import Scene, chosen, paced, scenes, with_words, write_gif
-from pliant.lab.settings import selected
-from pliant.lab.study import Study, new_plan, with_runs
-from pliant.lab.target import target
-from pliant.lab.worker import run_job
+from pliant.lab.run.worker import run_job
+from pliant.lab.stored.files import Lock
+from pliant.lab.study.settings import selected
+from pliant.lab.study.study import Study, new_plan, with_runs
+from pliant.lab.study.target import target
 
 CARTS = "pliant.experiments.rewired_cart_pole:RewiredCartPole"
 SHORT = ["updates=4", "rollout_steps=32", "copies=4", "minibatch_size=32", "hidden=[8,8]", "tasks=2", "time_limit=100"]

@@ -13,12 +13,12 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chain_groups
-from pliant.optimizer_state import OptimizerState
-from pliant.redraw import Redraw
-from pliant.score import RunningUtility
+from pliant.engine.optimizer_state.units import OptimizerState
+from pliant.engine.redraw import Redraw
+from pliant.engine.score import RunningUtility
 from pliant.streams import stream_key
 from pliant.units.entries import Chosen
-from tests.networks import NETWORKS, OPTIMIZERS, batch, enough, mlp, replaced, train
+from tests.networks import NETWORKS, OPTIMIZERS, ages, batch, enough, mlp, replaced, train
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
 
@@ -50,7 +50,7 @@ def test_rate_zero_observes_but_training_stays_bit_identical(network, optimizer)
     train(watched, watcher, range(30), shape)
     assert same(plain, watched)
     assert all(torch.equal(a.get_state(), b) for a, b in zip(cbp.generators, before, strict=True))
-    assert all((group.age == 30).all() for group in cbp.groups)
+    assert all((age == 30).all() for age in cbp.ages().values())
     assert all(cbp.score.value(group, cbp.generators).any() for group in cbp.groups)
 
 
@@ -138,7 +138,7 @@ def replace_now(model, x, **settings):
     cbp = ContinualBackprop(model, optimizer, groups=chain_groups(model), **settings)
     model(x).sum().backward()
     optimizer.step()
-    return cbp, [(group.age[0] == 0).nonzero().flatten().tolist() for group in cbp.groups]
+    return cbp, [(age[0] == 0).nonzero().flatten().tolist() for age in cbp.ages().values()]
 
 
 def test_a_unit_that_never_fires_can_be_replaced_without_moving_the_output():
@@ -153,7 +153,7 @@ def test_a_unit_that_never_fires_can_be_replaced_without_moving_the_output():
     )
     model(x).sum().backward()
     optimizer.step()
-    assert (cbp.groups[0].age[0] == 0).nonzero().flatten().tolist() == [2, 7]
+    assert (ages(cbp)[0] == 0).nonzero().flatten().tolist() == [2, 7]
     assert torch.equal(model(x), before)
     assert (model[0].weight[[2, 7]] != 0).all()
     assert not model[0].bias[[2, 7]].any()
@@ -245,7 +245,7 @@ def test_nan_is_really_gone_and_is_not_handed_over():
     )
     assert model(x).isnan().all()
     cbp.step()
-    assert cbp.groups[0].age[0].tolist() == [1, 1, 1, 0, *[1] * 8]
+    assert ages(cbp)[0].tolist() == [1, 1, 1, 0, *[1] * 8]
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert model(x).isfinite().all()
     assert not optimizer.state[model[2].weight]["momentum_buffer"][:, 3].any()
@@ -258,7 +258,7 @@ def test_an_activation_that_was_infinite_once_makes_its_unit_the_least_useful():
         activity[0, [0, 1, 2, *range(4, 12)]] = 1.0
         model[2](activity)
         cbp.step()
-    assert cbp.groups[0].age[0].argmin() == 3
+    assert ages(cbp)[0].argmin() == 3
     assert replaced(cbp)["0"] == 1
 
 
@@ -597,8 +597,8 @@ def test_state_follows_the_model_to_another_device():
     x, y = (each.cuda() for each in batch(0, (6,)))
     nn.functional.mse_loss(model(x), y).backward()
     stepper.step()
-    assert cbp.groups[0].age.device.type == "cuda"
-    assert (cbp.groups[0].age <= 11).all()
+    assert ages(cbp).device.type == "cuda"
+    assert (ages(cbp) <= 11).all()
 
 
 def test_moving_the_model_and_our_state_within_a_device_changes_nothing():
@@ -720,7 +720,7 @@ def test_a_unit_with_two_consumers_counts_the_weights_to_both_and_hands_its_mean
     assert_close(cbp.groups[0].outgoing_magnitude()[0, :, 0], expected.detach())
     model(x).sum().backward()
     cbp.step()
-    units = (cbp.groups[0].age[0] == 0).nonzero().flatten()
+    units = (ages(cbp)[0] == 0).nonzero().flatten()
     assert len(units) == 3
     assert not model.actor.weight[:, units].any()
     assert not model.critic.weight[:, units].any()
@@ -740,7 +740,7 @@ def test_a_batch_norm_behind_a_flatten_is_reset_in_all_channels_of_a_unit():
     )
     model(torch.randn(8, 1, 2, 2)).sum().backward()
     cbp.step()
-    unit = (cbp.groups[0].age[0] == 0).nonzero().item()
+    unit = (ages(cbp)[0] == 0).nonzero().item()
     mine = torch.arange(12) // 4 == unit
     assert model[2].weight[mine].tolist() == [1.0] * 4
     assert model[2].weight[~mine].tolist() == [5.0] * 8
@@ -930,7 +930,7 @@ class HalfOfTheFirst:
 
     def bind(self, groups, seeds): ...
 
-    def __call__(self, group, value):
+    def __call__(self, group, age, value):
         first = torch.zeros(1, dtype=torch.int64)
         return Chosen(first, first, torch.tensor([0.5]), [1])
 
@@ -958,8 +958,8 @@ def test_a_replacement_by_half_goes_halfway_and_keeps_the_unit_s_age():
     assert_close(model[0].weight[0], before[0].weight[0] / 2)
     assert_close(model[2].weight[:, 0], before[2].weight[:, 0] / 2)
     assert torch.equal(model[0].weight[1:], before[0].weight[1:])
-    assert method.groups[0].age[0].tolist() == [1] * 12
-    assert (method.score.value(method.groups[0], []) > 0).any()
+    assert ages(method)[0].tolist() == [1] * 12
+    assert any((utility > 0).any() for utility in method.utilities().values())
 
 
 class Another(ContinualBackprop):
@@ -975,7 +975,7 @@ def test_several_methods_on_one_adam_do_not_undo_each_other():
     for step in range(60):
         train(model, optimizer, [step])
         for method in (first, second):
-            units = (method.groups[0].age[0] == 0).nonzero().flatten()
+            units = (ages(method)[0] == 0).nonzero().flatten()
             assert not model[2].weight[:, units].any()
     enough(first)
     enough(second)
@@ -1015,7 +1015,7 @@ def test_a_state_saved_with_other_settings_is_an_error_and_nothing_is_loaded(cha
     _, other = attached(mlp(), **changes)
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(cbp.state_dict())
-    assert not other.groups[0].age.any()
+    assert not ages(other).any()
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------

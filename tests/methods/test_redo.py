@@ -6,7 +6,7 @@ from torch import nn
 
 from pliant import ReDo, chain_groups, diagnose
 from pliant.units import Slice, Tap, UnitGroup
-from tests.networks import mlp, replaced, train
+from tests.networks import ages, mlp, replaced, train
 from tests.units.hard_cases import Net
 
 
@@ -23,7 +23,7 @@ def test_dormant_units_are_recycled_at_the_period_and_only_then():
     assert replaced(redo) == {"0": 2}
     assert model[0].weight[[1, 5]].all()
     assert not model[2].weight[:, [1, 5]].any()
-    assert (redo.groups[0].age[0] == 0).nonzero().flatten().tolist() == [1, 5]
+    assert (ages(redo)[0] == 0).nonzero().flatten().tolist() == [1, 5]
 
 
 def test_a_unit_at_the_threshold_is_dormant():

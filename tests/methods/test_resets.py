@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from pliant import ContinualBackprop, chain_groups, reset_head, reset_network, reset_optimizer
-from pliant.optimizer_state import RULES
+from pliant.engine.optimizer_state.units import RULES
 from pliant.streams import stream_key
-from tests.networks import batch, convnet, enough, mlp, replaced, train
+from tests.networks import ages, batch, convnet, enough, mlp, replaced, train
 
 LAYERS = {
     "linear": lambda: nn.Linear(4, 3),
@@ -317,7 +317,7 @@ def test_a_restarted_method_on_a_reset_network_is_a_new_one_on_a_new_network(opt
     new.load_state_dict(old.state_dict())
     old_cbp.restart()
     assert replaced(old_cbp) == before
-    assert not old_cbp.groups[0].age.any()
+    assert not ages(old_cbp).any()
     old_cbp.generators[0].manual_seed(stream_key(1, "fresh units"))
     new_optimizer, new_cbp = with_cbp(new, optimizer)
     train(old, old_optimizer, range(100), dtype=torch.float64)
@@ -343,7 +343,7 @@ def test_a_head_of_its_own_count_makes_young_units_as_new_as_in_a_new_adam(monke
     optimizer, cbp = with_cbp(model)
     train(model, optimizer, range(60), dtype=torch.float64)
     enough(cbp, least=10)
-    monkeypatch.setattr(cbp, "select", lambda group, value: None)  # no more of them from here on
+    monkeypatch.setattr(cbp, "select", lambda group, age, value: None)  # no more of them from here on
     train(model, optimizer, range(5), dtype=torch.float64)
     reset_head(model[4], optimizer, how="zero")
     alone = nn.Linear(9, 2).double()

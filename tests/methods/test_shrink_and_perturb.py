@@ -206,7 +206,7 @@ def test_a_wrapped_model_gets_the_noise_of_the_plain_one():
         ({"noise_std": -1.0}, "noise_std must be 0 or more"),
         ({"noise_std": 0.1, "shrink": 1.5}, r"shrink must lie in \[0, 1\], got 1.5"),
         ({"noise_std": 0.1, "period": 0}, "period must be 1 or more whole optimizer steps, or None"),
-        ({"noise_std": 0.1, "source": "uniform"}, "unknown source 'uniform'; known: normal, init"),
+        ({"noise_std": 0.1, "source": "uniform"}, "unknown source 'uniform'.*; known: normal, init"),
         ({"noise_std": 0.1, "runs": 3}, r"'0\.weight' has shape \(12, 6\); with runs=3, axis 0"),
         ({"noise_std": 0.1, "runs": 12, "source": "init"}, "knows no runs"),
         ({"noise_std": 0.1, "seed": [1, 2]}, "2 seeds for 1 runs"),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pliant.experiments.parts.residual import ResidualNet
+from pliant.experiments.images.residual import ResidualNet
 from pliant.nn import StackedConv2d
 from pliant.nn.strided import conv2d, every
 

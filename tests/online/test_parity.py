@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pliant import ContinualBackprop, chain_groups
-from pliant.initial import GAINS, uniform_bound
+from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
 from pliant.online.settings import UTILITIES
 

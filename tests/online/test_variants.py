@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pliant import ContinualBackprop, streams
-from pliant.initial import GAINS, uniform_bound
+from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
-from pliant.units.map import Own, Slice, Tap, UnitGroup
+from pliant.units.groups import Own, Slice, Tap, UnitGroup
 
 SEED, STEPS, HIDDEN = 7, 500, (8, 6)
 CBP = {"replacement_rate": 0.02, "maturity_threshold": 10, "decay_rate": 0.9}

@@ -13,7 +13,6 @@ from pliant import ContinualBackprop
 from pliant.units import BN, Own, Slice, UnitGroup, UnitMap
 from pliant.units.entries import Chosen
 from pliant.units.trace import trace
-from pliant.units.verify import verify
 from tests.units.hard_cases import BY_NAME, CASES, Along, Case, Elements, Net, Units
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
@@ -200,7 +199,7 @@ def test_resets_run_in_every_group_and_leave_fresh_units_unread(case):
         optimizer.step()
         assert len(cbp.groups) == len(case.groups)
         for group in cbp.groups:
-            replaced = (group.age[0] == 0).nonzero().flatten()
+            replaced = (cbp.ages()[group.name][0] == 0).nonzero().flatten()
             assert len(replaced) == group.units // 2
             chosen = Chosen(torch.zeros_like(replaced), replaced, torch.ones(len(replaced)), [len(replaced)])
             assert all(not part.read(chosen).any() for part in group.outgoing), group.name
@@ -213,7 +212,7 @@ def test_resets_run_in_every_group_and_leave_fresh_units_unread(case):
 def test_the_verifier_finds_no_fault(case):
     model, plan = traced(case)
     _, example = case.make()
-    verification = verify(plan, model, example)
+    verification = plan.verify(model, example)
     expected = {
         first: "approximate" if units.kind == "approximate" else "exact" for first, units in case.groups.items()
     }

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pliant import ContinualBackprop
 from pliant.units.trace import trace
-from tests.networks import enough, replaced
+from tests.networks import ages, enough, replaced
 from tests.units.hard_cases import BY_NAME, Net
 
 
@@ -29,7 +29,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
 
 def fresh(cbp: ContinualBackprop, group: int = 0) -> list[int]:
     """Units that the last step replaced."""
-    return (cbp.groups[group].age[0] == 0).nonzero().flatten().tolist()
+    return (ages(cbp, group)[0] == 0).nonzero().flatten().tolist()
 
 
 def first_replaced(model: nn.Module, optimizer: torch.optim.Optimizer, cbp: ContinualBackprop, x: Tensor) -> list[int]:

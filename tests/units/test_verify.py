@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from pliant.units import BN, Own, Slice, Tap, UnitGroup, UnitMap, chain_groups
 from pliant.units.bound import BoundGroup
 from pliant.units.trace import trace
-from pliant.units.verify import verify
 from pliant.units.verify.probe import Probe
 from pliant.units.verify.products import Products
 from pliant.units.verify.trial import separating_sets
@@ -26,7 +25,7 @@ def plan(net, *groups):
 
 
 def only(net, group, x, **options):
-    (row,) = verify(plan(net, group), net, x, **options).rows
+    (row,) = plan(net, group).verify(net, x, **options).rows
     return row
 
 
@@ -68,7 +67,7 @@ def test_groups_of_an_mlp_and_a_convnet_are_exact():
         *(nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 2), nn.ReLU()),
         *(nn.Flatten(), nn.Dropout(0.1), nn.Linear(20, 7), nn.Tanh(), nn.Linear(7, 2)),
     )
-    found = verify(plan(net, *chain_groups(net)), net, examples(2, 2, 8, 8))
+    found = plan(net, *chain_groups(net)).verify(net, examples(2, 2, 8, 8))
     assert [row.verdict for row in found.rows] == ["exact"] * 3
     assert all(row.moved == 0.0 and row.shown > 0.01 and row.alive > 0.5 for row in found.rows)
     assert found.wrong == found.vacuous == []
@@ -179,7 +178,7 @@ def test_a_consumer_that_is_multiplied_by_zero_proves_nothing():
     net = nn.Sequential(*mlp(), nn.Threshold(torch.inf, 0.0))
     row = only(net, hidden(), examples(4, 4))
     assert row.verdict == "vacuous"
-    assert verify(plan(net, hidden()), net, examples(4, 4)).vacuous == [row]
+    assert plan(net, hidden()).verify(net, examples(4, 4)).vacuous == [row]
 
 
 def test_behind_a_zero_head_a_wrong_group_is_still_wrong():
@@ -296,7 +295,7 @@ def test_the_rank_of_an_adapter_is_a_group_and_its_frozen_base_is_not():
     net = nn.Sequential(Adapter(nn.Linear(4, 8)), nn.ReLU(), Adapter(nn.Linear(8, 2)))
     found = trace(net, examples(4, 4))
     assert [row.group.name for row in found.rows] == ["0.down", "2.down"]
-    assert [row.verdict for row in verify(found, net, examples(4, 4)).rows] == ["exact", "exact"]
+    assert [row.verdict for row in found.verify(net, examples(4, 4)).rows] == ["exact", "exact"]
 
 
 def test_units_that_get_no_gradient_after_a_reset_are_wrong():
@@ -365,13 +364,13 @@ def test_two_consumers_behind_norms_of_their_own_need_both_norms():
 def test_what_cannot_be_verified_is_named():
     net = mlp()
     with pytest.raises(ValueError, match="no group is named 'fc'; groups: 0"):
-        verify(plan(net, hidden()), net, examples(4, 4), groups=["fc"])
+        plan(net, hidden()).verify(net, examples(4, 4), groups=["fc"])
     with pytest.raises(RuntimeError, match=r"verify: the forward of Sequential .* raised"):
-        verify(plan(net, hidden()), net, examples(4, 3))
+        plan(net, hidden()).verify(net, examples(4, 3))
     stack = nn.ParameterDict({"w": torch.zeros(2, 3, 4), "v": torch.zeros(2, 2, 3)})
     group = UnitGroup("w", [Slice("w", 0)], [Slice("v", 1)], (), runs=2)
     with pytest.raises(ValueError, match=r"stacked networks .* cannot be tried: \['w'\]"):
-        verify(plan(stack, group), stack, examples(4, 4))
+        plan(stack, group).verify(stack, examples(4, 4))
 
 
 def test_a_model_that_counts_its_calls_outside_of_itself_is_refused():
@@ -384,12 +383,12 @@ def test_a_model_that_counts_its_calls_outside_of_itself_is_refused():
 
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Counting(8, 2))
     with pytest.raises(ValueError, match="two forward passes of Sequential"):
-        verify(plan(net, hidden()), net, examples(4, 4))
+        plan(net, hidden()).verify(net, examples(4, 4))
 
 
 def test_the_verification_prints_one_row_a_group_and_raises_with_what_failed():
     net = mlp()
-    found = verify(plan(net, replace(hidden(), outgoing=[Slice("2.weight", 1, index=shifted(8))])), net, examples(4, 4))
+    found = plan(net, replace(hidden(), outgoing=[Slice("2.weight", 1, index=shifted(8))])).verify(net, examples(4, 4))
     header, row = str(found).splitlines()
     assert header.split() == ["group", "verdict", "units", "moved", "if", "missed", "alive"]
     assert row.split()[:3] == ["0", "wrong", "8"]
@@ -646,9 +645,9 @@ def test_checkpoints_change_nothing(reentrant, tokens):
 def test_the_verdict_is_the_same_in_every_mode(mode):
     net, x = mlp(nn.BatchNorm1d(8)), examples(4, 4)
     right, forgetful = hidden("3", affine=[BN("1")]), hidden("3")
-    outside = [str(verify(plan(net, group), net, x)) for group in (right, forgetful)]
+    outside = [str(plan(net, group).verify(net, x)) for group in (right, forgetful)]
     with mode():
-        inside = [str(verify(plan(net, group), net, examples(4, 4))) for group in (right, forgetful)]
+        inside = [str(plan(net, group).verify(net, examples(4, 4))) for group in (right, forgetful)]
     assert inside == outside
     assert ["exact" in each for each in inside] == [True, False]
 

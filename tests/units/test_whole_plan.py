@@ -79,9 +79,9 @@ def test_a_forgotten_scale_is_found_among_many_groups(layers):
     net = nn.Sequential(*[each for _ in range(layers + 1) for each in (nn.Linear(8, 8), nn.PReLU(8))], nn.Linear(8, 2))
     x = torch.randn(4, 8)
     plan = pliant.trace(net, x, trial=False)
-    assert tried(plan, net, x).wrong == {}
+    assert tried(plan.groups, net, x).wrong == {}
     name = plan.groups[layers // 2].name
-    assert list(tried(without(plan, name, affine=[]), net, x).wrong) == [name]
+    assert list(tried(without(plan, name, affine=[]).groups, net, x).wrong) == [name]
 
 
 def test_a_reader_that_sees_units_without_telling_them_apart_is_found():
@@ -109,7 +109,7 @@ def test_a_reader_that_sees_units_without_telling_them_apart_is_found():
         group, incoming=[*map(renamed, group.incoming)], outgoing=[*map(renamed, group.outgoing)], tap=(), hand_over={}
     )
     plan = pliant.units.UnitMap().add(net, by_hand)
-    found = tried(plan, net, x).wrong
+    found = tried(plan.groups, net, x).wrong
     assert list(found) == ["0"]
     assert "something else reads it" in found["0"]
 
@@ -119,11 +119,11 @@ def test_norms_over_units_and_attention_pass():
     net, x = encoder(), torch.randn(2, 5, 16)
     plan = pliant.trace(net, x, trial=False)
     assert {group.kind for group in plan.groups} == {"exact"}
-    assert tried(plan, net, x) == whole_plan.Tried()
+    assert tried(plan.groups, net, x) == whole_plan.Tried()
     normed = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 8))
     plan = pliant.trace(normed, torch.randn(4, 8), trial=False)
     assert {group.kind for group in plan.groups} == {"approximate"}
-    assert tried(plan, normed, torch.randn(4, 8)) == whole_plan.Tried()
+    assert tried(plan.groups, normed, torch.randn(4, 8)) == whole_plan.Tried()
 
 
 def test_units_that_a_constant_tells_apart_cannot_change_places_and_are_planned_all_the_same():
@@ -221,5 +221,5 @@ def test_every_entry_of_a_unit_changes_places_with_its_neighbours():
     read = Read()
     plan = pliant.trace(read, x, trial=False)
     assert plan.groups[0].kind == "recurrent"
-    assert tried(plan, read, x).wrong == {}
+    assert tried(plan.groups, read, x).wrong == {}
     assert Own not in map(type, plan.groups[0].affine)

@@ -13,7 +13,6 @@ from torch import nn
 
 from pliant.units import Own, Slice, UnitMap
 from pliant.units.trace import trace
-from pliant.units.verify import verify
 from tests.zoo.models import Model, zoo
 
 SMALL = 200_000  # parameters; of larger networks a sample is verified:
@@ -73,7 +72,7 @@ def measure(entry: Model) -> Row:
     sample = [rows[i * len(rows) // GROUPS] for i in range(min(GROUPS, len(rows)))] if large else rows
     names = [row.group.name for row in sample]
     rounds = ROUNDS if large else None
-    verification = verify(plan, model, example, groups=names, rounds=rounds) if plan else None
+    verification = plan.verify(model, example, groups=names, rounds=rounds) if plan else None
     weights = [name for name, each in model.named_parameters() if each.dim() > 1]
     hidden = [name for name in weights if entry.is_hidden(name)]
     return Row(

@@ -6,9 +6,9 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
+from pliant.base.choices import did_you_mean
 from pliant.data import cifar, idx
 from pliant.data.catalog import CATALOG, Entry, File
 from pliant.data.download import fetched
@@ -82,8 +82,7 @@ def _load_pictures(name: str, entry: Entry | None, folder: Path | None, download
     places = [root / f"{name}{ending}" for root in folders(folder) for ending in (".zip", "")]
     if entry is not None:
         raise _missing(f"{name}.zip or {name}/", places, entry.how)
-    near = get_close_matches(name, [known.name for known in known_sets(folder)], n=1)
-    guess = f" (did you mean '{near[0]}'?)" if near else ""
+    guess = did_you_mean(name, [known.name for known in known_sets(folder)])
     raise _missing(f"data set '{name}'{guess}", places, f"pliant data add {name} FOLDER-OR-ZIP")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pliant.units.trace.call import operation_name
+from pliant.units.models import operation_name
 
 
 class Activation(NamedTuple):

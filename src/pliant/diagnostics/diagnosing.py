@@ -18,7 +18,8 @@ from pliant.diagnostics.measuring import measured
 from pliant.diagnostics.watch import watch
 from pliant.units.bound import BoundGroup, Names
 from pliant.units.forwards import Mask
-from pliant.units.map import UnitGroup, UnitMap
+from pliant.units.groups import UnitGroup
+from pliant.units.map import UnitMap
 from pliant.units.models import first
 from pliant.units.trace import trace
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isnan
 
-from pliant.units.map import UnitMap, aligned
+from pliant.units.groups import aligned
+from pliant.units.map import UnitMap
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Every function gives one bool a unit, (..., units). A unit with a NaN is in none
 Departures. Three published measures are called "dormant"; here each has its own name. Nature counts h != 0 for CIFAR, which is
 the same behind a ReLU, and takes "less than 1%" there, as we do, but "at most 1%" for RL. Where a whole layer is silent, ReDo's
 score is 0 / 0: all of its units are dormant. Where a layer holds NaN or inf, its mean tells nothing: none is. Both as
-`pliant.ReDo` has it: `pliant.utility.dormancy`.
+`pliant.ReDo` has it: `pliant.engine.utility.dormancy`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from math import inf
 from torch import Tensor
 
 from pliant.diagnostics.features import wide
-from pliant.utility import dormancy as share_of_layer  # the rule by which ReDo replaces
+from pliant.engine.utility import dormancy as share_of_layer  # the rule by which ReDo replaces
 
 FLAT_ENDS = {  # activation -> saturated below, saturated above
     "tanh": (-0.99, 0.99),

@@ -33,7 +33,7 @@ Counts = list[int | None]  # by run
 def measured(group: BoundGroup, seen: Seen, tau: float) -> list[GroupDiagnosis]:
     """A row of the table for each run."""
     answers = [each for each in (_answers(consumer, group, seen) for consumer in group.consumers) if each is not None]
-    activations = {each for tap in group.spec.taps for each in seen.sights[tap].activations}
+    activations = {each for tap in group.spec.taps for each in seen.records[tap].activations}
     activation = activations.pop() if len(activations) == 1 else None
     values = {**_health(answers, activation, tau), **_geometry(answers), **_sizes(group, seen)}
     first = answers[0] if answers else torch.empty(group.runs, 0, group.units, 1)
@@ -54,7 +54,7 @@ def measured(group: BoundGroup, seen: Seen, tau: float) -> list[GroupDiagnosis]:
 def _answers(consumer: Consumer, group: BoundGroup, seen: Seen) -> Tensor | None:
     """What the units answered at a consumer's tap, (runs, n, units, columns of a unit); None if it was not read."""
     tap = consumer.tap
-    entries = None if tap is None else seen.sights[tap].by_entry(group.spec.runs)
+    entries = None if tap is None else seen.records[tap].by_entry(group.spec.runs)
     if tap is None or entries is None:
         return None
     wanted = group.units * consumer.repeat

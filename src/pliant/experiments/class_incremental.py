@@ -26,11 +26,11 @@ from torch import Tensor
 from pliant.diagnostics.features import features
 from pliant.diagnostics.health import dormant_by_firing
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank
-from pliant.experiments.parts.pictures import Augmentation
-from pliant.experiments.parts.residual import initialise
-from pliant.experiments.parts.residual_learner import Learner
-from pliant.experiments.parts.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.feedback import written
+from pliant.engine.feedback import written
+from pliant.experiments.images.pictures import Augmentation
+from pliant.experiments.images.residual import initialise
+from pliant.experiments.images.residual_learner import Learner
+from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
 from pliant.lab import Context, check_method, check_owners
 from pliant.lab.curves import less_reference, with_curves
 from pliant.lab.figures import band, looks, panels, with_values

@@ -27,10 +27,10 @@ from torch.nn import functional as F
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
-from pliant.experiments.parts.captured_step import captured
-from pliant.experiments.parts.class_pairs import SIDE, Order, Pairs
-from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
-from pliant.experiments.parts.convolutional import ConvNet, normalised
+from pliant.experiments.continual_backprop import ReplacementConfig, replaced
+from pliant.experiments.images.captured_step import captured
+from pliant.experiments.images.class_pairs import SIDE, Order, Pairs
+from pliant.experiments.images.convolutional import ConvNet, normalised
 from pliant.lab import DONE, RUNNING, Context, RunStatus, check_method, check_owners, diverged, shared_config
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import PALETTE, band, looks, panels

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.parts.agent_config import COLOURS, METHODS, NAMES, WORDS, AgentConfig
+from pliant.experiments.agent_config import COLOURS, METHODS, NAMES, WORDS, AgentConfig
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
-from pliant.experiments.parts.continual_backprop import ReplacementConfig, replaced
+from pliant.experiments.continual_backprop import ReplacementConfig, replaced
 from pliant.lab import DONE, RUNNING, Context, RunStatus, check_method, check_owners, diverged
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import band, looks, panels

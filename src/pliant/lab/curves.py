@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.lab.errors import LabError
+from pliant.lab.study.labels import in_words
 
 if TYPE_CHECKING:
     import pandas
@@ -115,18 +116,6 @@ def mean_by(rows: pandas.DataFrame, by: Sequence[str], value: str, weight: str |
     groups = table[[*by]].assign(total_=np.where(counts > 0, values * counts, 0.0), counts_=counts).groupby([*by])
     sums: Any = groups.sum()
     return (sums["total_"] / sums["counts_"]).where(groups["total_"].count() == groups.size())
-
-
-def in_words(value: Any) -> str:
-    """A value, short, and never the same for two values of a field.
-
-    >>> in_words(1e-5), in_words(0.1), in_words(0.1 + 1e-9), in_words("adaptable_contribution")
-    ('1e-5', '0.1', '0.100000001', 'adaptable_contribution')
-    """
-    if not isinstance(value, float):
-        return str(value)
-    short = f"{value:g}"
-    return (short if float(short) == value else repr(float(value))).replace("e-0", "e-")
 
 
 def given(setting: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:

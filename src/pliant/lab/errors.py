@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from pliant.base.choices import nearest
 
 
 class LabError(ValueError):
@@ -30,6 +31,6 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> LabError:
     unknown method 'cpb': did you mean 'cbp'? Known: bp, cbp, linear
     """
     names = list(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.0)
-    guess = f": did you mean '{near[0]}'? Known: {', '.join(names)}" if near else ": there is none"
+    near = nearest(word, names, 0.0)
+    guess = f": did you mean '{near}'? Known: {', '.join(names)}" if near else ": there is none"
     return LabError(f"unknown {kind} '{word}'{guess}")

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.lab.errors import LabError
-from pliant.lab.study import Job, Study
-from pliant.lab.worker import resumed_state
+from pliant.lab.run.worker import resumed_state
+from pliant.lab.study.study import Job, Study
 
 MARGIN = 6  # pixels around the words
 SHORTEST = 0.02  # seconds of a picture: shorter ones are shown for longer by most programs

@@ -1,4 +1,4 @@
-"""Every method, one file each: presets of the parts in `pliant.unit_reset`, and methods on whole parameters."""
+"""Every method, one file each: presets of the parts in `pliant.engine.unit_reset`, and methods on whole parameters."""
 
 from pliant.methods.continual_backprop import ContinualBackprop
 from pliant.methods.l2 import L2

@@ -9,9 +9,9 @@ After every optimizer step, in each group of hidden units:
 
     η `decay_rate`    ρ `replacement_rate`    m `maturity_threshold`
 
-Source: Dohare et al., Nature 632 (2024), algorithm 1. Departures are named where they are made: `pliant.utility` (means for
-sums), `pliant.replacement` (integer counts), `pliant.unit_reset` (order of phases), `pliant.redraw` (hand-over that
-works), `pliant.optimizer_state` (fresh state for SGD, Adam, AdamW).
+Source: Dohare et al., Nature 632 (2024), algorithm 1. Departures are named where they are made, in `pliant.engine`: `utility`
+(means for sums), `replacement` (integer counts), `unit_reset` (order of phases), `redraw` (hand-over that works),
+`optimizer_state` (fresh state for SGD, Adam, AdamW).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Unpack
 from torch import nn
 from torch.optim import Optimizer
 
-from pliant.optimizer_state import OptimizerState, Policy
-from pliant.redraw import Init, Redraw
-from pliant.score import RunningUtility
-from pliant.select import Count, Eligible, ReplacementRate
-from pliant.unit_reset import UnitReset, Where
-from pliant.utility import Utility
+from pliant.engine.optimizer_state.units import OptimizerState, Policy
+from pliant.engine.redraw import Init, Redraw
+from pliant.engine.score import RunningUtility
+from pliant.engine.select import Count, Eligible, ReplacementRate
+from pliant.engine.unit_reset import UnitReset, Where
+from pliant.engine.utility import Utility
 
 
 class ContinualBackprop(UnitReset):
@@ -39,15 +39,15 @@ class ContinualBackprop(UnitReset):
         replacement_rate: share of mature units replaced per optimizer step. 0 observes and writes nothing.
         maturity_threshold: optimizer steps; a unit may be replaced when its age is greater.
         decay_rate: of the running averages; 0 = instantaneous.
-        utility: a name of `pliant.utility.UTILITIES`, or a `Utility`.
+        utility: a name of `pliant.engine.utility.UTILITIES`, or a `Utility`.
         count: "accumulate" or "bernoulli".
         eligible: "mature" or "all".
         hand_over_mean: move the unit's mean contribution into its consumer.
-        optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.optimizer_state`.
+        optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.engine.optimizer_state.units`.
         init: what fresh incoming weights are drawn from: "module" (as the layer's own reset, or as the network started, where
-            that is another scale), a name, or a callable, see `pliant.redraw.Redraw`.
+            that is another scale), a name, or a callable, see `pliant.engine.redraw.Redraw`.
         where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
-            `residual`, `heads`, `trial`, `seed`, `attach`, `process_group` and `mask` as in `pliant.unit_reset.UnitReset`.
+            `residual`, `heads`, `trial`, `seed`, `attach`, `process_group` and `mask` as in `pliant.engine.unit_reset.UnitReset`.
 
     Raises `ValueError` or `TypeError` at construction for what does not fit.
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from pliant.methods.whole_parameters import Place, Which, WholeParameters
+from pliant.base.choices import one_of
+from pliant.engine.whole_parameters import Place, Which, WholeParameters
 
 Toward = Literal["zero", "initial"]
 
@@ -65,11 +66,9 @@ class L2(WholeParameters):
         super().__init__(model, optimizer, parameters)
         if not 0.0 <= strength < float("inf"):
             raise ValueError(f"strength must be 0 or more, got {strength}")
-        if toward not in get_args(Toward):
-            raise ValueError(f"unknown toward '{toward}'; known: {', '.join(get_args(Toward))}")
         if any(isinstance(each, LBFGS) for each in self.optimizers):
             raise ValueError("LBFGS searches along the loss, so the penalty must be part of it: add it in the closure")
-        self.strength, self.toward = strength, toward
+        self.strength, self.toward = strength, one_of("toward", toward, get_args(Toward))
         self._targets: dict[nn.Parameter, Tensor] = {}
         if toward == "initial":
             self._targets = {place.parameter: place.parameter.detach().clone() for place in self.places}

@@ -4,7 +4,7 @@ Every `period` optimizer steps, each unit whose mean |activity| is at most `tau`
 weights redrawn, its outgoing weights zeroed and its optimizer state forgotten.
 
 A layer that is silent throughout, whose mean is 0, is recycled whole: every unit in it is dormant, as `pliant.diagnose`
-counts. A layer whose activity is not finite is left alone. Both are `pliant.utility.dormancy`.
+counts. A layer whose activity is not finite is left alone. Both are `pliant.engine.utility.dormancy`.
 
 Source: Sokar et al., ICML 2023, algorithm 1. The activity is that of the last step's batches; the released code runs
 one extra batch.
@@ -18,18 +18,18 @@ from typing import Unpack
 from torch import nn
 from torch.optim import Optimizer
 
-from pliant.optimizer_state import OptimizerState, Policy
-from pliant.redraw import Init, Redraw
-from pliant.score import Dormancy
-from pliant.select import Threshold
-from pliant.unit_reset import UnitReset, Where
+from pliant.engine.optimizer_state.units import OptimizerState, Policy
+from pliant.engine.redraw import Init, Redraw
+from pliant.engine.score import Dormancy
+from pliant.engine.select import Threshold
+from pliant.engine.unit_reset import UnitReset, Where
 
 
 class ReDo(UnitReset):
     """Attach ReDo to a model and its optimizer. `tau` is a share of the layer's mean activity, `period` optimizer steps, `init`
-    what fresh incoming weights are drawn from, see `pliant.redraw.Redraw`.
+    what fresh incoming weights are drawn from, see `pliant.engine.redraw.Redraw`.
 
-    `where`: `example_inputs=x` or `groups=...`, and the rest as in `pliant.unit_reset.UnitReset`.
+    `where`: `example_inputs=x` or `groups=...`, and the rest as in `pliant.engine.unit_reset.UnitReset`.
     """
 
     def __init__(

@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.feedback import written
-from pliant.methods.fresh_copy import FreshCopy, Init, inner
-from pliant.optimizer_state import RULES, Rule
-from pliant.young_entries import YoungEntries
+from pliant.base.choices import one_of
+from pliant.engine.feedback import written
+from pliant.engine.fresh_copy import FreshCopy, Init
+from pliant.engine.optimizer_state.units import RULES, Rule
+from pliant.engine.optimizer_state.young import YoungEntries
+from pliant.units.models import unwrapped
 
 State = Literal["fresh", "zero", "keep"]
 Optimizers = Optimizer | Sequence[Optimizer] | None
@@ -57,13 +59,11 @@ def reset_head(
     >>> head.weight.any().item()
     False
     """
-    if how == "draw":
+    if one_of("how", how, ("draw", "zero")) == "draw":
         if seed is None:
             raise ValueError("reset_head(how='draw') needs a seed, a number or a generator")
         reset_network(head, optimizer, seed=seed, init=init, optimizer_state=optimizer_state)
         return
-    if how != "zero":
-        raise ValueError(f"unknown how '{how}'; known: draw, zero")
     memory = _Memory(optimizer, list(head.parameters()), optimizer_state)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -111,7 +111,7 @@ def reset_network(
         for parameter, drawn in zip(model.parameters(), fresh.parameters(), strict=True):
             parameter.copy_(drawn)
             _clear_gradient(parameter)
-        for buffer, drawn in zip(inner(model).buffers(), fresh.buffers(), strict=True) if statistics else ():
+        for buffer, drawn in zip(unwrapped(model).buffers(), fresh.buffers(), strict=True) if statistics else ():
             buffer.copy_(drawn)
         memory.forget()
     written(model.parameters())
@@ -144,8 +144,7 @@ class _Memory:
     """What optimizers remember of some parameters, known to be forgettable."""
 
     def __init__(self, optimizer: Optimizers, parameters: Sequence[nn.Parameter], policy: State) -> None:
-        if policy not in get_args(State):
-            raise ValueError(f"unknown optimizer_state '{policy}'; known: {', '.join(get_args(State))}")
+        one_of("optimizer_state", policy, get_args(State))
         optimizers = () if optimizer is None else (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         self.policy, self.parameters = policy, set(parameters)
         self.held = [

@@ -13,7 +13,7 @@ Published forms, which are not interchangeable:
 Sources: Ash and Adams, NeurIPS 2020; Dohare et al., Nature 632 (2024), released code: weights and biases of weight layers
 (image problems, where there are no others), every parameter, batch norms' too, on class-incremental CIFAR-100.
 
-Draws are looked up by (seed, optimizer, step), see `pliant.methods.normal_stream`: to go on exactly takes a count of
+Draws are looked up by (seed, optimizer, step), see `pliant.engine.normal_stream`: to go on exactly takes a count of
 steps, and the same numbers come on every device. In half precision a sum below half a unit in the last place is lost.
 """
 
@@ -27,20 +27,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.feedback import written
-from pliant.methods.fresh_copy import FreshCopy
-from pliant.methods.normal_stream import standard_normal
-from pliant.methods.whole_parameters import (
+from pliant.base.choices import one_of
+from pliant.engine.data_parallel import Ranks
+from pliant.engine.feedback import written
+from pliant.engine.fresh_copy import FreshCopy
+from pliant.engine.normal_stream import standard_normal
+from pliant.engine.taken_steps import Clock, Pending
+from pliant.engine.whole_parameters import (
     Place,
     Which,
     WholeParameters,
     is_captured,
-    plain_name,
     seeds_of_runs,
 )
-from pliant.ranks import Ranks
 from pliant.streams import stream_key
-from pliant.taken_steps import Clock, Pending
+from pliant.units.models import plain_name
 
 Source = Literal["normal", "init"]
 
@@ -50,7 +51,7 @@ FORMAT = 1
 class ShrinkAndPerturb(WholeParameters):
     """Shrink parameters and add noise to them, after every `period` optimizer steps or when `perturb()` says so.
 
-    A parameter that is frozen is left alone. A step that a GradScaler leaves out is none, see `pliant.taken_steps`; where only a
+    A parameter that is frozen is left alone. A step that a GradScaler leaves out is none, see `taken_steps`; where only a
     CUDA device knows, what is due by a step follows the next one.
 
     Args:
@@ -65,7 +66,7 @@ class ShrinkAndPerturb(WholeParameters):
         seed: of all draws, or one for each run; None takes `torch.initial_seed()`, under data parallelism that of rank 0.
             Two of one seed draw the same noise: give an actor and a critic seeds of their own.
         attach: True acts by itself after `optimizer.step()`; False waits for you to call `step()` there.
-        process_group: whose ranks share the seed, as in `pliant.unit_reset.UnitReset`.
+        process_group: whose ranks share the seed, as in `pliant.engine.unit_reset.UnitReset`.
 
     Raises `ValueError` at construction for what does not fit.
 
@@ -255,5 +256,4 @@ def _check(noise_std: float, shrink: float, period: int | None, source: str) -> 
         raise ValueError(f"shrink must lie in [0, 1], got {shrink}; 1 shrinks nothing")
     if period is not None and (not period >= 1 or period % 1):
         raise ValueError(f"period must be 1 or more whole optimizer steps, or None, got {period}")
-    if source not in get_args(Source):
-        raise ValueError(f"unknown source '{source}'; known: {', '.join(get_args(Source))}")
+    one_of("source", source, get_args(Source))

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pliant.base.choices import one_of
 from pliant.nn.strided import conv2d
 
 How = Literal["auto", "loop", "grouped", "product"]
@@ -134,10 +135,9 @@ class StackedConv2d(_Stacked):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if how not in get_args(How):
-            raise ValueError(f"StackedConv2d: unknown how='{how}'; known: {', '.join(get_args(How))}")
         super().__init__((runs, outputs, inputs, kernel, kernel), device, dtype)
-        self.stride, self.padding, self.how = stride, padding, how
+        self.stride, self.padding = stride, padding
+        self.how: How = one_of("how", how, get_args(How))
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x, 5)

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pliant import streams
-from pliant.initial import GAINS, INITS, uniform_bound
+from pliant.base.choices import one_of
+from pliant.base.initial import GAINS, INITS, uniform_bound
 from pliant.online.learner import Net, Rules, State, aligned
 from pliant.online.norms import MEAN, SCALE, SHIFT, VARIANCE
-from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, one_of, per_learner
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, per_learner
 from pliant.online.vectors import LANES
 
 Array = NDArray[Any]

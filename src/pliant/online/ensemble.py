@@ -27,6 +27,7 @@ from typing import Any, TypedDict, Unpack, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from pliant.base.choices import one_of
 from pliant.online import build, forward, settings
 from pliant.online.examples import (
     Array,
@@ -43,7 +44,7 @@ from pliant.online.gather import gather
 from pliant.online.lanes import lanes_work, learn_lanes
 from pliant.online.rows import learn_rows, rows_work, settled_parameters
 from pliant.online.scores import determination
-from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, one_of
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS
 from pliant.online.vectors import LANES
 
 FORMAT = 3  # of `state_dict`

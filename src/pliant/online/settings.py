@@ -1,14 +1,13 @@
 """What can be asked of online learners: the names, and the checks that a request makes sense.
 
-Initial and fresh weights are bounded as in `pliant.initial`. One departure from the released code of Dohare et al., Nature
+Initial and fresh weights are bounded as in `pliant.base.initial`. One departure from the released code of Dohare et al., Nature
 632 (2024): it takes lecun for selu whatever was asked for; here `init` is what is used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -57,16 +56,6 @@ UTILITIES: dict[str, Utility] = {
     "feature_by_input": Utility(arithmetic.CENTRED, outgoing=False, incoming=True),
     "random": Utility(arithmetic.RANDOM, outgoing=False, incoming=False),
 }
-
-
-def one_of(name: str, value: str, known: Iterable[str]) -> str:
-    """`value`, if it is known; else a `ValueError` that lists what is."""
-    names = list(known)
-    if value in names:
-        return value
-    near = get_close_matches(value, names, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    raise ValueError(f"unknown {name} '{value}'{hint}; known: {', '.join(names)}")
 
 
 def per_learner(

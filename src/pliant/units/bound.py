@@ -1,4 +1,4 @@
-"""A `UnitGroup` found in a live model: its parameters, its consumers and their places in the panel.
+"""A `UnitGroup` found in a live model: its parameters, and its consumers.
 
 Outgoing slices that are read at one tap form a `Consumer`. The group's columns are those of its consumers, one after another:
 what a unit did is known, and its mean handed over, by column.
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from pliant.base.choices import did_you_mean
 from pliant.units.entries import BoundSlice
-from pliant.units.map import BN, Own, PlanRow, Slice, Tap, UnitGroup
-
-if TYPE_CHECKING:
-    from pliant.units.panel import Panel
+from pliant.units.groups import BN, Own, PlanRow, Slice, Tap, UnitGroup
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -49,8 +46,6 @@ class Consumer:
 class BoundGroup:
     """The units of one group in a model. Raises `ValueError` or `TypeError`, naming the group, if they are not there."""
 
-    panel: Panel  # where its statistics are kept
-
     def __init__(self, spec: UnitGroup, model: nn.Module | Names) -> None:
         self.spec = spec
         self.name = spec.name
@@ -74,16 +69,6 @@ class BoundGroup:
     def first(self) -> nn.Parameter:
         """The first incoming parameter: its optimizer is the group's clock, its device the group's device."""
         return cast(nn.Parameter, self.incoming[0].parameter)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in which the group was seen."""
-        return self.panel.steps[self]
-
-    @property
-    def age(self) -> Tensor:
-        """Optimizer steps since each unit was new, (runs, units)."""
-        return self.panel.age_of(self)
 
     @property
     def columns(self) -> int:
@@ -340,7 +325,5 @@ _T = TypeVar("_T")
 
 def _looked_up(names: Mapping[str, _T], name: str, group: str, what: str) -> _T:
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ValueError(f"group '{group}': the model has no {what} '{name}'{hint}")
+        raise ValueError(f"group '{group}': the model has no {what} '{name}'{did_you_mean(name, names)}")
     return names[name]

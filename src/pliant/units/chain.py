@@ -14,8 +14,8 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from pliant.initial import GAINS, leaky_relu_gain
-from pliant.units.map import BN, Slice, Tap, UnitGroup
+from pliant.base.initial import GAINS, leaky_relu_gain
+from pliant.units.groups import BN, Slice, Tap, UnitGroup
 
 _GAINS: dict[type[nn.Module], float] = {
     nn.Identity: GAINS["linear"],

@@ -13,8 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pliant.replacement import blend
-from pliant.units.map import Slice
+from pliant.units.groups import Slice
 
 
 @dataclass(eq=False)
@@ -114,3 +113,14 @@ class BoundSlice:
         index = self.index.to(values.device)
         positions[:, index.flatten()] = values.repeat_interleave(self.repeat, dim=1)
         return positions.view(-1, *self.leading, *[1] * len(self.row))
+
+
+def blend(old: Tensor, fresh: Tensor | float, strength: Tensor) -> Tensor:
+    """From `old` towards `fresh` by `strength` (count,): 0 leaves, 1 replaces, so that a NaN is really gone.
+
+    >>> blend(torch.tensor([[float("nan")], [2.0]]), 0.0, torch.tensor([1.0, 0.5]))
+    tensor([[0.],
+            [1.]])
+    """
+    share = strength.to(old.dtype).reshape(-1, *[1] * (old.dim() - 1))
+    return torch.where(share >= 1.0, fresh, old + share * (fresh - old))

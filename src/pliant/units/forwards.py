@@ -3,7 +3,7 @@
     mask    (batch, positions), True where real     a padded token trains nothing, so it says nothing of a unit
     calls   of a tapped module, in their order      an identity matrix sent through it is no example (`Tap.calls`)
 
-Both are facts of one forward of the whole model, so hooks at the model tell readers when one begins and ends. A method without
+Both are facts of one forward of the whole model, so hooks at the model tell recorders when one begins and ends. A method without
 a mask and without auxiliary calls has neither these hooks nor a `Forwards`.
 
 Activation checkpointing runs parts again in the backward. What was read in the forward is not read twice. Its reentrant form
@@ -18,22 +18,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from pliant.units.map import Tap
-
-if TYPE_CHECKING:
-    from pliant.units.activity import Reader
+from pliant.base.choices import did_you_mean
+from pliant.units.groups import Tap
 
 Mask = str | Callable[..., Tensor | Sequence[Tensor] | None]
 
 
+class Recorder(Protocol):
+    """Is shown what passes a tap: `pliant.units.hooks` calls `observe`, and `Forwards` counts the calls of the module."""
+
+    tap: Tap
+    module: nn.Module
+    parameter: Tensor | None  # of an operand
+    forwards: Forwards | None  # where positions are masked, or calls auxiliary
+    calls: int  # of the module in the forward that runs
+    read: int  # of these, those that were shown
+
+    def observe(self, values: Tensor, *, packed: bool = False) -> None:
+        """One call's tensor; that of a packed sequence holds no padding."""
+        ...
+
+
 class Forwards:
-    """Follows the forwards of one model for the readers that attach to it.
+    """Follows the forwards of one model for the recorders that are told of it.
 
     Args:
         root: the model inside its wrappers.
@@ -47,7 +59,7 @@ class Forwards:
     def __init__(self, root: nn.Module, mask: Mask | None) -> None:
         self.root, self.source = root, None if mask is None else _source(root, mask)
         self.masked = mask is not None
-        self.readers: list[Reader] = []
+        self.recorders: list[Recorder] = []
         self.mask: Tensor | tuple[Tensor, ...] | None = None
         self.running = False
         self._understood = False  # numbers have been seen to be 1 and 0
@@ -69,15 +81,15 @@ class Forwards:
             self._ambiguous = not self._looked_back and (self._ambiguous or mask is not self.mask)
             self._looked_back = False
         self.mask, self.running = mask, True
-        for reader in self.readers:
-            reader.calls = reader.read = 0
+        for recorder in self.recorders:
+            recorder.calls = recorder.read = 0
 
     def end(self) -> None:
         """The forward is over. Raises `RuntimeError` if a module with auxiliary calls was not called as often as when traced."""
         self.running = False
-        for reader in self.readers:
-            if reader.read:
-                self.check_calls(reader.tap, reader.calls)
+        for recorder in self.recorders:
+            if recorder.read:
+                self.check_calls(recorder.tap, recorder.calls)
 
     @staticmethod
     def check_calls(tap: Tap, calls: int) -> None:
@@ -88,22 +100,22 @@ class Forwards:
                 f"its group, or make them in every forward, or outside of it under torch.no_grad()"
             )
 
-    def shows(self, reader: Reader, reads: bool) -> bool:
-        """A reader's module is called, in a state in which it is read or not: is this call to be read?"""
+    def shows(self, recorder: Recorder, reads: bool) -> bool:
+        """A recorder's module is called, in a state in which it is read or not: is this call to be read?"""
         if not self.running:
-            return reads and self._again(reader)
-        number, reader.calls = reader.calls, reader.calls + 1
-        calls = reader.tap.calls
+            return reads and self._again(recorder)
+        number, recorder.calls = recorder.calls, recorder.calls + 1
+        calls = recorder.tap.calls
         if not reads or (calls is not None and number < len(calls) and not calls[number]):
             return False
-        reader.read += 1
+        recorder.read += 1
         return True
 
-    def _again(self, reader: Reader) -> bool:
+    def _again(self, recorder: Recorder) -> bool:
         """A call outside of every forward: activation checkpointing, which runs parts again in the backward, or an error."""
-        if reader.read:
+        if recorder.read:
             return False
-        tap, name = reader.tap, type(self.root).__name__
+        tap, name = recorder.tap, type(self.root).__name__
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
             what = "the mask" if tap.calls is None else "the order of its calls"
             raise RuntimeError(
@@ -125,27 +137,27 @@ class Forwards:
 
     # -- the mask ------------------------------------------------------------------------------------------------------
 
-    def real(self, reader: Reader, shape: Sequence[int]) -> Tensor | None:
+    def real(self, recorder: Recorder, shape: Sequence[int]) -> Tensor | None:
         """Which positions of activity of this shape (units left out) are real; None: all.
 
         Raises `ValueError` if the mask does not fit.
         """
         mask = self.mask
         if isinstance(mask, tuple):
-            if not 0 < reader.calls <= len(mask):
+            if not 0 < recorder.calls <= len(mask):
                 raise ValueError(
-                    f"mask: {len(mask)} masks, one for each call, and '{reader.tap.module}' is called once more"
+                    f"mask: {len(mask)} masks, one for each call, and '{recorder.tap.module}' is called once more"
                 )
-            return fitted(mask[reader.calls - 1], shape, reader.tap, reader.module)
+            return fitted(mask[recorder.calls - 1], shape, recorder.tap, recorder.module)
         if mask is None:
             return None
-        if reader.read > 1 and len(shape) == 1 < mask.dim():
+        if recorder.read > 1 and len(shape) == 1 < mask.dim():
             raise ValueError(
-                f"mask: the {reader.tap} is read several times in one forward, one row an example (a loop over time?), and shape "
-                f"{tuple(mask.shape)} does not say which position each of them is. Exclude the group, or give a mask with "
+                f"mask: the {recorder.tap} is read several times in one forward, one row per example (a loop over time?), and "
+                f"shape {tuple(mask.shape)} does not say which position each of them is. Exclude the group, or give a mask with "
                 f"one entry an example"
             )
-        return fitted(mask, shape, reader.tap, reader.module)
+        return fitted(mask, shape, recorder.tap, recorder.module)
 
     def _booleans(self, mask: Any) -> Any:
         """True where a position is real."""
@@ -216,11 +228,9 @@ def _source(root: nn.Module, mask: Any) -> Callable[..., Tensor | Sequence[Tenso
     parameters = inspect.signature(root.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
     if mask not in parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
-        near = get_close_matches(mask, parameters, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
         raise ValueError(
-            f"mask: the forward of {type(root).__name__} takes no '{mask}'{hint}, but {', '.join(parameters)}; a function of "
-            f"these arguments serves as well"
+            f"mask: the forward of {type(root).__name__} takes no '{mask}'{did_you_mean(mask, parameters)}, "
+            f"but {', '.join(parameters)}; a function of these arguments serves as well"
         )
     return _Named(mask, list(parameters).index(mask) if mask in parameters else None)
 
@@ -239,10 +249,10 @@ class _Named:
         return args[self.position] if self.position < len(args) else None
 
 
-def told(root: nn.Module, mask: Mask | None, readers: Iterable[Reader]) -> Forwards | None:
-    """What these readers have to know of forwards; None if they need not: nothing is masked, and no call is auxiliary."""
+def told(root: nn.Module, mask: Mask | None, recorders: Iterable[Recorder]) -> Forwards | None:
+    """What these recorders have to know of forwards; None if they need not: nothing is masked, and no call is auxiliary."""
     forwards = Forwards(root, mask)
-    forwards.readers = [each for each in readers if forwards.masked or each.tap.calls is not None]
-    for reader in forwards.readers:
-        reader.forwards = forwards
-    return forwards if forwards.readers else None
+    forwards.recorders = [each for each in recorders if forwards.masked or each.tap.calls is not None]
+    for recorder in forwards.recorders:
+        recorder.forwards = forwards
+    return forwards if forwards.recorders else None

@@ -1,11 +1,13 @@
-"""Hooks that show a reader what passes its tap.
+"""Hooks that show a recorder what passes its tap, for whoever asks: methods, diagnostics and the verifier.
+
+*Whom to tell* is the recorder, *when* a function of the tapped module: while it trains, for a method, or always.
 
 A copy or a pickle of a model carries `InertHook`s instead, which feed nothing and hold nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from threading import local
 from typing import Any, cast
@@ -16,45 +18,51 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from pliant.units.activity import Reader
-from pliant.units.forwards import Forwards
+from pliant.units.forwards import Forwards, Recorder
+
+When = Callable[[nn.Module], bool]
 
 
-class _Reading(local):
-    """Whether hooks read at all: not in the thread that traces or diagnoses a model, while it does."""
+class _Recording(local):
+    """Whether methods record at all: not in the thread that traces or diagnoses a model, while it does."""
 
-    on = True
+    enabled = True
 
 
-_reading = _Reading()
+_recording = _Recording()
 
 
 @contextmanager
 def recording_paused() -> Generator[None]:
-    """No reader of any method sees what this thread runs inside: a forward in training mode, with gradients, of no example.
+    """No method sees what this thread runs inside: a forward in training mode, with gradients, of no example.
 
     >>> layer = nn.Linear(2, 1)
     >>> with recording_paused():
     ...     probe = layer(torch.eye(2))
     """
-    before, _reading.on = _reading.on, False
+    before, _recording.enabled = _recording.enabled, False
     try:
         yield
     finally:
-        _reading.on = before
+        _recording.enabled = before
 
 
-def _reads(module: nn.Module) -> bool:
-    return module.training and torch.is_grad_enabled() and _reading.on
+def while_training(module: nn.Module) -> bool:
+    """In training mode, with gradients, and not paused: what methods see."""
+    return module.training and torch.is_grad_enabled() and _recording.enabled
 
 
-def attach(reader: Reader) -> RemovableHandle:
-    """Start to read; the handle stops it."""
-    if reader.tap.at == "input":
-        return reader.module.register_forward_pre_hook(InputHook(reader), with_kwargs=True)
-    if reader.tap.at == "output":
-        return reader.module.register_forward_hook(OutputHook(reader))
-    return OperandHandle(reader)
+def always(module: nn.Module) -> bool:
+    return True
+
+
+def attach(recorder: Recorder, when: When = while_training) -> RemovableHandle:
+    """Show what passes the recorder's tap from here on; the handle ends it."""
+    if recorder.tap.at == "input":
+        return recorder.module.register_forward_pre_hook(InputHook(recorder, when), with_kwargs=True)
+    if recorder.tap.at == "output":
+        return recorder.module.register_forward_hook(OutputHook(recorder, when))
+    return OperandHandle(recorder, when)
 
 
 def follow(forwards: Forwards) -> list[RemovableHandle]:
@@ -73,18 +81,18 @@ class InertHook:
 
 
 class _Hook:
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, recorder: Recorder, when: When) -> None:
+        self.recorder, self.when = recorder, when
 
     def __reduce__(self) -> tuple[type[InertHook], tuple[()]]:
         return InertHook, ()
 
-    def _reads(self, module: nn.Module) -> bool:
-        reads, forwards = _reads(module), self.reader.forwards
-        return reads if forwards is None else forwards.shows(self.reader, reads)
+    def _shows(self, module: nn.Module) -> bool:
+        now, forwards = self.when(module), self.recorder.forwards
+        return now if forwards is None else forwards.shows(self.recorder, now)
 
     def _observe(self, values: Any) -> None:
-        tap = self.reader.tap
+        tap = self.recorder.tap
         packed = isinstance(values, PackedSequence)
         if packed:
             values = values.data
@@ -93,7 +101,7 @@ class _Hook:
                 f"the {tap} (argument {tap.argument!r}) is a {type(values).__name__}, not a tensor: name the one to read with "
                 f"Tap(argument=...)"
             )
-        self.reader.observe(values, packed=packed)
+        self.recorder.observe(values, packed=packed)
 
 
 class BeginHook:
@@ -104,13 +112,13 @@ class BeginHook:
         return InertHook, ()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _Reading.on:
+        if _recording.enabled:
             self.forwards.begin(args, kwargs)
 
 
 class EndHook(BeginHook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.forwards.running and _Reading.on:
+        if self.forwards.running and _recording.enabled:
             self.forwards.end()
 
 
@@ -118,9 +126,9 @@ class InputHook(_Hook):
     """Reads what a module is given."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._reads(module):
+        if not self._shows(module):
             return
-        argument = self.reader.tap.argument
+        argument = self.recorder.tap.argument
         if isinstance(argument, int) and argument < len(args):
             self._observe(args[argument])
         elif argument in kwargs:
@@ -129,7 +137,7 @@ class InputHook(_Hook):
             self._observe(next(iter(kwargs.values())))
         else:
             raise ValueError(
-                f"'{self.reader.tap.module}' was called without argument {argument!r}, where activity is read: name a keyword "
+                f"'{self.recorder.tap.module}' was called without argument {argument!r}, where activity is read: name a keyword "
                 f"argument with Tap(argument='...')"
             )
 
@@ -138,24 +146,21 @@ class OutputHook(_Hook):
     """Reads what a module returns."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not self._reads(module):
+        if not self._shows(module):
             return
-        argument = self.reader.tap.argument
-        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
-            output = cast(tuple[Any, ...], output)[cast(int, argument)]
-        elif isinstance(argument, str):
-            output = cast(dict[str, Any], output)[argument]
-        self._observe(output)
+        argument = self.recorder.tap.argument
+        several = isinstance(output, tuple | Mapping) and not isinstance(output, PackedSequence)
+        self._observe(cast(Any, output)[argument] if several else output)
 
 
 class OperandHandle(RemovableHandle):
     """Watches the matrix products of a module while it runs, from a hook before it to a hook after it."""
 
-    def __init__(self, reader: Reader) -> None:
-        hook = OperandHook(reader)
+    def __init__(self, recorder: Recorder, when: When) -> None:
+        hook = OperandHook(recorder, when)
         self._handles = (
-            reader.module.register_forward_pre_hook(hook),
-            reader.module.register_forward_hook(hook.leave, always_call=True),
+            recorder.module.register_forward_pre_hook(hook),
+            recorder.module.register_forward_hook(hook.leave, always_call=True),
         )
 
     def remove(self) -> None:
@@ -164,26 +169,23 @@ class OperandHandle(RemovableHandle):
 
 
 class OperandHook(_Hook):
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader)
+    def __init__(self, recorder: Recorder, when: When) -> None:
+        super().__init__(recorder, when)
         self.watches: list[WatchProducts | None] = []
         self.leave = _LeaveHook(self)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling():
             raise RuntimeError(
-                f"the {self.reader.tap} can be read in eager mode only. Exclude its group, or compile a part of the model "
-                f"that does not contain '{self.reader.tap.module}'"
+                f"the {self.recorder.tap} can be read in eager mode only. Exclude its group, or compile a part of the model "
+                f"that does not contain '{self.recorder.tap.module}'"
             )
-        reads = self._reads(module)
-        self.watches.append(WatchProducts(self.reader) if reads else None)
-        if reads:
-            self.watches[-1].__enter__()  # pyright: ignore[reportOptionalMemberAccess]
+        self.watches.append(WatchProducts(self.recorder).__enter__() if self._shows(module) else None)
 
 
 class _LeaveHook(_Hook):
     def __init__(self, entered: OperandHook) -> None:
-        super().__init__(entered.reader)
+        super().__init__(entered.recorder, entered.when)
         self.entered = entered
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -206,9 +208,9 @@ _PRODUCTS = {  # products of matrices: where the two factors are among the argum
 class WatchProducts(TorchDispatchMode):
     """Reads the other factor of every product with the parameter, or with a cast or view of it."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.reader = reader
+        self.recorder = recorder
         self.copies: list[
             Tensor
         ] = []  # casts made by autocast; held, so that no other tensor takes their place in memory
@@ -217,7 +219,7 @@ class WatchProducts(TorchDispatchMode):
         if not isinstance(value, Tensor):
             return False
         storage = value.untyped_storage().data_ptr()
-        held = (cast(Tensor, self.reader.parameter), *self.copies)
+        held = (cast(Tensor, self.recorder.parameter), *self.copies)
         return any(each.untyped_storage().data_ptr() == storage for each in held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -225,9 +227,9 @@ class WatchProducts(TorchDispatchMode):
         if factors is not None:
             left, right = (args[place] for place in factors)
             if self._is_the_parameter(right):
-                self.reader.observe(left)
+                self.recorder.observe(left)
             elif self._is_the_parameter(left):
-                self.reader.observe(right)
+                self.recorder.observe(right)
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and self._is_the_parameter(args[0]):
             self.copies.append(result)

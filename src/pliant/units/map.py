@@ -1,247 +1,21 @@
-"""Which weights enter a hidden unit, and which leave it.
+"""The plan: every resettable unit of a model, what was left out and why.
 
-A unit is the smallest set of weights that can be redrawn together without any other unit noticing:
-
-    incoming   slices that compute it (weight row, filter, the gate rows of an LSTM, bias)
-    affine     what scales and shifts it alone (its entry in a norm)
-    outgoing   slices that read it (weight column, input channel, a block of columns after a flatten)
-
-Units with the same incoming and outgoing parameters form a `UnitGroup`, within which they compete. A
-group is plain data that names parameters and modules of a model; `BoundGroup` finds them in a live one.
-`pliant.units.trace` finds groups in any model, `chain_groups` in a plain chain.
+Printed, edited by name, checked against a model, and proved on a copy of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, Self
-from zlib import crc32
+from typing import Any, Self
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
-from pliant.initial import GAINS
-
-if TYPE_CHECKING:
-    from pliant.units.verify import Verification
-
-Index = tuple[tuple[int, ...], ...]
-Kind = Literal["exact", "approximate", "recurrent"]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The part of a parameter that belongs to each unit.
-
-    Unit `i` owns the `repeat` positions `index[i]` along `axis`, or, without an `index`, those from `i * repeat` on.
-
-    Args:
-        parameter: its name in the model.
-        axis: where units lie. It counts in the parameter of one network, so a run axis in front (`UnitGroup.runs`) does
-            not shift it. Several axes are read as one, the last running fastest (the experts and units of a
-            stack of experts; the groups and channels of a grouped convolution).
-        repeat: positions a unit owns.
-        index: (units, repeat) positions along `axis`, for gates, fused projections, concatenations and shuffles.
-        shape: the parameter seen in this shape, an axis of it split (filters of a grouped convolution by group).
-    """
-
-    parameter: str
-    axis: int | tuple[int, ...]
-    repeat: int = 1
-    index: Index | None = None
-    shape: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise ValueError(f"Slice('{self.parameter}'): repeat must be at least 1, got {self.repeat}")
-        _check_index(f"Slice('{self.parameter}')", self.index, self.repeat)
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        return (self.axis,) if isinstance(self.axis, int) else self.axis
-
-    def __str__(self) -> str:
-        repeat = f" x{self.repeat}" if self.repeat > 1 else ""
-        which = f"i{repeat}" if self.index is None else f"{_brief(self.index)}"
-        where = [
-            which if axis == self.axes[-1] else "g" if axis in self.axes else ":" for axis in range(self.axes[-1] + 1)
-        ]
-        return f"{self.parameter}[{', '.join(where)}]"
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where activity is read, units (times repeat) along `axis` of a floating-point tensor.
-
-    Args:
-        module: its name in the model, "" for the model itself.
-        at: "input" or "output" of the module; "operand": what meets `parameter` in a matrix product inside the module
-            (works where no module's input is the tensor in question; eager mode only).
-        axis: of that tensor; every other axis is averaged over. Count from the end (-3 for the channels of images) where an
-            input may come without a batch; at a convolution a positive axis is taken to count in a batch.
-        index: (units, repeat) positions along `axis`; without it, all of them in order.
-        argument: which of several positional inputs or outputs, or the name of a keyword argument.
-        parameter: of `at="operand"`.
-        nonnegative: what is read is never below zero (behind a ReLU), so that its size need not be read apart.
-        dims: how many axes that tensor has, where another number would move `axis`; None: any.
-        calls: which of the module's calls in one forward of the model show examples, where some are auxiliary (an identity
-            matrix sent through it); a forward that calls it another number of times is then an error. None: all of them do.
-    """
-
-    module: str
-    at: Literal["input", "output", "operand"] = "input"
-    axis: int = -1
-    index: Index | None = None
-    argument: int | str = 0
-    parameter: str | None = None
-    nonnegative: bool = False
-    dims: int | None = None
-    calls: tuple[bool, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.at not in ("input", "output", "operand"):
-            raise ValueError(f"Tap('{self.module}'): at must be 'input', 'output' or 'operand', got '{self.at}'")
-        if (self.at == "operand") != (self.parameter is not None):
-            raise ValueError(f"Tap('{self.module}'): at='operand' and parameter=... go together")
-        _check_index(f"Tap('{self.module}')", self.index, None)
-
-    def axis_at(self, module: nn.Module) -> int:
-        """`axis`, counted from the end where the tapped module tells how many axes a batch has: a convolution."""
-        if self.axis < 0 or not isinstance(module, _ConvNd):
-            return self.axis
-        return self.axis - len(module.kernel_size) - 2
-
-    def check_dims(self, shape: Sequence[int]) -> None:
-        """Raises `ValueError` for a tensor of which `axis` is another one."""
-        if self.dims is not None and len(shape) != self.dims:
-            raise ValueError(
-                f"the {self} has units along axis {self.axis} of {self.dims} axes, and is given {len(shape)}, shape "
-                f"{tuple(shape)}: give inputs with as many axes as the example inputs had"
-            )
-
-    def __str__(self) -> str:
-        place = f"{self.at} of '{self.module}'" if self.module else f"{self.at} of the model"
-        place = place if self.parameter is None else f"operand of '{self.parameter}'"
-        if self.calls is None:
-            return place
-        shown = " and ".join(str(number + 1) for number, shows in enumerate(self.calls) if shows)
-        return f"{place}, call {shown} of {len(self.calls)}"
-
-
-@dataclass(frozen=True)
-class BN:
-    """A batch norm between weights and tap, `repeat` channels a unit. Reset: scale 1, shift 0, mean 0, variance 1."""
-
-    module: str
-    repeat: int = 1
-    index: Index | None = None
-
-    def __str__(self) -> str:
-        return self.module
-
-
-@dataclass(frozen=True)
-class Own:
-    """Entries of a parameter that are one unit's alone (the scale of a layer norm, a learned slope, a decay).
-
-    A fresh unit's start at `value`; without one, as the reset of their module leaves them, or, where it has none, as those
-    of another unit, taken by chance, were when the method was attached.
-    """
-
-    part: Slice
-    value: float | None = None
-
-    def __str__(self) -> str:
-        return str(self.part)
-
-
-@dataclass(frozen=True)
-class UnitGroup:
-    """Hidden units that share their incoming and outgoing parameters.
-
-    `tap` is one for all outgoing slices, or one for each, in their order. A group without any (`()`) can be ranked by
-    weights alone (`utility="weight"`).
-
-    `hand_over` says where the mean contribution of a replaced unit goes: outgoing parameter -> bias (a
-    parameter's name), or `BN` when a consumer without bias feeds a batch norm. None means the `bias` beside
-    each outgoing `weight`, where there is one.
-
-    `kind` is "exact" if a redraw of incoming and affine cannot show once outgoing is zero, "approximate" if a norm over
-    units lies between, "recurrent" if the units also feed themselves.
-
-    `gain` is that of the activation, for `init="kaiming"` and `"xavier"`; ReLU's by default.
-
-    `runs` says that axis 0 of every parameter, statistic and tapped tensor is the run: networks that train side by side.
-
-    >>> UnitGroup("fc1", incoming=[Slice("fc1.weight", 0), Slice("fc1.bias", 0)],
-    ...           outgoing=[Slice("fc2.weight", 1)], tap=Tap("fc2")).name
-    'fc1'
-    """
-
-    name: str
-    incoming: Sequence[Slice]
-    outgoing: Sequence[Slice]
-    tap: Tap | Sequence[Tap]
-    affine: Sequence[BN | Own] = ()
-    hand_over: Mapping[str, str | BN] | None = None
-    gain: float = GAINS["relu"]
-    runs: int | None = None
-    kind: Kind = "exact"
-
-    @property
-    def stacked(self) -> bool:
-        """Whether axis 0 of each parameter is the run."""
-        return self.runs is not None
-
-    @property
-    def taps(self) -> tuple[Tap, ...]:
-        """One for each outgoing slice, in order; one tap for several slices of the same repeat stands for all of them."""
-        return (self.tap,) * len(self.outgoing) if isinstance(self.tap, Tap) else tuple(self.tap)
-
-    def parameters(self) -> list[str]:
-        """Names of every parameter of which a unit owns a part."""
-        own = [each.part for each in self.affine if isinstance(each, Own)]
-        return [part.parameter for part in (*self.incoming, *self.outgoing, *own)]
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One line of the printed plan."""
-
-    group: UnitGroup
-    units: int
-    hand_over: Literal["exact", "interior", "none", "off"]
-    fresh_std: float | None = None  # standard deviation of what `init` draws
-    current_std: float | None = None  # of the incoming weights when the plan was made
-
-    def fingerprint(self) -> str:
-        """What a saved state must have been saved for."""
-        incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
-        parts = [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
-        own = [each.part if isinstance(each, Own) else each for each in self.group.affine]
-        indices = [part.index for part in (*self.group.incoming, *own, *self.group.outgoing) if part.index is not None]
-        return " | ".join([*parts, f"index {crc32(repr(indices).encode()):08x}"] if indices else parts)
-
-    def cells(self) -> tuple[str, ...]:
-        incoming = _some([*map(str, self.group.incoming), *map(str, self.group.affine)])
-        outgoing = _some([*map(str, self.group.outgoing)])
-        taps = _some([*dict.fromkeys(map(str, self.group.taps))]) or "none"
-        stds = [f"{std:.3g}" if std is not None else "-" for std in (self.fresh_std, self.current_std)]
-        return (
-            *(self.group.name, self.group.kind, str(self.units), incoming, outgoing, taps, self.hand_over),
-            " / ".join(stds),
-        )
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Parameters that are left alone, and why. `units` is how many would have been there, where that is known."""
-
-    parameters: tuple[str, ...]
-    reason: str
-    units: int | None = None
+from pliant.units.bound import BoundGroup
+from pliant.units.groups import PlanRow, Skipped, UnitGroup, aligned, some
+from pliant.units.models import plain_name
+from pliant.units.verify import Tried, Verification, verify
 
 
 @dataclass(frozen=True)
@@ -289,8 +63,6 @@ class UnitMap:
 
     def add(self, model: nn.Module, *groups: UnitGroup) -> Self:
         """With groups given by hand, each checked against the model; one of an existing name takes that group's place."""
-        from pliant.units.bound import BoundGroup  # it needs this module
-
         by_hand = {group.name: BoundGroup(group, model).plan_row(hand_over=True) for group in groups}
         return replace(self, rows=[*(row for row in self.rows if row.group.name not in by_hand), *by_hand.values()])
 
@@ -304,9 +76,19 @@ class UnitMap:
         seed: int = 0,
     ) -> Verification:
         """Prove on a copy, in float64, that resets of these units do what they must: see `pliant.units.verify`."""
-        from pliant.units.verify import verify  # it needs this module
+        return verify(self.groups, model, example_inputs, only=groups, rounds=rounds, seed=seed)
 
-        return verify(self, model, example_inputs, groups=groups, rounds=rounds, seed=seed)
+    def without(self, found: Tried) -> Self:
+        """Without the groups that a trial found wrong, which are left alone."""
+        names = {row.group.name: tuple(part.parameter for part in row.group.incoming) for row in self.rows}
+        refused = [
+            Skipped(names[row.group.name], f"failed its trial: {found.wrong[row.group.name]}", row.units)
+            for row in self.rows
+            if row.group.name in found.wrong
+        ]
+        rows = [row for row in self.rows if row.group.name not in found.wrong]
+        notes = [*self.notes, *([found.note] if found.note else [])]
+        return replace(self, rows=rows, skipped=[*self.skipped, *refused], notes=notes)
 
     def _only(self, kept: Sequence[bool], reason: str) -> Self:
         rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
@@ -328,48 +110,20 @@ class UnitMap:
         return f"{what}='{pattern}' matches no group and no parameter; groups: {', '.join(row.group.name for row in self.rows)}"
 
     def fingerprint(self) -> list[str]:
-        """One line a group, blind to the prefixes that DistributedDataParallel and `torch.compile` add to names."""
-        return [row.fingerprint().replace("_orig_mod.", "").replace("module.", "") for row in self.rows]
+        """One line a group, blind to what DistributedDataParallel and `torch.compile` add to names."""
+        return [plain_name(row.fingerprint()) for row in self.rows]
 
     def __str__(self) -> str:
         head = ("group", "kind", "units", "incoming", "outgoing", "activity", "hand-over", "init std / now")
         lines = aligned([head, *(row.cells() for row in self.rows)])
         if self.skipped:
             lines += ["", "left alone"]
-            names = [_some(each.parameters) for each in self.skipped]
+            names = [some(each.parameters) for each in self.skipped]
             width = min(max(map(len, names)), 60)
             lines += [f"  {name.ljust(width)}  {each.reason}" for name, each in zip(names, self.skipped, strict=True)]
         if self.notes:
             lines += ["", *self.notes]
         return "\n".join(line.rstrip() for line in lines)
-
-
-def _check_index(where: str, index: Index | None, repeat: int | None) -> None:
-    if index is None:
-        return
-    widths = {len(row) for row in index}
-    if len(widths) != 1 or (repeat is not None and widths != {repeat}):
-        raise ValueError(
-            f"{where}: every row of index must have {repeat or 'the same number of'} positions, got {widths}"
-        )
-
-
-def _brief(index: Index) -> str:
-    """The positions of the first unit, and dots."""
-    first = ", ".join(map(str, index[0][:4]))
-    return f"({first}{', ..' if len(index[0]) > 4 else ''}), .."
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, column under column."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    """The first few, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _name_matches(name: str, pattern: str) -> bool:

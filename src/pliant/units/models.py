@@ -1,11 +1,17 @@
-"""The model inside what only parallelises or compiles it, and what it is called with."""
+"""The model inside what only parallelises or compiles it, what it is called with, and what it returns."""
+
+# pyright: reportPrivateUsage=false
+# An operation's schema has no public name in PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
 
 
@@ -21,6 +27,18 @@ def prefix_of(model: nn.Module) -> str:
     'module.'
     """
     return _inside(model)[1]
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name, or a line of several, without what wrappers of the model or of a part of it put there.
+
+    >>> plain_name("module._orig_mod.0.weight"), plain_name("head._orig_mod.bias"), plain_name("my_module.bias")
+    ('0.weight', 'head.bias', 'my_module.bias')
+    """
+    return _WRAPPERS.sub("", name)
+
+
+_WRAPPERS = re.compile(r"(?<!\w)(?:module|_orig_mod)\.")
 
 
 def _inside(model: nn.Module) -> tuple[nn.Module, str]:
@@ -58,3 +76,24 @@ def first(count: int, example: Any) -> Any:
         return {name: each[:count] for name, each in kwargs.items()}
     few = tuple(each[:count] for each in args)
     return few if isinstance(example, tuple) else few[0]
+
+
+def operation_name(op: OpOverload) -> str:
+    return op._schema.name.rpartition("::")[2]
+
+
+def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
+    """Every tensor in nested containers, dataclasses and plain objects (distributions, model outputs)."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, Mapping):
+        for item in cast(Mapping[Any, Any], value).values():
+            yield from tensors_in(item, depth - 1)
+    elif depth and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for item in cast(Sequence[Any], value):
+            yield from tensors_in(item, depth - 1)
+    elif depth and is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name), depth - 1)
+    elif depth and hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        yield from tensors_in(vars(value), depth - 1)

@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-from pliant.lab.checkpoint import from_bytes, to_bytes
+from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 from pliant.rl.environments import RewiredCartPole
 from pliant.rl.environments.cart_pole import FORCE, SCALE, advance, fallen, wiring
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pliant.lab.checkpoint import from_bytes, to_bytes
+from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 from pliant.rl.environments import BODIES, Body, FrictionSchedule, MujocoBatch
 from pliant.rl.environments.physics import margins_add
 

@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from pliant import ContinualBackprop
-from pliant.lab.checkpoint import from_bytes, to_bytes
+from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 from pliant.rl.environments import MujocoBatch, RewiredCartPole
 from pliant.rl.ppo import MEASURES, PPO, Settings, preset
 from pliant.rl.ppo.settings import READ_BY

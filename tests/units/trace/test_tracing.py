@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from pliant.initial import GAINS
+from pliant.base.initial import GAINS
 from pliant.units import BN, Slice, Tap
 from pliant.units.trace import trace
 from pliant.units.trace.lanes import lanes

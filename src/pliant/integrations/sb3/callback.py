@@ -26,14 +26,13 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from pliant.base.process import random_state
+from pliant.base.saving import StrPath, load_state, save_state
 from pliant.diagnostics import diagnose
+from pliant.engine.redraw import state_follows
+from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
-from pliant.process import random_state
-from pliant.redraw import state_follows
-from pliant.state_files import StrPath, load_state, save_state
-from pliant.unit_reset import UnitReset
 from pliant.units.map import UnitMap
-from pliant.units.panel import Panel
 
 FORMAT = 1
 EXAMPLES = 512  # observations that a diagnosis runs on
@@ -161,7 +160,7 @@ class UnitResetCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         if self.unit_reset is None or self._networks is None:
             return
-        _drop(self.unit_reset.panels)
+        self.unit_reset.drop_recorded()
         stats = self.unit_reset.stats().values()
         steps = max(group["steps"] for group in stats)
         self.logger.record("pliant/replaced", sum(sum(group["replaced"]) for group in stats))
@@ -244,11 +243,4 @@ def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
 
 def _drop_borrowed(method: UnitReset, lender: Optimizer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """After the borrower's step: what the lender's networks did since their own step was not for their loss."""
-    _drop([panel for panel in method.panels if panel.clock is lender])
-
-
-def _drop(panels: list[Panel]) -> None:
-    """What was read since the last step counts for nothing."""
-    for panel in panels:
-        if any(reader.ran for reader in panel.readers):
-            panel.take()
+    method.drop_recorded(lender)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
+from pliant.engine.optimizer_state.units import Policy
+from pliant.engine.redraw import Init
+from pliant.engine.select import Count, Eligible
+from pliant.engine.utility import Utility
 from pliant.integrations.sb3.callback import UnitResetCallback
 from pliant.integrations.sb3.networks import Networks
 from pliant.methods import ContinualBackprop
-from pliant.optimizer_state import Policy
-from pliant.redraw import Init
-from pliant.select import Count, Eligible
-from pliant.utility import Utility
 
 
 class Which(TypedDict, total=False):
-    """Which units of the networks, and the seed of all draws: see `pliant.unit_reset.UnitReset`."""
+    """Which units of the networks, and the seed of all draws: see `pliant.engine.unit_reset.UnitReset`."""
 
     include: str | list[str]
     exclude: str | list[str]

@@ -18,11 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from pliant.base.choices import nearest
 from pliant.rl.environments.base import Flags, Floats
 
 Version: TypeAlias = Literal["v4", "v5"]
@@ -108,11 +108,9 @@ def body_named(name: str) -> Body:
     """
     if name in BODIES:
         return BODIES[name]
-    near = get_close_matches(name, BODIES, n=1, cutoff=0.4)
+    near = nearest(name, BODIES, likeness=0.4)
     raise ValueError(
-        f"no body is named '{name}'"
-        + (f"; did you mean '{near[0]}'?" if near else "")
-        + f" There are {', '.join(BODIES)}"
+        f"no body is named '{name}'" + (f"; did you mean '{near}'?" if near else "") + f" There are {', '.join(BODIES)}"
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from pliant.base.choices import nearest
 from pliant.rl.environments.base import Floats
 from pliant.rl.environments.bodies import BODIES, VERSIONS, Body, Version
 from pliant.rl.environments.counts import check_counts
@@ -85,5 +85,6 @@ def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> 
 def _one_of(option: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         names = [str(each) for each in allowed]
-        near = get_close_matches(str(value), names, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{option}={value!r} is none of {', '.join(names)}; the nearest is {near}")
+        raise ValueError(
+            f"{option}={value!r} is none of {', '.join(names)}; the nearest is {nearest(value, names, 0.0)}"
+        )

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pliant.base.saving import StrPath, load_state, save_state
+from pliant.engine.unit_reset import UnitReset
 from pliant.rl.environments.base import Environments, Floats
 from pliant.rl.ppo.acting import Acting, Episodes
 from pliant.rl.ppo.adam import StackedAdam
@@ -31,9 +33,7 @@ from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rew
 from pliant.rl.ppo.saved import refuse_other_state
 from pliant.rl.ppo.settings import Settings, preset
 from pliant.rl.ppo.unit_method import MethodMaker, lacking, unit_method
-from pliant.state_files import StrPath, load_state, save_state
 from pliant.streams import generator
-from pliant.unit_reset import UnitReset
 
 FORMAT = 1
 
@@ -234,9 +234,10 @@ class PPO:
             self.acting.experience.forget(agent)
             self._rewards_so_far.forget(agent)
         if self.method is not None and len(chosen) == len(self.seeds):
-            self.method.restart()
             if isinstance(self.method, UnitReset):
-                self.method.forget.load_state_dict({})
+                self.method.restart(optimizer_state=True)
+            else:
+                self.method.restart()
 
     def _check_partial_restart(self) -> None:
         if self.method is not None and self.settings.method != "redo":

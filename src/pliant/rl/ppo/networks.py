@@ -3,7 +3,7 @@
     actor    observation - hidden - ... - hidden - mean of the action, or a logit for each action
     critic   observation - hidden - ... - hidden - value
 
-Two separate networks of an agent, all weights uniform in [-bound, bound] with the bound of `pliant.initial` ("lecun":
+Two separate networks of an agent, all weights uniform in [-bound, bound] with the bound of `pliant.base.initial` ("lecun":
 sqrt(3 / fan_in)), the output layers' included, biases 0. Each agent's first weights are drawn from its own seed in float64: they
 depend neither on the stack nor on the dtype.
 
@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pliant.initial import GAINS, uniform_bound
+from pliant.base.initial import GAINS, uniform_bound
+from pliant.base.process import random_state
 from pliant.nn import StackedLinear
-from pliant.process import random_state
 from pliant.rl.environments.base import ActionSpace, Continuous
 from pliant.rl.ppo.activations import ACTIVATIONS
 from pliant.rl.ppo.in_place import InPlace

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, cast, get_args
 
-from pliant.initial import INITS
-from pliant.optimizer_state import Policy
+from pliant.base.choices import did_you_mean
+from pliant.base.initial import INITS
+from pliant.engine.optimizer_state.units import Policy
+from pliant.engine.select import Count
+from pliant.engine.utility import UTILITIES
 from pliant.rl.ppo.activations import ACTIVATIONS
-from pliant.select import Count
-from pliant.utility import UTILITIES
 
 Method = Literal["none", "cbp", "redo"]
 TimeLimit = Literal["terminal", "bootstrap"]
@@ -132,9 +132,9 @@ class Settings:
 
 def _check_choice(what: str, value: object, known: Sequence[str], likeness: float = 0.6) -> None:
     if value not in known:
-        near = get_close_matches(str(value), known, n=1, cutoff=likeness)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ValueError(f"PPO: unknown {what} '{value}'{hint}; known: {', '.join(known)}")
+        raise ValueError(
+            f"PPO: unknown {what} '{value}'{did_you_mean(value, known, likeness)}; known: {', '.join(known)}"
+        )
 
 
 def _check_type(name: str, value: object, kind: Any, wanted: str) -> None:

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from pliant.units.models import operation_name, tensors_in
 from pliant.units.trace.record import Record
 from pliant.units.trace.shadows import Arrays
 
@@ -95,24 +95,3 @@ class Call:
         """Whether the tensor is a function of parameters alone."""
         shadow = self.record.memory.shadow(tensor)
         return bool(shadow.computed_from) and not shadow.data and not self.record.live(tensor)
-
-
-def operation_name(op: OpOverload) -> str:
-    return op._schema.name.rpartition("::")[2]
-
-
-def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
-    """Every tensor in nested containers, dataclasses and plain objects (distributions, model outputs)."""
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, Mapping):
-        for item in cast(Mapping[Any, Any], value).values():
-            yield from tensors_in(item, depth - 1)
-    elif depth and isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for item in cast(Sequence[Any], value):
-            yield from tensors_in(item, depth - 1)
-    elif depth and is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors_in(getattr(value, field.name), depth - 1)
-    elif depth and hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
-        yield from tensors_in(vars(value), depth - 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pliant.initial import GAINS, leaky_relu_gain
+from pliant.base.initial import GAINS, leaky_relu_gain
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import compress
 from pliant.units.trace.record import Record, Role

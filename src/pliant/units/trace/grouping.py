@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pliant.initial import GAINS
+from pliant.base.initial import GAINS
 from pliant.units.bound import BoundGroup, Names
-from pliant.units.map import BN, Index, Kind, Own, PlanRow, Slice, Tap, UnitGroup, UnitMap
+from pliant.units.groups import BN, Index, Kind, Own, PlanRow, Slice, Tap, UnitGroup
+from pliant.units.map import UnitMap
 from pliant.units.trace.labels import ints
 from pliant.units.trace.lanes import Lane, Lanes
 from pliant.units.trace.leftovers import left_alone

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pliant.units.trace.call import Call, tensors_in
+from pliant.units.models import tensors_in
+from pliant.units.trace.call import Call
 from pliant.units.trace.labels import NONE
 from pliant.units.trace.shadows import ADDRESSES, Arrays, source
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pliant.units.map import BN, PlanRow, Skipped
+from pliant.units.groups import BN, PlanRow, Skipped
 from pliant.units.trace.record import Record
 from pliant.units.trace.table import Signature, UnitTable
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pliant.units.map import BN, Tap
+from pliant.units.groups import BN, Tap
 from pliant.units.trace.labels import NONE, Labels, by_position, distinct
 from pliant.units.trace.lanes import Lane, Lanes, lanes, own_lanes
 from pliant.units.trace.shadows import Arrays, Key, Memory

@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pliant.units.map import Tap
-from pliant.units.trace.call import tensors_in
+from pliant.units.groups import Tap
+from pliant.units.models import tensors_in
 from pliant.units.trace.labels import by_position
 from pliant.units.trace.record import Frame, Product, Record
 

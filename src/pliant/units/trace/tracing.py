@@ -5,7 +5,7 @@ units is this number made of? A weight that reads labels and computes new ones t
 columns belong to which unit (`grouping`). What cannot be proved is left out, with the reason in the plan.
 
 The model is afterwards as it was: parameters, buffers, modes, hooks and the random state, to the bit. It must not be at work in
-another thread meanwhile; others may, see `pliant.process`.
+another thread meanwhile; others may, see `pliant.base.process`.
 """
 
 # pyright: reportPrivateUsage=false
@@ -24,17 +24,17 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from pliant.process import random_state, visible_kernels
-from pliant.units.hooks import recording_paused
-from pliant.units.map import PlanRow, Skipped, UnitMap
-from pliant.units.models import arguments, prefix_of, unwrapped
-from pliant.units.trace.call import Call, operation_name, tensors_in
+from pliant.units.groups import PlanRow, Skipped
+from pliant.units.map import UnitMap
+from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, Record
 from pliant.units.trace.rules import rule_of, unknown
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
+from pliant.units.undisturbed import undisturbed
 from pliant.units.verify.whole_plan import tried
 
 
@@ -85,7 +85,7 @@ def trace(
     ]
     found = maps[0] if len(maps) == 1 else _agreed(maps)
     if trial:
-        found = tried(found, model, example_inputs).applied_to(found)
+        found = found.without(tried(found.groups, model, example_inputs))
     if not found.rows:
         raise ValueError(f"trace: no resettable unit found in {type(model).__name__}.\n{found}")
     return found
@@ -176,7 +176,9 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
-    with _left_as_it_was(model, mode), _watched(record), recording_paused(), torch.enable_grad(), mode:
+    with undisturbed(model, mode), _watched(record), torch.enable_grad(), mode:
+        for module in model.modules():
+            module.training = True
         try:
             output = inner(*args, **kwargs)
         except Exception as error:
@@ -223,28 +225,6 @@ def _watched(record: Record) -> Generator[None]:
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         yield
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module, mode: Shadowing) -> Generator[None]:
-    """Train mode and plain kernels inside; afterwards everything as before."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with random_state(), visible_kernels(model):
-            for module in modes:
-                module.training = True
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for module, names in buffers:
-            module._buffers.clear()
-            module._buffers.update(names)
-        with torch.no_grad():
-            for tensor, value in [*contents, *mode.before]:
-                tensor.copy_(value)
 
 
 def _to_cpu(example: Any) -> Any:

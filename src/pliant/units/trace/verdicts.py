@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pliant.units.map import Kind
+from pliant.units.groups import Kind
 from pliant.units.trace.labels import distinct
 from pliant.units.trace.lanes import Lane
 from pliant.units.trace.record import Record

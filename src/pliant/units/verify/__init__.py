@@ -1,5 +1,6 @@
 """Proof, in float64 and on a copy, that resets of a plan's units do what they must and no more."""
 
 from pliant.units.verify.verification import Verification, verify
+from pliant.units.verify.whole_plan import Tried, tried
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Tried", "Verification", "tried", "verify"]

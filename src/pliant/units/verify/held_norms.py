@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pliant.units.trace.call import tensors_in
+from pliant.units.models import tensors_in
 
 _ATEN: Any = torch.ops.aten
 _MEANS = {_ATEN.mean.dim, _ATEN.var_mean.correction}

@@ -25,11 +25,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from pliant.process import random_state, visible_kernels
-from pliant.units.activity import Reader
-from pliant.units.hooks import InputHook, OperandHook, OutputHook
-from pliant.units.map import Tap
-from pliant.units.trace.call import tensors_in
+from pliant.base.process import random_state, visible_kernels
+from pliant.units.forwards import Forwards
+from pliant.units.groups import Tap
+from pliant.units.hooks import always, attach
+from pliant.units.models import tensors_in
 from pliant.units.verify.double import DoubleOnly, double_copy, long
 from pliant.units.verify.held_norms import HeldNorms
 from pliant.units.verify.remembered import Remembered
@@ -133,12 +133,11 @@ class Probe:
     def watching(self, tap: Tap, module: nn.Module, parameter: Tensor | None) -> Generator[list[Tensor]]:
         """Inside, the list collects what passes the tap, (rows, entries) a call, read by the hooks the methods use."""
         seen = _Seen(self, tap, module, parameter)
-        handles = seen.handles()
+        handle = attach(seen, always)
         try:
             yield seen.passes
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
 
     @contextmanager
     def _settings(self) -> Generator[None]:
@@ -191,12 +190,14 @@ class Probe:
             buffer.copy_(value)
 
 
-class _Seen(Reader):
-    """A reader that keeps what it is shown."""
+class _Seen:
+    """A recorder that keeps what it is shown. Under reentrant checkpointing the recomputation shows the same numbers."""
 
     def __init__(self, probe: Probe, tap: Tap, module: nn.Module, parameter: Tensor | None) -> None:
-        super().__init__(tap, module, parameter, runs=None)
-        self.probe = probe
+        self.probe, self.tap, self.module, self.parameter = probe, tap, module, parameter
+        self.forwards: Forwards | None = None
+        self.calls = self.read = 0
+        self.axis = tap.axis_at(module)
         self.passes: list[Tensor] = []
 
     def observe(self, values: Tensor, *, packed: bool = False) -> None:
@@ -204,39 +205,6 @@ class _Seen(Reader):
             return
         by_entry = values.movedim(self.axis, -1)
         self.passes.append(by_entry.reshape(-1, by_entry.shape[-1]).clone())  # one row where there is no batch
-
-    def handles(self) -> list[Any]:
-        """The methods read in training mode only, with gradients: their hooks are told that both are on.
-
-        Under reentrant checkpointing they are on in the recomputation alone, which shows the same numbers.
-        """
-        training = nn.Identity()
-        if self.tap.at == "input":
-            read = InputHook(self)
-
-            @torch.enable_grad()
-            def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                read(training, args, kwargs)
-
-            return [self.module.register_forward_pre_hook(before, with_kwargs=True)]
-        if self.tap.at == "output":
-            given = OutputHook(self)
-
-            @torch.enable_grad()
-            def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                given(training, args, output)
-
-            return [self.module.register_forward_hook(after)]
-        inside = OperandHook(self)
-
-        @torch.enable_grad()
-        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-            inside(training, args)
-
-        return [
-            self.module.register_forward_pre_hook(enter),
-            self.module.register_forward_hook(inside.leave, always_call=True),
-        ]
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from pliant.units.bound import BoundGroup, Consumer
 from pliant.units.entries import BoundSlice
-from pliant.units.map import UnitGroup
+from pliant.units.groups import UnitGroup
 from pliant.units.verify.bench import Absorber, Bench, Pass, chosen, covered, differ, entries
 from pliant.units.verify.forgotten import forgotten
 from pliant.units.verify.probe import Probe, close, distance, same

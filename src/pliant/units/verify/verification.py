@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from pliant.units.bound import BoundGroup
-from pliant.units.map import UnitGroup, UnitMap, aligned
+from pliant.units.groups import UnitGroup, aligned
 from pliant.units.verify.probe import Probe
 from pliant.units.verify.trial import Trial, Verified, covered
 
@@ -53,19 +53,20 @@ class Verification:
 
 
 def verify(
-    plan: UnitMap,
+    groups: Sequence[UnitGroup],
     model: nn.Module,
     example_inputs: Any,
     *,
-    groups: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
     rounds: int | None = None,
     seed: int = 0,
 ) -> Verification:
-    """Try every group of `plan` on a copy of `model`, which itself is left as it is.
+    """Try groups of units on a copy of `model`, which itself is left as it is.
 
     Args:
+        groups: all that a method resets: what one of them misses, another may cover.
         example_inputs: as for `trace`; two examples are enough, with more of them more units are alive.
-        groups: the names of those to try; all by default.
+        only: the names of those to try; all by default.
         rounds: sets of units that are redrawn where units cannot be exchanged, two forward passes each; by default as many as
             tell all units apart. Fewer are quicker and still find what is wrong with many units.
 
@@ -74,20 +75,19 @@ def verify(
     >>> import torch
     >>> from pliant.units import chain_groups
     >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> plan = UnitMap([BoundGroup(group, net).plan_row(hand_over=True) for group in chain_groups(net)])
-    >>> verify(plan, net, torch.randn(4, 3)).rows[0].verdict
+    >>> verify(chain_groups(net), net, torch.randn(4, 3)).rows[0].verdict
     'exact'
     """
     if rounds is not None and rounds < 1:
         raise ValueError(f"verify: rounds must be at least 1, got {rounds}")
-    tried = plan.groups if groups is None else [_named(plan, name) for name in groups]
+    tried = groups if only is None else [_named(groups, name) for name in only]
     stacked = [group.name for group in tried if group.stacked]
     if stacked:
         raise ValueError(
             f"verify: groups of stacked networks (runs=...) cannot be tried: {stacked}. Verify one network alone"
         )
     probe = Probe(model, example_inputs, seed=seed)
-    bound = {group.name: BoundGroup(group, probe.model) for group in plan.groups}
+    bound = {group.name: BoundGroup(group, probe.model) for group in groups}
     absorbers = {name: group.absorbers() for name, group in bound.items()}  # which must be trained
     probe.model.requires_grad_(False)
     ours = covered(list(bound.values()))
@@ -99,10 +99,8 @@ def verify(
     )
 
 
-def _named(plan: UnitMap, name: str) -> UnitGroup:
-    found = [group for group in plan.groups if group.name == name]
+def _named(groups: Sequence[UnitGroup], name: str) -> UnitGroup:
+    found = [group for group in groups if group.name == name]
     if not found:
-        raise ValueError(
-            f"verify: no group is named '{name}'; groups: {', '.join(group.name for group in plan.groups)}"
-        )
+        raise ValueError(f"verify: no group is named '{name}'; groups: {', '.join(group.name for group in groups)}")
     return found[0]

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pliant.units.bound import BoundGroup, Names
-from pliant.units.map import Skipped, UnitMap
+from pliant.units.groups import UnitGroup
 from pliant.units.models import first, prefix_of, unwrapped
 from pliant.units.verify.bench import Bench, covered
 from pliant.units.verify.probe import Probe, close, same
@@ -39,26 +39,14 @@ class Tried:
     wrong: Mapping[str, str] = field(default_factory=dict[str, str])
     note: str | None = None
 
-    def applied_to(self, plan: UnitMap) -> UnitMap:
-        """The plan without its wrong groups, which are left alone."""
-        names = {row.group.name: tuple(part.parameter for part in row.group.incoming) for row in plan.rows}
-        refused = [
-            Skipped(names[row.group.name], f"failed its trial: {self.wrong[row.group.name]}", row.units)
-            for row in plan.rows
-            if row.group.name in self.wrong
-        ]
-        rows = [row for row in plan.rows if row.group.name not in self.wrong]
-        notes = [*plan.notes, *([self.note] if self.note else [])]
-        return replace(plan, rows=rows, skipped=[*plan.skipped, *refused], notes=notes)
 
-
-def tried(plan: UnitMap, model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Tried:
-    """Which groups of `plan` a quick trial finds wrong; the model itself is left as it is.
+def tried(groups: Sequence[UnitGroup], model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Tried:
+    """Which of a plan's groups a quick trial finds wrong; the model itself is left as it is.
 
     Skipped, with a note, for models of more than 1e8 parameters and those of which no repeatable float64 copy can be made.
     """
     count = sum(parameter.numel() for parameter in model.parameters())
-    if not plan.rows:
+    if not groups:
         return Tried()
     if count > LARGEST:
         return Tried(
@@ -67,7 +55,7 @@ def tried(plan: UnitMap, model: nn.Module, example_inputs: Any, *, seed: int = 0
     try:
         probe = _probe(unwrapped(model), example_inputs, seed)
         with torch.no_grad():
-            return Tried(dict(_WholePlan(plan, probe, prefix_of(model), seed).wrong()))
+            return Tried(dict(_WholePlan(groups, probe, prefix_of(model), seed).wrong()))
     except Exception as error:  # whatever a copy of somebody's model raises: a net must not stop anyone
         said = str(error).partition("\n")[0] or type(error).__name__
         return Tried(note=f"not tried: {said}")
@@ -83,11 +71,11 @@ def _probe(model: nn.Module, example_inputs: Any, seed: int) -> Probe:
 
 
 class _WholePlan:
-    def __init__(self, plan: UnitMap, probe: Probe, prefix: str, seed: int) -> None:
+    def __init__(self, groups: Sequence[UnitGroup], probe: Probe, prefix: str, seed: int) -> None:
         self.probe, self.seed = probe, seed
         self.generator = torch.Generator().manual_seed(seed)
         names = Names(probe.model, prefix=prefix)
-        self.groups = [BoundGroup(group, names) for group in plan.groups]
+        self.groups = [BoundGroup(group, names) for group in groups]
         self.absorbers = {group: group.absorbers() for group in self.groups}  # which must be trained
         probe.model.requires_grad_(False)
         self.ours = covered(self.groups)

@@ -1,0 +1,37 @@
+"""A word among known ones: the one place that says which are known, and which of them was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T", bound=str)
+
+
+def one_of(name: str, value: T, known: Iterable[str], likeness: float = 0.6) -> T:
+    """`value`, if it is known; else a `ValueError` that lists what is.
+
+    >>> one_of("count", "bernouli", ["accumulate", "bernoulli"])
+    Traceback (most recent call last):
+    ValueError: unknown count 'bernouli' (did you mean 'bernoulli'?); known: accumulate, bernoulli
+    """
+    names = [str(each) for each in known]
+    if value in names:
+        return value
+    raise ValueError(f"unknown {name} '{value}'{did_you_mean(value, names, likeness)}; known: {', '.join(names)}")
+
+
+def did_you_mean(word: object, known: Iterable[str], likeness: float = 0.6) -> str:
+    """A hint in parentheses, after a space; empty where nothing is as like as `likeness` (1: the same, 0: anything is).
+
+    >>> did_you_mean("tahn", ["relu", "tanh"])
+    " (did you mean 'tanh'?)"
+    """
+    near = nearest(word, known, likeness)
+    return "" if near is None else f" (did you mean '{near}'?)"
+
+
+def nearest(word: object, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known word that is most like this one, if any is as like as that."""
+    return next(iter(get_close_matches(str(word), list(known), n=1, cutoff=likeness)), None)

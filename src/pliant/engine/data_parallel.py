@@ -1,0 +1,75 @@
+"""Ranks of a data-parallel model: all of them must see the same statistics, and draw the same.
+
+A method writes weights outside of the gradient. Every rank does so by itself, from the same sums (over all ranks'
+batches, whatever their sizes) and the same seed, so the ranks stay equal to the bit without another message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar, cast
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pliant.engine.panel import Panel
+from pliant.units.bound import Names
+
+_T = TypeVar("_T")
+
+
+class Ranks:
+    """The ranks that share a model's statistics; just this one if `process_group` says so or nothing is distributed.
+
+    Raises `ValueError` for a model that is sharded, and for one of several ranks that is not wrapped.
+    """
+
+    def __init__(self, model: nn.Module, process_group: dist.ProcessGroup | Literal["auto"] | None) -> None:
+        wrapper = _wrapper(model)
+        _refuse_shards(model)
+        self._may_differ = wrapper is not None and cast(Any, wrapper).find_unused_parameters
+        self._group: dist.ProcessGroup | None = None
+        if process_group == "auto":
+            if wrapper is not None:
+                self._group = cast(dist.ProcessGroup, wrapper.process_group)
+            elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                raise ValueError(
+                    f"torch.distributed runs {dist.get_world_size()} ranks, and the model is no DistributedDataParallel: wrap it "
+                    f"first, or say process_group=None if every rank trains a network of its own"
+                )
+        elif process_group is not None:
+            self._group = process_group
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank is the one that the others follow."""
+        return self._group is None or dist.get_rank(self._group) == 0
+
+    def agree_on(self, values: Sequence[_T]) -> list[_T]:
+        """Rank 0's."""
+        if self._group is None:
+            return list(values)
+        agreed: list[Any] = [list(values)]
+        dist.broadcast_object_list(agreed, group=self._group, group_src=0)
+        return cast(list[_T], agreed[0])
+
+    def share(self, panel: Panel) -> None:
+        """Add up what the ranks saw."""
+        if self._group is not None:
+            panel.share_between_ranks(self._group, agree=self._may_differ)
+
+
+def _wrapper(model: nn.Module) -> DistributedDataParallel | None:
+    inner = getattr(model, "_orig_mod", model)  # torch.compile's
+    return inner if isinstance(inner, DistributedDataParallel) else None
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    for name, module in Names(model).modules.items():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        if kinds & {"FullyShardedDataParallel", "FSDPModule"}:
+            raise ValueError(
+                f"'{name}' is sharded ({type(module).__name__}): resetting units needs whole rows and columns on every rank. Use "
+                f"DistributedDataParallel"
+            )

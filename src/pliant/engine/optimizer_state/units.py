@@ -1,0 +1,288 @@
+"""What each optimizer remembers about a weight, and how to forget it.
+
+A replaced unit must not be moved by the momentum of its predecessor. Policies:
+
+    fresh   the touched entries go on exactly as in an optimizer built at the moment of the reset, where that is
+            possible; where it is not, as under "fill", and `notes` says so
+    fill    gradient averages 0; gradient sizes the mean over the parameter's other entries
+    zero    averages and sizes 0, the step counter that entries share goes on (small second moments under a large
+            counter: up to 6.6 step sizes at once, with Adam's defaults)
+    keep    nothing is touched (to replicate codes that did so)
+
+State is of six kinds, and `RULES` says which key of which optimizer is of which:
+
+    average   of gradients, or of steps: 0
+    size      of gradients: 0, or filled
+    peak      largest size so far: like size
+    value     a copy of the parameter: its new value
+    start     what the optimizer starts it at, from the setting named
+    shared    by all entries of the parameter: goes on
+
+What "fresh" takes beyond that:
+
+    SGD, Muon, Adadelta, RMSprop, Rprop, Adagrad   nothing: they correct nothing by a count of steps
+    Adam, AdamW, AdamWScheduleFree                 own counts for young entries (`pliant.engine.optimizer_state.young`)
+    Adamax                                         the same for its one average; its size needs no correction
+    NAdam, RAdam                                   filled: their steps depend on the shared count by more than a factor
+    Adafactor                                      filled: one row or column is part of every entry's scale
+    RAdamScheduleFree                              filled, as RAdam
+    ASGD                                           nothing: its decaying step size is the parameter's
+
+State of a broadcast shape (Adafactor's row and column sizes) is a unit's own only along an axis that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pliant.base.choices import one_of
+from pliant.engine.optimizer_state.young import Averages, YoungEntries
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import BoundSlice, Chosen
+
+Policy = Literal["fresh", "fill", "zero", "keep"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """State keys of an optimizer by kind; `start` maps a key to the setting that it starts from."""
+
+    average: tuple[str, ...] = ()
+    size: tuple[str, ...] = ()
+    peak: tuple[str, ...] = ()
+    value: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ("step",)
+    start: Mapping[str, str] | None = None
+    counted: Averages | None = None  # what "fresh" counts by entry
+    fills: bool = False  # "fresh" cannot be exact
+    note: str = ""
+
+    @property
+    def keys(self) -> set[str]:
+        return {*self.average, *self.size, *self.peak, *self.value, *self.shared, *(self.start or {})}
+
+
+_ADAM = Averages("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_FREE = Averages(None, "exp_avg_sq", count="k", decay_in_gradient=False)
+_X = "the average x starts at a unit's new value and goes on with the weights that all entries share"
+
+RULES: dict[str, Rule] = {  # package.class
+    "torch.SGD": Rule(average=("momentum_buffer",)),
+    "torch.Adam": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=_ADAM),
+    "torch.AdamW": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=replace(_ADAM, decay_in_gradient=False)),
+    "torch.Adamax": Rule(("exp_avg",), ("exp_inf",), counted=Averages("exp_avg", None, decay_in_gradient=True)),
+    "torch.NAdam": Rule(("exp_avg",), ("exp_avg_sq",), shared=("step", "mu_product"), fills=True),
+    "torch.RAdam": Rule(("exp_avg",), ("exp_avg_sq",), fills=True),
+    "torch.RMSprop": Rule(("momentum_buffer", "grad_avg"), ("square_avg",), note="a fresh unit's first step is up to "
+                          "1 / sqrt(1 - alpha) step sizes, as RMSprop's own; optimizer_state='fill' avoids it"),
+    "torch.Adadelta": Rule(("acc_delta",), ("square_avg",)),
+    "torch.Adagrad": Rule(start={"sum": "initial_accumulator_value"}, note="the decay of the step size by lr_decay goes on"),
+    "torch.Rprop": Rule(("prev",), start={"step_size": "lr"}),
+    "torch.ASGD": Rule(value=("ax",), shared=("step", "eta", "mu"), note="the decay of the step size goes on"),
+    "torch.Adafactor": Rule(size=("row_var", "col_var", "variance"), fills=True),
+    "torch.Muon": Rule(("momentum_buffer",), note="experimental: every entry of a matrix takes part in every other's step"),
+    "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
+    "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
+    "schedulefree.RAdamScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), fills=True, note=_X),
+}  # fmt: skip
+
+
+class OptimizerState:
+    """Forgets the optimizer state of replaced units by one policy."""
+
+    def __init__(self, policy: Policy = "fresh") -> None:
+        self.policy: Policy = one_of("optimizer_state", policy, get_args(Policy))
+
+    def bind(self, optimizers: Sequence[Optimizer], groups: Sequence[BoundGroup]) -> None:
+        """Look every parameter up in its optimizer. Raises `ValueError` where one has none or two, or a rule is missing."""
+        self._groups = list(groups)
+        self._home: dict[nn.Parameter, Optimizer] = {}
+        for optimizer in optimizers:
+            for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
+                if self._home.setdefault(parameter, optimizer) is not optimizer:
+                    raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
+        used: dict[Optimizer, list[BoundSlice]] = {}
+        for group in self._groups:
+            for part in group.slices():
+                self._check(group, part)
+                used.setdefault(self._optimizer(part), []).append(part)
+        self._rules = {optimizer: RULES[_name(optimizer)] for optimizer in used if self.policy != "keep"}
+        self._young = {
+            optimizer: YoungEntries.of(optimizer, rule.counted)
+            for optimizer, rule in self._rules.items()
+            if rule.counted is not None and self.policy == "fresh"
+        }
+        for optimizer, young in self._young.items():
+            young.join(optimizer, used[optimizer])
+
+    def detach(self) -> None:
+        """Leave the optimizers alone from here on."""
+        for optimizer, young in self._young.items():
+            young.leave(optimizer)
+        self._young = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Where "fresh" is not quite that, one line an optimizer; for the plan."""
+        found: list[str] = []
+        for optimizer, rule in self._rules.items() if self.policy == "fresh" else ():
+            filled = "optimizer_state='fill': 'fresh' is not possible with its shared state" if rule.fills else ""
+            text = "; ".join(filter(None, (filled, rule.note)))
+            found += [f"{type(optimizer).__name__}: {text}"] if text else []
+        return list(dict.fromkeys(found))
+
+    def optimizer_of(self, parameter: nn.Parameter) -> Optimizer:
+        return self._home[parameter]
+
+    def _optimizer(self, part: BoundSlice) -> Optimizer:
+        return self._home[cast(nn.Parameter, part.parameter)]
+
+    # -- what can be forgotten ------------------------------------------------------------------------------------
+
+    def _check(self, group: BoundGroup, part: BoundSlice) -> None:
+        parameter = cast(nn.Parameter, part.parameter)
+        optimizer = self._home.get(parameter)
+        if optimizer is None:
+            raise ValueError(
+                f"group '{group.name}': no optimizer given steps '{part.part.parameter}'. Pass the optimizer that was built "
+                f"from this model's parameters, or leave the group out"
+            )
+        if self.policy == "keep":
+            return
+        if _name(optimizer) not in RULES:
+            known = ", ".join(name.partition(".")[2] for name in RULES)
+            raise ValueError(
+                f"no rule to forget the state of {type(optimizer).__name__} (known: {known}). Use one of them, "
+                f"or optimizer_state='keep' to leave stale state in replaced units"
+            )
+        _check_keys(optimizer, RULES[_name(optimizer)], part)
+        self._check_settings(_settings(optimizer, parameter))
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        """At construction and, since a schedule may have changed them, at every reset."""
+        if self.policy == "fresh" and settings.get("momentum") and settings.get("dampening"):
+            raise ValueError(
+                "optimizer_state='fresh' cannot restart SGD momentum with dampening (its first step is undampened). "
+                "Use dampening=0, or optimizer_state='zero'"
+            )
+
+    # -- forgetting -----------------------------------------------------------------------------------------------
+
+    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
+        """Forget what is remembered about the chosen units' entries, whose new weights are in place."""
+        if self.policy == "keep":
+            return
+        for part in group.slices():
+            optimizer = self._optimizer(part)
+            state: dict[str, Any] = optimizer.state.get(part.parameter, {})
+            if not state:
+                continue
+            _check_keys(optimizer, self._rules[optimizer], part)
+            self._forget(optimizer, part, chosen, {k: v for k, v in state.items() if isinstance(v, Tensor)})
+            if optimizer in self._young:
+                self._young[optimizer].rejuvenate(optimizer, part, chosen)
+
+    def _forget(self, optimizer: Optimizer, part: BoundSlice, chosen: Chosen, state: dict[str, Tensor]) -> None:
+        rule = self._rules[optimizer]
+        settings = _settings(optimizer, cast(nn.Parameter, part.parameter))
+        self._check_settings(settings)
+        if rule.value and not settings.get("train_mode", True):
+            raise RuntimeError(
+                f"'{part.part.parameter}' cannot be reset while {type(optimizer).__name__} is in eval mode, where "
+                f"parameters hold averages: call optimizer.train() before training steps"
+            )
+        fill = self.policy == "fill" or (self.policy == "fresh" and rule.fills)
+        for key, memory in state.items():
+            own = None if key in rule.shared else _within(part, memory)
+            if own is None:
+                continue
+            if key in rule.value:
+                own.write(chosen, part.read(chosen), memory)
+            elif rule.start is not None and key in rule.start:
+                own.write(chosen, settings[rule.start[key]], memory)
+            else:
+                own.write(
+                    chosen, _mean_of_others(own, chosen, memory) if fill and key not in rule.average else 0.0, memory
+                )
+
+    # -- saving ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps since the reset of each unit's entries, for every slice whose entries count their own."""
+        return {
+            f"{group.name}|{number}": self._young[optimizer].state_of(optimizer, part)
+            for group in self._groups
+            for number, part in enumerate(group.slices())
+            if (optimizer := self._optimizer(part)) in self._young
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for group in self._groups:
+            for number, part in enumerate(group.slices()):
+                optimizer = self._optimizer(part)
+                if optimizer in self._young:
+                    self._young[optimizer].load(optimizer, part, state.get(f"{group.name}|{number}"))
+
+
+def _name(optimizer: Optimizer) -> str:
+    kind = type(optimizer)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def _check_keys(optimizer: Optimizer, rule: Rule, part: BoundSlice) -> None:
+    unknown = sorted(set(optimizer.state.get(part.parameter, {})) - rule.keys)
+    if unknown:
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps {', '.join(map(repr, unknown))} for '{part.part.parameter}', and no rule says how "
+            f"to forget it. Use optimizer_state='keep' to leave stale state in replaced units"
+        )
+
+
+def _settings(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
+    """The settings a parameter is stepped with now: loading a state or a schedule may have replaced them."""
+    return next(each for each in optimizer.param_groups if any(p is parameter for p in each["params"]))
+
+
+def _within(part: BoundSlice, memory: Tensor) -> BoundSlice | None:
+    """The slice as it lies in state of a broadcast shape; None if that has no axis by which units differ."""
+    whole, held = tuple(part.parameter.shape), tuple(memory.shape)
+    if held == whole:
+        return part
+    if len(held) != len(whole) or any(kept not in (1, size) for kept, size in zip(held, whole, strict=True)):
+        raise ValueError(f"no rule for optimizer state of shape {held} for '{part.part.parameter}', which has {whole}")
+    lead = 1 if part.stacked else 0
+    full = part.part.shape or whole[lead:]
+    seen = _broadcast_shape(full, whole[lead:], held[lead:])
+    if any(seen[axis] != full[axis] for axis in part.part.axes):
+        return None
+    return BoundSlice(replace(part.part, shape=seen), memory, stacked=part.stacked)
+
+
+def _broadcast_shape(split: tuple[int, ...], whole: tuple[int, ...], held: tuple[int, ...]) -> tuple[int, ...]:
+    """`split`, which is `whole` with axes split, with 1 where `held` has 1 in place of an axis of `whole`."""
+    found: list[int] = []
+    for size, kept in zip(whole, held, strict=True):
+        first = len(found)
+        while prod(split[first : len(found)]) < size:
+            found.append(split[len(found)])
+        if kept != size:
+            found[first:] = [1] * (len(found) - first)
+    return (*found, *split[len(found) :])
+
+
+def _mean_of_others(part: BoundSlice, chosen: Chosen, memory: Tensor) -> Tensor:
+    """Mean over the entries of units that stay and of no unit, for each chosen one, shaped to be written."""
+    view = part.front(memory)
+    left = torch.ones(view.shape[0], part.units, device=memory.device)
+    left[chosen.where] = 0.0
+    others = part.spread(left, rest=1.0).expand_as(view)
+    axes = tuple(range(1, view.dim()))
+    mean = torch.where(others > 0, view, 0.0).sum(axes, dtype=left.dtype) / others.sum(axes).clamp(min=1.0)
+    return mean[chosen.runs].to(memory.dtype).view(-1, *[1] * (1 + len(part.row)))

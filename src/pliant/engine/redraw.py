@@ -1,0 +1,256 @@
+"""What takes a replaced unit's place.
+
+    hand over   bias of the consumer += V[:, unit] x mean activity of the unit
+    incoming    W[unit, :] from `init`, its bias 0; its own batch norm entries scale 1, shift 0, mean 0, variance 1
+    outgoing    V[:, unit] = 0
+
+The hand-over keeps the consumer's mean input as it was: exact for Linear and unpadded Conv2d, right in the interior
+for padded ones. A consumer without bias that feeds a batch norm has its running mean moved instead. A contribution
+that is not finite is dropped, so a broken unit is not passed on.
+
+Source: Dohare et al., Nature 632 (2024), algorithm 1; the hand-over is in the released code, where it has no
+effect because the mean is cleared one phase too early.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
+from torch.optim import Optimizer
+
+from pliant.base.initial import INITS, uniform_bound
+from pliant.engine.fresh_weights.initializer import Initializers
+from pliant.engine.fresh_weights.laws import (
+    Borrowed,
+    Given,
+    Init,
+    Initializer,
+    Law,
+    Reset,
+    Uniform,
+    like_linear,
+    resets,
+)
+from pliant.engine.fresh_weights.start import INITIALIZER, INITIALIZER_BY_UNIT, RESET, Start, Started, started
+from pliant.units.bound import BoundGroup, Names
+from pliant.units.entries import BoundSlice, Chosen
+
+log = logging.getLogger("pliant")
+
+_STATE_FOLLOWS = ContextVar("_STATE_FOLLOWS", default=False)
+
+
+@contextmanager
+def state_follows() -> Generator[None]:
+    """Inside, a method may be built on a network that has trained without a warning: its state, loaded next, knows the scale."""
+    token = _STATE_FOLLOWS.set(True)
+    try:
+        yield
+    finally:
+        _STATE_FOLLOWS.reset(token)
+
+
+class Redraw:
+    """Fresh incoming weights, zero outgoing weights, and the mean handed over.
+
+    Args:
+        init: "module" draws what a fresh `reset_parameters()` of the layer would (Linear and Conv: uniform
+            +-1/sqrt(fan_in); RNN, LSTM, GRU: +-1/sqrt(hidden_size); any other layer: a copy of it is reset and read); a
+            layer that has none (a raw parameter) starts like a Linear. A weight of a fresh network that started at another scale
+            than its reset's is drawn by the model's own initializer, or at the scale found: see `fresh_weights.start`. The
+            plan says so, and shows the standard deviation of what is drawn beside that of the weights as they are.
+            Or "kaiming", "xavier", "lecun", "default" as in `pliant.base.initial`; or a callable (parameter name, (count, *row
+            shape), CPU generator) -> tensor of that shape.
+        hand_over_mean: move a replaced unit's mean contribution into its consumer.
+    """
+
+    def __init__(self, init: Init = "module", *, hand_over_mean: bool = True) -> None:
+        if isinstance(init, str) and init not in ("module", *INITS):
+            known = ", ".join(("module", *INITS))
+            raise ValueError(f"unknown init '{init}'; known: {known}, or a callable (name, shape, generator)")
+        self.init = init
+        self.hand_over_mean = hand_over_mean
+        self.notes: list[str] = []  # for the plan: where a module's own reset is not what it started from
+
+    def bind(
+        self,
+        names: Names,
+        groups: Sequence[BoundGroup],
+        optimizers: Sequence[Optimizer],
+        agree: Callable[[Sequence[Any]], list[Any]] = list,
+    ) -> None:
+        """Find out how the weights started: they are read here, once. `agree` makes the ranks of a model agree.
+
+        A warning says which groups look as if they had started at another scale, if the network is no longer fresh.
+        """
+        self._groups = list(groups)
+        self._parts = {part: group for group in groups for part in group.incoming_weights()}
+        self._own = {part: _own(group, part) for group in groups for part, value in group.own if value is None}
+        self._initializers = Initializers(names)
+        if self.init != "module":
+            self._laws: dict[BoundSlice, Law] = {part: self._named(group, part) for part, group in self._parts.items()}
+            return
+        self._resets = {part: _reset(group, part) for part, group in self._parts.items()}
+        found = started(names, groups, optimizers, self._resets, self._initializers)
+        self._begin(agree([found.starts.get(part, RESET) for part in self._parts]))
+        if found.trained is not None:
+            self.notes = [self._doubt(found)]
+            if not _STATE_FOLLOWS.get():
+                log.warning(self.notes[0])
+
+    def fresh_std(self, group: BoundGroup) -> float | None:
+        """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
+        return self._laws[group.incoming_weights()[0]].std()
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """How the incoming weights of each group started (not for an `init` of another name, which does not depend on it), and
+        the entries of single units as they were when the method was attached, where fresh units get such.
+        """
+        borrowed = {"borrowed": [law.entries for law in self._borrowed()]}
+        if self.init != "module":
+            return borrowed
+        starts = [[self._starts.get(part, RESET) for part in group.incoming_weights()] for group in self._groups]
+        return {"starts": starts, **borrowed}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Draw as the saved method did. None is of an older version, which drew by resets alone.
+
+        Raises `ValueError`, with nothing changed, if it drew by an initializer that the model does not have.
+        """
+        state = {"starts": [[RESET]] * len(self._parts), "borrowed": []} if state is None else state
+        if self.init == "module" and "starts" in state:
+            self._begin([start for starts in state["starts"] for start in starts])
+        for law, entries in zip(self._borrowed(), state["borrowed"], strict=False):
+            law.entries = entries.cpu().clone()
+
+    def _borrowed(self) -> list[Borrowed]:
+        return [law for law in self._own.values() if isinstance(law, Borrowed)]
+
+    # -- the phases --------------------------------------------------------------------------------------------
+
+    def hand_over(self, group: BoundGroup, chosen: Chosen, mean: Tensor) -> None:
+        """Add the chosen units' mean contribution, `mean` (runs, units, columns), to what absorbs it."""
+        for part, columns, absorber, sign in group.absorbers():
+            weights = part.read(chosen)  # (count, columns, next units, ...)
+            per_next = weights.flatten(3).sum(3) if weights.dim() > 3 else weights
+            contribution = (per_next * mean[chosen.where][:, columns].to(per_next.dtype).unsqueeze(-1)).sum(1)
+            finite = torch.where(contribution.isfinite(), contribution, 0.0)
+            shares = sign * chosen.strength.to(finite.dtype).unsqueeze(-1) * finite
+            _add_by_run(absorber, chosen, shares.to(absorber.dtype))
+
+    def incoming(self, group: BoundGroup, chosen: Chosen, generators: Sequence[torch.Generator]) -> None:
+        """Redraw what computes the chosen units."""
+        for part in group.incoming_weights():
+            part.write(chosen, _fresh(self._laws[part], part, chosen, generators))
+        for part in group.incoming_biases():
+            part.write(chosen, 0.0)
+        for part, value in group.own:
+            part.write(chosen, _fresh(self._own[part], part, chosen, generators) if value is None else value)
+        for part, vector, value in group.statistics():
+            part.write(chosen, value, vector)
+
+    def outgoing(self, group: BoundGroup, chosen: Chosen) -> None:
+        """Cut the chosen units off, so that their arrival changes nothing."""
+        for part in group.outgoing:
+            part.write(chosen, 0.0)
+
+    # -- fresh weights -----------------------------------------------------------------------------------------
+
+    def _named(self, group: BoundGroup, part: BoundSlice) -> Law:
+        if callable(self.init):
+            return Given(part, self.init)
+        fan_in = prod(part.row)
+        fan_out = group.units * fan_in // part.row[0]
+        return Uniform(part, uniform_bound(self.init, fan_in, fan_out, gain=group.spec.gain))
+
+    def _begin(self, starts: Sequence[Start]) -> None:
+        """Draw each slice as it started, from here on; in the order of the groups and of their slices."""
+        given = dict(zip(self._parts, starts, strict=True))
+        own = {part: start for part, start in given.items() if start in (INITIALIZER, INITIALIZER_BY_UNIT)}
+        for part in own:
+            if self._initializers.of(part.part.parameter) is None:
+                raise ValueError(
+                    f"this state draws '{part.part.parameter}' by the model's own initializer, and nothing that holds it has one"
+                )
+        found = {part: start for part, start in given.items() if isinstance(start, float)}
+        self._starts: dict[BoundSlice, Start] = {**own, **found}
+        self._laws = {
+            **self._resets,
+            **{part: self._resets[part].at(std) for part, std in found.items()},
+            **{
+                part: Initializer(part, self._initializers, by_unit=start == INITIALIZER_BY_UNIT)
+                for part, start in own.items()
+            },
+        }
+        by_name: dict[str, list[BoundSlice]] = {}
+        for part in own:
+            by_name.setdefault(str(self._initializers.of(part.part.parameter)), []).append(part)
+        self.notes = [
+            f"init: {name} draws fresh units of {self._named_groups(parts)}" for name, parts in by_name.items()
+        ]
+        if found:
+            self.notes.append(
+                f"init: the scale found at construction is that of fresh units of {self._named_groups(found)}"
+            )
+
+    def _doubt(self, found: Started) -> str:
+        part, std, reset = found.differing[0]
+        groups = self._named_groups([each for each, *_ in found.differing])
+        return (
+            f"init: fresh units of {groups} are drawn by their modules' reset (standard deviation {reset:.3g} in "
+            f"'{part.part.parameter}', whose weights have {std:.3g}), because the scale at which the network started is not "
+            f"known any more: {found.trained}. If it was not the reset's, say so with init= (a name or a function), or load the "
+            f"state_dict() of the method that was attached before"
+        )
+
+    def _named_groups(self, parts: Iterable[BoundSlice]) -> str:
+        names = [*dict.fromkeys(f"'{self._parts[part].name}'" for part in parts)]
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more groups" if len(names) > 3 else "")
+
+
+def _fresh(law: Law, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]) -> Tensor:
+    """(count, repeat, *row): every run draws its own from its generator, on the CPU, so that devices agree."""
+    drawn: list[Tensor] = []
+    first = 0
+    for count, generator in zip(chosen.counts, generators, strict=True):
+        if count:
+            drawn.append(law.draw(chosen, slice(first, first + count), generator))
+        first += count
+    return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
+
+
+def _own(group: BoundGroup, part: BoundSlice) -> Reset | Borrowed:
+    """Where entries that are one unit's alone start: at their module's reset, else where another unit's are now."""
+    owner, leaf = group.owner(part.part), part.part.parameter.rpartition(".")[2]
+    return Reset(part, owner) if resets(owner, leaf) else Borrowed(part)
+
+
+def _reset(group: BoundGroup, part: BoundSlice) -> Uniform | Reset:
+    """What the module that holds the slice starts from by itself; a raw parameter starts like a Linear."""
+    owner = group.owner(part.part)
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return Uniform(part, 1.0 / sqrt(owner.hidden_size))
+    if like_linear(owner) is None and resets(owner, part.part.parameter.rpartition(".")[2]):
+        return Reset(part, owner)
+    transposed = isinstance(owner, _ConvTransposeNd)  # torch takes outputs times kernel for its fan-in
+    fan_in = prod(part.parameter.shape[1:] if transposed else part.row)
+    return Uniform(part, uniform_bound("default", fan_in, 1, gain=1.0))
+
+
+def _add_by_run(absorber: Tensor, chosen: Chosen, shares: Tensor) -> None:
+    """Row r of `absorber` (runs, next units) gains the shares of run r's units, in an order that does not vary."""
+    first = 0
+    for run, count in enumerate(chosen.counts):
+        if count:
+            absorber[run] += shares[first : first + count].sum(0)
+        first += count

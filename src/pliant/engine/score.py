@@ -1,0 +1,217 @@
+"""Scores: how useful units have been, as the engine remembers it between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant.engine.activity import Reading
+from pliant.engine.averaging import corrected, running_average
+from pliant.engine.panel import Means, Panel, Span, home_of_groups
+from pliant.engine.utility import Seen, Utility, dormancy, named_utility
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import Chosen
+
+
+class RunningUtility:
+    """A running average of a utility, and of each column's mean activity, both corrected for their start at 0.
+
+    Args:
+        utility: a name of `pliant.engine.utility.UTILITIES`, or a `Utility`.
+        decay_rate: of both averages, in [0, 1); 0 makes them instantaneous.
+    """
+
+    keeps_means = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"utility": self.rule.name, "decay_rate": self.decay_rate}
+
+    def __init__(self, utility: str | Utility = "contribution", decay_rate: float = 0.99) -> None:
+        if not 0.0 <= decay_rate < 1.0:
+            raise ValueError(f"decay_rate must lie in [0, 1), got {decay_rate}")
+        self.rule = named_utility(utility)
+        self.decay_rate = decay_rate
+        self.reads: Sequence[Reading] = self.rule.reads
+        self._kept: dict[Panel, _Averages] = {}
+
+    def bind(self, panels: Sequence[Panel]) -> None:
+        self._home = home_of_groups(panels)
+        for panel in panels:
+            self._kept[panel] = _Averages(panel)
+            if "centred" in self.reads:
+                for reader in panel.readers:
+                    reader.centre = partial(self._centre, panel, *panel.columns_of(reader), panel.unit_of_column())
+
+    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+        """Average in this step's activity with the weights as the optimizer left them."""
+        kept = self._kept[panel]
+        now = means.by_reading
+        mean = now.get("mean", kept.mean)
+        utility = self.rule(
+            Seen(
+                magnitude=now.get("magnitude", mean),
+                centred=now.get("centred", mean),
+                outgoing=panel.outgoing_magnitude() if "outgoing" in self.rule.weights else mean,
+                incoming=panel.incoming_magnitude() if "incoming" in self.rule.weights else mean,
+            )
+        )
+        if kept.shares is not None:
+            utility = utility * kept.shares
+        for span in spans:
+            of_units = span.of_columns(utility)
+            if span.width > 1:
+                of_units = of_units.view(panel.runs, -1, span.width).sum(-1)
+            averages = [span.of_units(kept.utility), span.of_columns(kept.mean)]
+            values = [of_units, span.of_columns(mean)]
+            seen = span.of_columns(kept.seen)
+            if means.masked and means.ran is not None:
+                known = corrected(
+                    kept.utility, panel.ages() - 1, self.decay_rate
+                )  # moves by nothing: what is corrected stays
+                unseen = ~means.ran[span.columns].view(-1, span.width).any(-1)
+                values[0] = torch.where(unseen, span.of_units(known), of_units)
+            if skipped is None and means.ran is None:
+                torch._foreach_mul_(averages, self.decay_rate)  # pyright: ignore  (`running_average`, in place)
+                torch._foreach_add_(averages, values, alpha=1.0 - self.decay_rate)  # pyright: ignore
+                seen.add_(1)
+            else:
+                self._take_in_part(averages, values, seen, means.ran, span, skipped)
+
+    def _take_in_part(
+        self,
+        averages: Sequence[Tensor],
+        values: Sequence[Tensor],
+        seen: Tensor,
+        ran: Tensor | None,
+        span: Span,
+        skipped: Tensor | None,
+    ) -> None:
+        """The averages move, except of columns that did not run, and not at all in a step that the optimizer skipped."""
+        left_out = torch.zeros((), dtype=torch.bool, device=seen.device) if skipped is None else skipped > 0
+        silent = left_out if ran is None else left_out | ~ran[span.columns]
+        for average, value, stays in zip(averages, values, (left_out, silent), strict=True):
+            average.copy_(torch.where(stays, average, running_average(average, value, self.decay_rate)))
+        seen.add_((~silent).to(seen.dtype))
+
+    def _centre(
+        self, panel: Panel, columns: Tensor, entries: Tensor, unit_of_column: Tensor, mean_so_far: Tensor
+    ) -> Tensor:
+        """The running mean that the coming step will have, for centred utilities; of the shape of `mean_so_far`."""
+        kept = self._kept[panel]
+        coming = running_average(kept.mean[:, columns], mean_so_far.view(panel.runs, -1)[:, entries], self.decay_rate)
+        centre = torch.zeros_like(mean_so_far)
+        centre.view(panel.runs, -1)[:, entries] = corrected(coming, kept.seen[:, columns] + 1, self.decay_rate)
+        return centre
+
+    def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
+        """Corrected utility, (runs, units); for `utility="random"` a fresh uniform number each."""
+        panel = self._home[group]
+        if self.rule.name == "random":
+            drawn = torch.stack([torch.rand(group.units, generator=each) for each in generators])
+            return drawn.to(panel.device, group.dtype)
+        held = self._kept[panel].utility[:, panel.span(group).units]
+        if "incoming" not in self.rule.weights:
+            held = torch.where(held.isinf(), nan, held)  # activity was infinite once: broken, not most useful of all
+        return corrected(held, panel.age_of(group), self.decay_rate)
+
+    def mean(self, group: BoundGroup) -> Tensor:
+        """Corrected mean activity, (runs, units, columns)."""
+        panel = self._home[group]
+        kept = self._kept[panel]
+        held, seen = (panel.by_unit(each, group) for each in (kept.mean, kept.seen))
+        return corrected(held, seen, self.decay_rate)
+
+    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
+        panel = self._home[group]
+        kept = self._kept[panel]
+        utility = kept.utility[:, panel.span(group).units]
+        for held in (utility, *(panel.by_unit(each, group) for each in (kept.mean, kept.seen))):
+            if chosen.full:
+                held[chosen.where] = 0.0
+                continue
+            old = held[chosen.where]
+            keep = (chosen.strength < 1.0).reshape(-1, *[1] * (old.dim() - 1))
+            held[chosen.where] = torch.where(keep, old, 0.0)
+
+    def move(self, panel: Panel, device: torch.device) -> None:
+        self._kept[panel].to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in _Averages.names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in _Averages.names:
+            for kept, held in zip(self._kept.values(), state[name], strict=True):
+                getattr(kept, name).copy_(held)
+
+
+class _Averages:
+    """Running averages of a panel: of utility (runs, units), of mean activity (runs, columns); the steps a column was seen."""
+
+    names = ("utility", "mean", "seen")
+
+    def __init__(self, panel: Panel) -> None:
+        self.utility = torch.zeros(panel.runs, panel.units, dtype=panel.dtype, device=panel.device)
+        self.mean = torch.zeros(panel.runs, panel.columns, dtype=panel.dtype, device=panel.device)
+        self.seen = torch.zeros_like(self.mean)
+        self.shares = panel.shares()
+
+    def to(self, device: torch.device) -> None:
+        for name in ("utility", "mean", "seen", *(() if self.shares is None else ("shares",))):
+            setattr(self, name, getattr(self, name).to(device))
+
+
+class Dormancy:
+    """Mean |activity| of a unit in this step, as a share of its layer's mean. Source: Sokar et al., ICML 2023 (ReDo), eq. 1.
+
+    Nothing is averaged over steps and no means are kept, so it goes with `Redraw(hand_over_mean=False)`.
+    """
+
+    keeps_means = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def __init__(self) -> None:
+        self.reads: Sequence[Reading] = ("magnitude",)
+        self._magnitude: dict[Panel, Tensor] = {}
+
+    def bind(self, panels: Sequence[Panel]) -> None:
+        self._home = home_of_groups(panels)
+        for panel in panels:
+            self._magnitude[panel] = torch.zeros(panel.runs, panel.units, dtype=panel.dtype, device=panel.device)
+
+    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+        for span in spans:
+            held = span.of_units(self._magnitude[panel])
+            by_column = span.of_columns(means.by_reading["magnitude"]).view(panel.runs, -1, span.width)
+            now = by_column.mean(-1)
+            if means.masked and means.ran is not None:
+                now = torch.where(means.ran[span.columns].view(-1, span.width).any(-1), now, held)
+            held.copy_(now if skipped is None else torch.where(skipped > 0, held, now))
+
+    def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
+        panel = self._home[group]
+        return dormancy(self._magnitude[panel][:, panel.span(group).units])
+
+    def mean(self, group: BoundGroup) -> Tensor:
+        raise ValueError("Dormancy keeps no means to hand over; use Redraw(hand_over_mean=False)")
+
+    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
+        """Nothing is remembered from step to step."""
+
+    def move(self, panel: Panel, device: torch.device) -> None:
+        self._magnitude[panel] = self._magnitude[panel].to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing is remembered from step to step."""

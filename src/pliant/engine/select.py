@@ -1,0 +1,138 @@
+"""Selection: which units go, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pliant.base.choices import one_of
+from pliant.engine.replacement import Schedule, least_useful
+from pliant.streams import stream_key
+from pliant.units.bound import BoundGroup
+from pliant.units.entries import Chosen
+
+Count = Literal["accumulate", "bernoulli"]
+Eligible = Literal["mature", "all"]
+
+
+class ReplacementRate:
+    """A share of the mature units at every step, least useful first. The host knows each count ahead of the device.
+
+    Args:
+        replacement_rate: share of eligible units per optimizer step, in [0, 1].
+        maturity_threshold: optimizer steps; a unit may go when its age is greater.
+        count: "accumulate" owes fractions until they make a unit; "bernoulli" draws them.
+        eligible: "all" counts immature units too, once one is mature, as the released conv engine does; only
+            mature ones ever go.
+    """
+
+    def __init__(
+        self,
+        replacement_rate: float = 1e-4,
+        maturity_threshold: int = 1000,
+        count: Count = "accumulate",
+        eligible: Eligible = "mature",
+    ) -> None:
+        if not 0.0 <= replacement_rate <= 1.0:
+            raise ValueError(f"replacement_rate must lie in [0, 1], got {replacement_rate}")
+        if not maturity_threshold >= 0 or maturity_threshold % 1:
+            raise ValueError(f"maturity_threshold must be 0 or more whole optimizer steps, got {maturity_threshold}")
+        self.replacement_rate, self.maturity_threshold = replacement_rate, int(maturity_threshold)
+        self.count = one_of("count", count, get_args(Count))
+        self.eligible = one_of("eligible", eligible, get_args(Eligible))
+        self.schedules: dict[str, list[Schedule]] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"maturity_threshold": self.maturity_threshold, "eligible": self.eligible}
+
+    def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
+        for index, group in enumerate(groups):
+            self.schedules[group.name] = [
+                Schedule(
+                    group.units,
+                    self.replacement_rate,
+                    self.maturity_threshold,
+                    every_unit_counts=self.eligible == "all",
+                    draws=stream_key(seed, "replacement count", index) if self.count == "bernoulli" else None,
+                )
+                for seed in seeds
+            ]
+
+    def __call__(self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]) -> Chosen | None:
+        due = [schedule.tick() for schedule in self.schedules[group.name]]
+        if not any(due):
+            return None
+        least = least_useful(value(), age(), max(due), self.maturity_threshold)
+        return _first_of_each_run(least, due)
+
+    def stats(self, group: BoundGroup) -> dict[str, Any]:
+        schedules = self.schedules[group.name]
+        return {
+            "mature": [each.mature for each in schedules],
+            "eligible_unit_steps": [each.eligible_unit_steps for each in schedules],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: [each.state_dict() for each in schedules] for name, schedules in self.schedules.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, schedules in self.schedules.items():
+            for schedule, held in zip(schedules, state[name], strict=True):
+                schedule.load_state_dict(held)
+
+
+def _first_of_each_run(least: Tensor, due: list[int]) -> Chosen:
+    """The first `due[run]` columns of every row of `least`, run after run."""
+    if len(due) == 1:
+        runs, units = torch.zeros_like(least[0]), least[0]
+    else:
+        pairs = [(run, rank) for run, count in enumerate(due) for rank in range(count)]
+        runs, ranks = torch.tensor(pairs).to(least.device, non_blocking=True).unbind(1)
+        units = least[runs, ranks]
+    return Chosen(runs, units, torch.ones(len(units), device=least.device), due, full=True)
+
+
+class Threshold:
+    """Every unit whose score is at most `tau`, each `period` steps. Reads the device at those steps, and only then.
+
+    NaN is below no threshold: a layer of which a score says nothing is left alone.
+    """
+
+    def __init__(self, tau: float, period: int) -> None:
+        if not tau >= 0.0:
+            raise ValueError(f"tau must be 0 or more, got {tau}")
+        if not period >= 1 or period % 1:
+            raise ValueError(f"period must be 1 or more whole optimizer steps, got {period}")
+        self.tau, self.period = tau, int(period)
+        self._steps: dict[str, int] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
+        self._steps = {group.name: 0 for group in groups}
+
+    def __call__(self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]) -> Chosen | None:
+        self._steps[group.name] += 1
+        if self._steps[group.name] % self.period:
+            return None
+        low = value() <= self.tau
+        runs, units = low.nonzero(as_tuple=True)
+        if not len(units):
+            return None
+        counts = [int(count) for count in low.sum(1)]
+        return Chosen(runs, units, torch.ones(len(units), device=low.device), counts, full=True)
+
+    def stats(self, group: BoundGroup) -> dict[str, Any]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._steps)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = {name: int(state[name]) for name in self._steps}

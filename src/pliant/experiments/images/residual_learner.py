@@ -1,0 +1,148 @@
+"""A residual network that learns from pictures, with or without a method against loss of plasticity.
+
+    loss        cross-entropy over the first `seen` outputs; the others get no gradient (but their weights decay)
+    optimizer   SGD with momentum, weight decay on every parameter
+    cbp         units inside the blocks, found by tracing; a fresh unit is drawn as the network was
+
+What class-incremental learning and warm starting share.
+
+Source: Dohare et al., Nature 632 (2024), class-incremental CIFAR-100. Departures: those of `pliant.ContinualBackprop`;
+`units="article"` with `eligible="all"`, `optimizer_state="keep"` and `hand_over_mean=false` comes closest to what was
+released (which also never decays a unit's activity, nor forgets it at a replacement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pliant.experiments.continual_backprop import ReplacementConfig, replaced
+from pliant.experiments.images.residual import ResidualNet, article_groups, he_normal, initialise
+from pliant.methods import ContinualBackprop, ShrinkAndPerturb, reset_network
+from pliant.streams import stream_key
+from pliant.units import UnitMap, trace
+from pliant.units.groups import UnitGroup
+
+
+class LearnerConfig(ReplacementConfig, frozen=True):
+    """The settings of one learner."""
+
+    width: int = Field(64, gt=0, description="channels of the first stage; each of the next three has twice as many")
+    batch: int = Field(90, gt=0, description="pictures in a mini-batch")
+    step_size: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0, description="coupled, on every parameter")
+    maturity_threshold: int = Field(1000, ge=0, description="steps; method cbp")
+    units: Literal["traced", "traced-residual", "article"] = Field(
+        "traced",
+        description="those inside blocks; these and the channels of the stages; or paired by order, as released",
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of forward and backward (autocast)")
+
+
+class Learner:
+    """A network, its optimizer, and what is attached to them."""
+
+    def __init__(self, config: LearnerConfig, classes: int, channels: int, device: str) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.network = ResidualNet(classes, config.width, channels).to(self.device)
+        self.start_over()
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=config.step_size, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.cbp = self._continual_backprop(channels) if config.method == "cbp" else None
+        self.snp: ShrinkAndPerturb | None = None
+
+    def _continual_backprop(self, channels: int) -> ContinualBackprop:
+        config = self.config
+        groups = unit_groups(self.network, config.units, channels)
+        seed = stream_key(config.seed, "fresh units") >> 1
+        return config.continual_backprop(self.network, self.optimizer, groups=groups, init=he_normal, seed=seed)
+
+    def shrink_and_perturb(self, noise_std: float, shrink: float, *, every_step: bool) -> None:
+        """Attach it: after every step, or when `self.snp.perturb()` is called."""
+        self.snp = ShrinkAndPerturb(
+            self.network,
+            self.optimizer,
+            noise_std=noise_std,
+            shrink=shrink,
+            period=1 if every_step else None,
+            seed=stream_key(self.config.seed, "noise") >> 1,
+        )
+
+    def start_over(self, *, task: int = 0) -> None:
+        """Parameters and statistics as drawn for `task`."""
+        reset_network(self.network, seed=stream_key(self.config.seed, "network", task) >> 1, init=initialise)
+
+    def learn(self, x: Tensor, labels: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """One step; the loss before it, and how many of the batch were told right, both ()."""
+        self.network.train()
+        self.optimizer.zero_grad()
+        logits = self._logits(x, seen)
+        loss = cross_entropy(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    @torch.no_grad()
+    def right(self, x: Tensor, labels: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """In evaluation mode: how many pictures are told right among the first `seen` classes, and how many get outputs
+        that are not finite numbers, both ()."""
+        self.network.eval()
+        logits = self._logits(x, seen)
+        return (logits.argmax(1) == labels).sum(), (~logits.isfinite().all(1)).sum()
+
+    def _logits(self, x: Tensor, seen: int) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return self.network(x)[:, :seen].float()
+
+    def replaced(self) -> int:
+        """Hidden units replaced so far."""
+        return replaced(self.cbp)[0]
+
+    def set_step_size(self, step_size: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = step_size
+
+    @torch.no_grad()
+    def weight_magnitude(self) -> float:
+        """Mean |p| over all parameters: weights, biases, norms."""
+        sizes = torch.stack([p.abs().sum() for p in self.network.parameters()]).sum()
+        return float(sizes) / sum(p.numel() for p in self.network.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy: learning on changes nothing in it."""
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "cbp": self.cbp.state_dict() if self.cbp else None,
+            "snp": self.snp.state_dict() if self.snp else None,
+        }
+        return deepcopy(state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a copy of `state`."""
+        state = deepcopy(dict(state))  # an optimizer keeps the tensors that it is given
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.cbp:
+            self.cbp.load_state_dict(state["cbp"])
+        if self.snp:
+            self.snp.load_state_dict(state["snp"])
+
+
+def unit_groups(network: ResidualNet, units: str, channels: int) -> UnitMap | list[UnitGroup]:
+    """The units that continual backprop competes among, by the name of the config's `units`."""
+    if units == "article":
+        return article_groups(network)
+    device = network.head.weight.device
+    x = torch.zeros(2, channels, 32, 32, device=device)
+    return trace(
+        network, x, residual=units == "traced-residual", trial=False
+    )  # the network is ours, verified by a test

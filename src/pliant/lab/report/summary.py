@@ -1,0 +1,268 @@
+"""A study in one table: how every curve begins, the highest (or lowest) it reaches, and how it ends.
+
+A curve is all runs that differ in the seed alone (`pliant.lab.curves`). Its places (steps, tasks) are cut into equal parts,
+and a run's values within a part averaged; by the number of what they are means of, where the experiment tells (its `weights`).
+Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
+
+    first, highest, last       of the parts; highest is the one whose mean over seeds is
+    last - first, - highest    paired: the difference of each seed first
+    last - reference           paired with another curve, over the seeds that both have; "-" where they end at different places
+
+Or, with all parts, the mean of each, in columns named by their last places (by their numbers where curves end at different
+places). The lowest takes the highest's place where a column's name says error, loss or excess. Runs that diverged, have not
+come as far as the curve's longest, or lack a part are counted and left out; a value that is not a number makes its part nan.
+The highest of many parts is chosen with hindsight, which by itself sets it apart from the last: read `last - highest` beside
+`last - first`.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas is typed in part)
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor, isfinite, log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from pliant.lab.curves import check_one_run, mean_by, settings
+from pliant.lab.errors import LabError, unknown
+from pliant.lab.figures import bin_centres
+from pliant.lab.report.table import exported, with_attrs
+from pliant.lab.run.progress import duration
+from pliant.lab.statistics import Array, Estimate, estimate, paired_difference
+from pliant.lab.study.labels import labels
+from pliant.lab.study.study import open_study
+
+if TYPE_CHECKING:
+    import pandas
+
+PARTS = 10
+_RANGE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # and so not 1e-5
+Spread: TypeAlias = Literal["interval", "error"]
+
+
+def summary_lines(
+    path: Path,
+    metric: str | None,
+    over: str | None,
+    parts: int,
+    where: Sequence[str],
+    against: str | None,
+    spread: str,
+    all_parts: bool = False,
+) -> Iterator[str]:
+    """The summary of a study's folder or of an exported file, as `pliant report` prints it. Raises `LabError`."""
+    if spread not in ("interval", "error"):
+        raise unknown("spread", spread, ["interval", "error"])
+    rows: Any = exported(path) if path.is_file() else with_attrs(open_study(path))
+    measured: list[str] = rows.attrs["measured"]
+    place, metric = over or measured[0], metric or measured[1]
+    wanted: Any = rows
+    for condition in where:
+        name, _, value = condition.partition("=")
+        if name not in rows:
+            raise unknown("field", name, list(rows))
+        wanted = wanted[[_is(own, value) or _is_within(own, value) for own in wanted[name]]]
+    if not len(wanted):
+        raise LabError(f"no run has {' and '.join(where)}")
+    weight = rows.attrs.get("weights", {}).get(metric)
+    found = curves(wanted, measured, place, metric, parts, weight)
+    seeds = sorted({seed for curve in found for seed in curve.seeds})
+    seconds = rows.attrs["seconds"]
+    cost = f"   {duration(seconds)} of learning" if seconds else ""
+    weighed = f", weighed by {weight}" if weight else ""
+    yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
+    yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
+    manner = Manner(least_is_best(metric), spread)
+    yield from lines(found, manner, reference(found, against.split(",")) if against else None, all_parts)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Such as "0-4, 7"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The runs of one setting."""
+
+    settings: Mapping[str, Any]  # those in which the study's curves differ
+    name: str
+    seeds: list[int]
+    values: Array  # (seeds, parts)
+    ends: Array  # (parts,) last place of each part
+    left_out: Mapping[str, int]  # why -> runs
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no number: no run that counts, or a column that its method does not have."""
+        return bool(np.isnan(self.values).all())
+
+    @property
+    def count(self) -> str:
+        """Such as "28 (2 diverged)": the seeds in it, and those that are not."""
+        lost = ", ".join(f"{runs} {why}" for why, runs in self.left_out.items() if runs)
+        return f"{len(self.seeds)} ({lost})" if lost else str(len(self.seeds))
+
+
+def curves(
+    rows: pandas.DataFrame,
+    measured: Sequence[str],
+    place: str,
+    metric: str,
+    parts: int = PARTS,
+    weight: str | None = None,
+) -> list[Curve]:
+    """The curves of a study's rows, of which the columns `measured` are the experiment's, in the order of the study.
+
+    `weight`: the column that counts what a row's `metric` is the mean of; rows where it is 0 do not count.
+    """
+    for name in (place, metric, *([weight] if weight else [])):
+        if name not in measured:
+            raise unknown("column", name, measured)
+    table: Any = rows
+    found: Any = settings(table, measured)
+    each: list[dict[str, Any]] = found.to_dict("records")
+    groups = table.groupby(list(found.columns), sort=False, dropna=False)
+    for name, (_, runs) in zip(labels(each), groups, strict=True):
+        check_one_run(runs, name)
+    return [
+        _curve(setting, name, runs, place, metric, parts, weight)
+        for setting, name, (_, runs) in zip(each, labels(each), groups, strict=True)
+    ]
+
+
+def _curve(
+    setting: Mapping[str, Any], name: str, rows: Any, place: str, metric: str, parts: int, weight: str | None
+) -> Curve:
+    diverged = rows["status"] == "diverged"
+    alive = rows[~diverged]
+    left_out = {"diverged": int(rows["seed"][diverged].nunique())}
+    if not len(alive):
+        return Curve(setting, name, [], np.empty((0, parts)), np.empty(parts), left_out)
+    at = alive[place].to_numpy(dtype=np.float64)
+    table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
+    means: Any = mean_by(table, ["seed", "part"], metric, weight)
+    means = means.unstack("part")
+    whole = table.groupby(["seed", "part"]).size().unstack("part").notna().all(axis=1)
+    runs = table.groupby("seed")
+    underway = (runs["status"].first() == "running") & (runs[place].max() < at.max())
+    left_out |= {"unfinished": int(underway.sum()), "lack a part": int((~whole & ~underway).sum())}
+    kept = means[whole & ~underway]
+    ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
+    return Curve(setting, name, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
+
+
+def reference(found: Sequence[Curve], wanted: Sequence[str]) -> Curve:
+    """The one curve with the settings `wanted`, each "field=value". Raises `LabError` unless it is one."""
+    pairs = [condition.partition("=")[::2] for condition in wanted]
+    same = [c for c in found if all(_is(c.settings.get(name), value) for name, value in pairs)]
+    if len(same) != 1:
+        names = "; ".join(curve.name for curve in found)
+        raise LabError(f"{' '.join(wanted)} names {len(same)} curves, not one, of: {names}")
+    return same[0]
+
+
+def _is(setting: Any, value: str) -> bool:
+    try:
+        return float(setting) == float(value)
+    except (TypeError, ValueError):
+        text = str(setting)
+        return text == value or (text in ("True", "False") and text.lower() == value.lower())
+
+
+def _is_within(setting: Any, value: str) -> bool:
+    """Whether a number is in a range such as 31-50, ends included."""
+    ends = _RANGE.fullmatch(value)
+    try:
+        return ends is not None and float(ends[1]) <= float(setting) <= float(ends[2])
+    except (TypeError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How numbers are written."""
+
+    least_is_best: bool = False
+    spread: Spread = "interval"
+
+    def text(self, value: Estimate, signed: bool = False) -> str:
+        if np.isnan(value.mean):
+            return "nan"
+        half = None
+        if value.count > 1:
+            half = float(value.standard_error if self.spread == "error" else value.interval()[1] - value.mean)
+        largest = max((abs(each) for each in (float(value.mean), half or 0.0) if isfinite(each)), default=0.0)
+        decimals = max(0, 4 - floor(log10(max(1.0, largest))))
+        mean = f"{float(value.mean):{'+' if signed else ''}.{decimals}f}"
+        return mean if half is None else f"{mean} ± {half:.{decimals}f}"
+
+
+def least_is_best(metric: str) -> bool:
+    """Whether a column's name says that less is better."""
+    return any(word in metric for word in ("error", "loss", "excess"))
+
+
+def lines(
+    found: Sequence[Curve], manner: Manner, against: Curve | None = None, all_parts: bool = False
+) -> Iterator[str]:
+    """The table, a line for each curve."""
+    cells = _part_cells(found, manner) if all_parts else _cells(found, manner)
+    table = [["curve", "seeds", *next(cells)]]
+    table += [[curve.name, curve.count, *own] for curve, own in zip(found, cells, strict=True)]
+    if against is not None:
+        for row, text in zip(table, ["last - reference", *(_against(c, manner, against) for c in found)], strict=True):
+            row.append(text)
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _cells(found: Sequence[Curve], manner: Manner) -> Iterator[list[str]]:
+    """The heads, then for each curve how it begins, what it reaches, how it ends."""
+    extreme = "lowest" if manner.least_is_best else "highest"
+    yield ["first", f"{extreme} (at)", "last", "last - first", f"last - {extreme}"]
+    for curve in found:
+        if curve.is_empty:
+            yield ["-"] * 5
+            continue
+        parts, mean = curve.values, estimate(curve.values).mean
+        best = int(mean.argmin() if manner.least_is_best else mean.argmax())
+        yield [
+            manner.text(estimate(parts[:, 0])),
+            f"{manner.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
+            manner.text(estimate(parts[:, -1])),
+            manner.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
+            manner.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
+        ]
+
+
+def _part_cells(found: Sequence[Curve], manner: Manner) -> Iterator[list[str]]:
+    """The heads, then for each curve all its parts."""
+    ends = {tuple(curve.ends) for curve in found if not curve.is_empty}
+    most = max((len(own) for own in ends), default=0)
+    yield [f"to {end:g}" for end in ends.pop()] if len(ends) == 1 else [f"part {n + 1}" for n in range(most)]
+    for curve in found:
+        texts = [] if curve.is_empty else [manner.text(estimate(part)) for part in curve.values.T]
+        yield texts + ["-"] * (most - len(texts))
+
+
+def _against(curve: Curve, manner: Manner, other: Curve) -> str:
+    shared = [seed for seed in curve.seeds if seed in other.seeds]
+    if curve.is_empty or curve is other or not shared or curve.ends[-1] != other.ends[-1]:
+        return "-"
+    mine = [curve.values[curve.seeds.index(seed), -1] for seed in shared]
+    theirs = [other.values[other.seeds.index(seed), -1] for seed in shared]
+    return manner.text(paired_difference(mine, theirs), signed=True)

@@ -1,0 +1,162 @@
+"""All rows of a study as one long table: a row's run, its config, what became of it, and what was measured.
+
+run | method seed step_size ... | status diverged_at commit | the experiment's columns
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (pandas and matplotlib are typed in part)
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from pliant.lab.curves import config_fields
+from pliant.lab.errors import LabError, unknown
+from pliant.lab.experiment import RunConfig
+from pliant.lab.stored.files import is_parquet
+from pliant.lab.stored.records import Measured
+from pliant.lab.study.study import Job, Settings, Study
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMATS = ("csv", "parquet")
+_ADDED = ("run", *RunConfig.model_fields, "status", "diverged_at", "commit")  # columns of every table of rows
+
+
+def rows_of(study: Study) -> pandas.DataFrame:
+    """The committed rows of every job, in the order of the plan; also while the study runs."""
+    import pandas
+
+    parts: list[pandas.DataFrame] = []
+    first_run = 0
+    for job in study.jobs:
+        measured = study.measured(job)
+        if measured is not None and measured.rows:
+            parts.append(_job_rows(job, measured, first_run))
+        first_run += len(job.runs)
+    if not parts:
+        raise LabError(f"{study.folder} has no rows yet: `pliant status {study.folder}` says how far it is")
+    return pandas.concat(parts, ignore_index=True)
+
+
+def _job_rows(job: Job, measured: Measured, first_run: int) -> pandas.DataFrame:
+    import pandas
+
+    run = measured.rows["run"]
+    about_runs = pandas.DataFrame([_flat(settings) for settings in job.runs])
+    about_runs.insert(0, "run", np.arange(first_run, first_run + len(job.runs)))
+    about_runs["status"] = [status.word for status in measured.statuses]
+    about_runs["diverged_at"] = pandas.array([status.step for status in measured.statuses], dtype="Int64")
+    table = cast(Any, about_runs.iloc[run]).reset_index(drop=True)
+    table["commit"] = np.array([facts["commit"] for facts in measured.sessions], dtype=object)[measured.session_of_row]
+    return table.assign(**{name: values for name, values in measured.rows.items() if name != "run"})
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Settings that a table can hold: a list becomes its JSON text."""
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in settings.items()}
+
+
+def export_to(folder: Path, form: str | None, out: Path | None) -> tuple[str, Path]:
+    """The format and file of an export of `folder`, as far as they were asked for. The suffix of `out` says the format.
+
+    >>> export_to(Path("runs/demo"), None, Path("rows.parquet"))[0], export_to(Path("runs/demo"), None, None)[0]
+    ('parquet', 'csv')
+
+    Raises `LabError` where the two disagree, where neither is a format, and where `out` is a file and no earlier export.
+    """
+    if form is not None and form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if out is None:
+        return form or FORMATS[0], folder / f"rows.{form or FORMATS[0]}"
+    suffix = out.suffix.lower().removeprefix(".")
+    if form is None and suffix not in FORMATS:
+        raise LabError(f"{out} does not end in .csv or .parquet: let it, or add --format csv or --format parquet")
+    if form is not None and suffix in FORMATS and suffix != form:
+        raise LabError(f"--format {form} and --out {out} contradict each other: leave one out")
+    if not _may_be_replaced(out):
+        raise LabError(f"{out} is there, and is no earlier export: give another --out")
+    return form or suffix, out
+
+
+def _may_be_replaced(file: Path) -> bool:
+    """Whether there is no such file, or an empty one, or one with the columns that every export has."""
+    if not file.is_file() or not file.stat().st_size:
+        return True
+    if is_parquet(file):
+        from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
+
+        try:
+            columns: list[str] = cast(Any, parquet).read_schema(file).names
+        except (OSError, ValueError):
+            return False
+    else:
+        with open(file, encoding="utf-8", errors="replace") as text:
+            columns = text.readline(1 << 16).rstrip("\r\n").split(",")
+    return {*_ADDED} <= {*columns}
+
+
+def export(study: Study, form: str, file: Path) -> int:
+    """Write all rows to `file`; their number. A Parquet file also says which study it is of, in its `attrs`."""
+    rows = with_attrs(study)
+    if form == "csv":
+        rows.to_csv(file, index=False)
+    else:
+        rows.to_parquet(file, index=False, compression="zstd")
+    return len(rows)
+
+
+def with_attrs(study: Study) -> pandas.DataFrame:
+    """The rows, and in their `attrs` what they do not say: see `about`."""
+    rows: Any = rows_of(study)
+    rows.attrs = about(study)
+    return rows
+
+
+def about(study: Study) -> dict[str, Any]:
+    """What rows do not say: which study of which class they are, its columns, which of them weigh others, seconds of learning."""
+    plan = study.plan
+    records = [study.record(job) for job in study.jobs]
+    return {
+        "name": plan.name,
+        "experiment": plan.experiment.shown,
+        "profile": plan.profile,
+        "measured": list(study.experiment.columns),
+        "weights": dict(getattr(study.experiment, "weights", {})),
+        "seconds": round(sum(record.seconds for record in records if record), 1),
+    }
+
+
+def check_runs(rows: pandas.DataFrame, file: Path) -> None:
+    """Raise `LabError` where a run has several settings, or a row twice: the table is of two studies, or of one twice."""
+    table: Any = rows
+    several = (table.groupby("run")[config_fields(rows)].nunique(dropna=False) > 1).any(axis=1)
+    if several.any():
+        raise LabError(
+            f"run {several.idxmax()} of {file} has rows of several settings: number the runs of two studies apart"
+        )
+    if table.duplicated().any():
+        raise LabError(f"{file} has the same row twice: is it a study in two copies?")
+
+
+def exported(file: Path) -> pandas.DataFrame:
+    """The rows of an exported study, with its `attrs`. Raises `LabError` where the file is none."""
+    import pandas
+
+    if not is_parquet(file):
+        raise LabError(f"{file} is no Parquet file: `pliant export DIR --format parquet` makes one")
+    try:
+        rows = pandas.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{file} cannot be read as Parquet: {error}") from None
+    if "measured" not in rows.attrs:
+        raise LabError(
+            f"{file} does not say which study it is of: `pliant export --format parquet` writes one that does"
+        )
+    check_runs(rows, file)
+    return rows

@@ -1,0 +1,232 @@
+"""Runs a study's unfinished jobs in worker processes, a few at a time.
+
+The runner computes nothing. It hands out job names, shows what workers report, and replaces a
+worker that died. All that matters is in the job files, so it may itself die at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+from pliant.lab.run.progress import Board, Display, JobProgress
+from pliant.lab.stored.files import Lock
+from pliant.lab.stored.records import Record
+from pliant.lab.stored.store import adopt
+from pliant.lab.study.study import Job, Study, longer
+
+# One thread a process: jobs fill the cores, and sums that threads share out round differently. No
+# hash of a string may differ between processes either: it decides the order of a set.
+WORKER_ENVIRONMENT = {
+    **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "NUMEXPR")},
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
+_PATIENCE = 10.0  # seconds for a job whose runner was just killed to be let go
+
+Event: TypeAlias = dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """How a start of a study ended."""
+
+    failed: dict[str, str] = field(default_factory=dict[str, str])  # job -> why
+
+
+class Worker:
+    """A worker process, and the thread that forwards what it reports."""
+
+    def __init__(self, study: Study, number: int, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
+        self.job: Job | None = None
+        self.log = study.log(f"worker-{number}")
+        with open(self.log, "ab") as log:
+            # -P: the current folder stays out of the module search path, where a file could hide a library
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pliant.lab.run.worker", str(study.folder), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **WORKER_ENVIRONMENT},
+                text=True,
+                encoding="utf-8",
+            )
+        self._reader = threading.Thread(target=self._forward, args=(events,), daemon=True)
+        self._reader.start()
+
+    def _forward(self, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            events.put((self, cast(Event, json.loads(line)) if line.endswith("\n") else None))
+        events.put((self, None))  # it ended
+
+    def run(self, job: Job) -> None:
+        assert self._process.stdin is not None
+        self.job = job
+        with suppress(BrokenPipeError):  # where it has died, the end of its output says so
+            self._process.stdin.write(job.name + "\n")
+            self._process.stdin.flush()
+
+    def end(self) -> None:
+        """End the process at once; what it has not committed is learnt again."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):  # a job name that it did not live to read
+                assert pipe is not None
+                pipe.close()
+
+    def cause_of_death(self) -> str:
+        return f"its worker ended with status {self._process.wait()}, see {self.log}"
+
+
+def taken_over(study: Study) -> Study:
+    """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
+
+    The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
+    of them has been changed.
+    """
+    for job in study.jobs:
+        study.record(job)
+    if not study.is_older:
+        return study
+    for job in study.jobs:
+        if study.database(job).is_file():
+            with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
+                adopt(study.database(job), study.identity(job))
+    found = study.sealed()
+    found.save()
+    return found
+
+
+def make_longer(study: Study, end: int) -> Study:
+    """The study with runs that go on to `end`, written down. The caller holds the study's lock. Raises LabError, see `longer`.
+
+    Jobs are opened before the plan is written: one that dies in between leaves a study of the old length, which `resume` ends.
+    """
+    found = longer(study, end)
+    with ExitStack() as held:
+        for job in study.jobs:
+            held.enter_context(Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE))
+        begun = {job.name: record for job in study.jobs if (record := study.record(job)) is not None}
+        stores = {job.name: held.enter_context(study.store(job)) for job in study.jobs if job.name in begun}
+        for name, store in stores.items():
+            if begun[name].is_done:
+                store.check_kept()
+        for job in found.jobs:
+            if job.name in stores:
+                stores[job.name].lengthen(found.identity(job), reopen=begun[job.name].is_done)
+        found.save()
+    return found
+
+
+def run_study(study: Study, at_once: int, display: Display) -> Outcome:
+    """Run what is unfinished. The caller holds the study's lock. Raises `Held` where a worker still runs a job."""
+    unfinished = [job for job in study.jobs if not is_done(study.record(job))]
+    for job in unfinished:
+        with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
+            pass
+    with ExitStack() as workers:
+        return _Run(study, unfinished, display, workers).until_done(at_once)
+
+
+def is_done(record: Record | None) -> bool:
+    return record is not None and record.is_done
+
+
+class _Run:
+    """One start of a study: which jobs wait, which are at work, which failed."""
+
+    def __init__(self, study: Study, unfinished: Iterable[Job], display: Display, workers: ExitStack) -> None:
+        self.study = study
+        self.waiting = deque(unfinished)
+        self.display = display
+        self.workers = workers
+        self.started = 0
+        self.busy = 0
+        self.events: queue.Queue[tuple[Worker, Event | None]] = queue.Queue()
+        self.known_to_diverge = {job.name: set[int]() for job in study.jobs}
+        self.board = Board({job.name: self._progress(job) for job in study.jobs})
+        self.outcome = Outcome()
+
+    def _progress(self, job: Job) -> JobProgress:
+        record, label = self.study.record(job), self.study.labels.of_job(job.runs)
+        if record is None:
+            return JobProgress(job, label)
+        self.known_to_diverge[job.name] |= {run for run, s in enumerate(record.statuses) if s.word == "diverged"}
+        fraction = 1.0 if record.is_done else record.steps_done / max(1, record.steps_total)
+        return JobProgress(job, label, fraction, (record.steps_done, record.steps_total))
+
+    def until_done(self, at_once: int) -> Outcome:
+        for _ in range(min(at_once, len(self.waiting))):
+            self._hand_out(self._new_worker())
+        while self.busy:
+            try:
+                worker, event = self.events.get(timeout=0.5)  # a wait without end could not be interrupted on Windows
+            except queue.Empty:
+                continue
+            self._note(worker, event)
+        return self.outcome
+
+    def _new_worker(self) -> Worker:
+        worker = Worker(self.study, self.started, self.events)
+        self.workers.callback(worker.end)
+        self.started += 1
+        return worker
+
+    def _hand_out(self, worker: Worker) -> None:
+        worker.job = None
+        if self.waiting:
+            self.busy += 1
+            worker.run(self.waiting.popleft())
+
+    def _note(self, worker: Worker, event: Event | None) -> None:
+        if event is None:
+            self._bury(worker)
+        elif event["event"] == "advanced":
+            self._say_who_diverged(event)
+            self.display.show(self.board, self.board.moved(event))
+        else:
+            self._end_of_job(worker, event)
+
+    def _end_of_job(self, worker: Worker, event: Event) -> None:
+        self.busy -= 1
+        if event["event"] == "failed":
+            job = self.board.jobs[event["job"]].job
+            self._fail(job, f"{event['why']}, see {self.study.log(job.name)}")
+        else:
+            one = self.board.ended(event["job"], finished=True)
+            self.display.show(self.board, one)
+            self.display.say(f"{one.line()}   finished{self.board.left_in_words() if self.busy else ''}")
+        self._hand_out(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        if worker.job is None:
+            return
+        self.busy -= 1
+        self._fail(worker.job, worker.cause_of_death())
+        worker.job = None
+        if self.waiting:
+            self._hand_out(self._new_worker())
+
+    def _fail(self, job: Job, why: str) -> None:
+        self.outcome.failed[job.name] = why
+        self.board.ended(job.name, finished=False)
+        self.display.say(f"  job {job.name}  failed")
+
+    def _say_who_diverged(self, event: Event) -> None:
+        job = self.board.jobs[event["job"]].job
+        for run, step in cast(list[tuple[int, int]], event["diverged"]):
+            if run not in self.known_to_diverge[job.name]:
+                self.known_to_diverge[job.name].add(run)
+                self.display.say(f"  {self.study.labels.of_run(job.runs[run])}   diverged at step {step:,}")

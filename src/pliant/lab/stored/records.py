@@ -1,0 +1,143 @@
+"""Reading job files, also while a worker writes them: how far a job is, the rows it has committed, the state after them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pliant.lab.experiment import RunStatus
+from pliant.lab.stored.identity import Identity
+from pliant.lab.stored.store import OLDER, Table, check, connect, format_of, missing_state, stored_state, table_count
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """How far a job is."""
+
+    steps_done: int
+    steps_total: int
+    advances: int
+    rows: int
+    seconds: float  # of learning, in all sessions
+    statuses: list[RunStatus]
+
+    @property
+    def is_done(self) -> bool:
+        return all(status.word != "running" for status in self.statuses)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a job has measured, and who measured it."""
+
+    statuses: list[RunStatus]
+    rows: Table
+    sessions: list[dict[str, Any]]  # host, process, commit and versions of each start
+    session_of_row: NDArray[np.int64]
+
+
+def read(path: Path, identity: Identity | None = None) -> Record | None:
+    """None where the job has not begun.
+
+    Raises LabError, here and below, where the file is of another job than `identity`, or not as it was written.
+    """
+    return _read(path, identity, _record)
+
+
+def is_older(path: Path) -> bool:
+    """Whether it is a job file of the first versions, which does not say whose rows it holds, and has no checksums."""
+    return _unchecked(path, lambda database: format_of(database) == OLDER) or False
+
+
+def kept_identity(path: Path) -> str | None:
+    """What a job file says of whose it is, as it stands there; None where it says nothing, or is no job file."""
+    try:
+        return _unchecked(path, lambda database: database.execute("SELECT identity FROM job").fetchone()[0])
+    except (sqlite3.DatabaseError, TypeError):
+        return None
+
+
+def read_rows(path: Path, identity: Identity | None = None) -> Measured | None:
+    """None where the job has not begun."""
+    return _read(path, identity, _measured)
+
+
+def read_state(path: Path, identity: Identity | None = None) -> dict[str, Any] | None:
+    """The state after the last commit; None before the first. Raises LabError where it is not there, or another."""
+    named = None
+    while True:
+        before, named = named, _read(path, identity, _state_file)
+        if named is None:
+            return None
+        try:
+            return stored_state(path, *named)
+        except FileNotFoundError:  # a worker's next commit has removed it
+            if named == before:
+                raise missing_state(path, named[0]) from None
+
+
+def _state_file(database: sqlite3.Connection) -> tuple[str, str] | None:
+    """Its name and SHA-256; None where no state is kept."""
+    name, sha256 = database.execute("SELECT state_file, state_sha256 FROM job").fetchone()
+    return None if name is None else (name, sha256)
+
+
+def _read(path: Path, identity: Identity | None, what: Callable[[sqlite3.Connection], T]) -> T | None:
+    def checked(database: sqlite3.Connection) -> T:
+        check(database, path, identity)
+        return what(database)
+
+    return _unchecked(path, checked)
+
+
+def _unchecked(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
+    """None where the job has not begun."""
+    if not path.is_file():
+        return None
+    database = connect(path, create=False)
+    try:
+        database.execute("BEGIN")  # one view of all tables
+        return what(database) if table_count(database) else None
+    finally:
+        database.close()
+
+
+def _record(database: sqlite3.Connection) -> Record:
+    done, total, advances = database.execute("SELECT steps_done, steps_total, advances FROM job").fetchone()
+    rows, seconds = database.execute("SELECT total(rows), total(seconds) FROM advance").fetchone()
+    return Record(done, total, advances, int(rows), seconds, _statuses(database))
+
+
+def _statuses(database: sqlite3.Connection) -> list[RunStatus]:
+    return [RunStatus(*row) for row in database.execute("SELECT status, step FROM run ORDER BY run")]
+
+
+def _measured(database: sqlite3.Connection) -> Measured:
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for name, dtype, data in database.execute("SELECT name, dtype, data FROM chunk ORDER BY advance, rowid"):
+        columns.setdefault(name, []).append(np.frombuffer(data, dtype=dtype))
+    sessions = database.execute("SELECT session, facts FROM session ORDER BY session").fetchall()
+    place = {session: number for number, (session, _) in enumerate(sessions)}
+    history = database.execute("SELECT session, rows FROM advance ORDER BY advance").fetchall()
+    return Measured(
+        statuses=_statuses(database),
+        rows={name: _joined(parts) for name, parts in columns.items()},
+        sessions=[json.loads(facts) for _, facts in sessions],
+        session_of_row=np.repeat(
+            np.array([place[session] for session, _ in history], np.int64), [rows for _, rows in history]
+        ),
+    )
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """All values of a column. An advance without rows has no say in its type."""
+    return np.concatenate([part for part in parts if len(part)] or parts[:1])

@@ -1,0 +1,364 @@
+"""A study: a folder that says what runs, and holds what came of it.
+
+    study.json          the experiment, every run's config, and how the runs are grouped into jobs
+    study.lock          held by whoever runs the study
+    jobs/000.sqlite     the rows of a job, and whose they are; jobs/000-17.safetensors its state after 17 advances
+    jobs/000.lock       held by the worker at work on it
+    logs/               what workers printed, and the traceback of a job that failed
+
+The grouping is decided once, from the configs alone, and kept: runs that learn side by side round
+alike only if they always learn side by side. A job's file says what study.json said of it when it began: where the two no
+longer agree, no row is told (`pliant.lab.stored.identity`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from pliant.lab.errors import LabError
+from pliant.lab.experiment import AnyExperiment, RunConfig
+from pliant.lab.stored.files import is_parquet, write_durably
+from pliant.lab.stored.identity import Identity, canonical, changed_settings, names_job
+from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
+from pliant.lab.stored.store import JobStore
+from pliant.lab.study.labels import Labels
+from pliant.lab.study.settings import why, with_fields
+from pliant.lab.study.target import Target, load
+
+FORMAT = 2
+OLDER = 1  # of studies whose job files did not say whose they are
+RUNS_PER_JOB = 32  # at most: enough to vectorise over, few enough that a study fills the cores of a machine
+
+Settings = dict[str, Any]  # a config as JSON
+
+
+class Job(BaseModel, frozen=True):
+    """Runs that learn side by side, in one process. Its name is part of the names of its files."""
+
+    name: str = Field(pattern="^[0-9A-Za-z_]+$")
+    runs: tuple[Settings, ...] = Field(min_length=1)
+
+    @field_validator("runs")
+    @classmethod
+    def _say_what_they_are(cls, runs: tuple[Settings, ...]) -> tuple[Settings, ...]:
+        for settings in runs:
+            lacking = [name for name in RunConfig.model_fields if name not in settings]
+            if lacking:
+                raise ValueError(f"a run has no {' and no '.join(lacking)}")
+        return runs
+
+
+class Plan(BaseModel, frozen=True, extra="forbid"):
+    """The contents of study.json."""
+
+    format: int = FORMAT
+    id: str = ""  # names the study among all; those of format 1 have none
+    name: str
+    experiment: Target
+    profile: str
+    device: str
+    created: str
+    versions: dict[str, str]
+    data: dict[str, str] = {}  # data set -> SHA-256 of its pixels and labels
+    jobs: tuple[Job, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Plan:
+        """Raise ValueError where two jobs would share a file, or one run would be told of as two."""
+        names, runs = set[str](), set[str]()
+        for job in self.jobs:
+            if job.name.lower() in names:  # some file systems know no case
+                raise ValueError(f"two jobs have the name {job.name}")
+            names.add(job.name.lower())
+            for settings in job.runs:
+                if canonical(settings) in runs:
+                    raise ValueError(
+                        f"a run is listed twice: {settings['method']}, seed {settings['seed']}, in job {job.name}"
+                    )
+                runs.add(canonical(settings))
+        return self
+
+
+class Study:
+    """A plan and its folder."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.plan = plan
+
+    @cached_property
+    def experiment(self) -> AnyExperiment:
+        """Imported when first asked for: rows are read without it."""
+        return load(self.plan.experiment)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return self.plan.jobs
+
+    @property
+    def run_count(self) -> int:
+        return sum(len(job.runs) for job in self.jobs)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What its runs and jobs are called."""
+        return Labels(settings for job in self.jobs for settings in job.runs)
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "study.lock"
+
+    def database(self, job: Job) -> Path:
+        return self.folder / "jobs" / f"{job.name}.sqlite"
+
+    @property
+    def id(self) -> str:
+        """Names the study among all."""
+        return self.plan.id or f"begun {self.plan.created}"
+
+    @property
+    def note(self) -> str | None:
+        """What readers of its rows should know: that some are in files of an earlier version."""
+        if not self.is_older or not any(is_older(self.database(job)) for job in self.jobs):
+            return None
+        return (
+            f"{self.folder} was begun by an earlier version, whose job files do not say whose rows they hold: that they are "
+            f"those of study.json is not checked (`pliant resume` writes it down as it is now)"
+        )
+
+    def identity(self, job: Job) -> Identity:
+        """What the job's file has to say of itself."""
+        plan = self.plan
+        return Identity(
+            study=self.id,
+            job=job.name,
+            name=plan.name,
+            profile=plan.profile,
+            experiment=plan.experiment.shown,
+            device=plan.device,
+            data=plan.data,
+            runs=job.runs,
+            older=self.is_older,
+        )
+
+    def record(self, job: Job) -> Record | None:
+        """How far the job is; None where it has not begun. Raises LabError, as the next two, see `pliant.lab.stored.records`."""
+        return read(self.database(job), self.identity(job))
+
+    def measured(self, job: Job) -> Measured | None:
+        """Its rows."""
+        return read_rows(self.database(job), self.identity(job))
+
+    def state(self, job: Job) -> dict[str, Any] | None:
+        """The state after its last commit."""
+        return read_state(self.database(job), self.identity(job))
+
+    def store(self, job: Job) -> JobStore:
+        """Its file, to be written to by whoever holds its lock."""
+        return JobStore(self.database(job), len(job.runs), self.identity(job))
+
+    def job_lock(self, job: Job) -> Path:
+        return self.folder / "jobs" / f"{job.name}.lock"
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def configs(self, job: Job) -> list[RunConfig]:
+        """The job's configs. Raises LabError where the experiment no longer understands them as it did."""
+        return [self._config(settings) for settings in job.runs]
+
+    def _config(self, settings: Settings) -> RunConfig:
+        kind: type[RunConfig] = self.experiment.Config
+        try:
+            config = kind.model_validate(settings)
+        except ValidationError as error:
+            raise LabError(f"{self.folder}: the experiment has changed: {why(error, kind)}") from None
+        changed = changed_settings(settings, as_settings(config))
+        if changed:
+            raise LabError(f"{self.folder}: the experiment has changed since this study began: {changed}")
+        return config
+
+    def sealed(self) -> Study:
+        """The study once all its job files say whose they are: from then on one that does not is none of its own."""
+        return Study(self.folder, self.plan.model_copy(update={"format": FORMAT, "id": self.id}))
+
+    @property
+    def is_older(self) -> bool:
+        """Whether it was begun before job files said whose they are."""
+        return self.plan.format == OLDER
+
+    def save(self) -> None:
+        """Write study.json, and the folders that the rest goes to."""
+        for name in ("jobs", "logs"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        write_durably(self.folder / "study.json", self.plan.model_dump_json(indent=1).encode())
+
+
+def new_plan(name: str, experiment: Target, profile: str, device: str, versions: dict[str, str]) -> Plan:
+    """A plan without runs."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return Plan(
+        id=uuid4().hex,
+        name=name,
+        experiment=experiment,
+        profile=profile,
+        device=device,
+        created=created,
+        versions=versions,
+    )
+
+
+def open_study(folder: Path) -> Study:
+    """The study in `folder`. Raises LabError where there is none."""
+    file = folder / "study.json"
+    if is_parquet(folder):
+        raise LabError(
+            f"{folder} is an exported file: `pliant report` and `pliant plot` take it, the others a study's folder"
+        )
+    if folder.is_file():
+        raise LabError(f"{folder} is a file: give a study's folder, as `pliant run NAME --out DIR` makes one")
+    if not file.is_file():
+        raise LabError(f"no study in {folder}: `pliant run NAME --out {folder}` makes one")
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] not in (OLDER, FORMAT):
+            raise LabError(f"{file} has format {content['format']}, this version of pliant reads {OLDER} and {FORMAT}")
+        plan = Plan.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LabError(
+            f"{file} is damaged: {where + ': ' if where else ''}{first['msg']}: put it back as it was"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, LabError):
+            raise
+        raise LabError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
+    study = Study(folder, plan)
+    _refuse_unlisted(study)
+    return study
+
+
+def _refuse_unlisted(study: Study) -> None:
+    """Raise LabError where rows of the study would be left out, as study.json has lost their job."""
+    listed = {job.name for job in study.jobs}
+    for file in sorted((study.folder / "jobs").glob("*.sqlite")):
+        if file.stem not in listed and names_job(kept_identity(file), study.id, file.stem):
+            raise LabError(
+                f"{file} holds rows of this study, and study.json lists no job {file.stem}: put study.json back as it was, or "
+                "move the file away"
+            )
+
+
+def begun(folder: Path, plan: Plan) -> Study:
+    """The study that `folder` holds already, else a new one. Raises LabError where it holds another, or something else."""
+    if not (folder / "study.json").exists():
+        if folder.is_dir() and any(file.name != "study.lock" for file in folder.iterdir()):
+            raise LabError(f"{folder} holds other files and no study: give another --out")
+        return Study(folder, plan)
+    study = open_study(folder)
+    for word, old, new in [
+        ("experiment", study.plan.experiment.address, plan.experiment.address),
+        ("profile", study.plan.profile, plan.profile),
+        ("device", study.plan.device, plan.device),
+    ]:
+        if old != new:
+            raise LabError(f"{folder} holds a study with {word} '{old}', not '{new}': give another --out")
+    return study
+
+
+def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
+    """The study with those runs added that it lacks, in jobs of their own. Raises LabError where a setting changed."""
+    _refuse_changes(study, configs)
+    present = {canonical(settings) for job in study.jobs for settings in job.runs}
+    missing = [config for config in configs if canonical(as_settings(config)) not in present]
+    keys = [study.experiment.stack_key(config, study.plan.device) for config in missing]
+    groups = grouped(missing, keys)
+    taken = {job.name for job in study.jobs}
+    names = (name for i in count(len(study.jobs)) if (name := f"{i:03d}") not in taken)
+    added = [Job(name=name, runs=tuple(map(as_settings, group))) for name, group in zip(names, groups, strict=False)]
+    return Study(study.folder, study.plan.model_copy(update={"jobs": (*study.jobs, *added)}))
+
+
+def longer(study: Study, end: int) -> Study:
+    """The study with runs that go on to `end`, in the experiment's `length`. Raises LabError where they cannot, or do already."""
+    name = getattr(study.experiment, "length", None)
+    if name is None:
+        raise LabError(f"runs of {study.plan.name} cannot be made longer: `pliant run` longer ones, with another --out")
+    runs = [settings for job in study.jobs for settings in job.runs]
+    latest = max(settings[name] for settings in runs)
+    if end <= latest:
+        raise LabError(
+            f"--to {end}: {study.folder} has runs of {latest} {name} already: give a larger number, or leave --to out"
+        )
+    told_apart = {canonical({**settings, name: end}) for settings in runs}
+    if len(told_apart) < len({canonical(settings) for settings in runs}):
+        raise LabError(f"--to {end}: runs of {study.folder} that differ in {name} alone would become the same")
+    jobs = [
+        Job(name=job.name, runs=tuple(as_settings(with_fields(config, {name: end})) for config in study.configs(job)))
+        for job in study.jobs
+    ]
+    return Study(study.folder, study.plan.model_copy(update={"jobs": tuple(jobs)}))
+
+
+def with_data(study: Study, found: Mapping[str, str]) -> Study:
+    """The study with the hashes of the data sets it learns from. Raises LabError where one is not what it was."""
+    for name, sha256 in found.items():
+        before = study.plan.data.get(name, sha256)
+        if before != sha256:
+            raise LabError(
+                f"{study.folder} learned from another '{name}' (SHA-256 {before[:12]}..., this one has {sha256[:12]}...): "
+                "put that back, or give another --out"
+            )
+    return Study(study.folder, study.plan.model_copy(update={"data": {**study.plan.data, **found}}))
+
+
+def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = RUNS_PER_JOB) -> list[list[RunConfig]]:
+    """Runs of equal keys together, in nearly equal groups of at most `most`; depends on nothing else."""
+    alike: dict[Hashable, list[RunConfig]] = {}
+    for config, key in zip(configs, keys, strict=True):
+        alike.setdefault(key, []).append(config)
+    return [part for group in alike.values() for part in _parts(group, -(-len(group) // most))]
+
+
+def _parts(group: list[RunConfig], count: int) -> Iterable[list[RunConfig]]:
+    edges = [len(group) * i // count for i in range(count + 1)]
+    return (group[a:b] for a, b in pairwise(edges))
+
+
+def as_settings(config: RunConfig) -> Settings:
+    """The config as it reads in study.json."""
+    return config.model_dump(mode="json")
+
+
+def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:
+    """Seeds, methods and further values of a field may be added. A field whose old value is no longer
+    asked for has been changed, and its runs do not belong beside the old ones."""
+    before = _by_method([settings for job in study.jobs for settings in job.runs])
+    for method, asked in _by_method([as_settings(config) for config in configs]).items():
+        kept = before.get(method, {})
+        if not (kept.keys() <= asked.keys() or asked.keys() <= kept.keys()):
+            old = next(kept[key] for key in kept if key not in asked)
+            new = next(asked[key] for key in asked if key not in kept)
+            raise LabError(
+                f"{study.folder} holds runs of '{method}' with other settings: {changed_settings(old, new)}; "
+                "ask for the old values too, or give another --out"
+            )
+
+
+def _by_method(runs: Iterable[Settings]) -> dict[str, dict[str, Settings]]:
+    """Method -> its settings without the seed, each once."""
+    found: dict[str, dict[str, Settings]] = {}
+    for settings in runs:
+        seedless = {name: value for name, value in settings.items() if name != "seed"}
+        found.setdefault(settings["method"], {})[canonical(seedless)] = seedless
+    return found
