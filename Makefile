@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
-RESIDUAL := $(addprefix tests/experiments/,parts/test_residual.py parts/test_residual_run.py test_class_incremental.py test_warm_starting.py)
+RESIDUAL := $(addprefix tests/experiments/,images/test_residual.py images/test_residual_run.py test_class_incremental.py test_warm_starting.py)
 
 .PHONY: demo test slow faults integrations docs zoo format clean
 

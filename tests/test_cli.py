@@ -62,7 +62,7 @@ def test_list_names_every_experiment_with_its_methods_and_profiles(pliant):
 
 def test_list_reads_the_table_alone_so_that_it_answers_at_once():
     imported = modules_of(["list"])
-    own = {"pliant", "pliant.cli", "pliant.data.commands", "pliant.experiments"}
+    own = {"pliant", "pliant.base", "pliant.base.deprecation", "pliant.cli", "pliant.data_cli", "pliant.experiments"}
     assert {module for module in imported if module.partition(".")[0] == "pliant"} == own
     assert not imported & HEAVY
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pliant import ContinualBackprop, chain_groups
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 from tests.networks import ages
 from tests.reference_engines import ConvEngine, DenseEngine, Layer
 
@@ -96,7 +96,7 @@ def test_channel_two_of_four_positions_owns_flattened_inputs_8_to_11():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     (group,) = chain_groups(model)
     columns = torch.arange(12.0).expand(2, 12)
-    channel = Chosen(torch.tensor([0]), torch.tensor([2]), torch.ones(1), [1])
+    channel = SelectedUnits(torch.tensor([0]), torch.tensor([2]), torch.ones(1), [1])
     assert BoundGroup(group, model).outgoing[0].read(channel, columns)[0, :, 0].tolist() == [8, 9, 10, 11]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pliant.base.deprecation import install, renamed
+
 if TYPE_CHECKING:
     from pliant.diagnostics import diagnose as diagnose
     from pliant.engine.unit_reset import UnitReset as UnitReset
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
     from pliant.units import BN as BN
-    from pliant.units import Own as Own
+    from pliant.units import AffineEntry as AffineEntry
     from pliant.units import Slice as Slice
     from pliant.units import Tap as Tap
     from pliant.units import UnitGroup as UnitGroup
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pliant.units import chain_groups as chain_groups
     from pliant.units import trace as trace
     from pliant.units.hooks import recording_paused as recording_paused
+
+install()
 
 __version__ = "0.1.0"
 
@@ -45,7 +49,7 @@ _HOMES = {
     "Slice": "pliant.units",
     "Tap": "pliant.units",
     "BN": "pliant.units",
-    "Own": "pliant.units",
+    "AffineEntry": "pliant.units",
     "chain_groups": "pliant.units",
     "trace": "pliant.units",
     "recording_paused": "pliant.units.hooks",
@@ -54,8 +58,8 @@ _HOMES = {
 __all__ = [
     "BN",
     "L2",
+    "AffineEntry",
     "ContinualBackprop",
-    "Own",
     "ReDo",
     "ShrinkAndPerturb",
     "Slice",
@@ -75,7 +79,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'pliant' has no attribute '{name}'")
+        return renamed("pliant", {"Own": "pliant.units.AffineEntry"})(name)
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     print(f'pliant: the command line needs {error.name}: pip install "pliant[lab]"', file=sys.stderr)
     raise SystemExit(2) from None
 
-from pliant.data.commands import data, in_words, telling
+from pliant.data_cli import data, in_words, telling
 
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig

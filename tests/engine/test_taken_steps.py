@@ -12,7 +12,7 @@ from pliant import L2, ContinualBackprop, ReDo, ShrinkAndPerturb, chain_groups
 from pliant.engine import taken_steps
 from pliant.engine.optimizer_state.units import OptimizerState
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 from tests.networks import batch, enough, mlp
 
 FUSED = {
@@ -280,7 +280,7 @@ def test_entries_do_not_come_of_age_by_steps_that_were_left_out():
                     parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 optimizer.step()
             if step == 300:
-                memory.forget(group, Chosen(torch.tensor([0]), torch.tensor([2]), torch.ones(1), [1]))
+                memory.forget(group, SelectedUnits(torch.tensor([0]), torch.tensor([2]), torch.ones(1), [1]))
         assert memory.state_dict()["0|0"]["age"][0, 2] == 399
         trained.append(model)
     for a, b in zip(*(model.parameters() for model in trained), strict=True):

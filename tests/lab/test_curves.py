@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from pliant.lab.curves import in_words, less_reference, settings, telling, with_curves
+from pliant.lab.curves import fields_that_differ, in_words, less_reference, settings, with_curves
 from pliant.lab.errors import LabError
 
 MEASURED = ["task", "accuracy"]
@@ -43,7 +43,7 @@ def test_a_name_says_the_fields_in_which_curves_of_its_method_differ():
     runs = [{"method": "bp"}, {"method": "cbp", "rate": 1e-5}, {"method": "cbp", "rate": 1e-6}]
     table = with_curves(rows(*runs, rate=0.0), MEASURED, {"bp": "backprop"})
     assert list(dict.fromkeys(table["curve"])) == ["backprop", "cbp, rate 1e-5", "cbp, rate 1e-6"]
-    assert telling(settings(table, MEASURED)) == {"bp": [], "cbp": ["rate"]}
+    assert fields_that_differ(settings(table, MEASURED)) == {"bp": [], "cbp": ["rate"]}
 
 
 def test_fields_are_called_as_the_experiment_says():

@@ -17,7 +17,7 @@ from pliant.engine.optimizer_state.units import OptimizerState
 from pliant.engine.redraw import Redraw
 from pliant.engine.score import RunningUtility
 from pliant.streams import stream_key
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 from tests.networks import NETWORKS, OPTIMIZERS, ages, batch, enough, mlp, replaced, train
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
@@ -331,7 +331,9 @@ def test_init_module_draws_what_the_layer_s_own_reset_draws_and_not_from_the_glo
     before = torch.get_rng_state()
     model(torch.zeros(2, 6))
     nn.init.zeros_(model[0].weight.data)
-    cbp._replace({cbp.groups[0]: Chosen(torch.zeros(2, dtype=torch.int64), torch.tensor([3, 7]), torch.ones(2), [2])})
+    cbp._replace(
+        {cbp.groups[0]: SelectedUnits(torch.zeros(2, dtype=torch.int64), torch.tensor([3, 7]), torch.ones(2), [2])}
+    )
     assert torch.equal(torch.get_rng_state(), before)
     fresh = model[0].weight[[3, 7]]
     assert fresh.mean().item() == pytest.approx(5.0, abs=0.2)
@@ -932,7 +934,7 @@ class HalfOfTheFirst:
 
     def __call__(self, group, age, value):
         first = torch.zeros(1, dtype=torch.int64)
-        return Chosen(first, first, torch.tensor([0.5]), [1])
+        return SelectedUnits(first, first, torch.tensor([0.5]), [1])
 
     settings: ClassVar = {}
 

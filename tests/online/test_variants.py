@@ -10,7 +10,7 @@ from torch import nn
 from pliant import ContinualBackprop, streams
 from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
-from pliant.units.groups import Own, Slice, Tap, UnitGroup
+from pliant.units.groups import AffineEntry, Slice, Tap, UnitGroup
 
 SEED, STEPS, HIDDEN = 7, 500, (8, 6)
 CBP = {"replacement_rate": 0.02, "maturity_threshold": 10, "decay_rate": 0.9}
@@ -83,7 +83,7 @@ def groups(net):
     found = []
     for k in range(len(net.norms)):
         named = f"linears.{k}.weight", f"linears.{k}.bias", f"linears.{k + 1}.weight"
-        own = [Own(Slice(f"norms.{k}.{name}", 0), value) for name, value in (("weight", 1.0), ("bias", 0.0))]
+        own = [AffineEntry(Slice(f"norms.{k}.{name}", 0), value) for name, value in (("weight", 1.0), ("bias", 0.0))]
         found.append(UnitGroup(
             f"linears.{k}", [Slice(named[0], 0), Slice(named[1], 0)], [Slice(named[2], 1)], Tap(f"linears.{k + 1}"),
             affine=() if isinstance(net.norms[k], nn.Identity) else own, kind="approximate",

@@ -3,11 +3,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from pliant.units import Slice
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 
 def one(unit, run=0, strength=1.0, full=False):
-    return Chosen(torch.tensor([run]), torch.tensor([unit]), torch.tensor([strength]), [1], full)
+    return SelectedUnits(torch.tensor([run]), torch.tensor([unit]), torch.tensor([strength]), [1], full)
 
 
 def bound(part, *shape, stacked=False):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pliant import ContinualBackprop
-from pliant.units import BN, Own, Slice, UnitGroup, UnitMap
-from pliant.units.entries import Chosen
+from pliant.units import BN, AffineEntry, Slice, UnitGroup, UnitMap
+from pliant.units.entries import SelectedUnits
 from pliant.units.trace import trace
 from tests.units.hard_cases import BY_NAME, CASES, Along, Case, Elements, Net, Units
 
@@ -70,7 +70,7 @@ def expected_parts(units: Units, model: nn.Module) -> tuple[dict[str, list[froze
 
 def found_parts(group: UnitGroup, units: int, model: nn.Module) -> tuple[dict[str, list[frozenset[int]]], ...]:
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    own = [each.part for each in group.affine if isinstance(each, Own)]
+    own = [each.part for each in group.affine if isinstance(each, AffineEntry)]
     incoming = {part.parameter: elements_of(part, tensors[part.parameter]) for part in (*group.incoming, *own)}
     incoming.update((norm.module, norm_elements(norm, units)) for norm in group.affine if isinstance(norm, BN))
     outgoing = {part.parameter: elements_of(part, tensors[part.parameter]) for part in group.outgoing}
@@ -201,7 +201,7 @@ def test_resets_run_in_every_group_and_leave_fresh_units_unread(case):
         for group in cbp.groups:
             replaced = (cbp.ages()[group.name][0] == 0).nonzero().flatten()
             assert len(replaced) == group.units // 2
-            chosen = Chosen(torch.zeros_like(replaced), replaced, torch.ones(len(replaced)), [len(replaced)])
+            chosen = SelectedUnits(torch.zeros_like(replaced), replaced, torch.ones(len(replaced)), [len(replaced)])
             assert all(not part.read(chosen).any() for part in group.outgoing), group.name
 
 

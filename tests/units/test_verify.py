@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pliant.units import BN, Own, Slice, Tap, UnitGroup, UnitMap, chain_groups
+from pliant.units import BN, AffineEntry, Slice, Tap, UnitGroup, UnitMap, chain_groups
 from pliant.units.bound import BoundGroup
 from pliant.units.trace import trace
 from pliant.units.verify.probe import Probe
@@ -162,7 +162,7 @@ def test_a_single_column_too_much_is_found():
 @pytest.mark.parametrize("norm", [lambda: nn.LayerNorm(8), lambda: nn.GroupNorm(2, 8), lambda: nn.RMSNorm(8)])
 def test_a_norm_over_units_is_approximate_and_its_size_is_told(norm):
     net = mlp(norm())
-    affine = [Own(Slice("1.weight", 0), 1.0)]
+    affine = [AffineEntry(Slice("1.weight", 0), 1.0)]
     shift = [Slice("1.bias", 0)] if hasattr(net[1], "bias") else []
     group = hidden("3", affine=affine, kind="approximate")
     group = replace(group, incoming=[*group.incoming, *shift])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pliant
-from pliant.units import Own
+from pliant.units import AffineEntry
 from pliant.units.verify import whole_plan
 from pliant.units.verify.whole_plan import tried
 
@@ -222,4 +222,4 @@ def test_every_entry_of_a_unit_changes_places_with_its_neighbours():
     plan = pliant.trace(read, x, trial=False)
     assert plan.groups[0].kind == "recurrent"
     assert tried(plan.groups, read, x).wrong == {}
-    assert Own not in map(type, plan.groups[0].affine)
+    assert AffineEntry not in map(type, plan.groups[0].affine)

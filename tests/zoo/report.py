@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pliant.units import Own, Slice, UnitMap
+from pliant.units import AffineEntry, Slice, UnitMap
 from pliant.units.trace import trace
 from tests.zoo.models import Model, zoo
 
@@ -106,7 +106,7 @@ def _share(model: nn.Module, names: list[str], plan: UnitMap | None, *, incoming
     parameters = dict(model.named_parameters())
     owned = {name: torch.zeros(()) for name in names}
     for group in plan.groups if plan else ():
-        own = [each.part for each in group.affine if isinstance(each, Own)]
+        own = [each.part for each in group.affine if isinstance(each, AffineEntry)]
         for part in [*group.incoming, *own, *(() if incoming_only else group.outgoing)]:
             if part.parameter in owned:
                 owned[part.parameter] = owned[part.parameter] + _mask(part, parameters[part.parameter])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.measuring import measured
 from pliant.diagnostics.watch import watch
-from pliant.units.bound import BoundGroup, Names
+from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.forwards import Mask
 from pliant.units.groups import UnitGroup
 from pliant.units.map import UnitMap
@@ -82,7 +82,7 @@ def diagnose(
             "diagnose: residual and heads choose what is traced; groups given by hand are taken as they are"
         )
     masks = _masks(mask, len(examples), isinstance(x, list))
-    names = Names(model)
+    names = NamedModel(model)
     if groups is None:
         units = _traced(model, examples, residual=residual, heads=heads)
     elif isinstance(groups, UnitMap):

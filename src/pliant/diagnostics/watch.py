@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pliant.diagnostics.activations import Activation, Activations
 from pliant.diagnostics.features import features
-from pliant.units.bound import Names
+from pliant.units.bound import NamedModel
 from pliant.units.forwards import Forwards, Mask
 from pliant.units.groups import Tap
 from pliant.units.hooks import always, attach
@@ -66,7 +66,7 @@ def watch(
     Gradients are those of `loss(output)`, without one those that `.grad` holds. Raises `ValueError` if a tap shows no tensor, or
     the loss is not one number.
     """
-    names, root = Names(model), unwrapped(model)
+    names, root = NamedModel(model), unwrapped(model)
     forwards = Forwards(root, None if isinstance(mask, Sequence) and not isinstance(mask, str) else mask)
     records = {tap: TapRecord(tap, tap.axis_at(names.module(tap.module, "diagnose"))) for tap in taps}
     gradients = {name: parameter.grad for name, parameter in names.parameters.items()}
@@ -103,7 +103,7 @@ def _gradients(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str
 class _TapRecorder:
     """Keeps what passes a tap."""
 
-    def __init__(self, record: TapRecord, activations: Activations, names: Names, forwards: Forwards) -> None:
+    def __init__(self, record: TapRecord, activations: Activations, names: NamedModel, forwards: Forwards) -> None:
         self.record, self.activations, self.forwards = record, activations, cast(Forwards | None, forwards)
         self.tap = record.tap
         self.module = names.module(self.tap.module, "diagnose")

@@ -60,7 +60,7 @@ class Reader:
         self.sums: dict[Reading, Tensor] = {}
 
     def allocate(self, sums: dict[Reading, Tensor]) -> None:
-        """Where to sum what is read, by reading: (entries,), or (runs, entries) for a stack. Views of the panel's."""
+        """Where to sum what is read, by reading: (entries,), or (runs, entries) for a stack. Views of the group statistics'."""
         self.sums = sums
         self.reads_magnitude = "magnitude" in sums and not self.tap.nonnegative  # else |h| = h
         like = sums["mean"]
@@ -153,7 +153,7 @@ class Reader:
             self.captured = True
 
     def clear(self) -> None:
-        """What is summed from here on belongs to the next step. The sums themselves are zeroed by the panel, all at once."""
+        """What is summed from here on belongs to the next step. `ActivityStatistics` zeroes the sums themselves, all at once."""
         if self.compiled:
             self.counted.zero_()
         self.ran, self.examples, self.passes, self.compiled = False, 0, 0, self.captured

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pliant.engine.panel import Panel
-from pliant.units.bound import Names
+from pliant.engine.statistics import ActivityStatistics
+from pliant.units.bound import NamedModel
 
 _T = TypeVar("_T")
 
@@ -54,10 +54,10 @@ class Ranks:
         dist.broadcast_object_list(agreed, group=self._group, group_src=0)
         return cast(list[_T], agreed[0])
 
-    def share(self, panel: Panel) -> None:
+    def share(self, statistics: ActivityStatistics) -> None:
         """Add up what the ranks saw."""
         if self._group is not None:
-            panel.share_between_ranks(self._group, agree=self._may_differ)
+            statistics.share_between_ranks(self._group, agree=self._may_differ)
 
 
 def _wrapper(model: nn.Module) -> DistributedDataParallel | None:
@@ -66,7 +66,7 @@ def _wrapper(model: nn.Module) -> DistributedDataParallel | None:
 
 
 def _refuse_shards(model: nn.Module) -> None:
-    for name, module in Names(model).modules.items():
+    for name, module in NamedModel(model).modules.items():
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if kinds & {"FullyShardedDataParallel", "FSDPModule"}:
             raise ValueError(

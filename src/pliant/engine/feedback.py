@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 
 from pliant.engine.taken_steps import Pending, known_at_once
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 MANY = 26  # entries from which on a cosine of less than 0.98 is no chance
 HORIZON = 20  # steps after a replacement
@@ -42,7 +42,7 @@ class _Before(NamedTuple):
 
     group: str
     part: BoundSlice
-    chosen: Chosen
+    chosen: SelectedUnits
     entries: Tensor
     cut: bool  # nothing will be left of them
 
@@ -53,7 +53,7 @@ class _Entries:
 
     group: str
     part: BoundSlice
-    chosen: Chosen
+    chosen: SelectedUnits
     before: Tensor
     after: Tensor
     left: Tensor
@@ -77,14 +77,14 @@ class Feedback:
         """The model has other weights, and the method knows."""
         self.entries, self._pending = [], None
 
-    def before(self, chosen: Mapping[BoundGroup, Chosen]) -> list[_Before]:
+    def before(self, chosen: Mapping[BoundGroup, SelectedUnits]) -> list[_Before]:
         """What is about to be replaced: weights out of the units and, where these are few, into them."""
         found: list[_Before] = []
         for group, units in chosen.items():
             leaving = sum(part.repeat * prod(part.row) for part in group.outgoing) * len(units.units)
             parts = group.outgoing if leaving >= MANY else [*group.incoming_weights(), *group.outgoing]
             for part in parts:
-                cut = units.full and part in group.outgoing
+                cut = units.all_at_full_strength and part in group.outgoing
                 found.append(_Before(group.name, part, units, part.read(units), cut))
         return found
 

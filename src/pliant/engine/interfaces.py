@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pliant.engine.activity import Reading
-from pliant.engine.panel import Means, Panel, Span
+from pliant.engine.statistics import ActivityStatistics, Means, Span
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 
 
 class Score(Protocol):
@@ -28,11 +28,13 @@ class Score(Protocol):
         """What a saved state is only good for: names, strings and numbers."""
         ...
 
-    def bind(self, panels: Sequence[Panel]) -> None:
-        """Start at zero for the groups of these panels."""
+    def bind(self, all_statistics: Sequence[ActivityStatistics]) -> None:
+        """Start at zero for the groups of these statistics."""
         ...
 
-    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+    def update(
+        self, statistics: ActivityStatistics, spans: Sequence[Span], means: Means, skipped: Tensor | None
+    ) -> None:
         """Take in what the groups in `spans` did in this step; where `skipped` is 1 the optimizer left the step out."""
         ...
 
@@ -44,12 +46,12 @@ class Score(Protocol):
         """Mean activity of each column, (runs, units, columns), to hand over."""
         ...
 
-    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
+    def forget(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         """The chosen units are new."""
         ...
 
-    def move(self, panel: Panel, device: torch.device) -> None:
-        """What is kept of the panel goes to `device`."""
+    def move(self, statistics: ActivityStatistics, device: torch.device) -> None:
+        """What is kept beside these statistics goes to `device`."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -68,7 +70,9 @@ class Select(Protocol):
         """Start the clocks of these groups; one seed a run."""
         ...
 
-    def __call__(self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]) -> Chosen | None:
+    def __call__(
+        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
+    ) -> SelectedUnits | None:
         """The units of one group to replace in this step; `age` and `value` compute theirs, (runs, units), if they are needed."""
         ...
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch.optim import Optimizer
 
-from pliant.units.bound import BoundGroup, Names
+from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.groups import Skipped, UnitGroup
 from pliant.units.map import UnitMap
 from pliant.units.verify.whole_plan import Tried
@@ -16,7 +16,7 @@ from pliant.units.verify.whole_plan import Tried
 log = logging.getLogger("pliant")
 
 
-def given_units(names: Names, groups: Sequence[UnitGroup] | UnitMap, kinds: Mapping[str, bool]) -> UnitMap:
+def given_units(names: NamedModel, groups: Sequence[UnitGroup] | UnitMap, kinds: Mapping[str, bool]) -> UnitMap:
     """By hand. Raises `ValueError` if kinds are asked for that only tracing can tell."""
     named = [name for name, wanted in kinds.items() if wanted]
     if named:
@@ -26,7 +26,7 @@ def given_units(names: Names, groups: Sequence[UnitGroup] | UnitMap, kinds: Mapp
     return UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
 
 
-def stepped_units(units: UnitMap, names: Names, optimizers: Sequence[Optimizer]) -> UnitMap:
+def stepped_units(units: UnitMap, names: NamedModel, optimizers: Sequence[Optimizer]) -> UnitMap:
     """Without the groups of which no optimizer steps a parameter. Raises `ValueError` if that leaves none."""
     known = {id(p) for each in optimizers for settings in each.param_groups for p in settings["params"]}
     missing = {

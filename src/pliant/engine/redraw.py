@@ -40,8 +40,8 @@ from pliant.engine.fresh_weights.laws import (
     resets,
 )
 from pliant.engine.fresh_weights.start import INITIALIZER, INITIALIZER_BY_UNIT, RESET, Start, Started, started
-from pliant.units.bound import BoundGroup, Names
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 log = logging.getLogger("pliant")
 
@@ -82,7 +82,7 @@ class Redraw:
 
     def bind(
         self,
-        names: Names,
+        names: NamedModel,
         groups: Sequence[BoundGroup],
         optimizers: Sequence[Optimizer],
         agree: Callable[[Sequence[Any]], list[Any]] = list,
@@ -138,7 +138,7 @@ class Redraw:
 
     # -- the phases --------------------------------------------------------------------------------------------
 
-    def hand_over(self, group: BoundGroup, chosen: Chosen, mean: Tensor) -> None:
+    def hand_over(self, group: BoundGroup, chosen: SelectedUnits, mean: Tensor) -> None:
         """Add the chosen units' mean contribution, `mean` (runs, units, columns), to what absorbs it."""
         for part, columns, absorber, sign in group.absorbers():
             weights = part.read(chosen)  # (count, columns, next units, ...)
@@ -148,7 +148,7 @@ class Redraw:
             shares = sign * chosen.strength.to(finite.dtype).unsqueeze(-1) * finite
             _add_by_run(absorber, chosen, shares.to(absorber.dtype))
 
-    def incoming(self, group: BoundGroup, chosen: Chosen, generators: Sequence[torch.Generator]) -> None:
+    def incoming(self, group: BoundGroup, chosen: SelectedUnits, generators: Sequence[torch.Generator]) -> None:
         """Redraw what computes the chosen units."""
         for part in group.incoming_weights():
             part.write(chosen, _fresh(self._laws[part], part, chosen, generators))
@@ -159,7 +159,7 @@ class Redraw:
         for part, vector, value in group.statistics():
             part.write(chosen, value, vector)
 
-    def outgoing(self, group: BoundGroup, chosen: Chosen) -> None:
+    def outgoing(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         """Cut the chosen units off, so that their arrival changes nothing."""
         for part in group.outgoing:
             part.write(chosen, 0.0)
@@ -218,7 +218,7 @@ class Redraw:
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more groups" if len(names) > 3 else "")
 
 
-def _fresh(law: Law, part: BoundSlice, chosen: Chosen, generators: Sequence[torch.Generator]) -> Tensor:
+def _fresh(law: Law, part: BoundSlice, chosen: SelectedUnits, generators: Sequence[torch.Generator]) -> Tensor:
     """(count, repeat, *row): every run draws its own from its generator, on the CPU, so that devices agree."""
     drawn: list[Tensor] = []
     first = 0
@@ -247,7 +247,7 @@ def _reset(group: BoundGroup, part: BoundSlice) -> Uniform | Reset:
     return Uniform(part, uniform_bound("default", fan_in, 1, gain=1.0))
 
 
-def _add_by_run(absorber: Tensor, chosen: Chosen, shares: Tensor) -> None:
+def _add_by_run(absorber: Tensor, chosen: SelectedUnits, shares: Tensor) -> None:
     """Row r of `absorber` (runs, next units) gains the shares of run r's units, in an order that does not vary."""
     first = 0
     for run, count in enumerate(chosen.counts):

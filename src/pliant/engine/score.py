@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pliant.engine.activity import Reading
 from pliant.engine.averaging import corrected, running_average
-from pliant.engine.panel import Means, Panel, Span, home_of_groups
+from pliant.engine.statistics import ActivityStatistics, Means, Span, home_of_groups
 from pliant.engine.utility import Seen, Utility, dormancy, named_utility
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 
 
 class RunningUtility:
@@ -38,27 +38,31 @@ class RunningUtility:
         self.rule = named_utility(utility)
         self.decay_rate = decay_rate
         self.reads: Sequence[Reading] = self.rule.reads
-        self._kept: dict[Panel, _Averages] = {}
+        self._kept: dict[ActivityStatistics, _Averages] = {}
 
-    def bind(self, panels: Sequence[Panel]) -> None:
-        self._home = home_of_groups(panels)
-        for panel in panels:
-            self._kept[panel] = _Averages(panel)
+    def bind(self, all_statistics: Sequence[ActivityStatistics]) -> None:
+        self._home = home_of_groups(all_statistics)
+        for statistics in all_statistics:
+            self._kept[statistics] = _Averages(statistics)
             if "centred" in self.reads:
-                for reader in panel.readers:
-                    reader.centre = partial(self._centre, panel, *panel.columns_of(reader), panel.unit_of_column())
+                for reader in statistics.readers:
+                    reader.centre = partial(
+                        self._centre, statistics, *statistics.columns_of(reader), statistics.unit_of_column()
+                    )
 
-    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+    def update(
+        self, statistics: ActivityStatistics, spans: Sequence[Span], means: Means, skipped: Tensor | None
+    ) -> None:
         """Average in this step's activity with the weights as the optimizer left them."""
-        kept = self._kept[panel]
+        kept = self._kept[statistics]
         now = means.by_reading
         mean = now.get("mean", kept.mean)
         utility = self.rule(
             Seen(
                 magnitude=now.get("magnitude", mean),
                 centred=now.get("centred", mean),
-                outgoing=panel.outgoing_magnitude() if "outgoing" in self.rule.weights else mean,
-                incoming=panel.incoming_magnitude() if "incoming" in self.rule.weights else mean,
+                outgoing=statistics.outgoing_magnitude() if "outgoing" in self.rule.weights else mean,
+                incoming=statistics.incoming_magnitude() if "incoming" in self.rule.weights else mean,
             )
         )
         if kept.shares is not None:
@@ -66,13 +70,13 @@ class RunningUtility:
         for span in spans:
             of_units = span.of_columns(utility)
             if span.width > 1:
-                of_units = of_units.view(panel.runs, -1, span.width).sum(-1)
+                of_units = of_units.view(statistics.runs, -1, span.width).sum(-1)
             averages = [span.of_units(kept.utility), span.of_columns(kept.mean)]
             values = [of_units, span.of_columns(mean)]
             seen = span.of_columns(kept.seen)
             if means.masked and means.ran is not None:
                 known = corrected(
-                    kept.utility, panel.ages() - 1, self.decay_rate
+                    kept.utility, statistics.ages() - 1, self.decay_rate
                 )  # moves by nothing: what is corrected stays
                 unseen = ~means.ran[span.columns].view(-1, span.width).any(-1)
                 values[0] = torch.where(unseen, span.of_units(known), of_units)
@@ -100,47 +104,54 @@ class RunningUtility:
         seen.add_((~silent).to(seen.dtype))
 
     def _centre(
-        self, panel: Panel, columns: Tensor, entries: Tensor, unit_of_column: Tensor, mean_so_far: Tensor
+        self,
+        statistics: ActivityStatistics,
+        columns: Tensor,
+        entries: Tensor,
+        unit_of_column: Tensor,
+        mean_so_far: Tensor,
     ) -> Tensor:
         """The running mean that the coming step will have, for centred utilities; of the shape of `mean_so_far`."""
-        kept = self._kept[panel]
-        coming = running_average(kept.mean[:, columns], mean_so_far.view(panel.runs, -1)[:, entries], self.decay_rate)
+        kept = self._kept[statistics]
+        coming = running_average(
+            kept.mean[:, columns], mean_so_far.view(statistics.runs, -1)[:, entries], self.decay_rate
+        )
         centre = torch.zeros_like(mean_so_far)
-        centre.view(panel.runs, -1)[:, entries] = corrected(coming, kept.seen[:, columns] + 1, self.decay_rate)
+        centre.view(statistics.runs, -1)[:, entries] = corrected(coming, kept.seen[:, columns] + 1, self.decay_rate)
         return centre
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
         """Corrected utility, (runs, units); for `utility="random"` a fresh uniform number each."""
-        panel = self._home[group]
+        statistics = self._home[group]
         if self.rule.name == "random":
             drawn = torch.stack([torch.rand(group.units, generator=each) for each in generators])
-            return drawn.to(panel.device, group.dtype)
-        held = self._kept[panel].utility[:, panel.span(group).units]
+            return drawn.to(statistics.device, group.dtype)
+        held = self._kept[statistics].utility[:, statistics.span(group).units]
         if "incoming" not in self.rule.weights:
             held = torch.where(held.isinf(), nan, held)  # activity was infinite once: broken, not most useful of all
-        return corrected(held, panel.age_of(group), self.decay_rate)
+        return corrected(held, statistics.age_of(group), self.decay_rate)
 
     def mean(self, group: BoundGroup) -> Tensor:
         """Corrected mean activity, (runs, units, columns)."""
-        panel = self._home[group]
-        kept = self._kept[panel]
-        held, seen = (panel.by_unit(each, group) for each in (kept.mean, kept.seen))
+        statistics = self._home[group]
+        kept = self._kept[statistics]
+        held, seen = (statistics.by_unit(each, group) for each in (kept.mean, kept.seen))
         return corrected(held, seen, self.decay_rate)
 
-    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
-        panel = self._home[group]
-        kept = self._kept[panel]
-        utility = kept.utility[:, panel.span(group).units]
-        for held in (utility, *(panel.by_unit(each, group) for each in (kept.mean, kept.seen))):
-            if chosen.full:
+    def forget(self, group: BoundGroup, chosen: SelectedUnits) -> None:
+        statistics = self._home[group]
+        kept = self._kept[statistics]
+        utility = kept.utility[:, statistics.span(group).units]
+        for held in (utility, *(statistics.by_unit(each, group) for each in (kept.mean, kept.seen))):
+            if chosen.all_at_full_strength:
                 held[chosen.where] = 0.0
                 continue
             old = held[chosen.where]
             keep = (chosen.strength < 1.0).reshape(-1, *[1] * (old.dim() - 1))
             held[chosen.where] = torch.where(keep, old, 0.0)
 
-    def move(self, panel: Panel, device: torch.device) -> None:
-        self._kept[panel].to(device)
+    def move(self, statistics: ActivityStatistics, device: torch.device) -> None:
+        self._kept[statistics].to(device)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in _Averages.names}
@@ -152,15 +163,15 @@ class RunningUtility:
 
 
 class _Averages:
-    """Running averages of a panel: of utility (runs, units), of mean activity (runs, columns); the steps a column was seen."""
+    """Running averages of utility (runs, units) and of mean activity (runs, columns); the steps that a column was seen."""
 
     names = ("utility", "mean", "seen")
 
-    def __init__(self, panel: Panel) -> None:
-        self.utility = torch.zeros(panel.runs, panel.units, dtype=panel.dtype, device=panel.device)
-        self.mean = torch.zeros(panel.runs, panel.columns, dtype=panel.dtype, device=panel.device)
+    def __init__(self, statistics: ActivityStatistics) -> None:
+        self.utility = torch.zeros(statistics.runs, statistics.units, dtype=statistics.dtype, device=statistics.device)
+        self.mean = torch.zeros(statistics.runs, statistics.columns, dtype=statistics.dtype, device=statistics.device)
         self.seen = torch.zeros_like(self.mean)
-        self.shares = panel.shares()
+        self.shares = statistics.shares()
 
     def to(self, device: torch.device) -> None:
         for name in ("utility", "mean", "seen", *(() if self.shares is None else ("shares",))):
@@ -181,34 +192,38 @@ class Dormancy:
 
     def __init__(self) -> None:
         self.reads: Sequence[Reading] = ("magnitude",)
-        self._magnitude: dict[Panel, Tensor] = {}
+        self._magnitude: dict[ActivityStatistics, Tensor] = {}
 
-    def bind(self, panels: Sequence[Panel]) -> None:
-        self._home = home_of_groups(panels)
-        for panel in panels:
-            self._magnitude[panel] = torch.zeros(panel.runs, panel.units, dtype=panel.dtype, device=panel.device)
+    def bind(self, all_statistics: Sequence[ActivityStatistics]) -> None:
+        self._home = home_of_groups(all_statistics)
+        for statistics in all_statistics:
+            self._magnitude[statistics] = torch.zeros(
+                statistics.runs, statistics.units, dtype=statistics.dtype, device=statistics.device
+            )
 
-    def update(self, panel: Panel, spans: Sequence[Span], means: Means, skipped: Tensor | None) -> None:
+    def update(
+        self, statistics: ActivityStatistics, spans: Sequence[Span], means: Means, skipped: Tensor | None
+    ) -> None:
         for span in spans:
-            held = span.of_units(self._magnitude[panel])
-            by_column = span.of_columns(means.by_reading["magnitude"]).view(panel.runs, -1, span.width)
+            held = span.of_units(self._magnitude[statistics])
+            by_column = span.of_columns(means.by_reading["magnitude"]).view(statistics.runs, -1, span.width)
             now = by_column.mean(-1)
             if means.masked and means.ran is not None:
                 now = torch.where(means.ran[span.columns].view(-1, span.width).any(-1), now, held)
             held.copy_(now if skipped is None else torch.where(skipped > 0, held, now))
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
-        panel = self._home[group]
-        return dormancy(self._magnitude[panel][:, panel.span(group).units])
+        statistics = self._home[group]
+        return dormancy(self._magnitude[statistics][:, statistics.span(group).units])
 
     def mean(self, group: BoundGroup) -> Tensor:
         raise ValueError("Dormancy keeps no means to hand over; use Redraw(hand_over_mean=False)")
 
-    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
+    def forget(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         """Nothing is remembered from step to step."""
 
-    def move(self, panel: Panel, device: torch.device) -> None:
-        self._magnitude[panel] = self._magnitude[panel].to(device)
+    def move(self, statistics: ActivityStatistics, device: torch.device) -> None:
+        self._magnitude[statistics] = self._magnitude[statistics].to(device)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

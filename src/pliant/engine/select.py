@@ -12,7 +12,7 @@ from pliant.base.choices import one_of
 from pliant.engine.replacement import Schedule, least_useful
 from pliant.streams import stream_key
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 
 Count = Literal["accumulate", "bernoulli"]
 Eligible = Literal["mature", "all"]
@@ -62,7 +62,9 @@ class ReplacementRate:
                 for seed in seeds
             ]
 
-    def __call__(self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]) -> Chosen | None:
+    def __call__(
+        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
+    ) -> SelectedUnits | None:
         due = [schedule.tick() for schedule in self.schedules[group.name]]
         if not any(due):
             return None
@@ -85,7 +87,7 @@ class ReplacementRate:
                 schedule.load_state_dict(held)
 
 
-def _first_of_each_run(least: Tensor, due: list[int]) -> Chosen:
+def _first_of_each_run(least: Tensor, due: list[int]) -> SelectedUnits:
     """The first `due[run]` columns of every row of `least`, run after run."""
     if len(due) == 1:
         runs, units = torch.zeros_like(least[0]), least[0]
@@ -93,7 +95,7 @@ def _first_of_each_run(least: Tensor, due: list[int]) -> Chosen:
         pairs = [(run, rank) for run, count in enumerate(due) for rank in range(count)]
         runs, ranks = torch.tensor(pairs).to(least.device, non_blocking=True).unbind(1)
         units = least[runs, ranks]
-    return Chosen(runs, units, torch.ones(len(units), device=least.device), due, full=True)
+    return SelectedUnits(runs, units, torch.ones(len(units), device=least.device), due, all_at_full_strength=True)
 
 
 class Threshold:
@@ -117,7 +119,9 @@ class Threshold:
     def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
         self._steps = {group.name: 0 for group in groups}
 
-    def __call__(self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]) -> Chosen | None:
+    def __call__(
+        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
+    ) -> SelectedUnits | None:
         self._steps[group.name] += 1
         if self._steps[group.name] % self.period:
             return None
@@ -126,7 +130,7 @@ class Threshold:
         if not len(units):
             return None
         counts = [int(count) for count in low.sum(1)]
-        return Chosen(runs, units, torch.ones(len(units), device=low.device), counts, full=True)
+        return SelectedUnits(runs, units, torch.ones(len(units), device=low.device), counts, all_at_full_strength=True)
 
     def stats(self, group: BoundGroup) -> dict[str, Any]:
         return {}

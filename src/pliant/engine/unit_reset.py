@@ -32,13 +32,13 @@ from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
 from pliant.engine.interfaces import Score, Select
 from pliant.engine.optimizer_state.units import OptimizerState
-from pliant.engine.panel import Panel, home_of_groups
 from pliant.engine.planning import given_units, passed_units, stepped_units, warnings_of
 from pliant.engine.redraw import Redraw
+from pliant.engine.statistics import ActivityStatistics, home_of_groups
 from pliant.engine.taken_steps import Clock, Outcome, Pending
 from pliant.streams import stream_key
-from pliant.units.bound import BoundGroup, Names
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.entries import BoundSlice, SelectedUnits
 from pliant.units.forwards import Mask, told
 from pliant.units.groups import PlanRow, UnitGroup
 from pliant.units.hooks import follow
@@ -141,7 +141,7 @@ class UnitReset:
             )
         reads_activity = bool(score.reads)
         kinds = {"strict": strict, "residual": residual, "heads": heads}
-        names = Names(model)
+        names = NamedModel(model)
         if groups is None:
             units = trace(model, example_inputs, activity=reads_activity, trial=False, **kinds)
         else:
@@ -154,7 +154,7 @@ class UnitReset:
             found = tried(units.groups, model, example_inputs) if self._ranks.leads else Tried()
             units = passed_units(units, *self._ranks.agree_on([found]))
         self.groups = [BoundGroup(spec, names) for spec in units.groups]
-        self._heard: set[Panel] = set()  # panels of which anything ran since we attached
+        self._heard: set[ActivityStatistics] = set()  # of which anything ran since we attached
         self._model = model
         self._places = [place for group in self.groups for place in group.places()]
         self._tapped = {tap.module: names.modules[tap.module] for group in self.groups for tap in group.spec.taps}
@@ -170,31 +170,37 @@ class UnitReset:
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
-        self.panels = self._panels(names)
-        self._home = home_of_groups(self.panels)
+        self.all_statistics = self._side_by_side(names)
+        self._home = home_of_groups(self.all_statistics)
         if mask is not None and self.groups[0].spec.stacked:
             raise ValueError("mask: not for a stack of runs, which share one count of examples")
-        for panel in self.panels:
-            panel.masked = mask is not None
-        self._forwards = told(unwrapped(model), mask, [each for panel in self.panels for each in panel.readers])
+        for statistics in self.all_statistics:
+            statistics.masked = mask is not None
+        self._forwards = told(
+            unwrapped(model), mask, [each for statistics in self.all_statistics for each in statistics.readers]
+        )
         self._step_calls = 0
         self._clocks = {each: Clock() for each in self.optimizers}
         self._feedback = Feedback()
-        self._pending: dict[Panel, tuple[Pending, list[BoundGroup]]] = {}  # steps of which only the device knows so far
-        self._owed: dict[Panel, list[BoundGroup]] = {}  # groups that made such a step, whose units are yet to be chosen
-        self._patience = Counter[Panel]()  # steps in which some group was not read
-        self._on_cuda = any(panel.device.type == "cuda" for panel in self.panels)
-        self.score.bind(self.panels)
+        self._pending: dict[
+            ActivityStatistics, tuple[Pending, list[BoundGroup]]
+        ] = {}  # steps of which only the device knows so far
+        self._owed: dict[
+            ActivityStatistics, list[BoundGroup]
+        ] = {}  # groups that made such a step, whose units are yet to be chosen
+        self._patience = Counter[ActivityStatistics]()  # steps in which some group was not read
+        self._on_cuda = any(statistics.device.type == "cuda" for statistics in self.all_statistics)
+        self.score.bind(self.all_statistics)
         self.select.bind(self.groups, self.seeds)
         self.redraw.bind(names, self.groups, self.optimizers, self._ranks.agree_on)
         rows = [self._plan_row(group) for group in self.groups]
         self.forget.bind(self.optimizers, self.groups)  # hooks from here on: nothing may fail after it
         self._notes = [*units.notes, *self.forget.notes, *warnings_of(units)]
         self.plan = UnitMap(rows, units.skipped, [*self._notes, *self.redraw.notes], units.unreached)
-        self._handles = [handle for panel in self.panels for handle in panel.listen(score.reads)]
+        self._handles = [handle for statistics in self.all_statistics for handle in statistics.listen(score.reads)]
         if self._forwards is not None:
             self._handles += follow(self._forwards)
-        self._start = [panel.state_dict() for panel in self.panels]
+        self._start = [statistics.state_dict() for statistics in self.all_statistics]
         self._steps_by_itself = attach
         for each in self.optimizers:
             if attach or hasattr(each, "_optimizer_step_post_hooks"):  # a wrapper that is called an optimizer has none
@@ -216,15 +222,19 @@ class UnitReset:
         self._step_calls += 1
         if self._step_calls % CHECK_EVERY == 1:
             self._check_parameters()
-        panels = self.panels if optimizer is None else [panel for panel in self.panels if panel.clock is optimizer]
-        late = self._choose(self._settled(panels)) if self._pending or self._owed else None
+        all_statistics = (
+            self.all_statistics
+            if optimizer is None
+            else [statistics for statistics in self.all_statistics if statistics.clock is optimizer]
+        )
+        late = self._choose(self._settled(all_statistics)) if self._pending or self._owed else None
         outcomes: dict[Optimizer, Outcome] = {}
         taken: list[BoundGroup] = []
-        for panel in panels:
-            clock = cast(Optimizer, panel.clock)  # `forget` found its first incoming weight in one
+        for statistics in all_statistics:
+            clock = cast(Optimizer, statistics.clock)  # `forget` found its first incoming weight in one
             if clock not in outcomes:
                 outcomes[clock] = self._clocks[clock].ask()
-            taken += self._observe(panel, outcomes[clock])
+            taken += self._observe(statistics, outcomes[clock])
         if late:
             self._replace(late)
         chosen = self._choose(taken)
@@ -232,9 +242,9 @@ class UnitReset:
             self._replace(chosen)
         self._feedback.leave()
 
-    def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, Chosen]:
+    def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, SelectedUnits]:
         """The units to replace in groups that made a step."""
-        chosen: dict[BoundGroup, Chosen] = {}
+        chosen: dict[BoundGroup, SelectedUnits] = {}
         for group in groups:
             units = self.select(
                 group,
@@ -245,7 +255,7 @@ class UnitReset:
                 chosen[group] = units
         return chosen
 
-    def _replace(self, chosen: dict[BoundGroup, Chosen]) -> None:
+    def _replace(self, chosen: dict[BoundGroup, SelectedUnits]) -> None:
         """The phases, each over all groups before the next."""
         self._check_parameters()
         replaced = self._feedback.before(chosen)
@@ -269,61 +279,61 @@ class UnitReset:
         """Optimizer steps in which the group was seen."""
         return self._home[group].steps[group]
 
-    def _count(self, group: BoundGroup, units: Chosen) -> None:
+    def _count(self, group: BoundGroup, units: SelectedUnits) -> None:
         for run, count in enumerate(units.counts):
             self._replaced[group.name][run] += count
         self._last[group.name] = self._steps(group)
         log.debug("replaced %s units of '%s' at step %d", units.counts, group.name, self._last[group.name])
 
-    def _observe(self, panel: Panel, outcome: Outcome) -> list[BoundGroup]:
-        """Take in what the groups of a panel did, and return those that made a step that the host knows to be taken.
+    def _observe(self, statistics: ActivityStatistics, outcome: Outcome) -> list[BoundGroup]:
+        """Take in what groups side by side did, and return those that made a step that the host knows to be taken.
 
         Groups that did nothing keep their clock. What was read for a step that was not taken is dropped.
         """
-        if panel.device != panel.groups[0].first.device:
-            self._move(panel, panel.groups[0].first.device)
-        self._ranks.share(panel)
-        groups = panel.ran()
-        self._check(panel, groups)
+        if statistics.device != statistics.groups[0].first.device:
+            self._move(statistics, statistics.groups[0].first.device)
+        self._ranks.share(statistics)
+        groups = statistics.ran()
+        self._check(statistics, groups)
         if not groups:
             return groups
-        means, skipped = panel.take(), None
+        means, skipped = statistics.pop_means(), None
         if isinstance(outcome, Tensor):
-            taken = outcome.to(panel.device, non_blocking=True)
-            self._pending[panel], skipped = (Pending(taken), groups), (~taken).to(panel.dtype)
+            taken = outcome.to(statistics.device, non_blocking=True)
+            self._pending[statistics], skipped = (Pending(taken), groups), (~taken).to(statistics.dtype)
         elif outcome:
-            _count_step(panel, groups)
+            _count_step(statistics, groups)
         if outcome is not False:
-            self.score.update(panel, panel.spans(groups), means, skipped)
+            self.score.update(statistics, statistics.spans(groups), means, skipped)
         return groups if outcome is True else []
 
     def _settle(self) -> None:
         """Count the steps of which only the device knew."""
         while self._pending:
-            panel, (taken, groups) = self._pending.popitem()
+            statistics, (taken, groups) = self._pending.popitem()
             if taken.wait():
-                _count_step(panel, groups)
-                self._owed.setdefault(panel, []).extend(groups)
+                _count_step(statistics, groups)
+                self._owed.setdefault(statistics, []).extend(groups)
 
-    def _settled(self, panels: Sequence[Panel]) -> list[BoundGroup]:
-        """Groups of these panels that made such a step, before the step that is taken in now."""
+    def _settled(self, all_statistics: Sequence[ActivityStatistics]) -> list[BoundGroup]:
+        """Groups of these statistics that made such a step, before the step that is taken in now."""
         self._settle()
-        return [group for panel in panels for group in self._owed.pop(panel, [])]
+        return [group for statistics in all_statistics for group in self._owed.pop(statistics, [])]
 
-    def _check(self, panel: Panel, ran: Sequence[BoundGroup]) -> None:
-        """Raise `RuntimeError` if the panel was never read, or the model is no longer the one that was planned."""
-        if not ran and panel not in self._heard:
-            names = ", ".join(sorted({f"'{tap.module}'" for group in panel.groups for tap in group.spec.taps}))
+    def _check(self, statistics: ActivityStatistics, ran: Sequence[BoundGroup]) -> None:
+        """Raise `RuntimeError` if none of the groups was ever read, or the model is no longer the one that was planned."""
+        if not ran and statistics not in self._heard:
+            names = ", ".join(sorted({f"'{tap.module}'" for group in statistics.groups for tap in group.spec.taps}))
             raise RuntimeError(
                 f"the optimizer stepped, but none of the tapped modules ({names}) ran in training mode with gradients before "
                 f"it. Call model.train(), and attach before the first call of a compiled model"
             )
-        self._heard.add(panel)
-        if len(ran) < len(panel.groups):
-            self._check_modules(panel)
-            self._patience[panel] += 1
-            if self._patience[panel] == PATIENCE:
-                never = ", ".join(f"'{group.name}'" for group in panel.groups if not panel.steps[group])
+        self._heard.add(statistics)
+        if len(ran) < len(statistics.groups):
+            self._check_modules(statistics)
+            self._patience[statistics] += 1
+            if self._patience[statistics] == PATIENCE:
+                never = ", ".join(f"'{group.name}'" for group in statistics.groups if not statistics.steps[group])
                 if never:
                     log.warning(
                         "never read in %d steps, so never replaced: %s (evaluation mode, no gradients?)",
@@ -343,9 +353,9 @@ class UnitReset:
             if home.get(leaf) is not parameter or not parameter.requires_grad:
                 raise RuntimeError(_changed(self.groups, home.get(leaf), parameter))
 
-    def _check_modules(self, panel: Panel) -> None:
+    def _check_modules(self, statistics: ActivityStatistics) -> None:
         """A group that did not run may sit in a module that was taken out of the model."""
-        for tap in (tap for group in panel.groups for tap in group.spec.taps):
+        for tap in (tap for group in statistics.groups for tap in group.spec.taps):
             try:
                 there = self._model.get_submodule(tap.module)
             except AttributeError:
@@ -422,9 +432,9 @@ class UnitReset:
 
         With an `optimizer`, of the units that it steps alone.
         """
-        for panel in self.panels:
-            if optimizer is None or panel.clock is optimizer:
-                panel.drop()
+        for statistics in self.all_statistics:
+            if optimizer is None or statistics.clock is optimizer:
+                statistics.drop()
 
     def __repr__(self) -> str:
         units = sum(group.units for group in self.groups)
@@ -453,13 +463,13 @@ class UnitReset:
 
     def to(self, device: torch.device | str) -> Self:
         """Move our state. It follows the model by itself at the next step."""
-        for panel in self.panels:
-            self._move(panel, torch.device(device))
+        for statistics in self.all_statistics:
+            self._move(statistics, torch.device(device))
         return self
 
-    def _move(self, panel: Panel, device: torch.device) -> None:
-        panel.to(device)
-        self.score.move(panel, device)
+    def _move(self, statistics: ActivityStatistics, device: torch.device) -> None:
+        statistics.to(device)
+        self.score.move(statistics, device)
 
     def restart(self, *, optimizer_state: bool = False) -> None:
         """Begin anew with the units as they are: for after `reset_network`. Ages, utilities and what is owed are 0 again.
@@ -471,9 +481,9 @@ class UnitReset:
             self.forget.load_state_dict({})
         self._feedback.clear()
         self._pending, self._owed = {}, {}
-        for panel, start in zip(self.panels, self._start, strict=True):
-            panel.load_state_dict(start)
-        self.score.bind(self.panels)
+        for statistics, start in zip(self.all_statistics, self._start, strict=True):
+            statistics.load_state_dict(start)
+        self.score.bind(self.all_statistics)
         self.select.bind(self.groups, self.seeds)
 
     def state_dict(self) -> dict[str, Any]:
@@ -483,7 +493,7 @@ class UnitReset:
             "format": FORMAT,
             "fingerprint": self.plan.fingerprint(),
             "settings": self._settings(),
-            "panels": [panel.state_dict() for panel in self.panels],
+            "panels": [statistics.state_dict() for statistics in self.all_statistics],
             "counts": {
                 name: {"replaced": list(replaced), "last": self._last[name]}
                 for name, replaced in self._replaced.items()
@@ -513,11 +523,15 @@ class UnitReset:
                 raise ValueError(f"this state was saved with {name} = {state['settings'].get(name)}, here it is {mine}")
         self.redraw.load_state_dict(state.get("redraw"))
         self._plan_again()
-        for panel, held in zip(self.panels, state["panels"], strict=True):
-            panel.load_state_dict(held)
+        for statistics, held in zip(self.all_statistics, state["panels"], strict=True):
+            statistics.load_state_dict(held)
         self._feedback.clear()
         self._pending, owed = {}, state.get("owed", ())
-        self._owed = {panel: [each for each in panel.groups if each.name in owed] for panel in self.panels if owed}
+        self._owed = {
+            statistics: [each for each in statistics.groups if each.name in owed]
+            for statistics in self.all_statistics
+            if owed
+        }
         for group in self.groups:
             held = state["counts"][group.name]
             self._last[group.name] = held["last"]
@@ -554,13 +568,13 @@ class UnitReset:
 
     # -- construction ------------------------------------------------------------------------------------------
 
-    def _panels(self, names: Names) -> list[Panel]:
+    def _side_by_side(self, names: NamedModel) -> list[ActivityStatistics]:
         """Groups side by side that are on one device and step together."""
         clocks = {id(p): each for each in self.optimizers for settings in each.param_groups for p in settings["params"]}
         together: dict[tuple[torch.device, Optimizer | None], list[BoundGroup]] = {}
         for group in self.groups:
             together.setdefault((group.first.device, clocks.get(id(group.first))), []).append(group)
-        return [Panel(groups, names, clock) for (_, clock), groups in together.items()]
+        return [ActivityStatistics(groups, names, clock) for (_, clock), groups in together.items()]
 
     def _plan_row(self, group: BoundGroup) -> PlanRow:
         return group.plan_row(hand_over=self.redraw.hand_over_mean, fresh_std=self.redraw.fresh_std(group))
@@ -650,12 +664,12 @@ def _entered(group: BoundGroup) -> set[object]:
     return {place for part in group.incoming for place, _ in _places(part)}
 
 
-def _count_step(panel: Panel, groups: Sequence[BoundGroup]) -> None:
+def _count_step(statistics: ActivityStatistics, groups: Sequence[BoundGroup]) -> None:
     for group in groups:
-        panel.steps[group] += 1
+        statistics.steps[group] += 1
 
 
-def _clear_gradients(group: BoundGroup, chosen: Chosen) -> None:
+def _clear_gradients(group: BoundGroup, chosen: SelectedUnits) -> None:
     for part in group.slices():
         if part.parameter.grad is not None:
             part.write(chosen, 0.0, part.parameter.grad)

@@ -239,7 +239,7 @@ class Locomotion(ABC):
         while state.ppo.diverged_at[run] < 0:
             where = f"step {state.ppo.steps:,}   friction {bodies.frictions[run, 0]:.2f}   return {returns:.0f}"
             yield Scene(camera.picture(), where, bodies.seconds)
-            led_to = bodies.step(state.ppo.likeliest_actions())
+            led_to = bodies.step(state.ppo.greedy_actions())
             returns += float(led_to.rewards[run, 0])
             if led_to.terminated[run, 0] or led_to.truncated[run, 0]:
                 break

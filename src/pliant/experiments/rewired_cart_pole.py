@@ -199,7 +199,7 @@ class RewiredCartPole:
             if state.ppo.diverged_at[run] >= 0:
                 break
             yield Scene(cart_picture(carts.states[run, 0]), f"task {carts.tasks[run] + 1}   step {step}", carts.seconds)
-            led_to = carts.step(state.ppo.likeliest_actions())
+            led_to = carts.step(state.ppo.greedy_actions())
             if led_to.terminated[run, 0] or led_to.truncated[run, 0]:
                 break
 

@@ -45,7 +45,7 @@ def varying(table: pandas.DataFrame) -> list[str]:
     return [name for name in columns if name != "method" and columns[name].nunique(dropna=False) > 1]
 
 
-def telling(found: pandas.DataFrame) -> dict[str, list[str]]:
+def fields_that_differ(found: pandas.DataFrame) -> dict[str, list[str]]:
     """For each method of `settings`, the fields in which its own curves differ."""
     return {str(method): varying(own) for method, own in found.groupby("method", sort=False)}
 
@@ -118,7 +118,7 @@ def mean_by(rows: pandas.DataFrame, by: Sequence[str], value: str, weight: str |
     return (sums["total_"] / sums["counts_"]).where(groups["total_"].count() == groups.size())
 
 
-def given(setting: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+def set_fields(setting: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """The values of `fields` that a name says: what is 0 or false is not said."""
     return {name: setting[name] for name in fields if setting[name] != 0}
 
@@ -161,14 +161,14 @@ def with_curves(
     """
     table: Any = rows
     found: Any = settings(rows, measured, panel)
-    own = telling(found)
+    own = fields_that_differ(found)
     keys = [*found.columns, *(name for name in always if name not in found)]
     found = table[keys].drop_duplicates()
     names: list[str] = []
     for setting in found.to_dict("records"):
         method = str(setting["method"])
         said = [name for name in keys if name in own[method] or name in always]
-        names.append(label((methods or {}).get(method, method), given(setting, said), words or {}))
+        names.append(label((methods or {}).get(method, method), set_fields(setting, said), words or {}))
     for name in names:
         if names.count(name) > 1:
             raise LabError(f"two curves would be called '{name}': give their methods or fields different words")

@@ -1,8 +1,11 @@
 """Which weights enter and leave each unit of an `nn.Module`."""
 
+from pliant.base.deprecation import renamed
 from pliant.units.chain import chain_groups
-from pliant.units.groups import BN, Own, Skipped, Slice, Tap, UnitGroup
+from pliant.units.groups import BN, AffineEntry, Skipped, Slice, Tap, UnitGroup
 from pliant.units.map import UnitMap
 from pliant.units.trace import trace
 
-__all__ = ["BN", "Own", "Skipped", "Slice", "Tap", "UnitGroup", "UnitMap", "chain_groups", "trace"]
+__getattr__ = renamed("pliant.units", {"Own": "AffineEntry"})
+
+__all__ = ["BN", "AffineEntry", "Skipped", "Slice", "Tap", "UnitGroup", "UnitMap", "chain_groups", "trace"]

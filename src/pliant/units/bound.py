@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pliant.base.choices import did_you_mean
 from pliant.units.entries import BoundSlice
-from pliant.units.groups import BN, Own, PlanRow, Slice, Tap, UnitGroup
+from pliant.units.groups import BN, AffineEntry, PlanRow, Slice, Tap, UnitGroup
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -46,10 +46,10 @@ class Consumer:
 class BoundGroup:
     """The units of one group in a model. Raises `ValueError` or `TypeError`, naming the group, if they are not there."""
 
-    def __init__(self, spec: UnitGroup, model: nn.Module | Names) -> None:
+    def __init__(self, spec: UnitGroup, model: nn.Module | NamedModel) -> None:
         self.spec = spec
         self.name = spec.name
-        self._model = model if isinstance(model, Names) else Names(model)
+        self._model = model if isinstance(model, NamedModel) else NamedModel(model)
         if not (spec.incoming and spec.outgoing):
             raise ValueError(f"group '{self.name}' needs at least one incoming and one outgoing slice")
         if spec.runs is not None and spec.runs < 1:
@@ -226,7 +226,7 @@ class BoundGroup:
         """Parameters that scale and shift single units, with the values they start from where those are known."""
         found: list[tuple[BoundSlice, float | None]] = []
         for each in self.spec.affine:
-            if isinstance(each, Own):
+            if isinstance(each, AffineEntry):
                 found.append((self._bind(each.part), each.value))
                 continue
             for name, start in (("weight", 1.0), ("bias", 0.0)):
@@ -302,7 +302,7 @@ class BoundGroup:
         return f"BoundGroup('{self.name}', units={self.units}, runs={self.runs})"
 
 
-class Names:
+class NamedModel:
     """Parameters and modules of a model by every name they have."""
 
     def __init__(self, model: nn.Module, *, prefix: str = "") -> None:

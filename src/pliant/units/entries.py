@@ -17,17 +17,17 @@ from pliant.units.groups import Slice
 
 
 @dataclass(eq=False)
-class Chosen:
+class SelectedUnits:
     """The units that are replaced in one step, as three (count,) tensors; `counts` says how many in each run.
 
-    `full` is what the host knows of `strength`: True if every unit is replaced fully, which costs less.
+    `all_at_full_strength` is what the host knows of `strength`: True if every unit is replaced fully, which costs less.
     """
 
     runs: Tensor
     units: Tensor
     strength: Tensor  # 1 = full replacement
     counts: list[int]
-    full: bool = False
+    all_at_full_strength: bool = False
 
     @property
     def where(self) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class BoundSlice:
         whole = self.index.numel() == prod(self.leading)  # nothing to pick out: no copy
         return float((self.front() if whole else self.entries()).double().std(correction=0))
 
-    def _places(self, chosen: Chosen) -> tuple[Tensor, ...]:
+    def _places(self, chosen: SelectedUnits) -> tuple[Tensor, ...]:
         """Index of the chosen units' positions in `front`."""
         if self.index.device != chosen.units.device:
             self.index = self.index.to(chosen.units.device)
@@ -88,14 +88,14 @@ class BoundSlice:
         axes = torch.unravel_index(positions, self.leading) if len(self.leading) > 1 else (positions,)
         return chosen.runs.unsqueeze(1), *axes
 
-    def read(self, chosen: Chosen, tensor: Tensor | None = None) -> Tensor:
+    def read(self, chosen: SelectedUnits, tensor: Tensor | None = None) -> Tensor:
         """The chosen units' entries, (count, repeat, *row), a copy."""
         return self.front(tensor)[self._places(chosen)]
 
-    def write(self, chosen: Chosen, fresh: Tensor | float, tensor: Tensor | None = None) -> None:
+    def write(self, chosen: SelectedUnits, fresh: Tensor | float, tensor: Tensor | None = None) -> None:
         """Move the chosen units' entries to `fresh`, by their strength."""
         front, places = self.front(tensor), self._places(chosen)
-        front[places] = fresh if chosen.full else blend(front[places], fresh, chosen.strength)
+        front[places] = fresh if chosen.all_at_full_strength else blend(front[places], fresh, chosen.strength)
 
     def magnitude(self, dtype: torch.dtype) -> Tensor:
         """Sum of |w| over the row of each position, (runs, units, repeat)."""

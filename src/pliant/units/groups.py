@@ -139,7 +139,7 @@ class BN:
 
 
 @dataclass(frozen=True)
-class Own:
+class AffineEntry:
     """Entries of a parameter that are one unit's alone (the scale of a layer norm, a learned slope, a decay).
 
     A fresh unit's start at `value`; without one, as the reset of their module leaves them, or, where it has none, as those
@@ -180,7 +180,7 @@ class UnitGroup:
     incoming: Sequence[Slice]
     outgoing: Sequence[Slice]
     tap: Tap | Sequence[Tap]
-    affine: Sequence[BN | Own] = ()
+    affine: Sequence[BN | AffineEntry] = ()
     hand_over: Mapping[str, str | BN] | None = None
     gain: float = GAINS["relu"]
     runs: int | None = None
@@ -198,7 +198,7 @@ class UnitGroup:
 
     def parameters(self) -> list[str]:
         """Names of every parameter of which a unit owns a part."""
-        own = [each.part for each in self.affine if isinstance(each, Own)]
+        own = [each.part for each in self.affine if isinstance(each, AffineEntry)]
         return [part.parameter for part in (*self.incoming, *self.outgoing, *own)]
 
 
@@ -216,7 +216,7 @@ class PlanRow:
         """What a saved state must have been saved for."""
         incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
         parts = [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
-        own = [each.part if isinstance(each, Own) else each for each in self.group.affine]
+        own = [each.part if isinstance(each, AffineEntry) else each for each in self.group.affine]
         indices = [part.index for part in (*self.group.incoming, *own, *self.group.outgoing) if part.index is not None]
         return " | ".join([*parts, f"index {crc32(repr(indices).encode()):08x}"] if indices else parts)
 

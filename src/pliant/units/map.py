@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from torch import nn
 
+from pliant.base.deprecation import renamed
 from pliant.units.bound import BoundGroup
 from pliant.units.groups import PlanRow, Skipped, UnitGroup, aligned, some
 from pliant.units.models import plain_name
@@ -124,6 +125,15 @@ class UnitMap:
         if self.notes:
             lines += ["", *self.notes]
         return "\n".join(line.rstrip() for line in lines)
+
+
+__getattr__ = renamed(
+    "pliant.units.map",
+    {
+        **{name: f"pliant.units.groups.{name}" for name in ("BN", "Slice", "Tap", "UnitGroup", "PlanRow", "Skipped")},
+        "Own": "pliant.units.groups.AffineEntry",
+    },
+)
 
 
 def _name_matches(name: str, pattern: str) -> bool:

@@ -13,7 +13,7 @@ from pliant.engine.fresh_weights.start import differ
 from pliant.nn import StackedLinear
 from pliant.streams import stream_key
 from pliant.units import Slice, Tap, UnitGroup
-from pliant.units.bound import Names
+from pliant.units.bound import NamedModel
 from tests.engine.fresh_weights.networks import Bell, Gated, Gpt, Raw, Vgg, VisionMlp, plain, words
 from tests.units.hard_cases import Net
 
@@ -455,5 +455,5 @@ def test_ranks_take_what_rank_0_found():
     model = plain()
     method = ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), groups=chain_groups(model))
     rank_0 = [0.5, "reset"]
-    method.redraw.bind(Names(model), method.groups, method.optimizers, lambda found: rank_0)
+    method.redraw.bind(NamedModel(model), method.groups, method.optimizers, lambda found: rank_0)
     assert starts(method) == {"0": [0.5], "2": ["reset"]}

@@ -12,7 +12,7 @@ from pliant import ContinualBackprop, chain_groups
 from pliant.engine.optimizer_state.units import RULES, OptimizerState
 from pliant.engine.optimizer_state.young import NEVER
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 from pliant.units.groups import Slice, Tap, UnitGroup
 
 OPTIMIZERS = {
@@ -70,7 +70,9 @@ def touched(model, group, chosen):
 
 
 def chosen_units(*units):
-    return Chosen(torch.zeros(len(units), dtype=torch.int64), torch.tensor(units), torch.ones(len(units)), [len(units)])
+    return SelectedUnits(
+        torch.zeros(len(units), dtype=torch.int64), torch.tensor(units), torch.ones(len(units)), [len(units)]
+    )
 
 
 def bound(policy, optimizer, model, number=0):

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from pliant.engine.optimizer_state.units import OptimizerState
 from pliant.engine.optimizer_state.young import ages, steps_of_youth
-from pliant.engine.optimizer_state.young.moves import Few
+from pliant.engine.optimizer_state.young.moves import SparseUpdate
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import Chosen
+from pliant.units.entries import SelectedUnits
 from pliant.units.groups import Slice, Tap, UnitGroup
 
 
@@ -56,7 +56,7 @@ def group_of(model, incoming, outgoing, runs=None):
 def chosen_units(*units, run=0, runs=1):
     count = len(units)
     counts = [count if each == run else 0 for each in range(runs)]
-    return Chosen(torch.full((count,), run), torch.tensor(units), torch.ones(count), counts)
+    return SelectedUnits(torch.full((count,), run), torch.tensor(units), torch.ones(count), counts)
 
 
 def give_gradients(models, step):
@@ -133,7 +133,7 @@ def test_young_entries_step_as_in_adam_entry_by_entry(name, amsgrad, monkeypatch
 
 
 def few_young(ages_of):
-    return [isinstance(piece, Few) for piece in ages_of.pieces(1, steps_of_youth(0.999, torch.float64))]
+    return [isinstance(piece, SparseUpdate) for piece in ages_of.pieces(1, steps_of_youth(0.999, torch.float64))]
 
 
 def test_few_young_entries_of_a_large_parameter_are_moved_alone(monkeypatch):
@@ -180,9 +180,9 @@ def test_an_entry_is_young_until_its_corrections_round_to_one():
 def test_beside_a_shared_count_that_is_of_age_youth_ends_to_rounding():
     model, group, optimizer, memory, plain, oracle = pair(lr=1e-3, betas=(0.5, 0.6))
     oracle.betas = (0.5, 0.6)
-    ripe = steps_of_youth(0.6, torch.float64)
-    for step in range(3 * ripe):
-        if step == ripe + 5:
+    converged_after = steps_of_youth(0.6, torch.float64)
+    for step in range(3 * converged_after):
+        if step == converged_after + 5:
             memory.forget(group, chosen_units(1))
             oracle.forget(masks_of(model, group, chosen_units(1)))
         give_gradients([model, plain], step)

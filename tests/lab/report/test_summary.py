@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t as student
 
 from pliant.lab.errors import LabError
-from pliant.lab.report.summary import Manner, curves, least_is_best, lines, reference
+from pliant.lab.report.summary import Format, curves, least_is_best, lines, reference
 
 MEASURED = ["task", "accuracy"]
 
@@ -62,7 +62,7 @@ def test_differences_are_paired_by_seed_and_the_interval_is_students():
         [study([[1.0, 2.0], [5.0, 6.5], [9.0, 9.0]]), study([[0, 1.0], [0, 5.0], [0, 9.0]], method="cbp")]
     )
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    line = list(lines(found, Manner(), reference(found, ["method=bp"])))[1:]
+    line = list(lines(found, Format(), reference(found, ["method=bp"])))[1:]
     change = np.array([1.0, 1.5, 0.0])
     half = student.ppf(0.975, 2) * change.std(ddof=1) / np.sqrt(3)
     assert f"+{change.mean():.4f} ± {half:.4f}" in line[0]
@@ -74,19 +74,19 @@ def test_differences_are_paired_by_seed_and_the_interval_is_students():
 def test_a_reference_is_paired_over_the_seeds_that_both_have():
     rows = pandas.concat([study([[0, 1.0], [0, 2.0]]), study([[0, 5.0], [0, 9.0]], method="cbp", seeds=[1, 7])])
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    assert list(lines(found, Manner(), found[0]))[2].endswith("+3.0000")
+    assert list(lines(found, Format(), found[0]))[2].endswith("+3.0000")
 
 
 def test_a_diverged_run_is_counted_and_left_out():
     rows = pandas.concat([study([[1, 2]]), study([[3, np.nan]], seeds=[1], status="diverged")])
     (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
     assert (curve.seeds, curve.left_out["diverged"]) == ([0], 1)
-    assert "1 (1 diverged)" in list(lines([curve], Manner()))[1]
+    assert "1 (1 diverged)" in list(lines([curve], Format()))[1]
 
 
 def test_a_curve_of_diverged_runs_has_no_numbers():
     (curve,) = curves(study([[1, np.nan]], status="diverged"), MEASURED, "task", "accuracy")
-    assert list(lines([curve], Manner()))[1].split() == ["bp", "0", "(1", "diverged)", "-", "-", "-", "-", "-"]
+    assert list(lines([curve], Format()))[1].split() == ["bp", "0", "(1", "diverged)", "-", "-", "-", "-", "-"]
 
 
 def test_an_unfinished_run_is_counted_and_left_out():
@@ -99,25 +99,25 @@ def test_an_unfinished_run_is_counted_and_left_out():
     )
     (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
     assert curve.values.tolist() == [[1.5, 3.5]]  # seed 2 has begun the last part
-    assert "1 (2 unfinished)" in list(lines([curve], Manner()))[1]
+    assert "1 (2 unfinished)" in list(lines([curve], Format()))[1]
 
 
 def test_a_finished_run_that_lacks_a_part_is_counted_and_left_out():
     (curve,) = curves(pandas.concat([study([[1, 2, 3, 4]]), study([[5]], seeds=[1])]), MEASURED, "task", "accuracy", 2)
-    assert "1 (1 lack a part)" in list(lines([curve], Manner()))[1]
+    assert "1 (1 lack a part)" in list(lines([curve], Format()))[1]
 
 
 def test_a_value_that_is_no_number_makes_its_part_nan():
     (curve,) = curves(study([[1, 2, np.nan, 4], [1, 2, 3, 4]]), MEASURED, "task", "accuracy", parts=2)
     assert curve.seeds == [0, 1]
     assert np.isnan(curve.values).tolist() == [[False, True], [False, False]]
-    assert list(lines([curve], Manner()))[1].split() == ["bp", "2", "1.5000", "±", "0.0000", "nan", "(4)", *3 * ["nan"]]
+    assert list(lines([curve], Format()))[1].split() == ["bp", "2", "1.5000", "±", "0.0000", "nan", "(4)", *3 * ["nan"]]
 
 
 def test_a_method_without_the_column_has_a_line_of_its_own():
     rows = pandas.concat([study([[1, 2], [1, 2]]), study([[np.nan] * 2] * 2, method="linear")])
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    table = list(lines(found, Manner(), found[0]))
+    table = list(lines(found, Format(), found[0]))
     assert table[1].startswith("bp      2      1.0000")
     assert table[2].split() == ["linear", "2", *6 * ["-"]]
 
@@ -125,7 +125,7 @@ def test_a_method_without_the_column_has_a_line_of_its_own():
 def test_curves_that_end_at_different_places_are_not_compared():
     rows = pandas.concat([study([[1, 2, 3, 4]]), study([[5, 6]], method="cbp"), study([[5, 6, 7, 9]], method="l2")])
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    bp, cbp, l2 = list(lines(found, Manner(), found[0]))[1:]
+    bp, cbp, l2 = list(lines(found, Format(), found[0]))[1:]
     assert bp.endswith(" -")
     assert cbp.endswith(" -")
     assert l2.endswith(f"{(7 + 9) / 2 - 3.5:+.4f}")
@@ -159,7 +159,7 @@ def test_an_unknown_column_is_named_with_the_nearest_known():
 
 def test_the_best_part_is_the_highest_of_an_accuracy_and_the_lowest_of_an_error():
     (curve,) = curves(study([[1, 5, 2]]), MEASURED, "task", "accuracy", parts=3)
-    high, low = (list(lines([curve], Manner(least_is_best=least)))[1] for least in (False, True))
+    high, low = (list(lines([curve], Format(least_is_best=least)))[1] for least in (False, True))
     assert "5.0000 (2)" in high
     assert "1.0000 (1)" in low
     assert [least_is_best(name) for name in ("squared_error", "loss", "accuracy")] == [True, True, False]
@@ -167,12 +167,12 @@ def test_the_best_part_is_the_highest_of_an_accuracy_and_the_lowest_of_an_error(
 
 def test_the_spread_may_be_the_standard_error():
     (curve,) = curves(study([[1.0], [2.0], [3.0]]), MEASURED, "task", "accuracy")
-    assert "2.0000 ± 0.5774" in list(lines([curve], Manner(spread="error")))[1]
+    assert "2.0000 ± 0.5774" in list(lines([curve], Format(spread="error")))[1]
 
 
 def table_of(*studies, parts=2, **options):
     found = curves(pandas.concat(studies), MEASURED, "task", "accuracy", parts)
-    return [re.split("  +", line) for line in lines(found, Manner(spread="error"), all_parts=True, **options)]
+    return [re.split("  +", line) for line in lines(found, Format(spread="error"), all_parts=True, **options)]
 
 
 def test_all_parts_have_a_column_each_named_by_the_last_place():
@@ -195,7 +195,7 @@ def test_parts_that_end_at_different_places_are_numbered():
 def test_all_parts_may_end_in_a_comparison():
     rows = pandas.concat([study([[1, 2]]), study([[1, 5]], method="cbp")])
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    table = list(lines(found, Manner(), found[0], all_parts=True))
+    table = list(lines(found, Format(), found[0], all_parts=True))
     assert table[0].endswith("last - reference")
     assert table[2].endswith("+3.0000")
 
@@ -205,4 +205,4 @@ def test_all_parts_may_end_in_a_comparison():
 )
 def test_large_numbers_have_as_many_digits_as_small_ones(value, text):
     (curve,) = curves(study([[value, value]]), MEASURED, "task", "accuracy", parts=2)
-    assert f"  {text}  " in list(lines([curve], Manner()))[1]
+    assert f"  {text}  " in list(lines([curve], Format()))[1]

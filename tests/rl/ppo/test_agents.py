@@ -443,7 +443,7 @@ def test_a_parameter_that_was_put_elsewhere_in_memory_is_named(when: str):
     with pytest.raises(RuntimeError, match=r"'critic.layers.1.weight' lies elsewhere in memory .* parameter.copy_"):
         ppo.update() if when == "before an update" else ppo.collect()
     with pytest.raises(RuntimeError, match="lies elsewhere in memory"):
-        ppo.likeliest_actions()
+        ppo.greedy_actions()
 
 
 # -- what is not finite -----------------------------------------------------------------------------------------------
@@ -489,7 +489,7 @@ def test_a_spread_that_overflows_ends_its_agent_and_the_likeliest_actions_do_not
     ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
     with torch.no_grad():
         parameters(ppo)["policy.log_std"][0].fill_(1000.0)
-    assert np.isfinite(ppo.likeliest_actions()).all()
+    assert np.isfinite(ppo.greedy_actions()).all()
     ppo.iterate()
     assert (ppo.diverged_at >= 0).tolist() == [True, False]
 
@@ -669,15 +669,15 @@ def test_likeliest_actions_are_asked_of_another_world_and_change_nothing(actions
     ppo.collect(5)
     before = to_bytes(ppo.state_dict())
     here = ppo.environments.observations
-    mine = ppo.likeliest_actions()
-    assert np.array_equal(ppo.likeliest_actions(here), mine)
-    several = ppo.likeliest_actions(np.concatenate([here, np.ones((2, 3, 3))], axis=1))
+    mine = ppo.greedy_actions()
+    assert np.array_equal(ppo.greedy_actions(here), mine)
+    several = ppo.greedy_actions(np.concatenate([here, np.ones((2, 3, 3))], axis=1))
     assert several.shape == (2, 5, *mine.shape[2:])
     assert_close(several[:, :2], mine)
     assert to_bytes(ppo.state_dict()) == before
     for wrong in (here[0], here[:1], here[..., :2]):
         with pytest.raises(ValueError, match=r"observations are \(agents, n, size\) = \(2, n, 3\), got "):
-            ppo.likeliest_actions(wrong)
+            ppo.greedy_actions(wrong)
 
 
 def test_a_presets_name_is_taken_and_seeds_are_those_of_the_environments():

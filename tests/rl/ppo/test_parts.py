@@ -10,7 +10,7 @@ from pliant.rl.ppo.advantages import advantages, normalised
 from pliant.rl.ppo.loss import policy_loss
 from pliant.rl.ppo.measures import measures
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.normalisation import RunningMoments, discounted_sums, normalised_rewards
 from pliant.rl.ppo.policies import Gaussian, Softmax
 
 
@@ -86,9 +86,9 @@ def test_a_softmax_policy_draws_what_it_says():
 
 def test_moments_are_those_of_all_rows_so_far():
     rows = np.random.default_rng(0).normal(3.0, 2.0, (2, 50, 4))
-    moments = Moments(2, 4)
-    moments.take(rows[:, :20])
-    moments.take(rows[:, 20:])
+    moments = RunningMoments(2, 4)
+    moments.update(rows[:, :20])
+    moments.update(rows[:, 20:])
     assert np.allclose(moments.mean, rows.mean(1))
     assert np.allclose(moments.variance, rows.var(1))
 
@@ -101,7 +101,7 @@ def test_discounted_sums_begin_anew_with_each_episode():
 
 
 def test_rewards_are_divided_by_their_own_agents_deviation_and_cut_and_not_shifted():
-    moments = Moments(2)
+    moments = RunningMoments(2)
     moments.mean[:], moments.variance[:] = 7.0, [4.0, 0.25]  # deviations 2 and 0.5
     rewards = np.array([[[2.0, -4.0, 0.0], [3.0, -1.0, 100.0]], [[18.0, 22.0, -30.0], [0.5, 0.25, -4.0]]])
     scaled = [[[1.0, -2.0, 0.0], [6.0, -2.0, 10.0]], [[9.0, 10.0, -10.0], [1.0, 0.5, -8.0]]]

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 
 import pliant
-from pliant.units import BN, Own
+from pliant.units import BN, AffineEntry
 
 
 class Gated(nn.Module):
@@ -89,7 +89,7 @@ def test_an_entry_that_reaches_one_unit_through_a_function_is_that_units_own(mee
     net, x = Gated(meet), torch.randn(4, 10)
     plan = pliant.trace(net, x)
     (group,) = plan.groups
-    own = {each.part.parameter: each.part for each in group.affine if isinstance(each, Own)}
+    own = {each.part.parameter: each.part for each in group.affine if isinstance(each, AffineEntry)}
     assert "s" in own or "s" in [part.parameter for part in group.incoming]
     assert not plan.verify(net, x).wrong
 

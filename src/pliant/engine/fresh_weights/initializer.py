@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.base.process import random_state
-from pliant.units.bound import Names
+from pliant.units.bound import NamedModel
 
 METHODS = ("_init_weights", "_initialize_weights")
 
@@ -28,7 +28,7 @@ METHODS = ("_init_weights", "_initialize_weights")
 class Initializers:
     """The initializers of a model and of the models in it."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: NamedModel) -> None:
         self._modules = names.modules
         self._bare: dict[str, nn.Module] = {}  # by path: copies without weights
 

@@ -24,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[r
 from pliant.base.process import random_state
 from pliant.engine.fresh_weights.initializer import Initializers, required_arguments
 from pliant.nn import StackedLinear
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 Init = str | Draw
@@ -41,7 +41,7 @@ class Law(Protocol):
         """Its standard deviation; None where nothing may be drawn to find out."""
         ...
 
-    def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+    def draw(self, chosen: SelectedUnits, which: slice, generator: torch.Generator) -> Tensor:
         """Weights of the units `which` of the chosen, (count, repeat, *row)."""
         ...
 
@@ -59,7 +59,7 @@ class Uniform:
         """The same law at another standard deviation."""
         return Uniform(self.part, std * sqrt(3.0))
 
-    def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+    def draw(self, chosen: SelectedUnits, which: slice, generator: torch.Generator) -> Tensor:
         count = len(chosen.units[which])
         fresh = torch.empty(count * self.part.repeat, *self.part.row, dtype=self.part.parameter.dtype)
         fresh.uniform_(-self.bound, self.bound, generator=generator)
@@ -83,7 +83,7 @@ class Reset:
         """The same law at another standard deviation."""
         return Reset(self.part, self.owner, self.factor * std / self.std())
 
-    def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+    def draw(self, chosen: SelectedUnits, which: slice, generator: torch.Generator) -> Tensor:
         return _units_of(self._drawn(_seed_from(generator)), chosen, which)
 
     def _drawn(self, seed: int) -> BoundSlice:
@@ -112,7 +112,7 @@ class Initializer:
             sample = self._whole(0).entries()
         return float(sample.double().std(correction=0)), sample.numel()
 
-    def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+    def draw(self, chosen: SelectedUnits, which: slice, generator: torch.Generator) -> Tensor:
         seed = _seed_from(generator)
         return (
             self._few(len(chosen.units[which]), seed) if self.by_unit else _units_of(self._whole(seed), chosen, which)
@@ -140,7 +140,7 @@ class Given:
     def std(self) -> None:
         return None
 
-    def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+    def draw(self, chosen: SelectedUnits, which: slice, generator: torch.Generator) -> Tensor:
         name, count = self.part.part.parameter, len(chosen.units[which])
         shape = (count * self.part.repeat, *self.part.row)
         fresh = self.function(name, shape, generator)
@@ -162,7 +162,7 @@ class Borrowed:
     def std(self) -> float:
         return float(self.entries.double().std(correction=0))
 
-    def draw(self, chosen: Chosen, which: slice, generator: torch.Generator) -> Tensor:
+    def draw(self, chosen: SelectedUnits, which: slice, generator: torch.Generator) -> Tensor:
         runs, own = chosen.runs[which].cpu(), chosen.units[which].cpu()
         units = self.entries.shape[1]
         if bool((self.entries == self.entries[:, :1]).all()):
@@ -207,9 +207,9 @@ def _like(part: BoundSlice, fresh: Tensor) -> BoundSlice:
     return BoundSlice(part.part, fresh, stacked=part.stacked)
 
 
-def _units_of(fresh: BoundSlice, chosen: Chosen, which: slice) -> Tensor:
+def _units_of(fresh: BoundSlice, chosen: SelectedUnits, which: slice) -> Tensor:
     runs, units, strength = (each[which].cpu() for each in (chosen.runs, chosen.units, chosen.strength))
-    return fresh.read(Chosen(runs, units, strength, []))
+    return fresh.read(SelectedUnits(runs, units, strength, []))
 
 
 def _seed_from(generator: torch.Generator) -> int:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from pliant.engine.fresh_weights.initializer import Initializers
 from pliant.engine.fresh_weights.laws import Initializer, Law
 from pliant.engine.fresh_weights.untrained import sign_of_training
-from pliant.units.bound import BoundGroup, Names
+from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import BoundSlice
 
 Start = float | str
@@ -54,7 +54,7 @@ def differ(found: float, reset: float, n: int) -> bool:
 
 
 def started(
-    names: Names,
+    names: NamedModel,
     groups: Sequence[BoundGroup],
     optimizers: Sequence[Optimizer],
     resets: Mapping[BoundSlice, Law],

@@ -32,14 +32,14 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from torch.optim import Optimizer
 
 from pliant.engine.fresh_weights.laws import has_reset, like_linear, reset_copy
-from pliant.units.bound import BoundGroup, Names
+from pliant.units.bound import BoundGroup, NamedModel
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MOST = 512  # units, and weights of each, that are looked at
 _SHIFTS = ("bias", "beta", "shift", "offset")
 
 
-def sign_of_training(names: Names, groups: Sequence[BoundGroup], optimizers: Sequence[Optimizer]) -> str | None:
+def sign_of_training(names: NamedModel, groups: Sequence[BoundGroup], optimizers: Sequence[Optimizer]) -> str | None:
     """The first thing that shows that the network has trained, in words; None if nothing does."""
     return (
         _of_optimizers(names, optimizers)
@@ -64,7 +64,7 @@ def directedness(weights: Tensor) -> Tensor:
     return products.square().sum((-2, -1)) / (units * k * (units + k + kurtosis - 2.0) * square.square())
 
 
-def _of_optimizers(names: Names, optimizers: Sequence[Optimizer]) -> str:
+def _of_optimizers(names: NamedModel, optimizers: Sequence[Optimizer]) -> str:
     ours = set(names.parameters.values())
     for optimizer in optimizers:
         if any(_has_stepped(state) for parameter, state in optimizer.state.items() if parameter in ours):
@@ -78,7 +78,7 @@ def _has_stepped(state: dict[str, Any]) -> bool:
     return any(each is not None for each in state.values()) if steps is None else float(steps) > 0
 
 
-def _of_norms(names: Names) -> str:
+def _of_norms(names: NamedModel) -> str:
     for path, module in _modules(names):
         for leaf, held in _parameters(module) if _is_norm(module) else ():
             start = (0.0,) if any(word in leaf for word in _SHIFTS) else (1.0, 0.0)
@@ -93,7 +93,7 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS) or ("norm" in type(module).__name__.lower() and vectors)
 
 
-def _of_biases(names: Names, groups: Sequence[BoundGroup]) -> str:
+def _of_biases(names: NamedModel, groups: Sequence[BoundGroup]) -> str:
     for name, bias, bound in [*_biases(names), *_raw_biases(groups)]:
         rounding = 1.0 + torch.finfo(bias.dtype).eps
         if not bool((bias.detach().abs() <= bound * rounding).all()):
@@ -101,7 +101,7 @@ def _of_biases(names: Names, groups: Sequence[BoundGroup]) -> str:
     return ""
 
 
-def _biases(names: Names) -> Iterator[tuple[str, Tensor, float]]:
+def _biases(names: NamedModel) -> Iterator[tuple[str, Tensor, float]]:
     """Names of biases of modules, the biases, and the bounds that their resets keep."""
     for path, module in _modules(names):
         for leaf, held in _parameters(module) if not _is_norm(module) else ():
@@ -148,7 +148,7 @@ def _of_weights(groups: Sequence[BoundGroup]) -> str:
     return ""
 
 
-def _modules(names: Names) -> Iterator[tuple[str, nn.Module]]:
+def _modules(names: NamedModel) -> Iterator[tuple[str, nn.Module]]:
     """Every module once, by its first name."""
     seen: set[nn.Module] = set()
     for path, module in names.modules.items():

@@ -45,7 +45,7 @@ from torch.optim import Optimizer
 from pliant.base.choices import one_of
 from pliant.engine.optimizer_state.young import Averages, YoungEntries
 from pliant.units.bound import BoundGroup
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 Policy = Literal["fresh", "fill", "zero", "keep"]
 
@@ -175,7 +175,7 @@ class OptimizerState:
 
     # -- forgetting -----------------------------------------------------------------------------------------------
 
-    def forget(self, group: BoundGroup, chosen: Chosen) -> None:
+    def forget(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         """Forget what is remembered about the chosen units' entries, whose new weights are in place."""
         if self.policy == "keep":
             return
@@ -189,7 +189,7 @@ class OptimizerState:
             if optimizer in self._young:
                 self._young[optimizer].rejuvenate(optimizer, part, chosen)
 
-    def _forget(self, optimizer: Optimizer, part: BoundSlice, chosen: Chosen, state: dict[str, Tensor]) -> None:
+    def _forget(self, optimizer: Optimizer, part: BoundSlice, chosen: SelectedUnits, state: dict[str, Tensor]) -> None:
         rule = self._rules[optimizer]
         settings = _settings(optimizer, cast(nn.Parameter, part.parameter))
         self._check_settings(settings)
@@ -277,7 +277,7 @@ def _broadcast_shape(split: tuple[int, ...], whole: tuple[int, ...], held: tuple
     return (*found, *split[len(found) :])
 
 
-def _mean_of_others(part: BoundSlice, chosen: Chosen, memory: Tensor) -> Tensor:
+def _mean_of_others(part: BoundSlice, chosen: SelectedUnits, memory: Tensor) -> Tensor:
     """Mean over the entries of units that stay and of no unit, for each chosen one, shaped to be written."""
     view = part.front(memory)
     left = torch.ones(view.shape[0], part.units, device=memory.device)

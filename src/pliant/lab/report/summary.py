@@ -78,8 +78,8 @@ def summary_lines(
     weighed = f", weighed by {weight}" if weight else ""
     yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
-    manner = Manner(least_is_best(metric), spread)
-    yield from lines(found, manner, reference(found, against.split(",")) if against else None, all_parts)
+    layout = Format(least_is_best(metric), spread)
+    yield from lines(found, layout, reference(found, against.split(",")) if against else None, all_parts)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -192,7 +192,7 @@ def _is_within(setting: Any, value: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Manner:
+class Format:
     """How numbers are written."""
 
     least_is_best: bool = False
@@ -216,53 +216,53 @@ def least_is_best(metric: str) -> bool:
 
 
 def lines(
-    found: Sequence[Curve], manner: Manner, against: Curve | None = None, all_parts: bool = False
+    found: Sequence[Curve], layout: Format, against: Curve | None = None, all_parts: bool = False
 ) -> Iterator[str]:
     """The table, a line for each curve."""
-    cells = _part_cells(found, manner) if all_parts else _cells(found, manner)
+    cells = _part_cells(found, layout) if all_parts else _cells(found, layout)
     table = [["curve", "seeds", *next(cells)]]
     table += [[curve.name, curve.count, *own] for curve, own in zip(found, cells, strict=True)]
     if against is not None:
-        for row, text in zip(table, ["last - reference", *(_against(c, manner, against) for c in found)], strict=True):
+        for row, text in zip(table, ["last - reference", *(_against(c, layout, against) for c in found)], strict=True):
             row.append(text)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _cells(found: Sequence[Curve], manner: Manner) -> Iterator[list[str]]:
+def _cells(found: Sequence[Curve], layout: Format) -> Iterator[list[str]]:
     """The heads, then for each curve how it begins, what it reaches, how it ends."""
-    extreme = "lowest" if manner.least_is_best else "highest"
+    extreme = "lowest" if layout.least_is_best else "highest"
     yield ["first", f"{extreme} (at)", "last", "last - first", f"last - {extreme}"]
     for curve in found:
         if curve.is_empty:
             yield ["-"] * 5
             continue
         parts, mean = curve.values, estimate(curve.values).mean
-        best = int(mean.argmin() if manner.least_is_best else mean.argmax())
+        best = int(mean.argmin() if layout.least_is_best else mean.argmax())
         yield [
-            manner.text(estimate(parts[:, 0])),
-            f"{manner.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
-            manner.text(estimate(parts[:, -1])),
-            manner.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
-            manner.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
+            layout.text(estimate(parts[:, 0])),
+            f"{layout.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
+            layout.text(estimate(parts[:, -1])),
+            layout.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
+            layout.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
         ]
 
 
-def _part_cells(found: Sequence[Curve], manner: Manner) -> Iterator[list[str]]:
+def _part_cells(found: Sequence[Curve], layout: Format) -> Iterator[list[str]]:
     """The heads, then for each curve all its parts."""
     ends = {tuple(curve.ends) for curve in found if not curve.is_empty}
     most = max((len(own) for own in ends), default=0)
     yield [f"to {end:g}" for end in ends.pop()] if len(ends) == 1 else [f"part {n + 1}" for n in range(most)]
     for curve in found:
-        texts = [] if curve.is_empty else [manner.text(estimate(part)) for part in curve.values.T]
+        texts = [] if curve.is_empty else [layout.text(estimate(part)) for part in curve.values.T]
         yield texts + ["-"] * (most - len(texts))
 
 
-def _against(curve: Curve, manner: Manner, other: Curve) -> str:
+def _against(curve: Curve, layout: Format, other: Curve) -> str:
     shared = [seed for seed in curve.seeds if seed in other.seeds]
     if curve.is_empty or curve is other or not shared or curve.ends[-1] != other.ends[-1]:
         return "-"
     mine = [curve.values[curve.seeds.index(seed), -1] for seed in shared]
     theirs = [other.values[other.seeds.index(seed), -1] for seed in shared]
-    return manner.text(paired_difference(mine, theirs), signed=True)
+    return layout.text(paired_difference(mine, theirs), signed=True)

@@ -30,14 +30,17 @@ def labels(curves: Sequence[Settings]) -> list[str]:
     >>> labels([{"method": "bp", "step_size": 0.1}, {"method": "bp", "step_size": 0.2}, {"method": "cbp", "step_size": 0.2}])
     ['bp step_size=0.1', 'bp step_size=0.2', 'cbp step_size=0.2']
     """
-    return [_name(str(curve["method"]), details) for curve, details in zip(curves, said(curves), strict=True)]
+    return [
+        _name(str(curve["method"]), details)
+        for curve, details in zip(curves, distinguishing_fields(curves), strict=True)
+    ]
 
 
 def _name(method: str, details: Mapping[str, str]) -> str:
     return " ".join([method, *(f"{field}={value}" for field, value in details.items())])
 
 
-def said(curves: Sequence[Settings]) -> list[dict[str, str]]:
+def distinguishing_fields(curves: Sequence[Settings]) -> list[dict[str, str]]:
     """For each curve of a study the fields that its name says, with their values in words."""
     fields = dict.fromkeys(name for curve in curves for name in curve if name != "method")
     values = {field: _by_method(curves, field) for field in fields}
@@ -90,11 +93,11 @@ class Labels:
 
     def __init__(self, runs: Iterable[Settings]) -> None:
         curves = {_identity(run): _curve(run) for run in runs}
-        self._said = dict(zip(curves, said(list(curves.values())), strict=True))
+        self._distinguishing = dict(zip(curves, distinguishing_fields(list(curves.values())), strict=True))
 
     def of_run(self, run: Settings) -> str:
         """Such as "cbp step_size=0.01  seed 3"."""
-        return f"{_name(run['method'], self._said[_identity(run)])}  seed {run['seed']}"
+        return f"{_name(run['method'], self._distinguishing[_identity(run)])}  seed {run['seed']}"
 
     def of_job(self, runs: Sequence[Settings]) -> str:
         """All values of a method's fields together, as `--set` takes them, in the order of the study.
@@ -107,9 +110,9 @@ class Labels:
             return self.of_run(runs[0])
         here = {_identity(run): str(run["method"]) for run in runs}
         methods: dict[str, dict[str, dict[str, None]]] = {}  # method -> field -> its values
-        for curve in (curve for curve in self._said if curve in here):
+        for curve in (curve for curve in self._distinguishing if curve in here):
             fields = methods.setdefault(here[curve], {})
-            for field, value in self._said[curve].items():
+            for field, value in self._distinguishing[curve].items():
                 fields.setdefault(field, {})[value] = None
         names = [_name(method, {f: ",".join(own) for f, own in fields.items()}) for method, fields in methods.items()]
         seeds = {run["seed"] for run in runs}

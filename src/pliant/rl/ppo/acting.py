@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Continuous, Environments, Flags, Floats, Transition
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import Moments, normalised_observations
+from pliant.rl.ppo.normalisation import RunningMoments, normalised_observations
 from pliant.rl.ppo.rollout import Rollout
 from pliant.rl.ppo.settings import Settings
 from pliant.streams import generator
@@ -42,7 +42,7 @@ class Episodes(NamedTuple):
         return cls(whole[0], whole[1], np.array(returns, np.float64), whole[2])
 
 
-class Acting:
+class RolloutCollector:
     """What agents do in their environments, and what they remember of it."""
 
     def __init__(
@@ -56,13 +56,13 @@ class Acting:
         self.number = 0  # of the rollout at hand, from 0
         self.diverged_at = np.full(agents, -1, np.int64)
         self._all_well = True
-        self.experience = Moments(agents, size)  # of observations
+        self.experience = RunningMoments(agents, size)  # of observations
         self._returns = np.zeros((agents, copies))
         self._lengths = np.zeros((agents, copies), np.int64)
         self._noise: Array | None = None  # of the rollout at hand
 
     @property
-    def gone(self) -> Flags:
+    def has_diverged(self) -> Flags:
         """Agents that have diverged."""
         return self.diverged_at >= 0
 
@@ -104,7 +104,7 @@ class Acting:
         self._lengths += 1
         return transition._replace(observations=observations, rewards=rewards)
 
-    def likeliest_actions(self, observations: Floats | None = None) -> Array:
+    def greedy_actions(self, observations: Floats | None = None) -> Array:
         """Means, or the likeliest of discrete actions, of observations (agents, n, size), or of what is seen now.
 
         (agents, n[, size]); 0 for agents that have diverged. Raises `ValueError` for observations of another shape.
@@ -118,7 +118,7 @@ class Acting:
             )
         with np.errstate(over="ignore", invalid="ignore"):
             outputs = self.networks.actor.now(self.seen(given))
-        return self._given(_without(self.gone, self.networks.policy.likeliest(outputs)))
+        return self._given(_without(self.has_diverged, self.networks.policy.likeliest(outputs)))
 
     def seen(self, observations: Floats) -> Array:
         """What the networks are shown of them, (agents, copies, size)."""
@@ -126,7 +126,7 @@ class Acting:
             observations = normalised_observations(observations, self.experience)
         shown = observations.astype(self._dtype)
         if not self._all_well:
-            shown[self.gone] = 0.0
+            shown[self.has_diverged] = 0.0
         return shown
 
     def _given(self, actions: Array) -> Array:
@@ -142,16 +142,16 @@ class Acting:
         if self._all_well and all(isfinite(flat @ flat) for flat in [each.reshape(-1) for each in found]):
             return found  # no element can be infinite or NaN where the sum of squares is neither
         self.diverge(~np.logical_and.reduce([np.isfinite(each).reshape(len(each), -1).all(1) for each in found]))
-        return tuple(_without(self.gone, each) for each in found)
+        return tuple(_without(self.has_diverged, each) for each in found)
 
     def diverge(self, broken: Flags) -> None:
         """Note which agents broke at this step, (agents,)."""
-        self.diverged_at = np.where(~self.gone & broken, self.steps, self.diverged_at)
-        self._all_well = not self.gone.any()
+        self.diverged_at = np.where(~self.has_diverged & broken, self.steps, self.diverged_at)
+        self._all_well = not self.has_diverged.any()
 
     def _end_episodes(self, over: Flags, transition: Transition) -> list[tuple[int, int, float, int]]:
         """The episodes that ended in this step; the states that were cut short are kept for their values."""
-        places = [(agent, copy) for agent, copy in np.argwhere(over).tolist() if not self.gone[agent]]
+        places = [(agent, copy) for agent, copy in np.argwhere(over).tolist() if not self.has_diverged[agent]]
         ended = [(agent, self.steps, self._returns[agent, copy], self._lengths[agent, copy]) for agent, copy in places]
         self._returns[over], self._lengths[over] = 0.0, 0
         cut = transition.truncated & ~transition.terminated
@@ -176,7 +176,9 @@ class Acting:
     def begin_rollout(self) -> None:
         """The rollout at hand was learned from."""
         if self.rollout.raw is not None:
-            self.experience.take(np.where(self.gone[:, None, None], 0.0, self.rollout.raw.reshape(*self._all_states)))
+            self.experience.update(
+                np.where(self.has_diverged[:, None, None], 0.0, self.rollout.raw.reshape(*self._all_states))
+            )
         self.number += 1
         self.rollout.clear()
         self._noise = None
@@ -209,13 +211,13 @@ class Acting:
         self.number = int(state["number"])
         self.rollout.load_state_dict(state["rollout"])
         self.diverged_at = state["diverged_at"].copy()
-        self._all_well = not self.gone.any()
+        self._all_well = not self.has_diverged.any()
         self.experience.load_state_dict(state["experience"])
         self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
         self._noise = None
 
 
-def _without(gone: Flags, each: Array) -> Array:
+def _without(has_diverged: Flags, each: Array) -> Array:
     copied = each.copy()  # it may be the environments' own
-    copied[gone] = 0
+    copied[has_diverged] = 0
     return copied

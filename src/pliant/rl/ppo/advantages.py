@@ -21,21 +21,21 @@ def advantages(
     rewards: Floats,
     values: Floats,
     next_values: Floats,
-    future: Flags,
+    bootstrap: Flags,
     ended: Flags,
     discount: float,
     trace_decay: float,
 ) -> Floats:
     """Raw advantages, (steps, ...), of arrays of that shape.
 
-    `next_values` are of the states that followed, before a new episode began; `future` says whether they count; `ended`
+    `next_values` are of the states that followed, before a new episode began; `bootstrap` says whether they count; `ended`
     whether an episode ended at that step, by whatever.
 
     >>> nothing, no = np.zeros(2), np.array([False, False])
     >>> advantages(np.array([1.0, 2.0]), nothing, nothing, ~no, no, discount=0.5, trace_decay=1.0)
     array([2., 2.])
     """
-    errors = rewards + discount * np.where(future, next_values, 0.0) - values
+    errors = rewards + discount * np.where(bootstrap, next_values, 0.0) - values
     kept = discount * trace_decay * ~ended
     found = np.empty_like(errors)
     ahead = np.zeros_like(errors[0])

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.engine.unit_reset import UnitReset
 from pliant.rl.environments.base import Environments, Floats
-from pliant.rl.ppo.acting import Acting, Episodes
+from pliant.rl.ppo.acting import Episodes, RolloutCollector
 from pliant.rl.ppo.adam import StackedAdam
 from pliant.rl.ppo.learning import learn, prepared
 from pliant.rl.ppo.measures import measures, weight_change
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import Moments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.normalisation import RunningMoments, discounted_sums, normalised_rewards
 from pliant.rl.ppo.saved import refuse_other_state
 from pliant.rl.ppo.settings import Settings, preset
 from pliant.rl.ppo.unit_method import MethodMaker, lacking, unit_method
@@ -95,11 +95,11 @@ class PPO:
             self.networks.redraw(agent, seed, life=0)
         self.adam = StackedAdam(self.networks, agents, settings)
         self.method = unit_method(self.networks, self.adam.optimizer, settings, self.seeds, method)
-        self.acting = Acting(
+        self.acting = RolloutCollector(
             environments, self.networks, settings, self.seeds, torch.empty(0, dtype=dtype).numpy().dtype
         )
-        self._lives = np.zeros(agents, np.int64)  # restarts of each agent
-        self._rewards_so_far, self._discounted = Moments(agents), np.zeros((agents, environments.copies))
+        self._restarts = np.zeros(agents, np.int64)  # restarts of each agent
+        self._rewards_so_far, self._discounted = RunningMoments(agents), np.zeros((agents, environments.copies))
         self._measurable = False
 
     @property
@@ -173,7 +173,7 @@ class PPO:
         sums, self._discounted = discounted_sums(
             rollout.rewards, rollout.ended, self._discounted, self.settings.discount
         )
-        self._rewards_so_far.take(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))
+        self._rewards_so_far.update(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))
         return normalised_rewards(rollout.rewards, self._rewards_so_far)
 
     def _orders(self) -> NDArray[np.int64]:
@@ -182,13 +182,13 @@ class PPO:
         streams = [generator(seed, "minibatch order", self.updates) for seed in self.seeds]
         return np.array([[draws.permutation(states) for draws in streams] for _ in range(self.settings.epochs)])
 
-    def likeliest_actions(self, observations: Floats | None = None) -> NDArray[Any]:
+    def greedy_actions(self, observations: Floats | None = None) -> NDArray[Any]:
         """What the agents would do without noise, as their environments take it: for looking on, not for learning.
 
         Of what they see now, or of `observations` (agents, n, size) of another world: actions (agents, n[, size]). Nothing is
         changed by asking. To see how well agents do, step a second world: steps taken in their own are none that they learn from.
         """
-        return self.acting.likeliest_actions(observations)
+        return self.acting.greedy_actions(observations)
 
     def replaced(self) -> NDArray[np.int64]:
         """Units replaced so far, (agents,)."""
@@ -228,8 +228,8 @@ class PPO:
         if len(chosen) < len(self.seeds):
             self._check_partial_restart()
         for agent in chosen:
-            self._lives[agent] += 1
-            self.networks.redraw(agent, self.seeds[agent], int(self._lives[agent]))
+            self._restarts[agent] += 1
+            self.networks.redraw(agent, self.seeds[agent], int(self._restarts[agent]))
             self.adam.restart(agent)
             self.acting.experience.forget(agent)
             self._rewards_so_far.forget(agent)
@@ -273,7 +273,7 @@ class PPO:
             "adam": self.adam.state_dict(),
             "method": None if self.method is None else self.method.state_dict(),
             "acting": self.acting.state_dict(),
-            "lives": self._lives.copy(),
+            "lives": self._restarts.copy(),
             "rewards": self._rewards_so_far.state_dict(),
             "discounted": self._discounted.copy(),
         }
@@ -302,7 +302,7 @@ class PPO:
         self.adam.load_state_dict(state["adam"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
-        self._lives = state["lives"].copy()
+        self._restarts = state["lives"].copy()
         self._rewards_so_far.load_state_dict(state["rewards"])
         self._discounted = state["discounted"].copy()
         self._measurable = False

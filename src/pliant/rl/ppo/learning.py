@@ -38,12 +38,12 @@ def prepared(
     """
     values = _values(networks, rollout.observations)
     next_values = np.concatenate([values[1:], _values(networks, last[:, None])])
-    ended, future = rollout.ended, ~rollout.ended
+    ended, bootstrap = rollout.ended, ~rollout.ended
     if settings.time_limit == "bootstrap":
-        future = ~rollout.terminated
+        bootstrap = ~rollout.terminated
         for (step, agent, copy), state in rollout.cut.items():
             next_values[step, agent, copy] = networks.critic.of_agent(agent, state[None])[0, 0]
-    raw = advantages(rewards, values, next_values, future, ended, settings.discount, settings.trace_decay)
+    raw = advantages(rewards, values, next_values, bootstrap, ended, settings.discount, settings.trace_decay)
     targets = _agent_first(raw + values)
     flat = _agent_first(raw)
     if settings.normalise_advantages == "batch":

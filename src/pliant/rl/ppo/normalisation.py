@@ -22,7 +22,7 @@ from pliant.rl.environments.base import Flags, Floats
 LARGEST, TINY = 10.0, 1e-8
 
 
-class Moments:
+class RunningMoments:
     """Mean and variance of all rows so far, of each agent: (agents, *shape). Before the first, 0 and 1."""
 
     def __init__(self, agents: int, *shape: int) -> None:
@@ -30,7 +30,7 @@ class Moments:
         self.mean = np.zeros((agents, *shape))
         self.variance = np.ones((agents, *shape))
 
-    def take(self, rows: Floats) -> None:
+    def update(self, rows: Floats) -> None:
         """Take in rows (agents, n, *shape), by the pairwise update of Chan, Golub and LeVeque (1979)."""
         mean, variance, new = rows.mean(1), rows.var(1), rows.shape[1]
         both = self.count + new
@@ -51,13 +51,13 @@ class Moments:
             setattr(self, name, state[name].copy())
 
 
-def normalised_observations(observations: Floats, moments: Moments) -> Floats:
+def normalised_observations(observations: Floats, moments: RunningMoments) -> Floats:
     """(agents, n, size), normalised."""
     scaled = (observations - moments.mean[:, None]) / np.sqrt(moments.variance[:, None] + TINY)
     return np.clip(scaled, -LARGEST, LARGEST)
 
 
-def normalised_rewards(rewards: Floats, moments: Moments) -> Floats:
+def normalised_rewards(rewards: Floats, moments: RunningMoments) -> Floats:
     """(steps, agents, copies), scaled and not shifted."""
     return np.clip(rewards / np.sqrt(moments.variance[:, None] + TINY), -LARGEST, LARGEST)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pliant.base.initial import GAINS
-from pliant.units.bound import BoundGroup, Names
-from pliant.units.groups import BN, Index, Kind, Own, PlanRow, Slice, Tap, UnitGroup
+from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.groups import BN, AffineEntry, Index, Kind, PlanRow, Slice, Tap, UnitGroup
 from pliant.units.map import UnitMap
 from pliant.units.trace.labels import ints
 from pliant.units.trace.lanes import Lane, Lanes
@@ -38,7 +38,7 @@ def unit_map(record: Record, model: nn.Module, options: Options) -> UnitMap:
         members[signature, verdicts.kind(signature, facts), verdicts.reason(signature, facts)] += units
     rows: list[PlanRow] = []
     refused: list[tuple[Signature, str, int]] = []
-    names, taken = Names(model), set[str]()
+    names, taken = NamedModel(model), set[str]()
     for (signature, kind, reason), units in sorted(members.items(), key=lambda item: _first(table, item[0][0])):
         if reason is None:
             group = _Builder(table, signature, units).group(kind, taken)
@@ -88,7 +88,7 @@ class _Builder:
             tap=self._taps(outgoing),
             affine=[
                 *(BN(self.table.parts[part].module, *self._places(part)) for part in self._of("norm")),
-                *(Own(self._slice(part), self._start(part)) for part in self._of("scale", "slope", "own")),
+                *(AffineEntry(self._slice(part), self._start(part)) for part in self._of("scale", "slope", "own")),
             ],
             hand_over=self._hand_over(outgoing),
             gain=self._gain(),

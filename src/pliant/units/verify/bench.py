@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pliant.units.bound import BoundGroup, Consumer
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.entries import BoundSlice, SelectedUnits
 from pliant.units.verify.probe import Probe
 from pliant.units.verify.products import Product, Products, Sums, by_entry
 
@@ -244,8 +244,14 @@ def _gradients(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Ten
     return [None if each is None else each.contiguous() for each in found]
 
 
-def chosen(units: Tensor) -> Chosen:
-    return Chosen(torch.zeros_like(units), units, torch.ones(len(units), dtype=torch.float64), [len(units)], full=True)
+def chosen(units: Tensor) -> SelectedUnits:
+    return SelectedUnits(
+        torch.zeros_like(units),
+        units,
+        torch.ones(len(units), dtype=torch.float64),
+        [len(units)],
+        all_at_full_strength=True,
+    )
 
 
 def covered(groups: Sequence[BoundGroup]) -> dict[int, Tensor]:

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pliant.units.bound import BoundGroup, Names
+from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.groups import UnitGroup
 from pliant.units.models import first, prefix_of, unwrapped
 from pliant.units.verify.bench import Bench, covered
@@ -74,7 +74,7 @@ class _WholePlan:
     def __init__(self, groups: Sequence[UnitGroup], probe: Probe, prefix: str, seed: int) -> None:
         self.probe, self.seed = probe, seed
         self.generator = torch.Generator().manual_seed(seed)
-        names = Names(probe.model, prefix=prefix)
+        names = NamedModel(probe.model, prefix=prefix)
         self.groups = [BoundGroup(group, names) for group in groups]
         self.absorbers = {group: group.absorbers() for group in self.groups}  # which must be trained
         probe.model.requires_grad_(False)

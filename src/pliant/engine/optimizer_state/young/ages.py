@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pliant.engine.optimizer_state.young.moves import Few, Whole
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.engine.optimizer_state.young.moves import DenseUpdate, SparseUpdate
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 NEVER = 2**40  # steps since a reset that did not happen
 MANY = 2**18  # entries from which on it pays to look for the young ones
@@ -72,59 +72,61 @@ class Ages:
             left[:] = max(left[0] - steps, 0), max(left[1] - steps, 0)
             self._youngest[key] += steps
 
-    def ripen(self, ripe: Sequence[int]) -> None:
-        """From now on a position is young for `ripe` steps since its reset."""
+    def ripen(self, converged_after: Sequence[int]) -> None:
+        """From now on a position is young for `converged_after` steps since its reset."""
         for key, left in self._left.items():
-            left[:] = [max(steps - self._youngest[key], 0) for steps in ripe]
+            left[:] = [max(steps - self._youngest[key], 0) for steps in converged_after]
 
-    def recount(self, ripe: Sequence[int]) -> None:
+    def recount(self, converged_after: Sequence[int]) -> None:
         """Read from the device how old the youngest are."""
         self._youngest = {key: int(held.min()) for key, held in self._held.items()}
-        self.ripen(ripe)
+        self.ripen(converged_after)
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def renew(self, part: BoundSlice, chosen: Chosen, ripe: Sequence[int]) -> None:
-        """The chosen units' positions are new; they will be young for `ripe` steps."""
+    def renew(self, part: BoundSlice, chosen: SelectedUnits, converged_after: Sequence[int]) -> None:
+        """The chosen units' positions are new; they will be young for `converged_after` steps."""
         age = self._held[_axes(part)]
         where = chosen.runs.unsqueeze(1), part.index.to(age.device)[chosen.units]
-        age[where] = 0 if chosen.full else torch.where(chosen.strength.unsqueeze(1) >= 1.0, 0, age[where])
-        self._left[_axes(part)][:], self._youngest[_axes(part)] = ripe, 0
+        age[where] = (
+            0 if chosen.all_at_full_strength else torch.where(chosen.strength.unsqueeze(1) >= 1.0, 0, age[where])
+        )
+        self._left[_axes(part)][:], self._youngest[_axes(part)] = converged_after, 0
 
     def state_of(self, part: BoundSlice) -> dict[str, Any]:
         age = self._held[_axes(part)]
         last = {} if self.betas is None else {"betas": list(self.betas)}
         return {"age": age[:, part.index.to(age.device)], **last}
 
-    def load(self, part: BoundSlice, held: dict[str, Any] | None, ripe: Sequence[int]) -> None:
-        """Go on from `state_of`; None: none was ever reset. A position is young for `ripe` steps."""
+    def load(self, part: BoundSlice, held: dict[str, Any] | None, converged_after: Sequence[int]) -> None:
+        """Go on from `state_of`; None: none was ever reset. A position is young for `converged_after` steps."""
         age = self._held[_axes(part)]
         age[:, part.index.to(age.device)] = NEVER if held is None else held["age"].to(age.device)
         youngest = self._youngest[_axes(part)] = int(age.min())
-        self._left[_axes(part)][:] = [max(steps - youngest, 0) for steps in ripe]
+        self._left[_axes(part)][:] = [max(steps - youngest, 0) for steps in converged_after]
         first, second = (None, None) if held is None else held.get("betas", (None, None))
         self.betas = None if first is None or second is None else (float(first), float(second))
 
     # -- what is to be moved ------------------------------------------------------------------------------------------
 
-    def pieces(self, row: int, ripe: int) -> list[Whole | Few]:
+    def pieces(self, row: int, converged_after: int) -> list[DenseUpdate | SparseUpdate]:
         """Entries to be moved for average `row`: none, all of them, or the few young ones by axis."""
         young = [key for key, left in self._left.items() if left[row]]
         shares = [self._shares[key][row] for key in young]
-        few = self._few(young, ripe) if self.parameter.numel() >= MANY else None
+        few = self._few(young, converged_after) if self.parameter.numel() >= MANY else None
         if few is not None:
             kept = [number for number, (_, places) in enumerate(few) if len(places)]
-            return [Few(self.parameter, [few[k] for k in kept], [shares[k] for k in kept])] if kept else []
-        return [Whole(self.parameter, [self._parts[key] for key in young], shares)] if young else []
+            return [SparseUpdate(self.parameter, [few[k] for k in kept], [shares[k] for k in kept])] if kept else []
+        return [DenseUpdate(self.parameter, [self._parts[key] for key in young], shares)] if young else []
 
-    def _few(self, young: Sequence[object], ripe: int) -> list[tuple[int, Tensor]] | None:
+    def _few(self, young: Sequence[object], converged_after: int) -> list[tuple[int, Tensor]] | None:
         """Axis and young positions. To look costs nothing on the CPU; elsewhere it would make the host wait."""
         parts = [self._parts[key] for key in young]
         simple = all(len(part.part.axes) == 1 and part.part.shape is None and not part.stacked for part in parts)
         if self.parameter.device.type != "cpu" or not simple:
             return None
         found = [
-            (part.part.axes[0], (self._held[key][0] < ripe).nonzero().flatten())
+            (part.part.axes[0], (self._held[key][0] < converged_after).nonzero().flatten())
             for key, part in zip(young, parts, strict=True)
         ]
         share = sum(len(places) / self.parameter.shape[axis] for axis, places in found)

@@ -86,24 +86,24 @@ class MissingWeights:
 
     def __init__(self, beta: float, dtype: torch.dtype, device: torch.device) -> None:
         self.beta = beta
-        self.ripe = steps_of_youth(beta, dtype)
-        newest = weight_of_newest(torch.arange(1, self.ripe + AHEAD + 1, device=device), beta, _wide(dtype))
-        newest[self.ripe :] = 1.0 - beta  # of age, or never young
+        self.converged_after = steps_of_youth(beta, dtype)
+        newest = weight_of_newest(torch.arange(1, self.converged_after + AHEAD + 1, device=device), beta, _wide(dtype))
+        newest[self.converged_after :] = 1.0 - beta  # of age, or never young
         of_age = ((newest - (1.0 - beta)) / beta).clamp_(min=0.0).to(dtype)  # W beside a shared average that is of age
-        self._newest = list(newest.unfold(0, self.ripe + 1, 1))  # from one entry further on each
-        self._of_age = list(of_age.unfold(0, self.ripe + 1, 1))
+        self._newest = list(newest.unfold(0, self.converged_after + 1, 1))  # from one entry further on each
+        self._of_age = list(of_age.unfold(0, self.converged_after + 1, 1))
 
-    def look(self, ages: Tensor) -> None:
+    def locate(self, ages: Tensor) -> None:
         """Find the places of these ages."""
-        self._places = ages.clamp(max=self.ripe)
+        self._places = ages.clamp(max=self.converged_after)
 
     def grow(self, steps: Tensor) -> None:
         """Positions are older by a number that the host does not know."""
-        self._places.add_(steps).clamp_(max=self.ripe)
+        self._places.add_(steps).clamp_(max=self.converged_after)
 
     def find(self, ahead: int, count: float | Tensor, out: Tensor) -> None:
         """W of the step after `count` (a number or one for each position), `ahead` steps after the look."""
-        if isinstance(count, float) and count >= self.ripe:
+        if isinstance(count, float) and count >= self.converged_after:
             torch.index_select(self._of_age[ahead], 0, self._places, out=out)
         else:
             out.copy_(self._beside(self._newest[ahead].index_select(0, self._places), count))
@@ -121,7 +121,7 @@ class MissingWeights:
 
     def scale(self, count: float | Tensor) -> float | Tensor | None:
         """1 - β^count, the shared correction; None once it is 1."""
-        return None if isinstance(count, float) and count >= self.ripe else 1.0 - self.beta**count
+        return None if isinstance(count, float) and count >= self.converged_after else 1.0 - self.beta**count
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -20,7 +20,7 @@ from pliant.engine.optimizer_state.young.averages import (
     change_of_scale,
     steps_of_youth,
 )
-from pliant.engine.optimizer_state.young.moves import Plan, Prepare, Towards
+from pliant.engine.optimizer_state.young.moves import AverageTarget, Plan, Prepare
 from pliant.engine.taken_steps import will_be_taken
 
 States = dict[nn.Parameter, dict[str, Any]]
@@ -52,7 +52,7 @@ class Batch:
         like = self.members[0].parameter
         return like.device == self._ages.device and like.dtype == self._shares.dtype
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring ages up to date, to be read or changed."""
         if self._ahead:
             self._grow(self._ahead, self._ahead)
@@ -70,12 +70,12 @@ class Batch:
 
     def _plan(self, stepped: list[Ages], states: States, betas: tuple[float, float]) -> None:
         """What these parameters have to be moved, until the first sets of units are young no more."""
-        self.settle()
+        self.flush()
         self._stepped, self._betas = stepped, betas
         self._follow(stepped, states, betas)
         if self._unsure and any(0 < left <= self._unsure for member in stepped for left in member.left()):
             for member in self.members:
-                member.recount(self._ripe(member.betas or betas))
+                member.recount(self._converged_after(member.betas or betas))
             self._unsure = 0
         self._until = min([AHEAD, *(left for member in stepped for left in member.left() if left)])
         keys = (self.averages.first, None), (self.averages.second, self.averages.maximum)
@@ -83,8 +83,8 @@ class Batch:
             young = [member for member in stepped if member.is_young(row)]
             if key is not None and young:
                 weights = self._weights_of(row, betas[row])
-                pieces = [piece for member in young for piece in member.pieces(row, weights.ripe)]
-                weights.look(self._ages)
+                pieces = [piece for member in young for piece in member.pieces(row, weights.converged_after)]
+                weights.locate(self._ages)
                 self._plans += [Plan(key, maximum, row == 1, weights, self._shares[row], pieces)] if pieces else []
         counts = list(self._counts(states).values()) if self._plans else []
         self._agree = all(isinstance(count, float) and count == counts[0] for count in counts)
@@ -96,11 +96,13 @@ class Batch:
             count = self.averages.count_of(self.settings, states[member.parameter])
             if before == betas or (isinstance(count, float) and not count):
                 continue
-            member.ripen([max(pair) for pair in zip(self._ripe(before), self._ripe(betas), strict=True)])
+            member.ripen(
+                [max(pair) for pair in zip(self._converged_after(before), self._converged_after(betas), strict=True)]
+            )
             for row, (old, new) in enumerate(zip(before, betas, strict=True)):
                 if old != new and member.is_young(row):
                     self._rescale(member, row, states[member.parameter], count, old, new)
-            member.ripen(self._ripe(betas))
+            member.ripen(self._converged_after(betas))
 
     def _rescale(
         self, member: Ages, row: int, state: dict[str, Any], count: float | Tensor, old: float, new: float
@@ -109,10 +111,10 @@ class Batch:
         self._shares[row, where] = change_of_scale(self._ages[where], count, old, new, dtype)
         keys = (self.averages.first,), (self.averages.second, self.averages.maximum)
         moments = [state[key] for key in keys[row] if key in state]
-        for piece in member.pieces(row, max(self._ripe((old, new)))):
+        for piece in member.pieces(row, max(self._converged_after((old, new)))):
             piece.rescale(moments, torch.maximum if new > old else torch.minimum)
 
-    def _ripe(self, betas: tuple[float, float]) -> list[int]:
+    def _converged_after(self, betas: tuple[float, float]) -> list[int]:
         """For both averages, the steps after which an entry is young no more."""
         return [steps_of_youth(beta, self._shares.dtype) for beta in betas]
 
@@ -156,7 +158,7 @@ class Batch:
         prepare = self._prepare(optimizer, kept)
         for plan in self._plans:
             plan.find_shares(self._ahead, count, kept)
-            towards = Towards(plan.squared, plan.weights.scale(count) if self._agree else None, prepare)
+            towards = AverageTarget(plan.squared, plan.weights.scale(count) if self._agree else None, prepare)
             for piece in plan.pieces:
                 if not self._agree:
                     towards.scale = plan.weights.scale(counts[piece.parameter])

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from pliant.engine.optimizer_state.young.ages import Ages
 from pliant.engine.optimizer_state.young.averages import Averages, steps_of_youth
 from pliant.engine.optimizer_state.young.batch import Batch
-from pliant.units.entries import BoundSlice, Chosen
+from pliant.units.entries import BoundSlice, SelectedUnits
 
 
 class YoungEntries:
@@ -61,10 +61,10 @@ class YoungEntries:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def rejuvenate(self, optimizer: Optimizer, part: BoundSlice, chosen: Chosen) -> None:
+    def rejuvenate(self, optimizer: Optimizer, part: BoundSlice, chosen: SelectedUnits) -> None:
         """The chosen units' entries begin anew; their moments are 0."""
         batch, ages = self._find(optimizer, part)
-        ages.renew(part, chosen, self._ripe(batch, part))
+        ages.renew(part, chosen, self._converged_after(batch, part))
 
     def state_of(self, optimizer: Optimizer, part: BoundSlice) -> dict[str, Any]:
         """Steps since the reset of each position, (runs, units, repeat)."""
@@ -73,9 +73,9 @@ class YoungEntries:
     def load(self, optimizer: Optimizer, part: BoundSlice, held: dict[str, Any] | None) -> None:
         """Go on from `state_of`; None: none of these entries was ever reset."""
         batch, ages = self._find(optimizer, part)
-        ages.load(part, held, self._ripe(batch, part))
+        ages.load(part, held, self._converged_after(batch, part))
 
-    def _ripe(self, batch: Batch, part: BoundSlice) -> list[int]:
+    def _converged_after(self, batch: Batch, part: BoundSlice) -> list[int]:
         """For both averages, the steps after which an entry is young no more."""
         return [steps_of_youth(beta, part.parameter.dtype) for beta in self.averages.betas(batch.settings)]
 
@@ -84,7 +84,7 @@ class YoungEntries:
         self._lay_out(optimizer)
         ages = self._members[cast(nn.Parameter, part.parameter)]
         batch = next(batch for batch in self._batches if ages in batch.members)
-        batch.settle()
+        batch.flush()
         return batch, ages
 
     # -- before each step ---------------------------------------------------------------------------------------------
@@ -125,4 +125,4 @@ class YoungEntries:
 
     def _settle(self) -> None:
         for batch in self._batches:
-            batch.settle()
+            batch.flush()

@@ -27,7 +27,7 @@ Prepare = Callable[[Tensor, Tensor], Tensor]  # what the optimizer averages, fro
 
 
 @dataclass
-class Towards:
+class AverageTarget:
     """What an average moves towards: g or g², times 1 - β^count where that is not 1."""
 
     squared: bool
@@ -41,14 +41,14 @@ class Towards:
         return target if self.scale is None else target * self.scale
 
 
-class Whole:
+class DenseUpdate:
     """All entries of a parameter, and W from each set of units they lie between."""
 
     def __init__(self, parameter: nn.Parameter, parts: Sequence[BoundSlice], shares: Sequence[Tensor]) -> None:
         self.parameter, self._shares = parameter, shares
         self._parts = parts if any(part.part.shape is not None for part in parts) else None
 
-    def move(self, towards: Towards, moment: Tensor, maximum: Tensor | None) -> None:
+    def move(self, towards: AverageTarget, moment: Tensor, maximum: Tensor | None) -> None:
         share = self._share()
         moment.lerp_(towards(cast(Tensor, self.parameter.grad), self.parameter), share)
         if maximum is not None:
@@ -67,13 +67,13 @@ class Whole:
         return shares[0] if len(shares) == 1 else reduce(farthest, shares)
 
 
-class Few:
+class SparseUpdate:
     """Entries at some places along each axis of a large parameter."""
 
     def __init__(self, parameter: nn.Parameter, cuts: Sequence[tuple[int, Tensor]], shares: Sequence[Tensor]) -> None:
         self.parameter, self._cuts, self._shares = parameter, cuts, shares
 
-    def move(self, towards: Towards, moment: Tensor, maximum: Tensor | None) -> None:
+    def move(self, towards: AverageTarget, moment: Tensor, maximum: Tensor | None) -> None:
         """Cuts cross where units of two axes meet. The first has the right W there, so it is put back last."""
         gradient = cast(Tensor, self.parameter.grad)
         moved: list[tuple[Tensor, Tensor | None]] = []
@@ -107,7 +107,7 @@ class Plan:
     squared: bool
     weights: MissingWeights
     shares: Tensor  # W of each position, of which the pieces hold views
-    pieces: Sequence[Whole | Few]
+    pieces: Sequence[DenseUpdate | SparseUpdate]
 
     def find_shares(self, ahead: int, count: float | Tensor, kept: Tensor | None) -> None:
         """W for this step; 0 if it is not `kept`."""

@@ -23,15 +23,15 @@ from torch.utils.hooks import RemovableHandle
 
 from pliant.engine.activity import Reader, Reading
 from pliant.engine.magnitude import SCRATCH, Magnitude
-from pliant.units.bound import BoundGroup, Names
-from pliant.units.entries import Chosen
+from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.entries import SelectedUnits
 from pliant.units.groups import Tap
 from pliant.units.hooks import attach
 
 
-def home_of_groups(panels: Iterable[Panel]) -> dict[BoundGroup, Panel]:
-    """The panel of each group."""
-    return {group: panel for panel in panels for group in panel.groups}
+def home_of_groups(all_statistics: Iterable[ActivityStatistics]) -> dict[BoundGroup, ActivityStatistics]:
+    """Where the statistics of each group are."""
+    return {group: statistics for statistics in all_statistics for group in statistics.groups}
 
 
 class Span(NamedTuple):
@@ -62,10 +62,10 @@ class Means:
     masked: bool = False
 
 
-class Panel:
+class ActivityStatistics:
     """Groups on one device that step together: their readers, ages and places. All have equally many runs."""
 
-    def __init__(self, groups: Sequence[BoundGroup], names: Names, clock: Optimizer | None) -> None:
+    def __init__(self, groups: Sequence[BoundGroup], names: NamedModel, clock: Optimizer | None) -> None:
         self.clock = clock
         self.groups = sorted(groups, key=lambda group: group.columns)
         self.runs = groups[0].runs
@@ -86,7 +86,7 @@ class Panel:
         self._place_readers(names)
         self._place_outgoing()
 
-    def _place_readers(self, names: Names) -> None:
+    def _place_readers(self, names: NamedModel) -> None:
         """One reader for each place in the model, and the entry that every column finds its sums in."""
         self.readers: list[Reader] = []
         self._readers_of: dict[BoundGroup, list[Reader]] = {group: [] for group in self.groups}
@@ -110,7 +110,7 @@ class Panel:
         group: BoundGroup,
         tap: Tap,
         index: Tensor,
-        names: Names,
+        names: NamedModel,
     ) -> Reader:
         """The reader at a tap: an earlier group's if it reads other entries there, since an entry has one running mean."""
         wanted = set(cast(list[int], index.flatten().tolist()))
@@ -173,7 +173,7 @@ class Panel:
         return self._spans[group]
 
     def spans(self, groups: Sequence[BoundGroup]) -> list[Span]:
-        """The spans that these groups make, given in the panel's order."""
+        """The spans that these groups make, given in their order here."""
         if len(groups) == len(self.groups):
             return self._all_spans
         return _joined(self._spans[group] for group in groups)
@@ -190,11 +190,13 @@ class Panel:
         """Those of all units, (runs, units)."""
         return torch.cat([self.age_of(group) for group in self.groups], dim=1)
 
-    def renew(self, group: BoundGroup, chosen: Chosen) -> None:
+    def renew(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         """The age of chosen units that are fully replaced is 0 again."""
         born = self._born[:, self._spans[group].units]
         now = self.steps[group]
-        born[chosen.where] = now if chosen.full else torch.where(chosen.strength >= 1.0, now, born[chosen.where])
+        born[chosen.where] = (
+            now if chosen.all_at_full_strength else torch.where(chosen.strength >= 1.0, now, born[chosen.where])
+        )
 
     def ran(self) -> list[BoundGroup]:
         """The groups of which anything was read since the last step. One without a tap always counts as read."""
@@ -206,7 +208,7 @@ class Panel:
 
     # -- one step -----------------------------------------------------------------------------------------------
 
-    def take(self) -> Means:
+    def pop_means(self) -> Means:
         """The means since the last step, and start afresh."""
         if not self.readers:
             return Means({}, None)
@@ -232,7 +234,7 @@ class Panel:
     def drop(self) -> None:
         """Forget what was summed since the last step."""
         if any(reader.ran for reader in self.readers):
-            self.take()
+            self.pop_means()
 
     def examples_of(self, group: BoundGroup) -> int:
         """How many examples and positions the group's first reader has summed since the last step; reads the device."""

@@ -16,11 +16,11 @@ def test_outgoing_sizes_of_all_groups_at_once_are_those_of_each_group(case):
     model, inputs = case.make()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     cbp = ContinualBackprop(model, optimizer, example_inputs=inputs, attach=False, **case.options)
-    (panel,) = cbp.panels
+    (statistics,) = cbp.all_statistics
     with torch.no_grad():
-        fast = panel.outgoing_magnitude()
-    for group in panel.groups:
-        assert_close(panel.by_unit(fast, group), group.outgoing_magnitude().detach())
+        fast = statistics.outgoing_magnitude()
+    for group in statistics.groups:
+        assert_close(statistics.by_unit(fast, group), group.outgoing_magnitude().detach())
 
 
 def test_contribution_of_a_unit_with_two_consumers_is_the_sum_over_both_divided_by_all_their_weights():
