@@ -218,7 +218,7 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_without_an_optimizer_no_period_can_be_counted():
-    with pytest.raises(ValueError, match=r"give one, or period=None and call perturb\(\)"):
+    with pytest.raises(ValueError, match=r"give one, or period=None and call apply\(\)"):
         ShrinkAndPerturb(mlp(), noise_std=0.1)
 
 

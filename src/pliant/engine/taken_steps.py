@@ -10,7 +10,7 @@ host learns of a step when the next one ends, from a copy that was started in ti
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -84,3 +84,47 @@ def _either(first: Outcome, second: Outcome) -> Outcome:
     if first is False or second is False:
         return second if first is False else first
     return first | second if isinstance(first, Tensor) and isinstance(second, Tensor) else True
+
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+
+class LateSteps(Generic[Key, Item]):
+    """Steps of which only the device knows so far whether they were taken, and what is owed to those that were.
+
+    For each key, such as an optimizer, the items that made such a step.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[Key, tuple[Pending, list[Item]]] = {}
+        self._owed: dict[Key, list[Item]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pending or self._owed)
+
+    def add(self, key: Key, taken: Tensor, items: list[Item]) -> None:
+        """Items made a step of which `taken`, a boolean scalar, will say whether it was one."""
+        self._pending[key] = Pending(taken), items
+
+    def settle(self) -> list[tuple[Key, list[Item]]]:
+        """Wait until it is known of all, and return what made a step that was taken; it is owed from here on."""
+        found: list[tuple[Key, list[Item]]] = []
+        while self._pending:
+            key, (taken, items) = self._pending.popitem()
+            if taken.wait():
+                self._owed.setdefault(key, []).extend(items)
+                found.append((key, items))
+        return found
+
+    def pop(self, key: Key) -> list[Item]:
+        """What is owed, which is then owed no more."""
+        return self._owed.pop(key, [])
+
+    @property
+    def owed(self) -> dict[Key, list[Item]]:
+        return self._owed
+
+    def clear(self, owed: dict[Key, list[Item]] | None = None) -> None:
+        """Nothing is pending, and what is given is owed."""
+        self._pending, self._owed = {}, owed or {}
