@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pliant import L2, ContinualBackprop, ReDo, ShrinkAndPerturb, chain_groups
 from pliant.engine import taken_steps
-from pliant.engine.optimizer_state.units import OptimizerState
+from pliant.engine.optimizer_state import OptimizerState
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import SelectedUnits
 from tests.networks import batch, enough, mlp

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chain_groups
-from pliant.engine.optimizer_state.units import OptimizerState
+from pliant.engine.optimizer_state import OptimizerState
 from pliant.engine.redraw import Redraw
 from pliant.engine.score import RunningUtility
 from pliant.streams import stream_key

@@ -136,7 +136,7 @@ class AfterStep(WholeParameters, ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; strengths may change. Raises `ValueError` for other settings or other parameters."""
-        self.check_saved(state, self.settings())
+        self._check_saved(state, self.settings())
         self.seeds, self.steps, self.by_hand = list(state["seeds"]), list(state["steps"]), int(state["by_hand"])
         owed = enumerate(state.get("owed", ()))
         self._late.clear({number: [None] * int(count) for number, count in owed if count})

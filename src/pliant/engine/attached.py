@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from operator import index
+from threading import Lock
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from torch.utils.hooks import RemovableHandle
 from pliant.engine.taken_steps import Clock
 
 Optimizers = Optimizer | Sequence[Optimizer]
+
+_ALL: WeakSet[Attached] = WeakSet()  # those that act by themselves
+_LOCK = Lock()  # threads attach to models of their own
 
 
 class Attached(ABC):
@@ -56,6 +61,9 @@ class Attached(ABC):
             if self._steps_by_itself or hasattr(each, "_optimizer_step_post_hooks"):
                 before, after = each.register_step_pre_hook, each.register_step_post_hook
                 self._handles += [before(self._before_step), after(self._after_step)]
+        if self._steps_by_itself:
+            with _LOCK:
+                _ALL.add(self)
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         if not self._is_captured():
@@ -79,6 +87,12 @@ class Attached(ABC):
 
     # -- attaching and detaching --------------------------------------------------------------------------------------
 
+    def _beside(self) -> list[Self]:
+        """Other methods of this very kind that act by themselves after steps of an optimizer of ours."""
+        with _LOCK:
+            others = [each for each in _ALL if type(each) is type(self) and each is not self]
+        return [each for each in others if not {*each.optimizers}.isdisjoint(self.optimizers)]
+
     @contextmanager
     def _or_nothing_left(self) -> Generator[None]:
         """If construction fails inside, every hook is taken off again."""
@@ -93,6 +107,8 @@ class Attached(ABC):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        with _LOCK:
+            _ALL.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +125,14 @@ class Attached(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`. Raises `ValueError` if it was saved for something else."""
+
+    def _check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
+        """Raise `ValueError` unless `state` was saved with the entries of `here`."""
+        for name, mine in here.items():
+            if state.get(name) != mine:
+                raise ValueError(
+                    f"this state of {type(self).__name__} was saved with {name} = {state.get(name)}, here it is {mine}"
+                )
 
     def __deepcopy__(self, memo: object) -> Self:
         name = type(self).__name__

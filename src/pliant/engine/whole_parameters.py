@@ -10,7 +10,6 @@ from abc import ABC
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -68,14 +67,6 @@ class WholeParameters(Attached, ABC):
                     f"'{place.name}' was replaced by another tensor after {type(self).__name__} attached "
                     f"(load_state_dict(assign=True), a conversion, a parametrization?). detach(), and attach to the model as it "
                     f"is now"
-                )
-
-    def check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
-        """Raise `ValueError` unless `state` was saved with the entries of `here`."""
-        for name, mine in here.items():
-            if state.get(name) != mine:
-                raise ValueError(
-                    f"this state of {type(self).__name__} was saved with {name} = {state.get(name)}, here it is {mine}"
                 )
 
 

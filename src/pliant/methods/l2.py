@@ -86,7 +86,7 @@ class L2(Pull):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; `strength` may change. Raises `ValueError` for another target or other parameters."""
-        self.check_saved(state, {"format": FORMAT, "toward": self.toward, "names": self.names})
+        self._check_saved(state, {"format": FORMAT, "toward": self.toward, "names": self.names})
         for place, held in zip(self.places if self._targets else (), state["targets"], strict=True):
             self._targets[place.parameter] = held.to(place.parameter, copy=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
-from pliant.engine.optimizer_state.units import Policy
+from pliant.engine.optimizer_state import Policy
 from pliant.engine.redraw import Init
 from pliant.engine.select import Count, Eligible
 from pliant.engine.utility import Utility
