@@ -235,10 +235,8 @@ class UnitReset(Attached):
 
     @torch.no_grad()
     def utilities(self) -> dict[str, Tensor]:
-        """How useful each unit is by this method's score, (runs, units), by group; the least is replaced first.
-
-        A score that draws (`utility="random"`) draws from copies of the generators, which stay as they are.
-        """
+        """How useful each unit is by this method's score, (runs, units), by group; the least is replaced first. A score that
+        draws (`utility="random"`) draws from copies of the generators, which stay as they are."""
         self._settle()
         copies = [torch.Generator().set_state(generator.get_state()) for generator in self.generators]
         return {group.name: self.score.value(group, copies).clone() for group in self.groups}
@@ -248,11 +246,8 @@ class UnitReset(Attached):
         return {group.name: self._home[group].examples_of(group) for group in self.groups}
 
     def drop_recorded(self, optimizer: Optimizer | None = None) -> None:
-        """What was recorded since the last step counts for nothing: a forward in training mode, with gradients, that no step is
-        to follow (validation, a loss that borrows the network). `recording_paused` keeps it from being recorded at all.
-
-        With an `optimizer`, of the units that it steps alone.
-        """
+        """What was recorded since the last step, of the units that `optimizer` steps or of all, counts for nothing: a forward in
+        training mode, with gradients, that no step follows. `recording_paused` keeps it from being recorded at all."""
         for statistics in self.all_statistics:
             if optimizer is None or statistics.clock is optimizer:
                 statistics.drop()
