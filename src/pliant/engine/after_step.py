@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.engine.attached import Optimizers, seeds_of_runs
+from pliant.engine.attached import Optimizers, inner, seeds_of_runs
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import written
 from pliant.engine.taken_steps import LateSteps
@@ -95,7 +95,7 @@ class AfterStep(WholeParameters, ABC):
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Count a step of `optimizer`, or of all, and act on its parameters if it is time. Runs after `optimizer.step()`."""
         for number, each in enumerate(self.optimizers):
-            if optimizer in (None, each):
+            if optimizer is None or inner(optimizer) is each:
                 outcome = self._clocks[each].ask()
                 self._late.settle()
                 taken = len(self._late.pop(number)) + (outcome is True)

@@ -148,8 +148,17 @@ class Attached(ABC):
 
 
 def each_of(optimizer: Optimizers | None) -> tuple[Optimizer, ...]:
-    """The optimizers given: one, several or none."""
-    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer or ())
+    """The optimizers given, one, several or none, each inside the wrappers that only pass its steps on."""
+    return tuple(map(inner, (optimizer,) if isinstance(optimizer, Optimizer) else optimizer or ()))
+
+
+def inner(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside a wrapper that is called an `Optimizer` and has none of its hooks, such as Accelerate's."""
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and isinstance(
+        wrapped := getattr(optimizer, "optimizer", None), Optimizer
+    ):
+        optimizer = wrapped
+    return optimizer
 
 
 def home_of_parameters(optimizers: Iterable[Optimizer]) -> dict[Tensor, Optimizer]:

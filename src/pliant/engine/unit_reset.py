@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.engine.attached import Attached, Optimizers, each_of, seeds_of_runs
+from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
 from pliant.engine.interfaces import Forget, Redraw, Score, Select
@@ -125,7 +125,7 @@ class UnitReset(Attached):
         self._step_calls += 1
         if self._step_calls % CHECK_EVERY == 1:
             self._same.check_parameters()
-        stepped = [each for each in self.all_statistics if optimizer is None or each.clock is optimizer]
+        stepped = [each for each in self.all_statistics if optimizer is None or each.clock is inner(optimizer)]
         self._settle()
         late = self._choose([group for statistics in stepped for group in self._late.pop(statistics)])
         outcomes = {clock: self._clocks[clock].ask() for clock in dict.fromkeys(map(_clock, stepped))}
@@ -249,7 +249,7 @@ class UnitReset(Attached):
         """What was recorded since the last step, of the units that `optimizer` steps or of all, counts for nothing: a forward in
         training mode, with gradients, that no step follows. `recording_paused` keeps it from being recorded at all."""
         for statistics in self.all_statistics:
-            if optimizer is None or statistics.clock is optimizer:
+            if optimizer is None or statistics.clock is inner(optimizer):
                 statistics.drop()
 
     def __repr__(self) -> str:
