@@ -68,7 +68,7 @@ class FreshCopy:
                 kind = type(self.copy.get_submodule(name.rpartition(".")[0])).__name__
                 raise ValueError(
                     f"'{name}' ({kind}) cannot be drawn anew: no reset_parameters() writes it. Give init=, a function that "
-                    f"is called with every module and initialises what it knows, or define {kind}.reset_parameters()"
+                    f"is called with every module and initializes what it knows, or define {kind}.reset_parameters()"
                 )
 
 

@@ -67,7 +67,7 @@ class Select(Protocol):
         ...
 
     def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
-        """Start the clocks of these groups; one seed a run."""
+        """Start the clocks of these groups; one seed per run."""
         ...
 
     def __call__(

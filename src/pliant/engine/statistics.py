@@ -5,7 +5,7 @@ groups there are.
     columns   of groups: `columns[:, j]` is entry `entry_of_column[j]`; the columns of a unit stand together
     units     of groups, one after another
 
-Groups with equally many columns a unit are neighbours, and neighbours that ran in a step are one `Span`: its columns viewed
+Groups with equally many columns per unit are neighbours, and neighbours that ran in a step are one `Span`: its columns viewed
 as (runs, units, width) lie on its units.
 """
 
@@ -46,7 +46,7 @@ def home_of_groups(all_statistics: Iterable[ActivityStatistics]) -> dict[BoundGr
 
 
 class Span(NamedTuple):
-    """Neighbouring groups with `width` columns a unit: their places among all units and all columns."""
+    """Neighbouring groups with `width` columns per unit: their places among all units and all columns."""
 
     units: slice
     columns: slice
@@ -91,11 +91,11 @@ class ActivityStatistics:
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
         self._all_spans = _joined(self._spans.values())
-        # at which step of its group each unit was new: ages follow without an operation a step
+        # at which step of its group each unit was new: ages follow without an operation per step
         self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
         self._all_ran = False
-        self.masked = masked  # whether some positions of what is read are padding
+        self.masked = masked  # whether some positions of the recorded activity are padding
         self._place_readers(names)
         self._place_outgoing()
 

@@ -1,11 +1,11 @@
-"""Which steps of an optimizer were taken: one that was not is no step for any method.
+"""Which steps of an optimizer were taken. A step that a GradScaler skipped counts for no method.
 
-A GradScaler leaves out a step whose gradients overflowed. Most optimizers are then not called, and no hook of theirs runs. A
-fused one is called all the same and decides by `optimizer.found_inf`, on the device. (A step without any gradient is one: so
-it was asked for.)
+A GradScaler skips a step whose gradients overflowed. Most optimizers are then not called, and none of their hooks runs. A fused
+optimizer is called nevertheless, and its kernel reads `optimizer.found_inf` on the device. (A step in which no parameter has a
+gradient counts: it was asked for.)
 
-Where that flag lies on the CPU it is read. On CUDA a read would make the host wait for the device at every step, so the
-host learns of a step when the next one ends, from a copy that was started in time (`Pending`).
+A flag on the CPU is read at once. Reading one on CUDA would make the host wait for the device at every step, so there the host
+learns of a step when the next one ends, from a copy that was started in time (`Pending`).
 """
 
 from __future__ import annotations

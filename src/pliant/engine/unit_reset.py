@@ -90,7 +90,7 @@ class UnitReset(Attached):
         self._same = SameModel(model, names, self.groups, units.unreached)
         self._replaced = Replaced({group.name: group.runs for group in self.groups})
         self.seeds = self._ranks.agree_on(seeds_of_runs(where.get("seed"), self.groups[0].runs))
-        # keyed: a generator seeded with the seed itself would repeat what the model was initialised with
+        # keyed: a generator seeded with the seed itself would repeat what the model was initialized with
         self.generators = [torch.Generator().manual_seed(stream_key(each, "fresh units")) for each in self.seeds]
         self.all_statistics = side_by_side(self.groups, names, self.optimizers, masked=mask is not None)
         self._home = home_of_groups(self.all_statistics)

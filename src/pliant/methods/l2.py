@@ -1,4 +1,4 @@
-"""L2 regularisation, toward zero or toward the initial parameters.
+"""L2 regularization, toward zero or toward the initial parameters.
 
     g <- g + λ (θ - θ*)        θ* = 0 (L2), or the parameters at construction (L2 Init);  λ is `strength`
 
@@ -6,8 +6,8 @@ This is the gradient of λ/2 ||θ - θ*||², added just before the optimizer rea
 parameters it is the optimizer's own `weight_decay`, to the bit, in SGD, Adam and all that treat it as part of the
 gradient. A penalty λ ||θ||² without the half is twice that strength. After the step `.grad` is the loss's own again.
 
-Source: L2 of Dohare et al., Nature 632 (2024), as released: coupled, biases and norms included. L2 Init: Kumar, Marklund and
-Van Roy, CoLLAs 2025 (arXiv 2308.11958), whose λ ||θ - θ0||² is `strength` = 2 λ.
+Source: the L2 of the released code of Dohare et al., Nature 632 (2024): coupled, biases and norms included. L2 Init: Kumar,
+Marklund and Van Roy, CoLLAs 2025 (arXiv 2308.11958), whose λ ||θ - θ0||² is `strength` = 2 λ.
 """
 
 from __future__ import annotations

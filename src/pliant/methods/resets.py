@@ -4,7 +4,7 @@
     reset_network    everything starts over: the retrained network, the ceiling that a method is held against
     reset_optimizer  the weights go on, the optimizer starts over
 
-Source: Dohare et al., Nature 632 (2024), as released: the head is zeroed at each task of Continual ImageNet, redrawn on
+Source: Dohare et al., Nature 632 (2024), the released code: the head is zeroed at each task of Continual ImageNet, redrawn on
 class-incremental CIFAR-100, where the retrained network has every parameter redrawn. The released code keeps momentum and
 running statistics all the while: `optimizer_state="keep"`, `statistics=False`. Optimizer resets: Asadi et al., NeurIPS 2023.
 
@@ -85,7 +85,7 @@ def reset_network(
         optimizer: what steps it, or several; None leaves them alone.
         seed: of the draws; a generator gives one number for it.
         init: called with every module once all have been reset, as in `model.apply(init)`; needed for parameters
-            that no `reset_parameters()` draws, and where the network was initialised by such a function.
+            that no `reset_parameters()` draws, and where the network was initialized by such a function.
         statistics: reset buffers that `reset_parameters()` resets, such as a batch norm's, too.
         optimizer_state: "fresh": goes on as a newly built optimizer would; "zero": averages 0, step counts go on; "keep".
 

@@ -76,7 +76,7 @@ class OptimizerState:
 
     @property
     def notes(self) -> list[str]:
-        """Where "fresh" is not quite that, one line an optimizer; for the plan."""
+        """Where "fresh" is not quite that, one line per optimizer; for the plan."""
         found: list[str] = []
         for optimizer, rule in self._rules.items() if self.policy == "fresh" else ():
             filled = "optimizer_state='fill': 'fresh' is not possible with its shared state" if rule.fills else ""
