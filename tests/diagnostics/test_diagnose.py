@@ -20,7 +20,7 @@ from pliant.diagnostics import (
     effective_rank,
     feature_norm,
     features,
-    linearised,
+    linearized,
     saturated,
     singular_values,
     srank,
@@ -113,11 +113,11 @@ def test_a_row_holds_what_the_pure_functions_say_of_the_layer():
         assert row.srank == srank(s)
         assert row.stable_rank == pytest.approx(stable_rank(s).item())
         assert row.feature_norm == pytest.approx(feature_norm(h).item())
-    assert (relu.dead, relu.linearised, tanh.saturated) == (2, 1, 1)
-    assert relu.linearised == linearised(first).sum()
+    assert (relu.dead, relu.linearized, tanh.saturated) == (2, 1, 1)
+    assert relu.linearized == linearized(first).sum()
     assert tanh.saturated == saturated(second).sum()
     assert relu.dormant_by_firing == dormant_by_firing(first).sum()
-    assert (relu.saturated, tanh.linearised, tanh.dormant_by_firing) == (None, None, None)
+    assert (relu.saturated, tanh.linearized, tanh.dormant_by_firing) == (None, None, None)
     assert relu.weight_magnitude == pytest.approx(model[0].weight.abs().mean().item())
 
 
@@ -285,7 +285,7 @@ def test_what_pooling_and_dropout_change_is_not_measured():
     """Of a pool, "above 0 everywhere" is not "linear"; of a dropout, 1 / (1 - p) times a tanh has other ends."""
     pooled = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 3, 2))
     (row,) = diagnose(pooled, batch(8, 2, 8, 8)).rows
-    assert (row.activation, row.linearised) == ("relu", None)
+    assert (row.activation, row.linearized) == ("relu", None)
     assert row.dormant_by_firing is not None
     dropped = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2))
     assert diagnose(dropped, batch(20, 6)).rows[0].saturated is None

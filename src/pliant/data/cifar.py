@@ -120,5 +120,5 @@ class PlainUnpickler(pickle.Unpickler):
             ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         }
         if (module, name) not in known:
-            raise DataError(f"it asks for {module}.{name}, which no picture needs: it may be an attack; delete it")
+            raise DataError(f"it asks for {module}.{name}, which no image needs: it may be an attack; delete it")
         return known[module, name]

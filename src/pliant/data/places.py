@@ -56,7 +56,7 @@ def found_file(file: File, name: str, entry: Entry, folder: Path | None = None) 
     return next((path for path in candidates(file, name, entry, folders(folder)) if path.is_file()), None)
 
 
-def found_pictures(name: str, entry: Entry | None, folder: Path | None = None) -> Path | None:
+def found_images(name: str, entry: Entry | None, folder: Path | None = None) -> Path | None:
     """A zip or folder of class folders that bears the name of the set, or was added under it."""
     places = [root / spelling for root in folders(folder) for spelling in (name, *(entry.folders if entry else ()))]
     for place in places:

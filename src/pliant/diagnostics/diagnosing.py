@@ -38,7 +38,7 @@ def diagnose(
     heads: bool = False,
     mask: Tensor | Sequence[Tensor] | Mask | None = None,
 ) -> Diagnosis:
-    """Dead, dormant, saturated and linearised units, ranks, sizes of weights and gradients: a row for each group of hidden units.
+    """Dead, dormant, saturated and linearized units, ranks, sizes of weights and gradients: a row for each group of hidden units.
 
     The model runs once on `x`, in the mode it is in. In training mode batch norms use the batch, and dropout drops, which raises
     ranks and hides saturation: call `model.eval()` first to see the model as it predicts. Everything is afterwards as it was, to

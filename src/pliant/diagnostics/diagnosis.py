@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isnan
 
+from pliant.base.deprecation import renamed_attributes
 from pliant.units.groups import aligned
 from pliant.units.map import UnitMap
 
 
+@renamed_attributes({"linearised": "linearized"})
 @dataclass(frozen=True)
 class GroupDiagnosis:
     """One group of hidden units. Counts are of units; None where a measure says nothing here, or nothing was read."""
@@ -25,7 +27,7 @@ class GroupDiagnosis:
     dormant_by_activity: int | None
     dormant_by_gradient: int | None
     saturated: int | None
-    linearised: int | None
+    linearized: int | None
     not_finite: int | None
     effective_rank: float | None
     srank: float | None
@@ -51,7 +53,7 @@ TITLES = {  # field -> title, in the order of the table
     "dormant_by_activity": "ReDo",
     "dormant_by_gradient": "GraMa",
     "saturated": "saturated",
-    "linearised": "linearised",
+    "linearized": "linearized",
     "effective_rank": "effective rank",
     "srank": "srank",
     "stable_rank": "stable rank",

@@ -8,7 +8,7 @@
     dormant_by_activity  mean |h| <= τ x mean of that over the layer's units          Sokar et al., ICML 2023 (ReDo)
     dormant_by_gradient  mean |g| <= τ x mean of that over the layer's units          Liu et al., NeurIPS 2025 (GraMa)
     saturated            h at a flat end of its activation on at least 99% of them    thresholds are conventional
-    linearised           h > 0 on all n inputs, of a ReLU                             Lyle et al., 2024 ("zombie" units)
+    linearized           h > 0 on all n inputs, of a ReLU                             Lyle et al., 2024 ("zombie" units)
 
 Every function gives one bool a unit, (..., units). A unit with a NaN is in none of these classes.
 
@@ -98,11 +98,11 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
     return (at_an_end >= share) & ~h.isnan().any(-2)
 
 
-def linearised(h: Tensor) -> Tensor:
+def linearized(h: Tensor) -> Tensor:
     """ReLU units above 0 on every input: a linear unit. Takes what is before the ReLU or behind it, which is the same.
 
     >>> import torch
-    >>> linearised(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
+    >>> linearized(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
     tensor([ True, False])
     """
     return (h > 0).all(-2)

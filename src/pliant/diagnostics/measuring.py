@@ -18,7 +18,7 @@ from pliant.diagnostics.health import (
     FLAT_ENDS,
     dead,
     dormant_by_firing,
-    linearised,
+    linearized,
     saturated,
     share_of_layer,
 )
@@ -71,7 +71,7 @@ def _answers(consumer: Consumer, group: BoundGroup, seen: Seen) -> Tensor | None
 
 def _health(answers: list[Tensor], activation: Activation | None, tau: float) -> dict[str, Counts | None]:
     """How many units of each run are in each class, over all taps."""
-    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "linearised", "not_finite")
+    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "linearized", "not_finite")
     counts: dict[str, Counts | None] = dict.fromkeys(names)
     if not answers:
         return counts
@@ -86,7 +86,7 @@ def _health(answers: list[Tensor], activation: Activation | None, tau: float) ->
     if activation is not None and activation.direct and activation.name in FLAT_ENDS:
         counts["saturated"] = _count(saturated(h, activation.name))
     if activation == Activation("relu"):
-        counts["linearised"] = _count(linearised(h))
+        counts["linearized"] = _count(linearized(h))
     return counts
 
 

@@ -1,6 +1,6 @@
 """Representation rank: in how many directions do the features of a layer vary?
 
-    Φ  features, (n, units), not centred        σ[1] >= σ[2] >= ...  its singular values, min(n, units) of them
+    Φ  features, (n, units), not centered        σ[1] >= σ[2] >= ...  its singular values, min(n, units) of them
 
     effective_rank    exp(- Σ p[j] log p[j]),  p[j] = σ[j] / Σ σ        Roy & Vetterli (2007); Nature 632 (2024), eq. 2
     srank             least k with  Σ σ[:k]  >= 0.99 Σ σ                Kumar et al., ICLR 2021, with δ = 0.01

@@ -23,7 +23,7 @@ from numba import njit
 
 RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SWISH, SELU, LINEAR = range(8)
 SQUARED_ERROR, CROSS_ENTROPY = range(2)
-NO_ACTIVITY, PLAIN, CENTRED, RANDOM = range(4)  # what a utility asks of a unit's activity
+NO_ACTIVITY, PLAIN, CENTERED, RANDOM = range(4)  # what a utility asks of a unit's activity
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
 # `_nrt=False`: these functions allocate nothing, so Numba need not count references to the arrays they are given, which
@@ -122,7 +122,7 @@ def observe(activity, has_outgoing, has_incoming, h, decay, outgoing, incoming, 
     if activity == PLAIN:
         for i in range(h.size):
             score[i] = abs(h[i])
-    elif activity == CENTRED:
+    elif activity == CENTERED:
         for i in range(h.size):
             score[i] = abs(h[i] - mean[i] / (one - power[i]))
     else:
@@ -151,7 +151,7 @@ def count_due(bernoulli, key, step, rate, mature, eligible, replaced):
 
 @compiled
 def measure(kind, z, target, label, delta):
-    """Loss of the outputs `z` and, in `delta`, its gradient; whether the largest output is the labelled one.
+    """Loss of the outputs `z` and, in `delta`, its gradient; whether the largest output is the labeled one.
 
     Nothing is right where the loss is not finite: no output is the largest of what are not numbers.
     """

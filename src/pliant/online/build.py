@@ -173,7 +173,7 @@ def matrix_of(net: Net, parameters: Array, layer: int) -> Array:
 
 
 def norms_of(net: Net, state: State) -> list[dict[str, Array]]:
-    """Views of what normalises each hidden layer, (learners, units) by name; no names without normalisation."""
+    """Views of what normalizes each hidden layer, (learners, units) by name; no names without normalization."""
     found: list[dict[str, Array]] = []
     for begin, units in zip(net.unit_at[1:-2] - net.unit_at[1], net.sizes[1:-1], strict=True):
         of = slice(int(begin), int(begin + units))

@@ -88,7 +88,7 @@ class OnlineEnsemble:
         dropout: probability that a hidden unit is out at a step (`pliant.online.dropout`). Losses are those with every unit.
         normalization: "none", "layer" or "online", before each hidden activation, with a learned scale and shift
             (`pliant.online.norms`).
-        online_norm_decay: α_f and α_b of online normalisation.
+        online_norm_decay: α_f and α_b of online normalization.
         replacement_rate: share of mature units replaced per step, one for each learner or one, like the next two.
             0 leaves a learner unobserved; None all of them.
         maturity_threshold: steps; a unit may be replaced when its age is greater.
@@ -100,7 +100,7 @@ class OnlineEnsemble:
             outputs start with sqrt(3 / fan_in), biases with 0.
         dtype: float32 or float64.
         threads: how many work at a time, each on learners of its own.
-        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for dropout and normalisation, which "lanes" does not
+        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for dropout and normalization, which "lanes" does not
             know. They agree to rounding, but for noise, which they draw from other numbers.
 
     Raises `ValueError` for what is out of range, naming it.
@@ -269,7 +269,7 @@ class OnlineEnsemble:
         return self._matrices()[layer][:, -1].copy()
 
     def norm(self, layer: int) -> dict[str, Array]:
-        """What normalises a hidden layer, copies (learners, units): scale and shift, mean and variance (online only)."""
+        """What normalizes a hidden layer, copies (learners, units): scale and shift, mean and variance (online only)."""
         return {name: value.copy() for name, value in self._norms()[layer].items()}
 
     def weight_magnitude(self) -> Array:

@@ -4,7 +4,7 @@
 Where a layer is shorter than a vector, `pliant.online.rows` leaves most of the machine idle. Here every number of a
 learner becomes a vector, one lane for each of LANES learners, and the block stays in the first-level cache while it
 goes through its examples. The steps are those of `rows`. A lane never reads another lane, so a learner's result does
-not depend on its neighbours; where all of a block read one stream, an example is read once, and its zeros are skipped:
+not depend on its neighbors; where all of a block read one stream, an example is read once, and its zeros are skipped:
 lanes that read their own skip theirs by a selection, which gives the same bits.
 
 A matrix begins at a row of `w`, (parameters, LANES); its weight from input j to output o is at row begin + j outputs + o.

@@ -37,7 +37,7 @@ class Net(NamedTuple):
     hand_over: bool
     bound: Any  # (hidden layers,) of fresh incoming weights, float64
     normalization: int
-    decay_forward: Any  # of online normalisation
+    decay_forward: Any  # of online normalization
     decay_backward: Any
 
 
@@ -64,10 +64,10 @@ class State(NamedTuple):
     parameters: Any  # (learners, parameters)
     shrunk: Any  # (learners,) float64: a weight is `shrunk` times what is stored, a bias is what is stored
     settled: Any  # (learners, rows) the step up to which a row has its noise; (learners, 0) where nobody is disturbed
-    affine: Any  # (learners, 2, units) scale and shift of each unit; (learners, 2, 0) without normalisation
+    affine: Any  # (learners, 2, units) scale and shift of each unit; (learners, 2, 0) without normalization
     affine_moment1: Any  # the same with Adam, else (learners, 2, 0)
     affine_moment2: Any
-    statistics: Any  # (learners, 4, units) of online normalisation, else (learners, 4, 0)
+    statistics: Any  # (learners, 4, units) of online normalization, else (learners, 4, 0)
     moment1: Any  # the same with Adam, else (learners, 0)
     moment2: Any
     beta_power: Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start

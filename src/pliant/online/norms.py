@@ -1,5 +1,5 @@
 # pyright: basic, reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-"""Normalisation before a hidden layer's activation, forward and back, for one example at a time.
+"""Normalization before a hidden layer's activation, forward and back, for one example at a time.
 
 z are the pre-activations of a layer of n units, γ and β the learned scale and shift of each unit, a what the activation gets.
 
@@ -12,7 +12,7 @@ online    y = (z - μ) / σ,  σ = sqrt(v + ε),    u = γ y + β,    a = u / ζ
                     ∂loss/∂z  =  g / σ - (1 - α_b) e_1,                    e_1 <- e_1 + ∂loss/∂z
 
 Source: Ba, Kiros and Hinton, 2016 (layer norm, as in `torch.nn.LayerNorm`); Chiley et al., NeurIPS 2019 (online
-normalisation: exponential averages forward, a control process back, then layer scaling by ζ). μ and the e start at
+normalization: exponential averages forward, a control process back, then layer scaling by ζ). μ and the e start at
 0, v and γ at 1. Departures: ε = 1e-5 stands in both roots, as in torch; γ and β come before the layer scaling, as in
 the authors' program. Statistics change only where a step is taken, so a prediction changes nothing.
 """
@@ -41,7 +41,7 @@ def total_product(a, b):
 def normalize(kind, z, scale, shift, mean, variance, y, a):
     """Replace pre-activations `z` by what the activation gets, kept in `a` too; fill `y`; all (units,).
 
-    Returns the divisor that the units share: sqrt(var z + ε) of a layer norm, ζ of online normalisation.
+    Returns the divisor that the units share: sqrt(var z + ε) of a layer norm, ζ of online normalization.
     """
     n, real = z.size, z.dtype.type
     eps = real(EPS)
@@ -80,7 +80,7 @@ def layer_norm_back(g, scale, y, divisor, d_scale, d_shift):
 def online_norm_back(
     g, scale, mean, variance, e_y, e_1, y, a, divisor, decay_forward, decay_backward, d_scale, d_shift
 ):
-    """The same for online normalisation, which takes its step: statistics and control variables change."""
+    """The same for online normalization, which takes its step: statistics and control variables change."""
     n, real, one = g.size, g.dtype.type, g.dtype.type(1)
     along = total_product(g, a) / real(n)
     for i in range(n):

@@ -49,11 +49,11 @@ class Utility(NamedTuple):
 
 UTILITIES: dict[str, Utility] = {
     "contribution": Utility(arithmetic.PLAIN, outgoing=True, incoming=False),
-    "adaptable_contribution": Utility(arithmetic.CENTRED, outgoing=True, incoming=True),
-    "zero_contribution": Utility(arithmetic.CENTRED, outgoing=True, incoming=False),
+    "adaptable_contribution": Utility(arithmetic.CENTERED, outgoing=True, incoming=True),
+    "zero_contribution": Utility(arithmetic.CENTERED, outgoing=True, incoming=False),
     "weight": Utility(arithmetic.NO_ACTIVITY, outgoing=True, incoming=False),
     "adaptation": Utility(arithmetic.NO_ACTIVITY, outgoing=False, incoming=True),
-    "feature_by_input": Utility(arithmetic.CENTRED, outgoing=False, incoming=True),
+    "feature_by_input": Utility(arithmetic.CENTERED, outgoing=False, incoming=True),
     "random": Utility(arithmetic.RANDOM, outgoing=False, incoming=False),
 }
 

@@ -1,7 +1,7 @@
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalCall=false
 """A vector of LANES numbers as a value that compiled code can hold in a register.
 
-Numba has no such type, and a loop over 16 lanes is too short for LLVM to vectorise it well: it has to
+Numba has no such type, and a loop over 16 lanes is too short for LLVM to vectorize it well: it has to
 prove, each time, that what is written does not overlap what is read. With `load` and `store` the
 kernel says what it means, and arithmetic stays in registers in between. LLVM turns a vector into
 whatever the machine has: one 512-bit register, two of 256 bits, four of 128.

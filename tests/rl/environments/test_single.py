@@ -129,8 +129,8 @@ def test_an_unknown_picture_is_refused():
 def test_the_picture_of_a_cart_shows_where_it_stands_and_how_the_pole_leans():
     from pliant.rl.environments.cart_picture import CART, POLE, cart_picture
 
-    def middle(state, colour):
-        rows, columns = np.nonzero((cart_picture(np.array(state)) == colour).all(-1))
+    def middle(state, color):
+        rows, columns = np.nonzero((cart_picture(np.array(state)) == color).all(-1))
         return rows.mean(), columns.mean()
 
     assert middle([0.0, 0, 0, 0], POLE)[1] == pytest.approx(159.5)

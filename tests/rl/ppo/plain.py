@@ -80,7 +80,7 @@ class PlainPPO:
 
     def shown(self, observation: Any) -> torch.Tensor:
         """As the networks see it."""
-        if not self.settings.normalise_observations:
+        if not self.settings.normalize_observations:
             return torch.tensor(observation)
         rows = np.concatenate(self.seen or [[[-1.0], [1.0]]])  # of mean 0 and variance 1 before there are any
         return torch.tensor(((observation - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-8)).clip(-10, 10))
@@ -88,7 +88,7 @@ class PlainPPO:
     def scaled(self, transitions: list[Any]) -> Any:
         """Rewards as they are learned from, (steps, copies)."""
         rewards = np.array([each[5] for each in transitions])
-        if not self.settings.normalise_rewards:
+        if not self.settings.normalize_rewards:
             return rewards
         for reward, (*_, terminated, truncated) in zip(rewards, transitions, strict=True):
             self.sum = self.settings.discount * self.sum + reward
@@ -125,7 +125,7 @@ class PlainPPO:
         return transitions, raw
 
     def batch(self, transitions: list[Any]) -> list[tuple[Any, ...]]:
-        """One tuple a state: observation, action, log-probability, advantage, target. Copies of a step are neighbours."""
+        """One tuple a state: observation, action, log-probability, advantage, target. Copies of a step are neighbors."""
         gamma, trace = self.settings.discount, self.settings.trace_decay
         rewards = self.scaled(transitions)
         raw = np.zeros((len(transitions), self.world.copies))
@@ -137,7 +137,7 @@ class PlainPPO:
                 error = rewards[step, copy] + (0.0 if no_future else gamma * float(next_value)) - float(value)
                 ahead = error + (0.0 if terminated or truncated else gamma * trace * ahead)
                 raw[step, copy] = ahead
-        scaled = self.normalised(raw) if self.settings.normalise_advantages == "batch" else raw
+        scaled = self.normalized(raw) if self.settings.normalize_advantages == "batch" else raw
         return [
             (transitions[step][0][copy], transitions[step][1][copy], transitions[step][2][copy], scaled[step, copy],
              raw[step, copy] + float(transitions[step][3][copy]))
@@ -145,7 +145,7 @@ class PlainPPO:
             for copy in range(self.world.copies)
         ]  # fmt: skip
 
-    def normalised(self, advantages: Any) -> Any:
+    def normalized(self, advantages: Any) -> Any:
         return (advantages - advantages.mean()) / (advantages.std(ddof=1) + self.settings.advantage_epsilon)
 
     def update(self, batch: list[tuple[Any, ...]]) -> None:
@@ -156,7 +156,7 @@ class PlainPPO:
                 chosen = [batch[place] for place in order[start : start + self.settings.minibatch_size]]
                 observations, actions, old = (torch.stack([each[k] for each in chosen]) for k in range(3))
                 gains, targets = (np.array([each[k] for each in chosen]) for k in (3, 4))
-                gains = self.normalised(gains) if self.settings.normalise_advantages == "minibatch" else gains
+                gains = self.normalized(gains) if self.settings.normalize_advantages == "minibatch" else gains
                 advantages, targets = torch.tensor(gains), torch.tensor(targets)
                 loss = self.loss(observations, actions, old, advantages, targets)
                 self.optimizer.zero_grad()

@@ -3,7 +3,7 @@
 settings       every number, and the presets
 agents         `PPO`: collect, update, iterate; restart, save, load
 acting         the rollout that agents act out; networks, policies, activations, rollout: what they act by and fill
-learning       the update; advantages, loss, products, adam, normalisation: its parts
+learning       the update; advantages, loss, products, adam, normalization: its parts
 unit_method    what replaces units, and what is asked of a method of one's own
 in_place       parameters that stay where they lie; saved: which state is refused
 measures       dormant units, ranks, weights, entropy

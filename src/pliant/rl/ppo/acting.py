@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Continuous, Environments, Flags, Floats, Transition
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import RunningMoments, normalised_observations
+from pliant.rl.ppo.normalization import RunningMoments, normalized_observations
 from pliant.rl.ppo.rollout import Rollout
 from pliant.rl.ppo.settings import Settings
 from pliant.streams import generator
@@ -51,7 +51,7 @@ class RolloutCollector:
         agents, copies, size = environments.agents, environments.copies, environments.observation_size
         self.environments, self.networks, self.settings, self.seeds = environments, networks, settings, seeds
         self._dtype = dtype
-        raw = settings.normalise_observations
+        raw = settings.normalize_observations
         self.rollout = Rollout(agents, settings.rollout_steps, copies, size, environments.actions, dtype, raw=raw)
         self.number = 0  # of the rollout at hand, from 0
         self.diverged_at = np.full(agents, -1, np.int64)
@@ -122,8 +122,8 @@ class RolloutCollector:
 
     def seen(self, observations: Floats) -> Array:
         """What the networks are shown of them, (agents, copies, size)."""
-        if self.settings.normalise_observations:
-            observations = normalised_observations(observations, self.experience)
+        if self.settings.normalize_observations:
+            observations = normalized_observations(observations, self.experience)
         shown = observations.astype(self._dtype)
         if not self._all_well:
             shown[self.has_diverged] = 0.0

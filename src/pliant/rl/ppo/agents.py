@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pliant.base.deprecation import renamed_attributes
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.engine.unit_reset import UnitReset
 from pliant.rl.environments.base import Environments, Floats
@@ -29,7 +30,7 @@ from pliant.rl.ppo.adam import StackedAdam
 from pliant.rl.ppo.learning import learn, prepared
 from pliant.rl.ppo.measures import measures, weight_change
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import RunningMoments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.normalization import RunningMoments, discounted_sums, normalized_rewards
 from pliant.rl.ppo.saved import refuse_other_state
 from pliant.rl.ppo.settings import Settings, preset
 from pliant.rl.ppo.unit_method import MethodMaker, lacking, unit_method
@@ -48,6 +49,7 @@ class Update:
     replaced: NDArray[np.int64]  # units, so far
 
 
+@renamed_attributes({"likeliest_actions": "greedy_actions"})
 class PPO:
     """Agents of one setting, one for each seed, in the environments given.
 
@@ -168,13 +170,13 @@ class PPO:
     def _rewards(self) -> Floats:
         """Of the full rollout, as the agents take them, (steps, agents, copies)."""
         rollout = self.acting.rollout
-        if not self.settings.normalise_rewards:
+        if not self.settings.normalize_rewards:
             return rollout.rewards
         sums, self._discounted = discounted_sums(
             rollout.rewards, rollout.ended, self._discounted, self.settings.discount
         )
         self._rewards_so_far.update(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))
-        return normalised_rewards(rollout.rewards, self._rewards_so_far)
+        return normalized_rewards(rollout.rewards, self._rewards_so_far)
 
     def _orders(self) -> NDArray[np.int64]:
         """How each agent shuffles the rollout in each pass, (epochs, agents, states)."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pliant.rl.environments.base import Floats
 from pliant.rl.ppo.adam import StackedAdam
-from pliant.rl.ppo.advantages import advantages, normalised
+from pliant.rl.ppo.advantages import advantages, normalized
 from pliant.rl.ppo.loss import Losses, Minibatch, clip_gradients, losses
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.rollout import Rollout
@@ -46,8 +46,8 @@ def prepared(
     raw = advantages(rewards, values, next_values, bootstrap, ended, settings.discount, settings.trace_decay)
     targets = _agent_first(raw + values)
     flat = _agent_first(raw)
-    if settings.normalise_advantages == "batch":
-        flat = normalised(flat, settings.advantage_epsilon)
+    if settings.normalize_advantages == "batch":
+        flat = normalized(flat, settings.advantage_epsilon)
     observations, actions, outputs = (
         torch.from_numpy(each).flatten(1, 2) for each in (rollout.observations, rollout.actions, rollout.outputs)
     )

@@ -59,12 +59,12 @@ def losses(networks: ActorCritic, batch: Minibatch, settings: Settings) -> Losse
 
 
 def _advantages(batch: Minibatch, settings: Settings) -> Tensor:
-    """Normalised within the minibatch where that is asked for."""
-    if settings.normalise_advantages != "minibatch":
+    """Normalized within the minibatch where that is asked for."""
+    if settings.normalize_advantages != "minibatch":
         return batch.advantages
-    centred = batch.advantages - batch.advantages.mean(-1, keepdim=True)
-    deviation = centred.square().sum(-1, keepdim=True).div(max(centred.shape[-1] - 1, 1)).sqrt()
-    return torch.where(deviation > 0, centred / (deviation + settings.advantage_epsilon), centred)
+    centered = batch.advantages - batch.advantages.mean(-1, keepdim=True)
+    deviation = centered.square().sum(-1, keepdim=True).div(max(centered.shape[-1] - 1, 1)).sqrt()
+    return torch.where(deviation > 0, centered / (deviation + settings.advantage_epsilon), centered)
 
 
 @torch.no_grad()

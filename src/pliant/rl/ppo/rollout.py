@@ -1,7 +1,7 @@
 """What agents saw and did since they last learned.
 
 Observations, actions and the actor's outputs are kept agent first, as learning reads them, (agents, steps, copies, ...); rewards
-and ends step first, as advantages are computed, (steps, agents, copies). `raw` are observations before they were normalised.
+and ends step first, as advantages are computed, (steps, agents, copies). `raw` are observations before they were normalized.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pliant.rl.ppo.settings import RENAMED
+
 State = Mapping[str, Any]
 
 
@@ -23,7 +25,8 @@ def refuse_other_state(state: State, here: State) -> None:
 def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
     """What, as saved, and as it is here; the format first, for the rest is read by it."""
     yield "format", state["format"], here["format"]
-    yield "settings", *_differing(state["settings"], here["settings"])
+    settings: State = state["settings"]
+    yield "settings", *_differing({RENAMED.get(name, name): settings[name] for name in settings}, here["settings"])
     yield "seeds", state["seeds"], here["seeds"]
     yield "replacement of units", *_replacing(state, here)
     saved: Mapping[str, Tensor] = state["parameters"]

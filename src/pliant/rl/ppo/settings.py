@@ -4,11 +4,11 @@ What each is called elsewhere, and what the presets take, in tables: docs/ppo.md
 
 All presets but `modern` are those of Dohare et al., Nature 632 (2024), as their code runs: Adam keeps the moments of replaced
 units, a replaced unit's mean is not handed over, counts are drawn, a time limit ends an episode like a fall, the environment is
-given the action as it was drawn, nothing is normalised but advantages. That code pads the ant's observations to 111 with zeros,
+given the action as it was drawn, nothing is normalized but advantages. That code pads the ant's observations to 111 with zeros,
 which is the environment's to do.
 
-`modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalised
-observations and rewards, the value of the last state where a time limit cuts, clipped actions, advantages normalised in each
+`modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalized
+observations and rewards, the value of the last state where a time limit cuts, clipped actions, advantages normalized in each
 minibatch, gradients of at most norm 0.5. Its numbers are theirs or the article's, but for `value_weight`: 0.5 of the squared
 error is Stable-Baselines3's. Theirs, and CleanRL's, is 0.5 of half the square, which would be 0.25 here. No search was made.
 """
@@ -23,6 +23,7 @@ from types import NoneType
 from typing import Any, Literal, cast, get_args
 
 from pliant.base.choices import did_you_mean
+from pliant.base.deprecation import renamed_arguments, renamed_attributes
 from pliant.base.initial import INITS
 from pliant.engine.optimizer_state.units import Policy
 from pliant.engine.select import Count
@@ -31,9 +32,16 @@ from pliant.rl.ppo.activations import ACTIVATIONS
 
 Method = Literal["none", "cbp", "redo"]
 TimeLimit = Literal["terminal", "bootstrap"]
-Normalise = Literal["none", "minibatch", "batch"]
+Normalize = Literal["none", "minibatch", "batch"]
+RENAMED = {  # settings of the version before -> of this
+    "normalise_advantages": "normalize_advantages",
+    "normalise_observations": "normalize_observations",
+    "normalise_rewards": "normalize_rewards",
+}
 
 
+@renamed_arguments(RENAMED)
+@renamed_attributes(RENAMED)
 @dataclass(frozen=True)
 class Settings:
     """PPO's settings; the defaults are the article's standard PPO.
@@ -57,13 +65,13 @@ class Settings:
     clip: float = 0.2  # of the probability ratio, ε
     value_weight: float = 1.0  # of the squared value error in the loss
     entropy_weight: float = 0.0
-    normalise_advantages: Normalise = "batch"  # over the rollout, over each minibatch, or not
+    normalize_advantages: Normalize = "batch"  # over the rollout, over each minibatch, or not
     advantage_epsilon: float = 0.0  # added to their standard deviation
     max_gradient_norm: float | None = None  # of each agent; None does not clip
     time_limit: TimeLimit = "terminal"  # what follows the last state before a time limit: nothing, or its value
 
-    normalise_observations: bool = False
-    normalise_rewards: bool = False
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
     clip_actions: bool = False  # to the motors' limits, before the environment sees them
 
     step_size: float = 1e-4
@@ -123,8 +131,8 @@ class Settings:
                     f"Settings: {field.name} = {getattr(self, field.name)!r} is read by method {' or '.join(readers)}, not "
                     f"{self.method}: leave it out, or change the method"
                 )
-        if self.normalise_advantages == "none" and self.advantage_epsilon:
-            raise ValueError("Settings: advantage_epsilon needs normalise_advantages='batch' or 'minibatch'")
+        if self.normalize_advantages == "none" and self.advantage_epsilon:
+            raise ValueError("Settings: advantage_epsilon needs normalize_advantages='batch' or 'minibatch'")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -163,7 +171,7 @@ def _check(settings: Settings, name: str, fits: bool, wanted: str) -> None:
 _CHOICES: Mapping[str, Sequence[str]] = {
     "activation": tuple(ACTIVATIONS),
     "init": INITS,
-    "normalise_advantages": get_args(Normalise),
+    "normalize_advantages": get_args(Normalize),
     "time_limit": get_args(TimeLimit),
     "method": get_args(Method),
     "utility": tuple(UTILITIES),
@@ -189,7 +197,7 @@ ELSEWHERE: Mapping[str, str] = {  # what Stable-Baselines3, CleanRL and papers c
     **dict.fromkeys(("net_arch", "policy_kwargs", "hidden_sizes"), "hidden"),
     **dict.fromkeys(("gae_lambda", "lam"), "trace_decay"),
     **dict.fromkeys(("clip_range", "clip_coef", "clip_eps"), "clip"),
-    **dict.fromkeys(("normalize_advantage", "norm_adv"), "normalise_advantages"),
+    **dict.fromkeys(("normalize_advantage", "norm_adv"), "normalize_advantages"),
     **dict.fromkeys(("l2", "l2_weight"), "weight_decay"),
     "activation_fn": "activation",
     "log_std_init": "log_std",
@@ -198,8 +206,8 @@ ELSEWHERE: Mapping[str, str] = {  # what Stable-Baselines3, CleanRL and papers c
     "ent_coef": "entropy_weight",
     "max_grad_norm": "max_gradient_norm",
     "eps": "adam_epsilon",
-    "norm_obs": "normalise_observations",
-    "norm_reward": "normalise_rewards",
+    "norm_obs": "normalize_observations",
+    "norm_reward": "normalize_rewards",
 }
 
 _TUNED = Settings(betas=(0.99, 0.99))
@@ -213,11 +221,11 @@ PRESETS: Mapping[str, Settings] = {
         step_size=3e-4,
         value_weight=0.5,
         max_gradient_norm=0.5,
-        normalise_advantages="minibatch",
+        normalize_advantages="minibatch",
         advantage_epsilon=1e-8,
         time_limit="bootstrap",
-        normalise_observations=True,
-        normalise_rewards=True,
+        normalize_observations=True,
+        normalize_rewards=True,
         clip_actions=True,
         weight_decay=1e-4,
         method="cbp",
@@ -238,5 +246,6 @@ def preset(name: str, **changes: Any) -> Settings:
     for change in changes:
         if change in ELSEWHERE:
             raise ValueError(f"PPO: setting '{change}' is called {ELSEWHERE[change]} here (all of them: docs/ppo.md)")
-        _check_choice("setting", change, tuple(field.name for field in fields(Settings)), likeness=0.65)
+        if change not in RENAMED:
+            _check_choice("setting", change, tuple(field.name for field in fields(Settings)), likeness=0.65)
     return replace(PRESETS[name], **cast(Any, changes))

@@ -189,7 +189,7 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
     for family, labels in arrays.items():
         column, through = columns[family], passes[family]
         if through is not None and not operands.pointwise:
-            through = uniform(through, (1,))  # what fills gaps, as padding does, is its neighbours' channel
+            through = uniform(through, (1,))  # what fills gaps, as padding does, is its neighbors' channel
         depthwise = operands.groups > 1 and k == 1
         one_of_many = told_apart or record.sizes[family] > 1
         gate = k > 1 and through is not None and one_of_many and _single(record, through)

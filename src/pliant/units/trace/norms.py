@@ -1,7 +1,7 @@
 """Norms: labels pass; units that share a mean or variance are mixed; a scale and a shift belong to what they meet.
 
 batch norm          a statistic for each channel                           nothing is mixed
-layer, RMS norm     one over the normalised axes of each example           all units along them
+layer, RMS norm     one over the normalized axes of each example           all units along them
 group norm          one over the channels of a group                       the units of the group
 """
 

@@ -244,7 +244,7 @@ def _check_model(model: nn.Module) -> None:
         if isinstance(module, LazyModuleMixin) and cast(Any, module).has_uninitialized_params():
             raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
-            raise ValueError(f"trace: '{path}' of {name} is quantised; quantised models do not learn and have no units")
+            raise ValueError(f"trace: '{path}' of {name} is quantized; quantized models do not learn and have no units")
     for path, module in cast(Any, model.named_modules()):
         held: list[Any] = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
         if any(isinstance(each, Tensor) and each.is_inference() for each in held):

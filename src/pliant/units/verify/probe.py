@@ -3,7 +3,7 @@
 It lies on the CPU in float64 (`double`), in evaluation mode, computes attention as matrix products, and starts every pass
 from the same state (`state`). Batch norms keep statistics that fit the example inputs: with those of a fresh model a deep
 network's signals fade, and a difference can round to nothing. For the same reason nothing in it is zero that could be
-otherwise, nor are two entries of a vector alike: behind a zero-initialised head, or a residual branch whose last scale starts
+otherwise, nor are two entries of a vector alike: behind a zero-initialized head, or a residual branch whose last scale starts
 at 0, every difference is zero, and where all scales are 1 none tells its unit. Under `held_norms` layer, group and RMS norms
 divide by what they divided by in the untouched model; then units that meet only in a norm's statistics are as separate as any
 others.

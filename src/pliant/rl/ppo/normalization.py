@@ -51,13 +51,13 @@ class RunningMoments:
             setattr(self, name, state[name].copy())
 
 
-def normalised_observations(observations: Floats, moments: RunningMoments) -> Floats:
-    """(agents, n, size), normalised."""
+def normalized_observations(observations: Floats, moments: RunningMoments) -> Floats:
+    """(agents, n, size), normalized."""
     scaled = (observations - moments.mean[:, None]) / np.sqrt(moments.variance[:, None] + TINY)
     return np.clip(scaled, -LARGEST, LARGEST)
 
 
-def normalised_rewards(rewards: Floats, moments: RunningMoments) -> Floats:
+def normalized_rewards(rewards: Floats, moments: RunningMoments) -> Floats:
     """(steps, agents, copies), scaled and not shifted."""
     return np.clip(rewards / np.sqrt(moments.variance[:, None] + TINY), -LARGEST, LARGEST)
 

@@ -13,7 +13,7 @@ from pliant.streams import generator, stream_key, uniform
 SIZE = 3  # of the state
 
 
-class LinearWorld:
+class LinearEnvironment:
     """`broken` = (agent, step, what): from that step on the agent's "observations" or "rewards" are not finite."""
 
     def __init__(
@@ -73,7 +73,7 @@ class LinearWorld:
 class Padded:
     """A world whose observations have two zeros behind them; `told` is what it says of that."""
 
-    def __init__(self, world: LinearWorld, told: int) -> None:
+    def __init__(self, world: LinearEnvironment, told: int) -> None:
         self.world, self.observation_size = world, world.observation_size + 2
         if told:
             self.padding = told
