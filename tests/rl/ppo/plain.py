@@ -28,16 +28,16 @@ class Agent(nn.Module):
 
 
 class PlainPPO:
-    """`world` has one agent of one or more copies."""
+    """`environment` has one agent of one or more copies."""
 
-    def __init__(self, world: Any, settings: Settings, seed: int) -> None:
-        self.world, self.settings, self.seed, self.rollouts = world, settings, seed, 0
-        self.continuous = isinstance(world.actions, Continuous)
-        self.outputs = world.actions.size if self.continuous else world.actions.count
+    def __init__(self, environment: Any, settings: Settings, seed: int) -> None:
+        self.environment, self.settings, self.seed, self.rollouts = environment, settings, seed, 0
+        self.continuous = isinstance(environment.actions, Continuous)
+        self.outputs = environment.actions.size if self.continuous else environment.actions.count
         self.seen: list[Any] = []  # raw observations, of all rollouts that were learned from
         self.sums: list[Any] = []  # discounted sums of rewards, of all steps
-        self.sum = np.zeros(world.copies)  # at the step before
-        self.agent = Agent(world.observation_size, self.outputs, settings).double()
+        self.sum = np.zeros(environment.copies)  # at the step before
+        self.agent = Agent(environment.observation_size, self.outputs, settings).double()
         self.optimizer = torch.optim.Adam(
             self.agent.parameters(), lr=settings.step_size, betas=settings.betas, weight_decay=settings.weight_decay
         )
@@ -100,7 +100,7 @@ class PlainPPO:
         """One tuple a step, each of (copies, ...); and the observations as they were."""
         draws, shape = (
             generator(self.seed, "action noise", self.rollouts),
-            (self.settings.rollout_steps, self.world.copies),
+            (self.settings.rollout_steps, self.environment.copies),
         )
         noise = (
             draws.standard_normal((*shape, self.outputs))
@@ -109,7 +109,7 @@ class PlainPPO:
         )
         transitions, raw = [], []
         for step in range(self.settings.rollout_steps):
-            raw.append(self.world.observations[0].copy())
+            raw.append(self.environment.observations[0].copy())
             observation = self.shown(raw[-1])
             outputs = self.agent.actor(observation)
             drawn = torch.tensor(noise[step])
@@ -117,7 +117,7 @@ class PlainPPO:
             log_probability = self.distribution(observation).log_prob(action)
             value = self.agent.critic(observation).squeeze(-1)
             clipped = action.clamp(-1, 1) if self.settings.clip_actions and self.continuous else action
-            after = self.world.step(clipped.numpy()[None])
+            after = self.environment.step(clipped.numpy()[None])
             reached = self.shown(after.observations[0])
             next_value = self.agent.critic(reached).squeeze(-1)
             ends = (after.terminated[0], after.truncated[0])
@@ -128,8 +128,8 @@ class PlainPPO:
         """One tuple a state: observation, action, log-probability, advantage, target. Copies of a step are neighbors."""
         gamma, trace = self.settings.discount, self.settings.trace_decay
         rewards = self.scaled(transitions)
-        raw = np.zeros((len(transitions), self.world.copies))
-        for copy in range(self.world.copies):
+        raw = np.zeros((len(transitions), self.environment.copies))
+        for copy in range(self.environment.copies):
             ahead = 0.0
             for step in reversed(range(len(transitions))):
                 _, _, _, value, next_value, _, terminated, truncated = (each[copy] for each in transitions[step])
@@ -142,7 +142,7 @@ class PlainPPO:
             (transitions[step][0][copy], transitions[step][1][copy], transitions[step][2][copy], scaled[step, copy],
              raw[step, copy] + float(transitions[step][3][copy]))
             for step in range(len(transitions))
-            for copy in range(self.world.copies)
+            for copy in range(self.environment.copies)
         ]  # fmt: skip
 
     def normalized(self, advantages: Any) -> Any:

@@ -46,8 +46,8 @@ def parameters(ppo: PPO, agent: int | None = None) -> dict[str, torch.Tensor]:
 # -- against the plain implementation ---------------------------------------------------------------------------------
 
 
-def plain_twin(ppo: PPO, world: LinearEnvironment) -> PlainPPO:
-    plain = PlainPPO(world, ppo.settings, ppo.seeds[0])
+def plain_twin(ppo: PPO, environment: LinearEnvironment) -> PlainPPO:
+    plain = PlainPPO(environment, ppo.settings, ppo.seeds[0])
     with torch.no_grad():
         for name in ("actor", "critic"):
             linears = [layer for layer in getattr(plain.agent, name) if hasattr(layer, "weight")]
@@ -265,10 +265,10 @@ def test_what_is_no_state_of_a_ppo_is_refused():
         ppo.load_state_dict(state)
 
 
-def test_a_state_of_another_dtype_shape_or_world_is_refused_and_leaves_all_as_it_was():
+def test_a_state_of_another_dtype_shape_or_environment_is_refused_and_leaves_all_as_it_was():
     def begun(copies: int = 2, time_limit: int = 500, **settings: Any) -> PPO:
-        world = RewiredCartPole(seeds=[0], copies=copies, time_limit=time_limit)
-        return PPO(world, replace(REDO, minibatch_size=8, **settings), [0])
+        environment = RewiredCartPole(seeds=[0], copies=copies, time_limit=time_limit)
+        return PPO(environment, replace(REDO, minibatch_size=8, **settings), [0])
 
     ppo = begun()
     ppo.iterate()
@@ -596,10 +596,10 @@ def test_a_part_of_redos_stack_restarts_unless_fresh_units_count_their_own_steps
 
 
 def test_episodes_that_a_new_task_cuts_off_are_not_told_of():
-    world = RewiredCartPole(seeds=[0], copies=2)
-    ppo = PPO(world, replace(SMALL, rollout_steps=8), [0])
+    environment = RewiredCartPole(seeds=[0], copies=2)
+    ppo = PPO(environment, replace(SMALL, rollout_steps=8), [0])
     ppo.iterate()
-    world.begin_task(1)
+    environment.begin_task(1)
     ppo.forget_episodes()
     told = []
     for _ in range(12):
@@ -615,8 +615,8 @@ def test_episodes_that_a_new_task_cuts_off_are_not_told_of():
 
 
 def test_episodes_are_told_with_their_steps_and_undiscounted_returns():
-    world = LinearEnvironment([0], copies=1, limit=5)
-    ppo = PPO(world, replace(SMALL, rollout_steps=16), [0])
+    environment = LinearEnvironment([0], copies=1, limit=5)
+    ppo = PPO(environment, replace(SMALL, rollout_steps=16), [0])
     first = ppo.collect(12)
     rest = ppo.collect()
     rewards = ppo.acting.rollout.rewards[:, 0, 0]
@@ -630,10 +630,10 @@ def test_episodes_are_told_with_their_steps_and_undiscounted_returns():
 def test_a_clipped_action_is_what_the_environment_sees_and_the_drawn_one_is_learned_from():
     wide = {"log_std": 1.0}
     for clip in (False, True):
-        world = LinearEnvironment([0])
-        ppo = PPO(world, replace(SMALL, clip_actions=clip, **wide), [0])
+        environment = LinearEnvironment([0])
+        ppo = PPO(environment, replace(SMALL, clip_actions=clip, **wide), [0])
         ppo.collect()
-        given = np.stack(world.given, axis=2)
+        given = np.stack(environment.given, axis=2)
         assert (np.abs(given).max() <= 1.0) == clip
         assert np.abs(ppo.acting.rollout.actions).max() > 1.0
 
@@ -662,7 +662,7 @@ def test_measures_are_told_after_an_update_alone():
 
 
 def test_learning_helps():
-    """The world pays for keeping x at 0."""
+    """The environment pays for keeping x at 0."""
     seeds = [0, 1, 2]
     ppo = PPO(
         LinearEnvironment(seeds, copies=4, limit=20),
@@ -698,17 +698,17 @@ def test_greedy_actions_are_asked_of_another_environment_and_change_nothing(acti
 
 
 def test_a_presets_name_is_taken_and_seeds_are_those_of_the_environments():
-    world = LinearEnvironment([4, 9], copies=1)
-    ppo = PPO(world, "ppo-cbp")
+    environment = LinearEnvironment([4, 9], copies=1)
+    ppo = PPO(environment, "ppo-cbp")
     assert (ppo.settings, ppo.seeds) == (preset("ppo-cbp"), [4, 9])
-    assert PPO(world, "ppo", seeds=[1, 2]).seeds == [1, 2]
+    assert PPO(environment, "ppo", seeds=[1, 2]).seeds == [1, 2]
     with pytest.raises(ValueError, match="did you mean 'ppo-cbp'"):
-        PPO(world, "ppo-cpb")
+        PPO(environment, "ppo-cpb")
     with pytest.raises(TypeError, match="settings must be Settings or a preset's name, got a dict"):
-        PPO(world, {})  # type: ignore[arg-type]
-    del world.seeds
+        PPO(environment, {})  # type: ignore[arg-type]
+    del environment.seeds
     with pytest.raises(ValueError, match="LinearEnvironment has no seeds; give seeds="):
-        PPO(world, "ppo")
+        PPO(environment, "ppo")
 
 
 def test_environments_of_another_kind_are_named_with_what_they_lack():

@@ -1,4 +1,4 @@
-"""A picture of the cart and its pole, painted with NumPy alone: the plain state, not what the sensors make of it."""
+"""An image of the cart and its pole, drawn with NumPy alone: of the state itself, not of the sensors' observation."""
 
 from __future__ import annotations
 

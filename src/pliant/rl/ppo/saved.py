@@ -1,4 +1,4 @@
-"""Whether a saved state is of the agents that are to go on from it: asked before anything of it is taken in."""
+"""The check that a saved state fits the agents that are to load it, made before anything is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refuse_other_state(state: State, here: State) -> None:
 
 
 def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
-    """What, as saved, and as it is here; the format first, for the rest is read by it."""
+    """Name, value in the saved state, value here; the format first, because it says how to read the rest."""
     yield "format", state["format"], here["format"]
     settings: State = state["settings"]
     yield "settings", *_differing({RENAMED.get(name, name): settings[name] for name in settings}, here["settings"])
@@ -46,7 +46,7 @@ def _replacing(state: State, here: State) -> tuple[str, str]:
 
 
 def _differing(saved: State, ours: State) -> tuple[str, str]:
-    """Of two groups of settings, those that differ."""
+    """The settings that differ, as text: saved, and here."""
     names = [name for name in {**ours, **saved} if saved.get(name, "absent") != ours.get(name, "absent")]
     told = [", ".join(f"{name}={each.get(name, 'absent')!r}" for name in names) for each in (saved, ours)]
     return told[0], told[1]
