@@ -17,7 +17,7 @@ class InPlace(nn.Module):
     """Raises `TypeError` instead of being copied or pickled, or of changing dtype or device."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Called by `.to()`, `.double()` and the like; `fn` is tried on an empty tensor first, so that a refusal changes nothing."""
+        """Called by `.to()` and `.double()`. `fn` is tried on an empty tensor first, so that a refusal changes nothing."""
         here = next(self.parameters())
         there = fn(torch.empty(0, dtype=here.dtype, device=here.device))
         if (there.dtype, there.device) != (here.dtype, here.device):
