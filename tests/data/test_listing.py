@@ -91,7 +91,7 @@ def test_a_folder_beside_train_that_may_be_the_test_set_must_be_told(tmp_path, o
 def test_parts_of_other_names_are_refused_not_mixed(tmp_path, names):
     for folder in names:
         class_folders(tmp_path / folder)
-    with pytest.raises(DataError, match=r"of which class is .* or train/ and val/ with class folders in each"):
+    with pytest.raises(DataError, match=r"the class of .* or train/ and val/ with class folders in each"):
         listing(tmp_path)
 
 
@@ -140,20 +140,20 @@ def test_the_key_changes_with_a_name_a_size_a_time_and_a_checksum(tmp_path):
 def test_an_image_whose_class_cannot_be_told_is_named(tmp_path):
     class_folders(tmp_path)
     image(tmp_path / "class0" / "more" / "1.png")
-    with pytest.raises(DataError, match=r"of which class is 'class0/more/1\.png'\? Give class folders"):
+    with pytest.raises(DataError, match=r"the class of 'class0/more/1\.png' is unknown: give class folders"):
         listing(tmp_path)
 
 
 def test_images_without_folders_are_refused(tmp_path):
     image(tmp_path / "1.png")
-    with pytest.raises(DataError, match=r"of which class is '1\.png'"):
+    with pytest.raises(DataError, match=r"the class of '1\.png'"):
         listing(tmp_path)
 
 
 def test_a_test_class_that_nobody_learns_is_named(tmp_path):
     class_folders(tmp_path / "train", classes=2)
     class_folders(tmp_path / "val", classes=3)
-    with pytest.raises(DataError, match="class 'class2' of the test set is none of the 2 to learn"):
+    with pytest.raises(DataError, match="class 'class2' of the test set is none of the 2 training classes"):
         listing(tmp_path)
 
 
@@ -197,5 +197,5 @@ def test_nothing_and_no_images_are_named(tmp_path):
 def test_a_loop_of_links_ends(tmp_path):
     class_folders(tmp_path / "set")
     (tmp_path / "set" / "class0" / "loop").symlink_to(tmp_path / "set")
-    with pytest.raises(DataError, match="of which class is"):
+    with pytest.raises(DataError, match="the class of"):
         listing(tmp_path / "set")

@@ -367,7 +367,7 @@ def test_a_network_that_diverged_is_told_and_never_raises(bad):
     assert first.not_finite == 1
     assert first.dormant_by_activity is None
     assert all(value != value for value in (first.effective_rank, first.srank, first.stable_rank))
-    assert "0: 1 units answered NaN or inf" in str(diagnosis)
+    assert "0: 1 units are NaN or inf" in str(diagnosis)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -30,24 +30,24 @@ class File:
     name: str
     hash: str  # algorithm:hexadecimal, of the file
     megabytes: float
-    unpacked: str | None = None  # the same, of what is in a .gz
+    unpacked: str | None = None  # the same, of the content of a .gz
 
 
 @renamed_attributes({"licence": "license"})
 @dataclass(frozen=True)
 class Entry:
-    """A data set that is known by name."""
+    """A data set of the catalog."""
 
     form: ImageFormat
     train: int  # images
     test: int  # images
-    classes: tuple[str, ...] | int  # their names where no file tells them, else how many
+    classes: tuple[str, ...] | int  # their names where no file holds them, else their number
     license: str
     citation: str
     files: tuple[File, ...] = ()
     mirrors: tuple[str, ...] = ()  # a file's address is a mirror and its name
-    folders: tuple[str, ...] = ()  # names under which others keep it
-    how: str = ""  # to get what cannot be downloaded
+    folders: tuple[str, ...] = ()  # folder names that other libraries use
+    how: str = ""  # how to get it, where it cannot be downloaded
 
 
 def _idx(*hashes: tuple[str, str, float]) -> tuple[File, ...]:

@@ -2,13 +2,13 @@
 
     image -> first frame -> RGB -> 32 x 32 by the box filter: each pixel is the mean of the area that it covers
 
-The whole image is resized, without cropping: one that is not square is squeezed. Transparency is dropped, 16 bits are cut
+The whole image is resized, without cropping: one that is not square is distorted. Transparency is dropped, 16 bits are cut
 to the upper 8, CMYK is converted as Pillow does, and orientation tags are not followed. A smaller image is enlarged by the
 same filter, which repeats pixels.
 
-Numbers of 8, 10, 12 or 14 bits in a file of 16 would become black, or nearly, and a dark image looks like them. So what is
-used is asked of a data set, not of an image: where none of its images of 16 bits reaches a quarter of white, it is refused.
-An image of which 8 bits are used would be nothing but black, and is refused alone.
+Numbers of 8, 10, 12 or 14 bits in a file of 16 would become black, or nearly, and cannot be told from a dark image. So the range
+is checked per data set, not per image: where none of its images of 16 bits reaches a quarter of white, the data set is refused.
+A single image that uses 8 bits or fewer would be completely black, and is refused.
 
 Source: P. Chrabaszcz, I. Loshchilov, F. Hutter, "A downsampled variant of ImageNet as an alternative to the CIFAR
 datasets", arXiv:1707.08819, 2017: ImageNet32 by the box filter.

@@ -1,4 +1,4 @@
-"""What a data set is: images as bytes, labels, and a hash that names exactly these.
+"""Data sets: images as bytes, labels, and a hash of both.
 
     sha256 = SHA-256 of, for train and then test:  shape, pixels (uint8, C order), labels (int64, little endian)
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class DataError(ValueError):
-    """A data set cannot be had. The message is one line: which file, what is wrong with it or where it was looked
+    """A data set is not available. The message is one line: which file, what is wrong with it or where it was looked
     for, and what to do. The command line prints it and exits with status 2."""
 
 

@@ -1,4 +1,4 @@
-"""Which images a folder, or a zip, of class folders holds, which class each is of, and which are for the test.
+"""The images of a folder, or a zip, of class folders: their paths, their classes, and which are the test set.
 
     <class>/<file>                                                               all to learn from
     train/<class>/<file>             val/<class>/<file>                          val, or else test, is the test set
@@ -50,11 +50,11 @@ class Listing:
     classes: tuple[str, ...]
     train: tuple[tuple[str, int], ...]
     test: tuple[tuple[str, int], ...]
-    key: str  # changes with any image's name, size, and time (in a folder) or checksum (in a zip), and with how they are read
+    key: str  # changes with any image's name, size, and time (in a folder) or checksum (in a zip), and with the way of decoding
 
     @property
     def names(self) -> list[str]:
-        """All images, those to learn from first."""
+        """All images, training set first."""
         return [name for name, _ in (*self.train, *self.test)]
 
 
@@ -76,7 +76,9 @@ def listing(source: Path) -> Listing:
     classes = tuple(sorted({label for _, label in train}))
     strange = sorted({label for _, label in test} - set(classes))
     if strange:
-        raise DataError(f"{source}: class '{strange[0]}' of the test set is none of the {len(classes)} to learn")
+        raise DataError(
+            f"{source}: class '{strange[0]}' of the test set is none of the {len(classes)} training classes"
+        )
     index = {label: number for number, label in enumerate(classes)}
 
     def ordered(part: Iterable[tuple[str, str]]) -> tuple[tuple[str, int], ...]:
@@ -99,7 +101,7 @@ def common_root(names: list[str]) -> str:
 
 
 def split(names: list[str], annotated: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Each image with its class, to learn from and for the test; `annotated` are the classes of val/images.
+    """Each image with its class, training set and test set; `annotated` are the classes of val/images.
 
     >>> split(["train/cat/1.png", "train/dog/2.png", "val/images/3.png"], {"3.png": "dog"})
     ([('train/cat/1.png', 'cat'), ('train/dog/2.png', 'dog')], [('val/images/3.png', 'dog')])
@@ -147,7 +149,7 @@ def _class_of(name: str, within: str) -> str:
     if len(folders) == 1 or (len(folders) == 2 and folders[1] == "images"):
         return folders[0]
     raise DataError(
-        f"of which class is '{name}'? Give class folders (<class>/<file>), or train/ and val/ with class folders in each"
+        f"the class of '{name}' is unknown: give class folders (<class>/<file>), or train/ and val/ with class folders in each"
     )
 
 
@@ -221,12 +223,12 @@ def open_zip(source: Path) -> zipfile.ZipFile:
 
 
 def _marks(stamps: Iterable[str], test: Sequence[tuple[str, str]]) -> list[str]:
-    """What sets apart the key of files that are read otherwise than they once were."""
+    """Marks in the key of data sets that earlier versions decoded in another way."""
     marks: list[str] = []
     if test and (tested := test[0][0].partition("/")[0]) not in _NOT_MARKED:
-        marks.append(f"test\t{tested}")  # once left out
+        marks.append(f"test\t{tested}")  # earlier versions left it out
     if any(name.lower().endswith(_DEPTHS) for name in stamps):
-        marks.append("16 bits")  # of which few were used were once black
+        marks.append("16 bits")  # earlier versions decoded images that use few of them as black
     return marks
 
 

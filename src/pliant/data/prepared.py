@@ -1,6 +1,6 @@
-"""Images reduced once, and kept as one memory-mapped array.
+"""Images resized once, and kept as one memory-mapped array.
 
-    prepared/NAME-KEY/    pixels.npy    (n, 32, 32, 3), those to learn from, then those for the test
+    prepared/NAME-KEY/    pixels.npy    (n, 32, 32, 3), training set, then test set
                           labels.npy    (n,)
                           set.json      the counts, the classes and the SHA-256 of pixels and labels
 
@@ -35,7 +35,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Facts:
-    """What set.json says."""
+    """The content of set.json."""
 
     format: int
     train: int  # images
@@ -48,7 +48,7 @@ class Facts:
 def prepared(name: str, images: Listing) -> ImageSet:
     """The images, from the cache or put there now. Raises DataError where one of them cannot be read."""
     folder = cache_folder() / "prepared" / f"{name}-{images.key[:16]}"
-    kept = opened(name, folder)  # without the lock: the cache may be somebody else's, and only to be read
+    kept = opened(name, folder)  # without the lock: the cache may be another user's, and read-only
     if kept is None:
         with locked(folder.with_name(f"{name}.lock")):
             kept = opened(name, folder)  # another process may have made it meanwhile
@@ -61,7 +61,7 @@ def prepared(name: str, images: Listing) -> ImageSet:
 
 
 def opened(name: str, folder: Path) -> ImageSet | None:
-    """What is kept in the folder; None where there is nothing, or, with a word in the log, what is there is not sound."""
+    """The data set kept in the folder; None where there is none, or, with a line in the log, where it is damaged."""
     if not folder.is_dir():
         return None
     try:
@@ -80,7 +80,7 @@ def opened(name: str, folder: Path) -> ImageSet | None:
 
 
 def facts_in(folder: Path) -> Facts:
-    """What set.json says. Raises ValueError or TypeError where it says something else."""
+    """The content of set.json. Raises ValueError or TypeError where it is another format."""
     found: Any = json.loads((folder / "set.json").read_text(encoding="utf-8"))
     facts = Facts(**found)
     if facts.format != FORMAT:
@@ -89,7 +89,7 @@ def facts_in(folder: Path) -> Facts:
 
 
 def kept_facts(name: str) -> Facts | None:
-    """What is recorded of the newest preparation of a set, unchecked: for listings."""
+    """The recorded facts of the newest preparation of a set, unchecked: for listings."""
     folders = sorted(
         (cache_folder() / "prepared").glob(f"{name}-{'[0-9a-f]' * 16}"), key=lambda path: path.stat().st_mtime
     )
@@ -125,7 +125,7 @@ def _make(folder: Path, images: Listing) -> None:
 
 
 def _write_pixels(path: Path, images: Listing) -> None:
-    """Plain writes, not a map: on a full disk these raise."""
+    """Plain writes, not a memory map: on a full disk these raise."""
     names = images.names
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), SIDE, SIDE, 3)}
     with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""A data set by its name: found, checked, and where need be downloaded or prepared."""
+"""A data set by its name: found, checked, and if necessary downloaded or prepared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def load(name: str, folder: Path | None = None, *, download: bool = True) -> ImageSet:
-    """The data set `name`: one of `known_sets()`, or whatever `pliant data add` was told.
+    """The data set `name`: one of `known_sets()`, or one added by `pliant data add`.
 
     It is looked for in `folder`, in $PLIANT_DATA, among the sets that were added and in the cache folder; then, unless
     `download` is False, it is downloaded. Raises DataError saying which file is missing or broken, where it was looked
@@ -44,7 +44,7 @@ def _load_files(name: str, entry: Entry, folder: Path | None, download: bool) ->
 
 
 def available(name: str, folder: Path | None = None) -> bool:
-    """Whether `load` would find the set here, without downloading; files are looked for, not into."""
+    """Whether `load` would find the set without downloading; files are looked for, but not opened."""
     return where(name, folder) is not None
 
 
@@ -62,7 +62,7 @@ def where(name: str, folder: Path | None = None) -> Path | None:
 
 
 def _file(file: File, name: str, entry: Entry, folder: Path | None, download: bool) -> Path:
-    """Where the file is; damaged downloads are fetched again, and the user's own are left to the reader to judge."""
+    """The path of the file; damaged downloads are fetched again, and the user's own files are checked when they are read."""
     path = found_file(file, name, entry, folder)
     ours = path is not None and cache_folder() in path.parents
     if path is not None and not ours:
@@ -103,8 +103,8 @@ def _check_counts(name: str, entry: Entry, images: Listing) -> None:
     counts = (len(images.classes), len(images.train), len(images.test) or entry.test)
     if counts != (entry.classes, entry.train, entry.test):
         raise DataError(
-            f"{images.source} holds {counts[0]:,} classes, {counts[1]:,} images to learn from and {len(images.test):,} "
-            f"for the test; {name} has {entry.classes:,}, {entry.train:,} and {entry.test:,}. A part of it can be "
+            f"{images.source} holds {counts[0]:,} classes, {counts[1]:,} training images and {len(images.test):,} "
+            f"test images; {name} has {entry.classes:,}, {entry.train:,} and {entry.test:,}. A part of it can be "
             "added under a name of its own: pliant data add NAME FOLDER"
         )
 
@@ -145,7 +145,7 @@ def _check_name(name: str) -> None:
 
 @contextmanager
 def _readable() -> Generator[None]:
-    """Says in one line which file the system would not let us read."""
+    """Turn an `OSError` into one line that names the file."""
     try:
         yield
     except OSError as error:
@@ -155,7 +155,7 @@ def _readable() -> Generator[None]:
 @renamed_attributes({"pictures": "images", "licence": "license"})
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set that `load` knows, here or not."""
+    """A data set that `load` knows, available or not."""
 
     name: str
     where: Path | None
@@ -164,7 +164,7 @@ class KnownSet:
 
 
 def known_sets(folder: Path | None = None) -> list[KnownSet]:
-    """All data sets that `load` knows: of the catalog, added, and by the names of what lies in the user's folders."""
+    """All data sets that `load` knows: those of the catalog, those added, and those found in the user's folders."""
     names = dict.fromkeys([*CATALOG, *sorted({*added(), *_names_in(folders(folder))})])
     return [_known(name, folder) for name in names]
 

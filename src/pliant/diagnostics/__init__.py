@@ -1,11 +1,11 @@
-"""Measures of plasticity: pure functions of what units answered, and `diagnose`, one table for any network.
+"""Measures of plasticity: pure functions of the activity of units, and `diagnose`, one table for any network.
 
 features    activity of any shape as (n, units)
 health      which units are dead, dormant (three definitions), saturated, linearized
 ranks       in how many directions the features vary
 weights     how large weights and gradients are
-diagnosing  all of them, on the units of a model: watch, activations and undisturbed see one run of it, measuring makes a
-            group's row, diagnosis the table
+diagnosing  all of them, on the units of a model: watch and activations record one forward, measuring computes a
+            group's row, diagnosis is the table
 """
 
 from pliant.base.deprecation import renamed

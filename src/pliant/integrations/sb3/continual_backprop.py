@@ -33,7 +33,7 @@ class ContinualBackpropCallback(UnitResetCallback):
         replacement_rate: share of mature units replaced per optimizer step. 0 observes and writes nothing.
         maturity_threshold: optimizer steps; a unit may be replaced when its age is greater.
         decay_rate, utility, count, eligible, hand_over_mean, optimizer_state, init: see `pliant.ContinualBackprop`.
-        networks, diagnose_every: see `UnitResetCallback`, and what is logged, and what is raised.
+        networks, diagnose_every: see `UnitResetCallback`, also for what is logged and raised.
         which: `include`, `exclude`, `strict`, `residual`, `heads`, `trial`, `seed`.
 
     >>> from stable_baselines3 import A2C
