@@ -77,7 +77,7 @@ def test_add_prepares_registers_and_says_what_it_does(pliant, tmp_path):
         ("add flowers DATA/nowhere", ["there is no DATA/nowhere: give a zip or folder of class folders"]),
         ("add flowers DATA/empty", ["DATA/empty holds no images"]),
         ("add mnist DATA/birds", ["'mnist' is read from its published files"]),
-        ("add imagenet DATA/birds", ["holds 3 classes, 6 images", "added under a name of its own"]),
+        ("add imagenet DATA/birds", ["holds 3 classes, 6 training images", "added under a name of its own"]),
         ("add flowers DATA/broken", ["DATA/broken: 'class0/000.png' cannot be read as an image"]),
     ],
 )

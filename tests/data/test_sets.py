@@ -116,7 +116,7 @@ def test_another_zip_under_the_published_name_is_refused(tmp_path):
 
 def test_a_part_of_a_known_set_is_refused_under_its_name(tmp_path):
     with pytest.raises(
-        DataError, match=r"holds 3 classes, 6 images .*imagenet has 1,000, 1,281,167 and 50,000\. A part"
+        DataError, match=r"holds 3 classes, 6 training images .*imagenet has 1,000, 1,281,167 and 50,000\. A part"
     ):
         add("imagenet", class_folders(tmp_path))
 

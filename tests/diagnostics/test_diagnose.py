@@ -432,7 +432,7 @@ def test_bad_requests_are_errors_that_say_what_to_do():
         diagnose(model, [], groups=chain_groups(model))
     with pytest.raises(ValueError, match=r"must be one number, got a tensor of shape \(4, 2\)"):
         diagnose(model, x, loss=lambda output: output)
-    with pytest.raises(ValueError, match="groups given by hand are taken as they are"):
+    with pytest.raises(ValueError, match="groups given by hand are used as they are"):
         diagnose(model, x, groups=chain_groups(model), heads=True)
     with pytest.raises(TypeError, match="loss is a function of the model's output"):
         diagnose(model, x, loss=torch.tensor(1.0))
