@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pliant.rl.ppo.settings import RENAMED
 
-State = Mapping[str, Any]
+StateDict = Mapping[str, Any]
 
 
-def refuse_other_state(state: State, here: State) -> None:
+def refuse_other_state(state: StateDict, here: StateDict) -> None:
     """Raise `ValueError` where two states differ in what cannot change while agents learn."""
     missing = [name for name in here if name not in state]
     if missing:
@@ -22,10 +22,10 @@ def refuse_other_state(state: State, here: State) -> None:
             raise ValueError(f"this state was saved with {what} {saved}; here it is {ours}")
 
 
-def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
+def _compared(state: StateDict, here: StateDict) -> Iterator[tuple[str, Any, Any]]:
     """Name, value in the saved state, value here; the format first, because it says how to read the rest."""
     yield "format", state["format"], here["format"]
-    settings: State = state["settings"]
+    settings: StateDict = state["settings"]
     yield "settings", *_differing({RENAMED.get(name, name): settings[name] for name in settings}, here["settings"])
     yield "seeds", state["seeds"], here["seeds"]
     yield "replacement of units", *_replacing(state, here)
@@ -37,7 +37,7 @@ def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
     yield "copies", state["acting"]["lengths"].shape[1], here["acting"]["lengths"].shape[1]
 
 
-def _replacing(state: State, here: State) -> tuple[str, str]:
+def _replacing(state: StateDict, here: StateDict) -> tuple[str, str]:
     """None is no method, and a method's state may be empty; earlier states were empty where there was none."""
     saved, ours = state["method"], here["method"]
     if saved == {} and ours != {}:
@@ -45,7 +45,7 @@ def _replacing(state: State, here: State) -> tuple[str, str]:
     return "off" if saved is None else "on", "off" if ours is None else "on"
 
 
-def _differing(saved: State, ours: State) -> tuple[str, str]:
+def _differing(saved: StateDict, ours: StateDict) -> tuple[str, str]:
     """The settings that differ, as text: saved, and here."""
     names = [name for name in {**ours, **saved} if saved.get(name, "absent") != ours.get(name, "absent")]
     told = [", ".join(f"{name}={each.get(name, 'absent')!r}" for name in names) for each in (saved, ours)]
