@@ -1,6 +1,7 @@
 """What README and docs show is run, and what they point to is there."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,27 @@ def test_links_within_the_project_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+WORDS_IN_CODE = [
+    (page, word)
+    for page in (ROOT / "CONTRIBUTING.md", ROOT / "docs" / "inside.md")
+    for word in sorted(set(re.findall(r"`([\w./]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.S))))
+]
+PATHS = [(page, word) for page, word in WORDS_IN_CODE if word.endswith((".py", ".md", ".toml", "/"))]
+NAMES = [(page, word) for page, word in WORDS_IN_CODE if word.startswith("pliant.")]
+
+
+@pytest.mark.parametrize(("page", "path"), PATHS, ids=lambda value: getattr(value, "name", value))
+def test_paths_that_pages_for_contributors_name_exist(page, path):
+    """From the root of the project, or within the package."""
+    assert any((folder / path).exists() for folder in (ROOT, ROOT / "src" / "pliant")), path
+
+
+@pytest.mark.parametrize(("page", "name"), NAMES, ids=lambda value: getattr(value, "name", value))
+def test_names_that_pages_for_contributors_use_exist(page, name):
+    home, _, attribute = name.rpartition(".")
+    assert hasattr(import_module(home), attribute) or import_module(name)
 
 
 @pytest.mark.parametrize(("page", "code"), SHELL, ids=named(SHELL))

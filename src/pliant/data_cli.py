@@ -19,7 +19,7 @@ data = typer.Typer(rich_markup_mode=None, help="Data sets: where they are, and h
 
 @data.command(name="list")
 def list_sets() -> None:
-    """Known data sets, whether they are here, how many pictures, and on what terms."""
+    """Known data sets, whether they are available, how many images they have, and their licenses."""
     from pliant.data import known_sets
 
     table = [_row(known) for known in known_sets()]
@@ -27,7 +27,7 @@ def list_sets() -> None:
     for row in table:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
     print(
-        "Looked for in $PLIANT_DATA, among what was added, and in the cache folder. One of your own: pliant data add NAME PATH"
+        "Looked for in $PLIANT_DATA, among added data sets, and in the cache folder. One of your own: pliant data add NAME PATH"
     )
 
 
@@ -46,7 +46,7 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="what to call it")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="a folder, or a zip, of class folders")],
 ) -> None:
-    """Prepare the pictures in a folder or zip, and call them NAME from now on."""
+    """Prepare the images in a folder or zip as the data set NAME."""
     from pliant.data import add
 
     with telling():
@@ -56,7 +56,7 @@ def add(
 
 @contextmanager
 def telling() -> Generator[None]:
-    """Print what the data code logs: what it waits for, downloads, prepares."""
+    """Print the log of the data code: what it waits for, downloads, prepares."""
     log, handler = logging.getLogger("pliant.data"), logging.StreamHandler()
     level = log.level
     log.addHandler(handler)
@@ -77,14 +77,14 @@ def _row(known: KnownSet) -> tuple[str, str, str, str]:
     else:
         how = f"pliant data fetch {known.name}" if entry and entry.files else f"pliant data add {known.name} PATH"
         place = f"not here: {how}"
-    count = "not prepared" if known.pictures is None else f"{known.pictures:,} pictures"
-    return known.name, count, place, known.licence
+    count = "not prepared" if known.images is None else f"{known.images:,} images"
+    return known.name, count, place, known.license
 
 
 def _describe(images: ImageSet, seconds: float) -> None:
     size = "x".join(map(str, images.train.pixels.shape[1:]))
     tested = f" + {len(images.test):,} for the test" if images.test else ""
-    print(f"{images.name}   {len(images.train):,} pictures{tested}   {len(images.train.classes)} classes   {size}")
+    print(f"{images.name}   {len(images.train):,} images{tested}   {len(images.train.classes)} classes   {size}")
     print(f"  sha256  {images.sha256}   {seconds:.1f} s")
 
 

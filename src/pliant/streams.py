@@ -1,13 +1,13 @@
-"""Random numbers that are looked up, not consumed.
+"""Counter-based random numbers: each is a function of a key and a position, so that no generator state is kept.
 
-A stream is named by a 64-bit key made of a seed and words that say what the numbers are for; its
-number `n` is a hash of the key and `n`. So a number depends on nothing but its name: not on how
-many learners run beside it, on their order, on threads, or on where a run was interrupted.
+A stream has a 64-bit key made of a seed and words that say what the numbers are for; its number `n`
+is a hash of the key and `n`. So a number depends on its key and position alone: not on how many
+learners run beside it, on their order, on threads, or on where a run was interrupted.
 
     state = key + (n + 1) 0x9E3779B97F4A7C15  (mod 2^64),   number = mix(state)
 
 Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), whose generator this is, entered at any
-position. `pliant.online` compiles the same arithmetic; a test holds the two equal.
+position. `pliant.online` compiles the same arithmetic; a test compares the two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MASK = (1 << 64) - 1
 
 
 def stream_key(seed: int, *words: str | int) -> int:
-    """The 64-bit key of the stream that `seed` and `words` name, such as `stream_key(3, "fresh weights", layer)`."""
+    """The 64-bit key of the stream of `seed` and `words`, such as `stream_key(3, "fresh weights", layer)`."""
     name = "\x1f".join([str(int(seed)), *(f"{type(word).__name__}:{word}" for word in words)])
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
@@ -49,5 +49,5 @@ def uniform(key: int, start: int, shape: int | tuple[int, ...]) -> NDArray[np.fl
 
 
 def generator(seed: int, *words: str | int) -> np.random.Generator:
-    """A NumPy generator of its own for what the words name, where numbers are consumed in bulk."""
+    """A NumPy generator keyed by `seed` and `words`, for many numbers at once."""
     return np.random.Generator(np.random.Philox(key=stream_key(seed, *words)))

@@ -3,12 +3,18 @@
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
+import torch
+from torch import nn
 
 import pliant
-from pliant import units
+from pliant import diagnostics, units
 from pliant.base.deprecation import MOVED
+from pliant.data import known_sets
+from pliant.rl.ppo import Settings, preset
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
@@ -44,3 +50,30 @@ def test_a_renamed_class_is_found_under_its_old_name(home):
         assert home.Own is units.AffineEntry
     with pytest.raises(AttributeError, match="has no attribute 'Owned'"):
         _ = home.Owned
+
+
+def test_a_renamed_attribute_of_a_data_set_is_found_under_its_old_name():
+    mnist = {known.name: known for known in known_sets()}["mnist"]
+    with pytest.warns(DeprecationWarning, match=r"KnownSet\.licence is now KnownSet\.license"):
+        assert mnist.licence == mnist.license
+    with pytest.warns(DeprecationWarning, match=r"KnownSet\.pictures is now KnownSet\.images"):
+        assert mnist.pictures == mnist.images
+
+
+def test_a_renamed_measure_and_its_column_are_found_under_their_old_names():
+    with pytest.warns(DeprecationWarning, match=r"\.linearised is now linearized"):
+        assert diagnostics.linearised is diagnostics.linearized
+    (row,) = pliant.diagnose(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(4, 2)).rows
+    with pytest.warns(DeprecationWarning, match=r"GroupDiagnosis\.linearised is now GroupDiagnosis\.linearized"):
+        assert row.linearised == row.linearized
+
+
+@pytest.mark.parametrize("made", [Settings, partial(preset, "ppo"), partial(replace, Settings())])
+def test_renamed_settings_of_ppo_are_taken_and_read_under_their_old_names(made):
+    with pytest.warns(DeprecationWarning, match=r"Settings\(normalise_advantages=\.\.\.\) is now normalize_advantages"):
+        settings = made(normalise_advantages="minibatch")
+    assert settings == made(normalize_advantages="minibatch")
+    with pytest.warns(
+        DeprecationWarning, match=r"Settings\.normalise_advantages is now Settings\.normalize_advantages"
+    ):
+        assert settings.normalise_advantages == "minibatch"

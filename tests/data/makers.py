@@ -71,7 +71,7 @@ def python2_pickle(content: object) -> bytes:
 
 
 def batch(count: int, first: int, key: str) -> dict[str, object]:
-    """One batch: the red of picture i is i, its green its column, its blue its row."""
+    """One batch: the red of image i is i, its green its column, its blue its row."""
     column, row = np.meshgrid(np.arange(32), np.arange(32))
     rows = [
         np.concatenate([np.full(1024, number), column.ravel(), row.ravel()]) for number in range(first, first + count)
@@ -81,7 +81,7 @@ def batch(count: int, first: int, key: str) -> dict[str, object]:
 
 
 def cifar(path: Path, classes: int, **replaced: bytes) -> Entry:
-    """Ten pictures to learn and two for the test, as CIFAR is published; members by name are replaced."""
+    """Ten images to learn and two for the test, as CIFAR is published; members by name are replaced."""
     if classes == 10:
         members = {
             f"cifar-10-batches-py/data_batch_{n}": python2_pickle(batch(2, 2 * n, "labels")) for n in range(1, 6)
@@ -105,19 +105,19 @@ def cifar(path: Path, classes: int, **replaced: bytes) -> Entry:
     return dataclasses.replace(entry, train=10, test=2, files=(file,))
 
 
-def picture(
-    path: Path, colour: tuple[int, ...] | int = (10, 20, 30), size: tuple[int, int] = (32, 32), mode: str = "RGB"
+def image(
+    path: Path, color: tuple[int, ...] | int = (10, 20, 30), size: tuple[int, int] = (32, 32), mode: str = "RGB"
 ) -> None:
-    """One picture of one colour; the ending says in which format."""
+    """One image of one color; the ending says in which format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", size, color).save(path)
 
 
 def class_folders(folder: Path, classes: int = 3, each: int = 2) -> Path:
-    """<class>/<file>: picture i of class c has the colour (c, i, 200)."""
+    """<class>/<file>: image i of class c has the color (c, i, 200)."""
     for label in range(classes):
         for number in range(each):
-            picture(folder / f"class{label}" / f"{number:03}.png", (label, number, 200))
+            image(folder / f"class{label}" / f"{number:03}.png", (label, number, 200))
     return folder
 
 
@@ -126,11 +126,11 @@ def tiny_imagenet(folder: Path) -> Path:
     root = folder / "tiny-imagenet-200"
     for label, kind in enumerate(["n01", "n02"]):
         for number in range(2):
-            picture(root / "train" / kind / "images" / f"{kind}_{number}.JPEG", (100 * label, 10, 10), (64, 64))
+            image(root / "train" / kind / "images" / f"{kind}_{number}.JPEG", (100 * label, 10, 10), (64, 64))
         (root / "train" / kind / f"{kind}_boxes.txt").write_text("n01_0.JPEG\t0\t0\t9\t9\n")
     for number in range(3):
-        picture(root / "val" / "images" / f"val_{number}.JPEG", (10, 10, 10 * number), (64, 64))
-    picture(root / "test" / "images" / "test_0.JPEG", (0, 0, 0), (64, 64))
+        image(root / "val" / "images" / f"val_{number}.JPEG", (10, 10, 10 * number), (64, 64))
+    image(root / "test" / "images" / "test_0.JPEG", (0, 0, 0), (64, 64))
     annotations = "val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\nval_2.JPEG\tn02\t0\t0\t9\t9\n"
     (root / "val" / "val_annotations.txt").write_text(annotations)
     return root

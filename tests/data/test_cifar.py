@@ -20,7 +20,7 @@ def test_an_archive_is_read_in_its_own_order_channels_last(tmp_path, monkeypatch
     monkeypatch.setitem(CATALOG, name, cifar(tmp_path / f"{name}-python.tar.gz", classes))
     images = load(name, tmp_path, download=False)
     assert images.train.pixels.shape == (10, 32, 32, 3)
-    assert images.train.pixels[:, 0, 0, 0].tolist() == list(range(2, 12))  # red numbers the pictures
+    assert images.train.pixels[:, 0, 0, 0].tolist() == list(range(2, 12))  # red numbers the images
     assert images.train.pixels[3, 5, 7].tolist() == [5, 7, 5]  # green is the column, blue the row
     assert images.train.labels.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
     assert images.test.labels.tolist() == [0, 1]
@@ -71,7 +71,7 @@ def test_only_arrays_are_looked_up():
 
 
 BROKEN = {
-    "no picture": (python2_pickle([1, 2]), "'cifar-100-python/train' is not a table"),
+    "no image": (python2_pickle([1, 2]), "'cifar-100-python/train' is not a table"),
     "no labels": (python2_pickle({"data": np.zeros((10, 3072), np.uint8)}), "KeyError"),
     "another shape": (python2_pickle({**batch(10, 0, "fine_labels"), "data": np.zeros((10, 99), np.uint8)}), "reshape"),
     "another type": (python2_pickle({**batch(10, 0, "fine_labels"), "data": np.zeros((10, 3072))}), "float64"),
@@ -80,7 +80,7 @@ BROKEN = {
         "labels go from",
     ),
     "too few labels": (python2_pickle({**batch(10, 0, "fine_labels"), "fine_labels": [0]}), "labels are"),
-    "too few pictures": (python2_pickle(batch(9, 0, "fine_labels")), "holds 9 examples where there are 10"),
+    "too few images": (python2_pickle(batch(9, 0, "fine_labels")), "holds 9 examples where there are 10"),
     "garbage": (b"garbage", "UnpicklingError"),
     "nothing": (b"", "EOFError"),
 }

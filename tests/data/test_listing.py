@@ -1,4 +1,4 @@
-"""Which pictures there are, of which class, and which are for the test."""
+"""Which images there are, of which class, and which are for the test."""
 
 import hashlib
 import os
@@ -8,12 +8,12 @@ import pytest
 
 from pliant.data import DataError
 from pliant.data.listing import listing
-from tests.data.makers import class_folders, picture, tiny_imagenet, zipped
+from tests.data.makers import class_folders, image, tiny_imagenet, zipped
 
 
 def test_class_folders_are_ordered_by_class_then_file_name(tmp_path):
     for name in ["b/2.png", "b/10.png", "a/9.png", "c/1.PNG"]:
-        picture(tmp_path / name)
+        image(tmp_path / name)
     found = listing(tmp_path)
     assert found.classes == ("a", "b", "c")
     assert found.train == (("a/9.png", 0), ("b/10.png", 1), ("b/2.png", 1), ("c/1.PNG", 2))
@@ -67,7 +67,7 @@ def test_validation_is_the_test_set_where_a_test_lies_beside_it_and_this_is_said
         class_folders(tmp_path / folder)
     with caplog.at_level("INFO", "pliant.data"):
         assert {name.partition("/")[0] for name, _ in listing(tmp_path).test} == {tested}
-    assert f"6 pictures are neither in train/ nor in {tested}/, and are left out" in caplog.messages
+    assert f"6 images are neither in train/ nor in {tested}/, and are left out" in caplog.messages
     assert (f"{tested}/ is taken for the test set" in caplog.messages) == (tested != "val")
 
 
@@ -91,7 +91,7 @@ def test_a_folder_beside_train_that_may_be_the_test_set_must_be_told(tmp_path, o
 def test_parts_of_other_names_are_refused_not_mixed(tmp_path, names):
     for folder in names:
         class_folders(tmp_path / folder)
-    with pytest.raises(DataError, match=r"of which class is .* or train/ and val/ with class folders in each"):
+    with pytest.raises(DataError, match=r"the class of .* or train/ and val/ with class folders in each"):
         listing(tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_parts_of_other_names_are_refused_not_mixed(tmp_path, names):
 def test_a_set_that_was_prepared_without_its_test_set_is_prepared_again(tmp_path, tested, again):
     names = [f"{folder}/{label}/1.jpg" for folder in ("train", tested) for label in ("a", "b")]
     for name in names:
-        picture(tmp_path / name)
+        image(tmp_path / name)
     stats = [(name, (tmp_path / name).stat()) for name in sorted(names)]
     before = "\n".join(f"{name}\t{stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
     assert (listing(tmp_path).key != hashlib.sha256(before.encode()).hexdigest()) == again
@@ -113,7 +113,7 @@ def test_train_alone_has_no_test_set(tmp_path):
 def test_hidden_files_and_other_files_are_not_looked_at(tmp_path):
     class_folders(tmp_path)
     before = listing(tmp_path)
-    picture(tmp_path / "__MACOSX" / "class0" / "000.png")
+    image(tmp_path / "__MACOSX" / "class0" / "000.png")
     (tmp_path / "class0" / "._000.png").write_bytes(b"?")
     (tmp_path / "class0" / "notes.txt").write_text("notes")
     assert listing(tmp_path) == before
@@ -137,29 +137,29 @@ def test_the_key_changes_with_a_name_a_size_a_time_and_a_checksum(tmp_path):
     assert len(set(keys)) == len(keys)
 
 
-def test_a_picture_whose_class_cannot_be_told_is_named(tmp_path):
+def test_an_image_whose_class_cannot_be_told_is_named(tmp_path):
     class_folders(tmp_path)
-    picture(tmp_path / "class0" / "more" / "1.png")
-    with pytest.raises(DataError, match=r"of which class is 'class0/more/1\.png'\? Give class folders"):
+    image(tmp_path / "class0" / "more" / "1.png")
+    with pytest.raises(DataError, match=r"the class of 'class0/more/1\.png' is unknown: give class folders"):
         listing(tmp_path)
 
 
-def test_pictures_without_folders_are_refused(tmp_path):
-    picture(tmp_path / "1.png")
-    with pytest.raises(DataError, match=r"of which class is '1\.png'"):
+def test_images_without_folders_are_refused(tmp_path):
+    image(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"the class of '1\.png'"):
         listing(tmp_path)
 
 
 def test_a_test_class_that_nobody_learns_is_named(tmp_path):
     class_folders(tmp_path / "train", classes=2)
     class_folders(tmp_path / "val", classes=3)
-    with pytest.raises(DataError, match="class 'class2' of the test set is none of the 2 to learn"):
+    with pytest.raises(DataError, match="class 'class2' of the test set is none of the 2 training classes"):
         listing(tmp_path)
 
 
-def test_a_picture_that_the_annotations_leave_out_is_named(tmp_path):
+def test_an_image_that_the_annotations_leave_out_is_named(tmp_path):
     root = tiny_imagenet(tmp_path)
-    picture(root / "val" / "images" / "val_9.JPEG")
+    image(root / "val" / "images" / "val_9.JPEG")
     with pytest.raises(DataError, match=r"does not tell the class of 'val/images/val_9\.JPEG'"):
         listing(root)
 
@@ -171,7 +171,7 @@ def test_annotations_that_are_no_text_are_named(tmp_path):
         listing(root)
 
 
-def test_a_picture_that_unpacks_without_bound_is_named_before_it_is_unpacked(tmp_path):
+def test_an_image_that_unpacks_without_bound_is_named_before_it_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/1.png", bytes((1 << 26) + 1))
     with pytest.raises(DataError, match=r"'cat/1\.png' unpacks to 67,108,865 bytes"):
@@ -186,16 +186,16 @@ def test_a_truncated_zip_is_named(tmp_path, keep):
         listing(path)
 
 
-def test_nothing_and_no_pictures_are_named(tmp_path):
+def test_nothing_and_no_images_are_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no .*nowhere: give a zip or folder"):
         listing(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no pictures"):
+    with pytest.raises(DataError, match="empty holds no images"):
         listing(tmp_path / "empty")
 
 
 def test_a_loop_of_links_ends(tmp_path):
     class_folders(tmp_path / "set")
     (tmp_path / "set" / "class0" / "loop").symlink_to(tmp_path / "set")
-    with pytest.raises(DataError, match="of which class is"):
+    with pytest.raises(DataError, match="the class of"):
         listing(tmp_path / "set")

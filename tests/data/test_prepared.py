@@ -1,4 +1,4 @@
-"""Pictures are reduced once and kept: whole, checked at every opening, by one process at a time."""
+"""Images are reduced once and kept: whole, checked at every opening, by one process at a time."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pliant.data import DataError, fingerprint, load
-from tests.data.makers import class_folders, picture, zipped
+from tests.data.makers import class_folders, image, zipped
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.faults
@@ -21,18 +21,18 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def mine(tmp_path):
-    """A folder of data sets that holds `mine`: 3 classes of 2 pictures."""
+    """A folder of data sets that holds `mine`: 3 classes of 2 images."""
     class_folders(tmp_path / "data" / "mine")
     return tmp_path / "data"
 
 
 def kept(cache):
-    """The one folder of prepared pictures."""
+    """The one folder of prepared images."""
     (folder,) = (path for path in (cache / "prepared").iterdir() if path.is_dir())
     return folder
 
 
-def test_pictures_are_found_by_the_name_of_their_folder(mine):
+def test_images_are_found_by_the_name_of_their_folder(mine):
     images = load("mine", mine)
     assert images.train.pixels.shape == (6, 32, 32, 3)
     assert images.train.pixels[:, 0, 0].tolist() == [[c, i, 200] for c in range(3) for i in range(2)]
@@ -78,7 +78,7 @@ def test_writing_to_the_pixels_never_reaches_the_disk(mine, cache):
 
 def test_a_changed_folder_is_prepared_anew(mine):
     before = load("mine", mine)
-    picture(mine / "mine" / "class1" / "000.png", (9, 9, 9))
+    image(mine / "mine" / "class1" / "000.png", (9, 9, 9))
     os.utime(mine / "mine" / "class1" / "000.png", (1e9, 1e9))
     after = load("mine", mine)
     assert after.sha256 != before.sha256
@@ -146,9 +146,9 @@ def test_what_is_damaged_in_the_cache_is_said_and_made_again(mine, cache, caplog
     assert after.train.pixels[5, 0, 0].tolist() == [2, 1, 200]
 
 
-def test_a_picture_that_cannot_be_read_leaves_nothing_behind(mine, cache):
+def test_an_image_that_cannot_be_read_leaves_nothing_behind(mine, cache):
     (mine / "mine" / "class2" / "001.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"mine: 'class2/001\.png' cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"mine: 'class2/001\.png' cannot be read as an image"):
         load("mine", mine)
     assert [path.name for path in (cache / "prepared").iterdir()] == ["mine.lock"]
 
@@ -186,7 +186,7 @@ print(load("many", Path(sys.argv[1])).sha256)
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """1,500 pictures: enough for processes to be started."""
+    """1,500 images: enough for processes to be started."""
     folder = tmp_path_factory.mktemp("many")
     class_folders(folder / "many", classes=60, each=25)
     return folder
@@ -214,7 +214,7 @@ def loading(folder, before=""):
 
 @pytest.fixture
 def at_work(many, cache):
-    """A process that has written some of the pictures of `many`, and goes on when it is told to."""
+    """A process that has written some of the images of `many`, and goes on when it is told to."""
     process = loading(many, HELD)
     assert process.stdout.readline() == "at work\n"
     assert list((cache / "prepared").glob("many-*.tmp/pixels.npy"))
@@ -230,7 +230,7 @@ def test_two_processes_that_prepare_one_set_at_once_prepare_it_once(at_work, man
     assert [at_work.returncode, second.returncode] == [0, 0], said
     assert said[0][0] == said[1][0] == f"{load('many', many).sha256}\n"
     log = said[0][1] + said[1][1]
-    assert log.count("preparing 1,500 pictures") == 1
+    assert log.count("preparing 1,500 images") == 1
     assert sorted(path.name for path in kept(cache).iterdir()) == ["labels.npy", "pixels.npy", "set.json"]
 
 

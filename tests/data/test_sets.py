@@ -56,7 +56,7 @@ def test_a_set_with_files_of_its_own_cannot_be_added(tmp_path):
         add("cifar-10", class_folders(tmp_path))
 
 
-def test_a_name_that_means_other_pictures_already_cannot_be_added(tmp_path, monkeypatch):
+def test_a_name_that_means_other_images_already_cannot_be_added(tmp_path, monkeypatch):
     monkeypatch.setenv("PLIANT_DATA", str(tmp_path))
     class_folders(tmp_path / "mine")
     class_folders(tmp_path / "elsewhere" / "others", classes=3)
@@ -68,9 +68,9 @@ def test_a_name_that_means_other_pictures_already_cannot_be_added(tmp_path, monk
     assert len(load("yours").train.classes) == len(load("mine").train.classes)
 
 
-def test_pictures_that_cannot_be_read_are_not_added(tmp_path):
+def test_images_that_cannot_be_read_are_not_added(tmp_path):
     (class_folders(tmp_path / "set") / "class0" / "000.png").write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be read as a picture"):
+    with pytest.raises(DataError, match="cannot be read as an image"):
         add("mine", tmp_path / "set")
     assert where("mine") is None
 
@@ -116,7 +116,7 @@ def test_another_zip_under_the_published_name_is_refused(tmp_path):
 
 def test_a_part_of_a_known_set_is_refused_under_its_name(tmp_path):
     with pytest.raises(
-        DataError, match=r"holds 3 classes, 6 pictures .*imagenet has 1,000, 1,281,167 and 50,000\. A part"
+        DataError, match=r"holds 3 classes, 6 training images .*imagenet has 1,000, 1,281,167 and 50,000\. A part"
     ):
         add("imagenet", class_folders(tmp_path))
 
@@ -133,9 +133,9 @@ def test_known_sets_are_the_catalog_what_was_added_and_what_lies_in_the_folders(
     (tmp_path / "data" / ".hidden").mkdir()
     known = {each.name: each for each in known_sets(tmp_path / "data")}
     assert list(known) == [*CATALOG, "birds", "flowers"]
-    assert (known["flowers"].where, known["flowers"].pictures) == (tmp_path / "elsewhere", 6)
-    assert (known["birds"].where, known["birds"].pictures) == (tmp_path / "data" / "birds", None)
-    assert (known["mnist"].where, known["mnist"].licence) == (None, "CC BY-SA 3.0")
+    assert (known["flowers"].where, known["flowers"].images) == (tmp_path / "elsewhere", 6)
+    assert (known["birds"].where, known["birds"].images) == (tmp_path / "data" / "birds", None)
+    assert (known["mnist"].where, known["mnist"].license) == (None, "CC BY-SA 3.0")
 
 
 def test_the_hash_tells_pixels_labels_order_and_shape_apart():
@@ -168,7 +168,7 @@ def test_the_hash_tells_pixels_labels_order_and_shape_apart():
         (np.zeros((2, 4, 4), np.uint8), np.array([-1, 0]), "labels go from -1"),
     ],
 )
-def test_pictures_and_labels_that_do_not_fit_together_are_refused(pixels, labels, message):
+def test_images_and_labels_that_do_not_fit_together_are_refused(pixels, labels, message):
     with pytest.raises(DataError, match=message):
         Images(pixels, labels, ("a", "b"))
 
@@ -181,7 +181,7 @@ def test_every_known_set_has_hashes_mirrors_terms_and_a_citation(entry):
             assert published is None or len(published.partition(":")[2]) == lengths[published.partition(":")[0]]
     assert bool(entry.files) == bool(entry.mirrors) != bool(entry.how)
     assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in entry.mirrors)
-    assert entry.licence
+    assert entry.license
     assert entry.citation
 
 
@@ -195,7 +195,7 @@ def test_the_real_mnist_has_the_published_hashes():
 
 
 @pytest.mark.skipif(not available("tiny-imagenet-32", REAL), reason="tiny-imagenet-32.zip is not in $PLIANT_DATA")
-def test_the_real_tiny_imagenet_32_has_550_pictures_of_each_of_200_classes():
+def test_the_real_tiny_imagenet_32_has_550_images_of_each_of_200_classes():
     source = where("tiny-imagenet-32", REAL)
     found = listing(source)
     assert np.bincount([label for _, label in found.train]).tolist() == [550] * 200

@@ -20,7 +20,7 @@ from pliant.diagnostics import (
     effective_rank,
     feature_norm,
     features,
-    linearised,
+    linearized,
     saturated,
     singular_values,
     srank,
@@ -113,11 +113,11 @@ def test_a_row_holds_what_the_pure_functions_say_of_the_layer():
         assert row.srank == srank(s)
         assert row.stable_rank == pytest.approx(stable_rank(s).item())
         assert row.feature_norm == pytest.approx(feature_norm(h).item())
-    assert (relu.dead, relu.linearised, tanh.saturated) == (2, 1, 1)
-    assert relu.linearised == linearised(first).sum()
+    assert (relu.dead, relu.linearized, tanh.saturated) == (2, 1, 1)
+    assert relu.linearized == linearized(first).sum()
     assert tanh.saturated == saturated(second).sum()
     assert relu.dormant_by_firing == dormant_by_firing(first).sum()
-    assert (relu.saturated, tanh.linearised, tanh.dormant_by_firing) == (None, None, None)
+    assert (relu.saturated, tanh.linearized, tanh.dormant_by_firing) == (None, None, None)
     assert relu.weight_magnitude == pytest.approx(model[0].weight.abs().mean().item())
 
 
@@ -285,7 +285,7 @@ def test_what_pooling_and_dropout_change_is_not_measured():
     """Of a pool, "above 0 everywhere" is not "linear"; of a dropout, 1 / (1 - p) times a tanh has other ends."""
     pooled = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 3, 2))
     (row,) = diagnose(pooled, batch(8, 2, 8, 8)).rows
-    assert (row.activation, row.linearised) == ("relu", None)
+    assert (row.activation, row.linearized) == ("relu", None)
     assert row.dormant_by_firing is not None
     dropped = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2))
     assert diagnose(dropped, batch(20, 6)).rows[0].saturated is None
@@ -367,7 +367,7 @@ def test_a_network_that_diverged_is_told_and_never_raises(bad):
     assert first.not_finite == 1
     assert first.dormant_by_activity is None
     assert all(value != value for value in (first.effective_rank, first.srank, first.stable_rank))
-    assert "0: 1 units answered NaN or inf" in str(diagnosis)
+    assert "0: 1 units are NaN or inf" in str(diagnosis)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -432,7 +432,7 @@ def test_bad_requests_are_errors_that_say_what_to_do():
         diagnose(model, [], groups=chain_groups(model))
     with pytest.raises(ValueError, match=r"must be one number, got a tensor of shape \(4, 2\)"):
         diagnose(model, x, loss=lambda output: output)
-    with pytest.raises(ValueError, match="groups given by hand are taken as they are"):
+    with pytest.raises(ValueError, match="groups given by hand are used as they are"):
         diagnose(model, x, groups=chain_groups(model), heads=True)
     with pytest.raises(TypeError, match="loss is a function of the model's output"):
         diagnose(model, x, loss=torch.tensor(1.0))

@@ -13,7 +13,7 @@ from pliant.diagnostics import (
     feature_norm,
     features,
     gradient_norm,
-    linearised,
+    linearized,
     saturated,
     share_of_layer,
     weight_magnitude,
@@ -64,11 +64,11 @@ def test_a_layer_that_is_not_finite_has_no_unit_dormant_by_its_share(bad):
 def test_a_unit_with_a_nan_is_in_no_class():
     h = torch.zeros(300, 1)
     h[7] = nan
-    assert not any(each(h).any() for each in (dead, dormant_by_firing, dormant_by_activity, linearised))
+    assert not any(each(h).any() for each in (dead, dormant_by_firing, dormant_by_activity, linearized))
     h = torch.ones(300, 1)
     h[7] = nan
     assert not saturated(h).any()
-    assert not linearised(h).any()
+    assert not linearized(h).any()
 
 
 def test_a_tanh_is_saturated_beyond_0_99_on_99_percent_of_inputs_at_either_end():
@@ -96,12 +96,12 @@ def test_an_activation_without_flat_ends_is_an_error_that_names_those_with():
         saturated(torch.zeros(2, 2), "relu")
 
 
-def test_a_relu_is_linearised_if_it_is_above_zero_on_every_input_before_it_or_behind_it():
+def test_a_relu_is_linearized_if_it_is_above_zero_on_every_input_before_it_or_behind_it():
     z = tensor([[1.0, -1.0, 0.0], [2.0, 3.0, 4.0]])
-    assert linearised(z).tolist() == linearised(z.relu()).tolist() == [True, False, False]
+    assert linearized(z).tolist() == linearized(z.relu()).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("measure", [dead, dormant_by_firing, dormant_by_activity, linearised, saturated, feature_norm])
+@pytest.mark.parametrize("measure", [dead, dormant_by_firing, dormant_by_activity, linearized, saturated, feature_norm])
 def test_a_stack_of_runs_gives_each_run_s_own_answer(measure):
     assert_close(measure(RUNS), torch.stack([measure(run) for run in RUNS]))
     assert measure in (saturated, feature_norm) or measure(RUNS).any()

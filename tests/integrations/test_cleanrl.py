@@ -64,7 +64,7 @@ class SharedAgent(nn.Module):
 
 
 def ppo(inserted, agent=Agent, world="Pendulum-v1", updates=6):
-    """Proximal policy optimisation from top to bottom. `inserted` is the line that a user adds."""
+    """Proximal policy optimization from top to bottom. `inserted` is the line that a user adds."""
     torch.manual_seed(SEED)
     shuffle = np.random.default_rng(SEED)
     envs = gym.vector.SyncVectorEnv([lambda: gym.make(world)] * ENVS)

@@ -357,7 +357,7 @@ def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(los
         gc.collect()
     caplog.clear()
     model.learn(64, callback=second)
-    assert "ContinualBackprop of an earlier learn(), which did not end, is taken off its model" in caplog.text
+    assert "ContinualBackprop of an earlier learn(), which did not end, is detached from its model" in caplog.text
     assert hooks(model) == before
     assert second.stats()[TWO[0]]["steps"] == 16
     if not lost:
@@ -623,7 +623,9 @@ def test_without_stable_baselines3_the_error_says_what_to_install(monkeypatch):
 
 
 def test_arguments_that_the_callback_finds_itself_are_refused():
-    with pytest.raises(TypeError, match=r"groups: the callback's own business; choose other networks with networks="):
+    with pytest.raises(
+        TypeError, match=r"groups: the callback sets these itself; choose other networks with networks="
+    ):
         UnitResetCallback(pliant.ReDo, groups=[])
 
 

@@ -49,7 +49,7 @@ def test_r_squared_of_several_outputs_is_their_mean():
 
 @pytest.mark.parametrize("kernel", ["rows", "lanes"])
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
-def test_a_learner_that_diverged_has_no_answer_and_its_neighbours_have_theirs(kernel, loss):
+def test_a_learner_that_diverged_has_no_answer_and_its_neighbors_have_theirs(kernel, loss):
     kinds = {"squared_error": X[None, :, :1].astype(np.float32), "cross_entropy": (X[None, :, 0] > 0).astype(int)}
     x, y = X[None].astype(np.float32), kinds[loss]
     steps = [0.01, 1e30]

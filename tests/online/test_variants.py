@@ -1,4 +1,4 @@
-"""Layer norm, online normalisation and dropout in the compiled learners are those of plain PyTorch, replacements included."""
+"""Layer norm, online normalization and dropout in the compiled learners are those of plain PyTorch, replacements included."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ CBP = {"replacement_rate": 0.02, "maturity_threshold": 10, "decay_rate": 0.9}
 
 
 class OneByOne(torch.autograd.Function):
-    """Chiley et al. (2019), from the equations: normalise by past statistics, steer the gradient by the control process."""
+    """Chiley et al. (2019), from the equations: normalize by past statistics, steer the gradient by the control process."""
 
     @staticmethod
     def forward(ctx, x, norm):
@@ -175,7 +175,7 @@ def assert_same(online, atol=1e-8, **settings):
 @pytest.mark.parametrize("cbp", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("normalization", ["layer", "online"])
-def test_a_normalised_network_learns_as_in_pytorch(normalization, optimizer, cbp):
+def test_a_normalized_network_learns_as_in_pytorch(normalization, optimizer, cbp):
     online = compiled(normalization=normalization, optimizer=optimizer, **(CBP if cbp else {}))
     assert_same(online, normalization=normalization, optimizer=optimizer, cbp=cbp)
 
@@ -187,7 +187,7 @@ def test_decay_reaches_scales_and_shifts_too(optimizer):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "selu"])
-def test_the_decays_of_online_normalisation_and_any_activation_mean_the_same(activation):
+def test_the_decays_of_online_normalization_and_any_activation_mean_the_same(activation):
     online = compiled(normalization="online", online_norm_decay=(0.9, 0.8), activation=activation)
     assert_same(online, normalization="online", decays=(0.9, 0.8), activation=activation)
 
@@ -199,12 +199,12 @@ def test_dropout_learns_without_the_units_that_are_out_and_is_measured_with_all(
     assert_same(online, dropout=0.3, optimizer=optimizer, cbp=cbp)
 
 
-def test_dropout_normalisation_and_decay_go_together():
+def test_dropout_normalization_and_decay_go_together():
     online = compiled(dropout=0.2, normalization="online", weight_decay=0.05, activation="tanh")
     assert_same(online, dropout=0.2, normalization="online", weight_decay=0.05, activation="tanh")
 
 
-def test_normalised_learners_resume_exactly_and_alone_are_as_among_others():
+def test_normalized_learners_resume_exactly_and_alone_are_as_among_others():
     X, y = examples()
     shape = {"learners": 3, "seed": [SEED, 1, 2], "normalization": "online", "dropout": [0.0, 0.2, 0.5], **CBP}
     straight = compiled(**shape)

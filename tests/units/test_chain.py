@@ -67,7 +67,7 @@ def tied():
     return net
 
 
-def test_a_batch_norm_without_running_statistics_centres_by_itself():
+def test_a_batch_norm_without_running_statistics_centers_by_itself():
     norm = nn.BatchNorm1d(4, track_running_stats=False)
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4, bias=False), norm, nn.Linear(4, 1))
     assert chain_groups(net)[0].hand_over == {}

@@ -589,15 +589,15 @@ def test_an_auxiliary_call_in_the_same_call_of_the_tapped_module_leaves_no_place
 
 def sometimes():
     torch.manual_seed(0)
-    net = Net(lambda net, x: (net.mlp(x), net.mlp(torch.eye(5)).sum() if net.regularised else 0), mlp=layers())
-    net.regularised = True
+    net = Net(lambda net, x: (net.mlp(x), net.mlp(torch.eye(5)).sum() if net.regularized else 0), mlp=layers())
+    net.regularized = True
     return net
 
 
 def test_another_number_of_calls_than_traced_is_an_error():
     model, x = sometimes(), torch.randn(6, 5)
     attached(model, x)
-    model.regularised = False
+    model.regularized = False
     with pytest.raises(RuntimeError, match=r"'mlp.2' was called 1 times in a forward, and 2 times when it was traced"):
         model(x)
 
@@ -626,7 +626,7 @@ def test_example_inputs_that_disagree_on_auxiliary_calls_leave_the_group_alone()
         trace(model, [torch.randn(2, 5), torch.randn(6, 5)])
 
 
-def test_training_with_a_regulariser_on_an_identity_replaces_what_training_without_reading_it_does():
+def test_training_with_a_regularizer_on_an_identity_replaces_what_training_without_reading_it_does():
     """The oracle sends the identity through under `recording_paused`, outside of the forward."""
     runs = []
     for inside in (True, False):

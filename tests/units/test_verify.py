@@ -74,7 +74,7 @@ def test_groups_of_an_mlp_and_a_convnet_are_exact():
     found.raise_if_wrong()
 
 
-def test_outgoing_weights_of_the_neighbour_are_wrong():
+def test_outgoing_weights_of_the_neighbor_are_wrong():
     row = only(mlp(), hidden(outgoing=[Slice("2.weight", 1, index=shifted(8))]), examples(4, 4))
     assert row.verdict == "wrong"
     assert row.moved > 0.01

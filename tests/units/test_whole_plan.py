@@ -85,7 +85,7 @@ def test_a_forgotten_scale_is_found_among_many_groups(layers):
 
 
 def test_a_reader_that_sees_units_without_telling_them_apart_is_found():
-    """Neighbours may change places in a sum; what is redrawn shows in it."""
+    """Neighbors may change places in a sum; what is redrawn shows in it."""
 
     class Summed(nn.Module):
         def __init__(self):
@@ -205,7 +205,7 @@ def test_a_batch_whose_first_axis_is_not_that_of_the_examples_is_taken_whole():
     assert "not tried" not in str(plan)
 
 
-def test_every_entry_of_a_unit_changes_places_with_its_neighbours():
+def test_every_entry_of_a_unit_changes_places_with_its_neighbors():
     """A recurrent unit's weights are incoming and outgoing at once."""
     torch.manual_seed(0)
     net, x = nn.GRU(4, 6, batch_first=True), torch.randn(3, 5, 4)

@@ -1,4 +1,4 @@
-"""A word among known ones: the one place that says which are known, and which of them was probably meant."""
+"""Checks of a word against known ones, with the known words and the nearest of them in the error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T", bound=str)
 
 
 def one_of(name: str, value: T, known: Iterable[str], likeness: float = 0.6) -> T:
-    """`value`, if it is known; else a `ValueError` that lists what is.
+    """`value`, if it is known; else raises a `ValueError` that lists the known words.
 
     >>> one_of("count", "bernouli", ["accumulate", "bernoulli"])
     Traceback (most recent call last):
@@ -23,7 +23,7 @@ def one_of(name: str, value: T, known: Iterable[str], likeness: float = 0.6) -> 
 
 
 def did_you_mean(word: object, known: Iterable[str], likeness: float = 0.6) -> str:
-    """A hint in parentheses, after a space; empty where nothing is as like as `likeness` (1: the same, 0: anything is).
+    """A hint in parentheses, after a space; empty where no word is as similar as `likeness` (1: equal, 0: anything).
 
     >>> did_you_mean("tahn", ["relu", "tanh"])
     " (did you mean 'tanh'?)"
@@ -33,5 +33,5 @@ def did_you_mean(word: object, known: Iterable[str], likeness: float = 0.6) -> s
 
 
 def nearest(word: object, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The known word that is most like this one, if any is as like as that."""
+    """The known word that is most similar to `word`, if any is as similar as `likeness`."""
     return next(iter(get_close_matches(str(word), list(known), n=1, cutoff=likeness)), None)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from warnings import warn
+
+Class = TypeVar("Class", bound=type)
 
 MOVED = {  # old -> new; what is below an old one is below the new one
     "pliant.initial": "pliant.base.initial",
@@ -39,6 +42,7 @@ MOVED = {  # old -> new; what is below an old one is below the new one
     "pliant.units.activity": "pliant.engine.activity",
     "pliant.units.magnitude": "pliant.engine.magnitude",
     "pliant.units.panel": "pliant.engine.statistics",
+    "pliant.rl.ppo.normalisation": "pliant.rl.ppo.normalization",
     "pliant.experiments.parts": "pliant.experiments.images",
     "pliant.lab.about": "pliant.lab.report.about",
     "pliant.lab.checkpoint": "pliant.lab.stored.checkpoint",
@@ -79,7 +83,7 @@ class MovedModules(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = str(self.new_name(spec.name))
-        warn(f"{spec.name} is now {new}; the old name goes with the next version", DeprecationWarning, stacklevel=2)
+        _say(spec.name, new)
         return import_module(new)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -99,11 +103,49 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         if name not in names:
             raise AttributeError(f"module '{module}' has no attribute '{name}'")
         home, _, new = names[name].rpartition(".")
-        warn(
-            f"{module}.{name} is now {names[name]}; the old name goes with the next version",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        _say(f"{module}.{name}", names[name])
         return getattr(import_module(home or module), new)
 
     return look_up
+
+
+def renamed_attributes(names: Mapping[str, str]) -> Callable[[Class], Class]:
+    """A class whose attributes and methods are also found under their names of before: old -> new."""
+
+    def decorate(owner: Class) -> Class:
+        for old, new in names.items():
+            setattr(owner, old, property(lambda self, old=old, new=new: _found(self, old, new)))
+        return owner
+
+    return decorate
+
+
+def renamed_arguments(names: Mapping[str, str]) -> Callable[[Class], Class]:
+    """A class whose keyword arguments may have their names of before: old -> new.
+
+    Where both are given the old one counts: `dataclasses.replace(settings, old=value)` fills in the new one by itself.
+    """
+
+    def decorate(owner: Class) -> Class:
+        construct = owner.__init__
+
+        @wraps(construct)
+        def init(self: object, *args: Any, **given: Any) -> None:
+            for old in [name for name in given if name in names]:
+                _say(f"{owner.__name__}({old}=...)", f"{names[old]}=...")
+                given[names[old]] = given.pop(old)
+            construct(self, *args, **given)
+
+        owner.__init__ = init
+        return owner
+
+    return decorate
+
+
+def _found(owner: object, old: str, new: str) -> Any:
+    _say(f"{type(owner).__name__}.{old}", f"{type(owner).__name__}.{new}", stacklevel=4)
+    return getattr(owner, new)
+
+
+def _say(old: str, new: str, stacklevel: int = 3) -> None:
+    warn(f"{old} is now {new}; the old name goes with the next version", DeprecationWarning, stacklevel=stacklevel)

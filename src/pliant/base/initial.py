@@ -1,4 +1,4 @@
-"""How far from zero the first weights of a unit may lie.
+"""Bounds of the uniform distribution of initial weights.
 
 Incoming weights are uniform in [-bound, bound], m = fan_in, n = fan_out, gain by activation:
 
@@ -38,7 +38,7 @@ GAINS = {
 
 
 def uniform_bound(init: str, fan_in: int, fan_out: int, gain: float) -> float:
-    """The bound that a rule gives. Raises `ValueError` for another name than those of `INITS`.
+    """The bound by the rule `init`. Raises `ValueError` for a name that is not in `INITS`.
 
     >>> uniform_bound("default", fan_in=4, fan_out=1, gain=1.0)
     0.5

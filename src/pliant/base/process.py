@@ -1,16 +1,16 @@
-"""What belongs to the whole process and is borrowed for a moment: PyTorch's global random state and its switches of kernels.
+"""Temporary changes of state that belongs to the whole process: PyTorch's global random state and its kernel settings.
 
-Whoever borrows holds one lock, so that two threads cannot put back each other's; it is the same for all, since who looks at
-a model borrows several. The lock binds this library alone. What another thread does meanwhile meets what is borrowed:
+One lock guards all of them, so that two threads cannot restore each other's settings. The lock binds this library alone. Another
+thread that runs meanwhile is affected as follows:
 
-    random state    what it draws from the global generators (dropout, `torch.randn`) is drawn again once they are put
-                    back; and if it draws while fresh units of a layer with a reset of its own are drawn, these come out
-                    otherwise
-    switches        its compiled models run eagerly while a model is looked at; where that model has recurrent layers, oneDNN
-                    is off, where it has attention layers, their fast path for evaluation; `verify` computes attention as
-                    matrix products
+    random state      numbers that it draws from the global generators (dropout, `torch.randn`) are drawn again after the
+                      generators are restored; if it draws while fresh units of a layer with its own `reset_parameters` are
+                      drawn, these units differ
+    kernel settings   its compiled models run eagerly while a model is traced, verified or diagnosed; if that model has recurrent
+                      layers, oneDNN is off; if it has attention layers, their fast path for evaluation is off; `verify` computes
+                      attention as matrix products
 
-and its results stay right. Training that draws nothing from the global generators and compiles nothing stays the same to the bit
+Its results stay correct. Training that draws nothing from the global generators and compiles nothing stays the same to the bit
 beside threads that trace, verify and diagnose other such models without recurrent layers.
 """
 
@@ -32,16 +32,16 @@ _LENT = RLock()
 
 @contextmanager
 def random_state(seed: int | None = None, devices: Iterable[torch.device] = ()) -> Generator[None]:
-    """The global generators of the CPU and of `devices` are put back afterwards; inside, the CPU's starts from `seed`."""
+    """Restores the global generators of the CPU and of `devices` afterwards; inside, the CPU's starts from `seed`."""
     with _LENT, torch.random.fork_rng(devices=list(devices)):
         if seed is not None:
-            torch.default_generator.manual_seed(seed)  # not those of devices, which nothing draws from
+            torch.default_generator.manual_seed(seed)  # not those of devices, from which nothing is drawn
         yield
 
 
 @contextmanager
 def visible_kernels(model: nn.Module) -> Generator[None]:
-    """Compiled models run eagerly, and recurrent and attention layers of `model` through kernels that show what they compute."""
+    """Runs compiled models eagerly, and recurrent and attention layers of `model` with kernels whose products a hook can see."""
     compiles = "torch._dynamo" in sys.modules  # otherwise nothing is compiled
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     attends = any(isinstance(module, _ATTENTION) for module in model.modules())
@@ -49,9 +49,9 @@ def visible_kernels(model: nn.Module) -> Generator[None]:
         onednn, fast = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
         try:
             if recurrent:
-                torch._C._set_mkldnn_enabled(False)  # its fused kernels show no product
+                torch._C._set_mkldnn_enabled(False)  # its fused kernels hide the products
             if attends:
-                torch.backends.mha.set_fastpath_enabled(False)  # it passes by the hooks
+                torch.backends.mha.set_fastpath_enabled(False)  # it bypasses hooks
             yield
         finally:
             if recurrent:

@@ -1,7 +1,7 @@
-"""A state in a file: what a `state_dict()` gives, written whole or not at all, and read without running anything in it.
+"""A `state_dict()` in a file, written completely or not at all, and read without executing anything in it.
 
-The format is PyTorch's (`torch.save`, `torch.load(weights_only=True)`), which knows tensors but no arrays: those are written as
-tensors under a mark, and come back as arrays of the same dtype, shape and memory order.
+The format is PyTorch's (`torch.save`, `torch.load(weights_only=True)`), which holds tensors but no arrays: arrays are written as
+tensors under a mark, and are read as arrays of the same dtype, shape and memory order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def save_state(state: Mapping[str, Any], path: StrPath) -> None:
 
 
 def load_state(path: StrPath) -> dict[str, Any]:
-    """What `save_state` wrote, tensors on the CPU. Raises `ValueError` if it wrote no such file, or the file is damaged."""
+    """The state that `save_state` wrote, tensors on the CPU. Raises `ValueError` if the file is no saved state or is damaged."""
     held = BytesIO(Path(path).read_bytes())
     try:
         state = _unpacked(torch.load(held, map_location="cpu", weights_only=True))
@@ -54,11 +54,11 @@ def load_state(path: StrPath) -> dict[str, Any]:
 
 
 def _packed(value: Any, where: str) -> Any:
-    """`value` of tensors, numbers, strings, lists, tuples and dictionaries alone."""
+    """`value` as tensors, numbers, strings, lists, tuples and dictionaries alone."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Tensor):
-        return value.detach().clone()  # a view would bring the whole of what it is a view of
+        return value.detach().clone()  # a view would be saved with its whole storage
     if isinstance(value, Mapping):
         return {
             _key(key, where): _packed(each, f"{where}[{key!r}]") for key, each in cast(Mapping[Any, Any], value).items()
@@ -74,7 +74,7 @@ def _packed(value: Any, where: str) -> Any:
 
 def _as_tensor(array: Any, where: str) -> Tensor:
     try:
-        return torch.from_numpy(np.array(array))  # a copy: a tensor can neither be read-only nor run backwards
+        return torch.from_numpy(np.array(array))  # a copy: a tensor can be neither read-only nor of negative stride
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where} is an array of {array.dtype}, which cannot be saved: {error}") from None
 

@@ -4,7 +4,7 @@
 >>> [name for name in data.CATALOG]
 ['mnist', 'fashion-mnist', 'cifar-10', 'cifar-100', 'tiny-imagenet', 'imagenet']
 
-`load` gives one by name; `available` tells whether it is here. Pictures are bytes in one array, memory-mapped where they
+`load` gives one by name; `available` tells whether it is here. Images are bytes in one array, memory-mapped where they
 are many, and every set has a hash: two runs that name the same hash learn from the same bytes in the same order.
 """
 

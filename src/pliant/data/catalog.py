@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pliant.base.deprecation import renamed_attributes
+
 ImageFormat = Literal["idx", "cifar", "folders"]
 
 
@@ -28,23 +30,24 @@ class File:
     name: str
     hash: str  # algorithm:hexadecimal, of the file
     megabytes: float
-    unpacked: str | None = None  # the same, of what is in a .gz
+    unpacked: str | None = None  # the same, of the content of a .gz
 
 
+@renamed_attributes({"licence": "license"})
 @dataclass(frozen=True)
 class Entry:
-    """A data set that is known by name."""
+    """A data set of the catalog."""
 
     form: ImageFormat
-    train: int  # pictures
-    test: int  # pictures
-    classes: tuple[str, ...] | int  # their names where no file tells them, else how many
-    licence: str
+    train: int  # images
+    test: int  # images
+    classes: tuple[str, ...] | int  # their names where no file holds them, else their number
+    license: str
     citation: str
     files: tuple[File, ...] = ()
     mirrors: tuple[str, ...] = ()  # a file's address is a mirror and its name
-    folders: tuple[str, ...] = ()  # names under which others keep it
-    how: str = ""  # to get what cannot be downloaded
+    folders: tuple[str, ...] = ()  # folder names that other libraries use
+    how: str = ""  # how to get it, where it cannot be downloaded
 
 
 def _idx(*hashes: tuple[str, str, float]) -> tuple[File, ...]:
@@ -65,7 +68,7 @@ CATALOG: dict[str, Entry] = {
         train=60_000,
         test=10_000,
         classes=tuple("0123456789"),
-        licence="CC BY-SA 3.0",
+        license="CC BY-SA 3.0",
         citation="Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits, 1998",
         files=_idx(
             (
@@ -112,7 +115,7 @@ CATALOG: dict[str, Entry] = {
             "Bag",
             "Ankle boot",
         ),
-        licence="MIT",
+        license="MIT",
         citation="H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017",
         files=_idx(
             (
@@ -148,7 +151,7 @@ CATALOG: dict[str, Entry] = {
         train=50_000,
         test=10_000,
         classes=10,
-        licence="none stated; from Tiny Images, which its authors withdrew",
+        license="none stated; from Tiny Images, which its authors withdrew",
         citation=_KRIZHEVSKY,
         files=(
             File(
@@ -164,7 +167,7 @@ CATALOG: dict[str, Entry] = {
         train=50_000,
         test=10_000,
         classes=100,
-        licence="none stated; from Tiny Images, which its authors withdrew",
+        license="none stated; from Tiny Images, which its authors withdrew",
         citation=_KRIZHEVSKY,
         files=(
             File(
@@ -180,7 +183,7 @@ CATALOG: dict[str, Entry] = {
         train=100_000,
         test=10_000,
         classes=200,
-        licence=_IMAGENET_TERMS,
+        license=_IMAGENET_TERMS,
         citation="Y. Le, X. Yang, Tiny ImageNet visual recognition challenge, CS 231N, 2015",
         files=(File("tiny-imagenet-200.zip", "md5:90528d7ca1a48142e341f4ef8d21d0de", 248.1),),
         mirrors=("http://cs231n.stanford.edu/", "https://cs231n.stanford.edu/"),
@@ -191,7 +194,7 @@ CATALOG: dict[str, Entry] = {
         train=1_281_167,
         test=50_000,
         classes=1_000,
-        licence=_IMAGENET_TERMS,
+        license=_IMAGENET_TERMS,
         citation="O. Russakovsky et al., ImageNet large scale visual recognition challenge, IJCV 115, 2015",
         how="ask for it at https://image-net.org/download, unpack ILSVRC2012_img_train.tar into one folder per class, "
         "and say where: pliant data add imagenet FOLDER",

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the authors' "python version", read straight from its archive.
+"""CIFAR-10 and CIFAR-100: the authors' "python version", read directly from its archive.
 
     cifar-10-batches-py/    data_batch_1 .. data_batch_5, test_batch    data (n, 3072), labels
                             batches.meta                                label_names
@@ -32,7 +32,7 @@ _MOST = 1 << 29  # bytes that a member may hold
 
 
 class Layout(NamedTuple):
-    """What the members of an archive are called."""
+    """The names of the members of an archive."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -60,7 +60,7 @@ LAYOUTS = {
 
 
 def read(path: Path, entry: Entry) -> tuple[Images, Images]:
-    """The training and the test images. Raises DataError, naming the file, where it is not what was published."""
+    """The training and the test images. Raises DataError, naming the file, where it is not the published one."""
     assert isinstance(entry.classes, int)
     if not has_hash(path, entry.files[0].hash):
         raise DataError(f"{path} is not the published file (its hash is another): delete it, and get it again")
@@ -120,5 +120,5 @@ class PlainUnpickler(pickle.Unpickler):
             ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         }
         if (module, name) not in known:
-            raise DataError(f"it asks for {module}.{name}, which no picture needs: it may be an attack; delete it")
+            raise DataError(f"it asks for {module}.{name}, which no image needs: it may be an attack; delete it")
         return known[module, name]

@@ -1,19 +1,19 @@
-"""Any picture as 32 x 32 x 3 bytes, many at a time.
+"""Any image as 32 x 32 x 3 bytes, many at a time.
 
-    picture -> first frame -> RGB -> 32 x 32 by the box filter: each pixel is the mean of the area that it covers
+    image -> first frame -> RGB -> 32 x 32 by the box filter: each pixel is the mean of the area that it covers
 
-The whole picture is resized, without cropping: one that is not square is squeezed. Transparency is dropped, 16 bits are cut
-to the upper 8, CMYK is converted as Pillow does, and orientation tags are not followed. A smaller picture is enlarged by the
+The whole image is resized, without cropping: one that is not square is distorted. Transparency is dropped, 16 bits are cut
+to the upper 8, CMYK is converted as Pillow does, and orientation tags are not followed. A smaller image is enlarged by the
 same filter, which repeats pixels.
 
-Numbers of 8, 10, 12 or 14 bits in a file of 16 would become black, or nearly, and a dark picture looks like them. So what is
-used is asked of a data set, not of a picture: where none of its pictures of 16 bits reaches a quarter of white, it is refused.
-A picture of which 8 bits are used would be nothing but black, and is refused alone.
+Numbers of 8, 10, 12 or 14 bits in a file of 16 would become black, or nearly, and cannot be told from a dark image. So the range
+is checked per data set, not per image: where none of its images of 16 bits reaches a quarter of white, the data set is refused.
+A single image that uses 8 bits or fewer would be completely black, and is refused.
 
 Source: P. Chrabaszcz, I. Loshchilov, F. Hutter, "A downsampled variant of ImageNet as an alternative to the CIFAR
 datasets", arXiv:1707.08819, 2017: ImageNet32 by the box filter.
 
-Pictures are decoded by fresh Python processes that answer over pipes: nothing is inherited (no fork), the caller's script
+Images are decoded by fresh Python processes that answer over pipes: nothing is inherited (no fork), the caller's script
 is not imported again (as `multiprocessing` does), and they end when their parent does.
 """
 
@@ -41,7 +41,7 @@ from pliant.data.listing import open_zip
 
 SIDE = 32  # pixels
 _BYTES = SIDE * SIDE * 3
-_CHUNK = 256  # pictures per request
+_CHUNK = 256  # images per request
 _WORTH_A_PROCESS = 4 * _CHUNK
 _FORMATS = ("JPEG", "JPEG2000", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "TGA", "PPM")  # none runs another program
 _QUARTER = 1 << 14  # of white, in 16 bits
@@ -50,7 +50,7 @@ _COMMAND = "from pliant.data.decode import serve; serve()"
 
 
 def reduced(encoded: bytes) -> bytes:
-    """The picture in a file, (32, 32, 3) in C order. Raises what Pillow raises where it cannot be read.
+    """The image in a file, (32, 32, 3) in C order. Raises what Pillow raises where it cannot be read.
 
     And ValueError where its pixels have 16 bits or more of which too few are used: it is judged as a data set of its own.
     """
@@ -61,7 +61,7 @@ def reduced(encoded: bytes) -> bytes:
 
 
 def _reduced(encoded: bytes) -> tuple[bytes, int]:
-    """The picture, and the brightest of its numbers where they have 16 bits, else 0."""
+    """The image, and the brightest of its numbers where they have 16 bits, else 0."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -70,14 +70,14 @@ def _reduced(encoded: bytes) -> tuple[bytes, int]:
         Image.init()
         image: Any = Image.open(io.BytesIO(encoded), formats=[each for each in _FORMATS if each in Image.OPEN])
         _check_signs(image)
-        cut = any(";16" in str(tile.args) for tile in image.tile)  # by Pillow, where it has colours
+        cut = any(";16" in str(tile.args) for tile in image.tile)  # by Pillow, where it has colors
         image.load()
         brightest = 0
         if image.mode.startswith("I"):
-            grey = np.asarray(image)
-            image, brightest = Image.fromarray(upper_byte(grey)), int(grey.max())
+            gray = np.asarray(image)
+            image, brightest = Image.fromarray(upper_byte(gray)), int(gray.max())
             if 0 < brightest <= 0xFF:
-                raise _unused(32 if grey.dtype.itemsize == 4 else 16, brightest)
+                raise _unused(32 if gray.dtype.itemsize == 4 else 16, brightest)
         elif image.mode == "F":
             raise ValueError("its pixels are fractions: convert it to 8 bits")
         elif cut:
@@ -116,29 +116,29 @@ def _uses_16_bits(brightest: int) -> bool:
     return brightest == 0 or brightest >= _QUARTER
 
 
-def upper_byte(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def upper_byte(gray: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The upper 8 of 16 bits. Raises ValueError where a pixel has more.
 
     >>> upper_byte(np.array([[0, 255, 256, 65535]]))
     array([[  0,   0,   1, 255]], dtype=uint8)
     """
-    if grey.min() < 0 or grey.max() > 0xFFFF:
+    if gray.min() < 0 or gray.max() > 0xFFFF:
         raise ValueError("its pixels have 32 bits: convert it to 8 or 16")
-    return (grey.astype(np.uint16) >> 8).astype(np.uint8)
+    return (gray.astype(np.uint16) >> 8).astype(np.uint8)
 
 
 class _Chunk(NamedTuple):
-    """Pictures, reduced, and the brightest number of those of 16 bits, with its picture; 0 where there are none."""
+    """Images, reduced, and the brightest number of those of 16 bits, with its image; 0 where there are none."""
 
     pixels: bytes
     brightest: tuple[int, str]
 
 
 def decoded(source: Path, names: Sequence[str], processes: int | None = None) -> Iterator[bytes]:
-    """The named pictures of a folder or zip, reduced, in order, some hundreds at a time.
+    """The named images of a folder or zip, reduced, in order, some hundreds at a time.
 
-    Raises DataError, naming the picture, where one cannot be read, and, after the last, where those of 16 bits do not use them.
-    `processes`: one per core by default; a few pictures are not worth any and are decoded here.
+    Raises DataError, naming the image, where one cannot be read, and, after the last, where those of 16 bits do not use them.
+    `processes`: one per core by default; a few images are not worth any and are decoded here.
     """
     brightest = (0, "")
     for chunk in _chunks(source, names, processes):
@@ -147,7 +147,7 @@ def decoded(source: Path, names: Sequence[str], processes: int | None = None) ->
     value, name = brightest
     if not _uses_16_bits(value):
         raise DataError(
-            f"{source}: its pictures of 16 bits use {value.bit_length()} of them at most (the brightest is '{name}'), and would "
+            f"{source}: its images of 16 bits use {value.bit_length()} of them at most (the brightest is '{name}'), and would "
             "be all but black: convert them to 8"
         )
 
@@ -168,19 +168,19 @@ def _cores() -> int:
 
 
 def _all_reduced(source: Path, read: Callable[[str], bytes], names: Sequence[str]) -> _Chunk:
-    pictures: list[bytes] = []
+    images: list[bytes] = []
     brightest = (0, "")
     for name in names:
         try:
             pixels, own = _reduced(read(name))
-        except Exception as error:  # a damaged picture may raise nearly anything in its decoder
+        except Exception as error:  # a damaged image may raise nearly anything in its decoder
             why = f"{type(error).__name__}: {error}"
             raise DataError(
-                f"{source}: '{name}' cannot be read as a picture ({why}): get it again, or remove it"
+                f"{source}: '{name}' cannot be read as an image ({why}): get it again, or remove it"
             ) from None
-        pictures.append(pixels)
+        images.append(pixels)
         brightest = max(brightest, (own, name))
-    return _Chunk(b"".join(pictures), brightest)
+    return _Chunk(b"".join(images), brightest)
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def _workers(source: Path, count: int) -> Generator[SimpleQueue[subprocess.Popen
 
 
 def _ask(idle: SimpleQueue[subprocess.Popen[bytes]], source: Path, names: Sequence[str]) -> _Chunk:
-    """Have an idle process reduce these pictures."""
+    """Have an idle process reduce these images."""
     process = idle.get()
     try:
         assert process.stdin is not None

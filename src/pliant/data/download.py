@@ -1,6 +1,6 @@
-"""Files from the net: each mirror in turn, nothing kept but what has the published hash.
+"""Downloads: each mirror in turn; a file is kept only if it has the published hash.
 
-Pooch writes to a temporary file, compares hashes and renames: a half-written download is never taken for a whole one.
+Pooch writes to a temporary file, compares hashes and renames: a half-written download is never taken for a complete one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIMEOUT = 30  # seconds without a byte
 
 
 def fetched(name: str, entry: Entry, file: File) -> Path:
-    """Where the file is, downloaded before or now. Raises DataError, saying of every mirror what went wrong."""
+    """The path of the file, downloaded before or now. Raises DataError, with the failure of every mirror."""
     folder = downloads(name)
     path = folder / file.name
     if not _sound(path, file):
@@ -61,7 +61,7 @@ def _download(entry: Entry, file: File, folder: Path) -> None:
         except OSError as error:
             raise DataError(f"cannot write {folder / file.name}: {error.strerror or error}") from None
     raise DataError(
-        f"cannot download {file.name}: {'; '.join(failures)}. Get it otherwise, and put it into $PLIANT_DATA or {folder}"
+        f"cannot download {file.name}: {'; '.join(failures)}. Get it in another way, and put it into $PLIANT_DATA or {folder}"
     )
 
 
@@ -72,7 +72,7 @@ def _why(error: Exception) -> str:
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Generator[None]:
-    """Pooch tells each file's hash on standard error; our log has said what matters."""
+    """Silence Pooch, which prints each file's hash on standard error."""
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:

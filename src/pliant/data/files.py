@@ -1,4 +1,4 @@
-"""Hashes of files, a lock that dies with its holder, and a rename that survives a power cut."""
+"""Hashes of files, a lock that is released when its holder dies, and a rename that survives a power cut."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def has_hash(path: Path, expected: str) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """One process at a time in this block, however long it takes; a process that dies lets go.
+    """One process at a time in this block, however long it takes; the lock is released when its process dies.
 
-    The file stays: a second one of the same name could be locked beside the first. Raises DataError where it cannot be made.
+    The lock file stays: were it deleted, a second file of the same name could be locked beside the first. Raises DataError where
+    it cannot be made.
     """
     with _opened(path) as file:
         waiting = False
@@ -70,7 +71,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens meanwhile, it is either as it was or complete."""
+    """Write a file so that it is either unchanged or complete, whenever the process is interrupted."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(unfinished, "wb") as file:
         file.write(content)
@@ -79,7 +80,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def flush(file: IO[bytes]) -> None:
-    """Have the disk hold what was written to `file`."""
+    """Flush `file` to disk."""
     file.flush()
     os.fsync(file.fileno())
 

@@ -27,7 +27,7 @@ _MOST = 1 << 26  # bytes that a file may hold; the largest of these sets has 47 
 def read(files: list[Path], entry: Entry) -> tuple[Images, Images]:
     """The training and the test images, from the four files in the order of the catalog.
 
-    Raises DataError, naming the file, where one is not what was published.
+    Raises DataError, naming the file, where one is not the published one.
     """
     arrays: list[NDArray[np.uint8]] = []
     sizes = (entry.train, entry.train, entry.test, entry.test)
@@ -47,7 +47,7 @@ def read(files: list[Path], entry: Entry) -> tuple[Images, Images]:
 
 
 def unpacked(path: Path) -> bytearray:
-    """What is in the file, or in the .gz."""
+    """The content of the file, unpacked if it is a .gz."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             content = bytearray(file.read(_MOST))

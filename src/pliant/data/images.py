@@ -1,4 +1,4 @@
-"""What a data set is: pictures as bytes, labels, and a hash that names exactly these.
+"""Data sets: images as bytes, labels, and a hash of both.
 
     sha256 = SHA-256 of, for train and then test:  shape, pixels (uint8, C order), labels (int64, little endian)
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 
 class DataError(ValueError):
-    """A data set cannot be had. The message is one line: which file, what is wrong with it or where it was looked
+    """A data set is not available. The message is one line: which file, what is wrong with it or where it was looked
     for, and what to do. The command line prints it and exits with status 2."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled pictures.
+    """Labeled images.
 
     `pixels` uint8, (n, height, width) or (n, height, width, 3); may be memory-mapped, privately: writing to it never
     reaches the disk. `labels` int64, (n,), indices into `classes`. Raises DataError where they do not fit together.
@@ -53,7 +53,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A named data set: pictures to learn from, pictures to be tested on where the set has any, and their hash."""
+    """A named data set: images to learn from, images to be tested on where the set has any, and their hash."""
 
     name: str
     train: Images
@@ -62,7 +62,7 @@ class ImageSet:
 
 
 def image_set(name: str, train: Images, test: Images | None) -> ImageSet:
-    """The data set of these pictures, with its hash.
+    """The data set of these images, with its hash.
 
     >>> two = Images(np.zeros((2, 4, 4), np.uint8), np.array([0, 1]), ("a", "b"))
     >>> image_set("blank", two, None).sha256[:8]

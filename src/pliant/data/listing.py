@@ -1,4 +1,4 @@
-"""Which pictures a folder, or a zip, of class folders holds, which class each is of, and which are for the test.
+"""The images of a folder, or a zip, of class folders: their paths, their classes, and which are the test set.
 
     <class>/<file>                                                               all to learn from
     train/<class>/<file>             val/<class>/<file>                          val, or else test, is the test set
@@ -6,7 +6,7 @@
 
 The test set may be called val/, valid/ or validation/, else test/, in capitals or not. Other folders beside train/ and a test
 set are left out; where there are others and no test set, they are refused. All of it may lie within further folders. Classes
-are in the order of their names, pictures in that of class, then file name.
+are in the order of their names, images in that of class, then file name.
 Other files, and hidden ones, are not looked at.
 """
 
@@ -38,45 +38,47 @@ TESTED = (
 )  # names of the folder of the test set; the first are looked for first
 _NOT_MARKED = ("val", "test")  # known before the others, and so not in the key
 _DEPTHS = (".png", ".tif", ".tiff")  # files in which numbers may have 16 bits
-_MOST = 1 << 26  # bytes of a picture's file
+_MOST = 1 << 26  # bytes of an image's file
 _DEEPEST = 6  # folders; a loop of links ends here
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a data set: paths within `source`, each with the index of its class."""
+    """The images of a data set: paths within `source`, each with the index of its class."""
 
     source: Path
     classes: tuple[str, ...]
     train: tuple[tuple[str, int], ...]
     test: tuple[tuple[str, int], ...]
-    key: str  # changes with any picture's name, size, and time (in a folder) or checksum (in a zip), and with how they are read
+    key: str  # changes with any image's name, size, and time (in a folder) or checksum (in a zip), and with the way of decoding
 
     @property
     def names(self) -> list[str]:
-        """All pictures, those to learn from first."""
+        """All images, training set first."""
         return [name for name, _ in (*self.train, *self.test)]
 
 
 def listing(source: Path) -> Listing:
-    """The pictures in a folder or a zip. Raises DataError where there are none, or where a class cannot be told."""
+    """The images in a folder or a zip. Raises DataError where there are none, or where a class cannot be told."""
     stamps = _stamps(source)
-    pictures = [name for name in stamps if not name.endswith(ANNOTATIONS)]
-    if not pictures:
+    images = [name for name in stamps if not name.endswith(ANNOTATIONS)]
+    if not images:
         raise DataError(
-            f"{source} holds no pictures ({', '.join(sorted(ENDINGS))}): give a zip or folder of class folders"
+            f"{source} holds no images ({', '.join(sorted(ENDINGS))}): give a zip or folder of class folders"
         )
-    root = common_root(pictures)
+    root = common_root(images)
     annotations = root + "val/" + ANNOTATIONS
     labels = _annotated(_text(source, annotations), source) if annotations in stamps else {}
     try:
-        train, test = split([name.removeprefix(root) for name in pictures], labels)
+        train, test = split([name.removeprefix(root) for name in images], labels)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
     classes = tuple(sorted({label for _, label in train}))
     strange = sorted({label for _, label in test} - set(classes))
     if strange:
-        raise DataError(f"{source}: class '{strange[0]}' of the test set is none of the {len(classes)} to learn")
+        raise DataError(
+            f"{source}: class '{strange[0]}' of the test set is none of the {len(classes)} training classes"
+        )
     index = {label: number for number, label in enumerate(classes)}
 
     def ordered(part: Iterable[tuple[str, str]]) -> tuple[tuple[str, int], ...]:
@@ -86,7 +88,7 @@ def listing(source: Path) -> Listing:
 
 
 def common_root(names: list[str]) -> str:
-    """The folders that all pictures lie in, beyond the layouts above.
+    """The folders that all images lie in, beyond the layouts above.
 
     >>> common_root(["set/train/cat/1.png", "set/train/dog/1.png"]), common_root(["cat/1.png", "cat/2.png"])
     ('set/', '')
@@ -99,7 +101,7 @@ def common_root(names: list[str]) -> str:
 
 
 def split(names: list[str], annotated: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Each picture with its class, to learn from and for the test; `annotated` are the classes of val/images.
+    """Each image with its class, training set and test set; `annotated` are the classes of val/images.
 
     >>> split(["train/cat/1.png", "train/dog/2.png", "val/images/3.png"], {"3.png": "dog"})
     ([('train/cat/1.png', 'cat'), ('train/dog/2.png', 'dog')], [('val/images/3.png', 'dog')])
@@ -112,7 +114,7 @@ def split(names: list[str], annotated: Mapping[str, str]) -> tuple[list[tuple[st
     if test and tested not in _NOT_MARKED:
         log.info("%s/ is taken for the test set", tested)
     if others := len(names) - len(train) - len(test):
-        log.info("%d pictures are neither in train/ nor in %s/, and are left out", others, tested)
+        log.info("%d images are neither in train/ nor in %s/, and are left out", others, tested)
     return (
         [(name, _class_of(name, name[len("train/") :])) for name in train],
         [(name, _annotated_class(name, annotated) or _class_of(name, name[len(tested) + 1 :])) for name in test],
@@ -147,7 +149,7 @@ def _class_of(name: str, within: str) -> str:
     if len(folders) == 1 or (len(folders) == 2 and folders[1] == "images"):
         return folders[0]
     raise DataError(
-        f"of which class is '{name}'? Give class folders (<class>/<file>), or train/ and val/ with class folders in each"
+        f"the class of '{name}' is unknown: give class folders (<class>/<file>), or train/ and val/ with class folders in each"
     )
 
 
@@ -175,7 +177,7 @@ def _wanted(name: str) -> bool:
 
 
 def _stamps(source: Path) -> dict[str, str]:
-    """Each picture's path within the source -> what changes when the picture does."""
+    """Each image's path within the source -> what changes when the image does."""
     if source.is_dir():
         return {name: stamp for name, stamp in _walk(str(source), "", 0) if _wanted(name)}
     if not source.is_file():
@@ -185,7 +187,7 @@ def _stamps(source: Path) -> dict[str, str]:
     for info in files:
         if info.file_size > _MOST:
             raise DataError(
-                f"{source}: '{info.filename}' unpacks to {info.file_size:,} bytes, and a picture may have {_MOST:,}: remove it"
+                f"{source}: '{info.filename}' unpacks to {info.file_size:,} bytes, and an image may have {_MOST:,}: remove it"
             )
     return {info.filename: f"{info.file_size} {info.CRC:08x}" for info in files}
 
@@ -221,12 +223,12 @@ def open_zip(source: Path) -> zipfile.ZipFile:
 
 
 def _marks(stamps: Iterable[str], test: Sequence[tuple[str, str]]) -> list[str]:
-    """What sets apart the key of files that are read otherwise than they once were."""
+    """Marks in the key of data sets that earlier versions decoded in another way."""
     marks: list[str] = []
     if test and (tested := test[0][0].partition("/")[0]) not in _NOT_MARKED:
-        marks.append(f"test\t{tested}")  # once left out
+        marks.append(f"test\t{tested}")  # earlier versions left it out
     if any(name.lower().endswith(_DEPTHS) for name in stamps):
-        marks.append("16 bits")  # of which few were used were once black
+        marks.append("16 bits")  # earlier versions decoded images that use few of them as black
     return marks
 
 

@@ -1,4 +1,4 @@
-"""Where data sets are looked for, and where what was made or fetched is kept.
+"""Where data sets are looked for, and where prepared and downloaded ones are kept.
 
 1  the folder that is asked for, then $PLIANT_DATA          the user's own files, only ever read
 2  sets.json in the cache folder                            what `pliant data add` was told
@@ -27,7 +27,7 @@ def folders(folder: Path | None = None) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """$PLIANT_CACHE, else the platform's folder for what can be made again."""
+    """$PLIANT_CACHE, else the platform's cache folder."""
     if os.environ.get("PLIANT_CACHE"):
         return Path(os.environ["PLIANT_CACHE"]).expanduser().absolute()
     import pooch  # pyright: ignore[reportMissingTypeStubs]
@@ -36,14 +36,14 @@ def cache_folder() -> Path:
 
 
 def downloads(name: str) -> Path:
-    """Where the files of a data set go when they are downloaded."""
+    """The folder of a data set's downloaded files."""
     return cache_folder() / "downloads" / name
 
 
 def candidates(file: File, name: str, entry: Entry, roots: list[Path]) -> list[Path]:
-    """Where a file of a known data set may be: packed or not, under the set's name or another's.
+    """Paths where a file of a known data set may be: packed or not, under the set's name or another.
 
-    The names of IDX files do not tell whose they are, so these are looked for in a folder of the set's own.
+    The names of IDX files do not say which data set they are of, so these are looked for in the set's own folder.
     """
     spellings = [file.name, *([file.name.removesuffix(".gz")] if file.unpacked else [])]
     own = [root / folder for root in roots for folder in (name, *entry.folders)]
@@ -56,8 +56,8 @@ def found_file(file: File, name: str, entry: Entry, folder: Path | None = None) 
     return next((path for path in candidates(file, name, entry, folders(folder)) if path.is_file()), None)
 
 
-def found_pictures(name: str, entry: Entry | None, folder: Path | None = None) -> Path | None:
-    """A zip or folder of class folders that bears the name of the set, or was added under it."""
+def found_images(name: str, entry: Entry | None, folder: Path | None = None) -> Path | None:
+    """A zip or folder of class folders with the name of the set, or added under it."""
     places = [root / spelling for root in folders(folder) for spelling in (name, *(entry.folders if entry else ()))]
     for place in places:
         packed = place.with_name(place.name + ARCHIVE)

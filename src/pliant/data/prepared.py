@@ -1,10 +1,10 @@
-"""Pictures reduced once, and kept as one memory-mapped array.
+"""Images resized once, and kept as one memory-mapped array.
 
-    prepared/NAME-KEY/    pixels.npy    (n, 32, 32, 3), those to learn from, then those for the test
+    prepared/NAME-KEY/    pixels.npy    (n, 32, 32, 3), training set, then test set
                           labels.npy    (n,)
                           set.json      the counts, the classes and the SHA-256 of pixels and labels
 
-KEY is of the listing: a picture added, removed or changed makes another. The hash is compared at every opening (a
+KEY is of the listing: an image added, removed or changed makes another. The hash is compared at every opening (a
 fraction of a second for 330 MB); what does not agree is made again. A folder appears whole or not at all: it is written
 under another name, put on the disk, and renamed, by one process at a time.
 """
@@ -35,25 +35,25 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Facts:
-    """What set.json says."""
+    """The content of set.json."""
 
     format: int
-    train: int  # pictures
-    test: int  # pictures
+    train: int  # images
+    test: int  # images
     classes: list[str]
     sha256: str
     source: str
 
 
-def prepared(name: str, pictures: Listing) -> ImageSet:
-    """The pictures, from the cache or put there now. Raises DataError where one of them cannot be read."""
-    folder = cache_folder() / "prepared" / f"{name}-{pictures.key[:16]}"
-    kept = opened(name, folder)  # without the lock: the cache may be somebody else's, and only to be read
+def prepared(name: str, images: Listing) -> ImageSet:
+    """The images, from the cache or put there now. Raises DataError where one of them cannot be read."""
+    folder = cache_folder() / "prepared" / f"{name}-{images.key[:16]}"
+    kept = opened(name, folder)  # without the lock: the cache may be another user's, and read-only
     if kept is None:
         with locked(folder.with_name(f"{name}.lock")):
             kept = opened(name, folder)  # another process may have made it meanwhile
             if kept is None:
-                _make(folder, pictures)
+                _make(folder, images)
                 kept = opened(name, folder)
     if kept is None:
         raise DataError(f"{folder} changed right after it was written: is the disk sound?")
@@ -61,7 +61,7 @@ def prepared(name: str, pictures: Listing) -> ImageSet:
 
 
 def opened(name: str, folder: Path) -> ImageSet | None:
-    """What is kept in the folder; None where there is nothing, or, with a word in the log, what is there is not sound."""
+    """The data set kept in the folder; None where there is none, or, with a line in the log, where it is damaged."""
     if not folder.is_dir():
         return None
     try:
@@ -80,7 +80,7 @@ def opened(name: str, folder: Path) -> ImageSet | None:
 
 
 def facts_in(folder: Path) -> Facts:
-    """What set.json says. Raises ValueError or TypeError where it says something else."""
+    """The content of set.json. Raises ValueError or TypeError where it is another format."""
     found: Any = json.loads((folder / "set.json").read_text(encoding="utf-8"))
     facts = Facts(**found)
     if facts.format != FORMAT:
@@ -89,7 +89,7 @@ def facts_in(folder: Path) -> Facts:
 
 
 def kept_facts(name: str) -> Facts | None:
-    """What is recorded of the newest preparation of a set, unchecked: for listings."""
+    """The recorded facts of the newest preparation of a set, unchecked: for listings."""
     folders = sorted(
         (cache_folder() / "prepared").glob(f"{name}-{'[0-9a-f]' * 16}"), key=lambda path: path.stat().st_mtime
     )
@@ -101,21 +101,21 @@ def kept_facts(name: str) -> Facts | None:
     return None
 
 
-def _make(folder: Path, pictures: Listing) -> None:
-    names = pictures.names
-    log.info("preparing %s pictures of %s, once", f"{len(names):,}", pictures.source)
+def _make(folder: Path, images: Listing) -> None:
+    names = images.names
+    log.info("preparing %s images of %s, once", f"{len(names):,}", images.source)
     for leftover in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):
         shutil.rmtree(leftover, ignore_errors=True)  # nobody else writes here: the lock is held
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir()
-        _write_pixels(unfinished / "pixels.npy", pictures)
-        labels = np.array([label for _, label in (*pictures.train, *pictures.test)], np.int64)
+        _write_pixels(unfinished / "pixels.npy", images)
+        labels = np.array([label for _, label in (*images.train, *images.test)], np.int64)
         with open(unfinished / "labels.npy", "wb") as file:
             np.save(file, labels)
             flush(file)
         with open(unfinished / "set.json", "wb") as file:
-            file.write(json.dumps(asdict(_facts(unfinished, pictures, labels))).encode())
+            file.write(json.dumps(asdict(_facts(unfinished, images, labels))).encode())
             flush(file)
         put_in_place(unfinished, folder)
     except OSError as error:
@@ -124,22 +124,20 @@ def _make(folder: Path, pictures: Listing) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_pixels(path: Path, pictures: Listing) -> None:
-    """Plain writes, not a map: on a full disk these raise."""
-    names = pictures.names
+def _write_pixels(path: Path, images: Listing) -> None:
+    """Plain writes, not a memory map: on a full disk these raise."""
+    names = images.names
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), SIDE, SIDE, 3)}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for chunk in decoded(pictures.source, names):
+        for chunk in decoded(images.source, names):
             file.write(chunk)
         flush(file)
 
 
-def _facts(folder: Path, pictures: Listing, labels: NDArray[np.int64]) -> Facts:
+def _facts(folder: Path, images: Listing, labels: NDArray[np.int64]) -> Facts:
     pixels: NDArray[np.uint8] = np.asarray(np.load(folder / "pixels.npy", mmap_mode="r"))
-    count = len(pictures.train)
-    train = Images(pixels[:count], labels[:count], pictures.classes)
-    test = Images(pixels[count:], labels[count:], pictures.classes) if pictures.test else None
-    return Facts(
-        FORMAT, count, len(pictures.test), list(pictures.classes), fingerprint(train, test), str(pictures.source)
-    )
+    count = len(images.train)
+    train = Images(pixels[:count], labels[:count], images.classes)
+    test = Images(pixels[count:], labels[count:], images.classes) if images.test else None
+    return Facts(FORMAT, count, len(images.test), list(images.classes), fingerprint(train, test), str(images.source))

@@ -1,4 +1,4 @@
-"""A data set by its name: found, checked, and where need be downloaded or prepared."""
+"""A data set by its name: found, checked, and if necessary downloaded or prepared."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pliant.base.choices import did_you_mean
+from pliant.base.deprecation import renamed_attributes
 from pliant.data import cifar, idx
 from pliant.data.catalog import CATALOG, Entry, File
 from pliant.data.download import fetched
 from pliant.data.files import has_hash
 from pliant.data.images import DataError, ImageSet, image_set
 from pliant.data.listing import Listing, listing
-from pliant.data.places import ARCHIVE, added, cache_folder, candidates, folders, found_file, found_pictures, remember
+from pliant.data.places import ARCHIVE, added, cache_folder, candidates, folders, found_file, found_images, remember
 from pliant.data.prepared import kept_facts, prepared
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def load(name: str, folder: Path | None = None, *, download: bool = True) -> ImageSet:
-    """The data set `name`: one of `known_sets()`, or whatever `pliant data add` was told.
+    """The data set `name`: one of `known_sets()`, or one added by `pliant data add`.
 
     It is looked for in `folder`, in $PLIANT_DATA, among the sets that were added and in the cache folder; then, unless
     `download` is False, it is downloaded. Raises DataError saying which file is missing or broken, where it was looked
@@ -32,7 +33,7 @@ def load(name: str, folder: Path | None = None, *, download: bool = True) -> Ima
     entry = CATALOG.get(name)
     with _readable():
         if entry is None or entry.form == "folders":
-            return _load_pictures(name, entry, folder, download)
+            return _load_images(name, entry, folder, download)
         return _load_files(name, entry, folder, download)
 
 
@@ -43,7 +44,7 @@ def _load_files(name: str, entry: Entry, folder: Path | None, download: bool) ->
 
 
 def available(name: str, folder: Path | None = None) -> bool:
-    """Whether `load` would find the set here, without downloading; files are looked for, not into."""
+    """Whether `load` would find the set without downloading; files are looked for, but not opened."""
     return where(name, folder) is not None
 
 
@@ -51,7 +52,7 @@ def where(name: str, folder: Path | None = None) -> Path | None:
     """The file or folder that `load` would read, None where there is none; for a set of several files, their folder."""
     entry = CATALOG.get(name)
     if entry is None or entry.form == "folders":
-        found = found_pictures(name, entry, folder)
+        found = found_images(name, entry, folder)
         if found is not None or entry is None:
             return found
     paths = [found_file(file, name, entry, folder) for file in entry.files]
@@ -61,7 +62,7 @@ def where(name: str, folder: Path | None = None) -> Path | None:
 
 
 def _file(file: File, name: str, entry: Entry, folder: Path | None, download: bool) -> Path:
-    """Where the file is; damaged downloads are fetched again, and the user's own are left to the reader to judge."""
+    """The path of the file; damaged downloads are fetched again, and the user's own files are checked when they are read."""
     path = found_file(file, name, entry, folder)
     ours = path is not None and cache_folder() in path.parents
     if path is not None and not ours:
@@ -73,8 +74,8 @@ def _file(file: File, name: str, entry: Entry, folder: Path | None, download: bo
     raise _missing(file.name, candidates(file, name, entry, folders(folder)), f"pliant data fetch {name}")
 
 
-def _load_pictures(name: str, entry: Entry | None, folder: Path | None, download: bool) -> ImageSet:
-    source = found_pictures(name, entry, folder)
+def _load_images(name: str, entry: Entry | None, folder: Path | None, download: bool) -> ImageSet:
+    source = found_images(name, entry, folder)
     if source is None and entry is not None and entry.files:
         source = _file(entry.files[0], name, entry, folder, download)
     if source is not None:
@@ -87,23 +88,23 @@ def _load_pictures(name: str, entry: Entry | None, folder: Path | None, download
 
 
 def _reduced(name: str, entry: Entry | None, source: Path) -> ImageSet:
-    """The pictures of a folder or zip; of a known set, only if they are all there."""
-    pictures = listing(source)
+    """The images of a folder or zip; of a known set, only if they are all there."""
+    images = listing(source)
     if entry is not None:
         published = next((file for file in entry.files if file.name == source.name and source.is_file()), None)
         if published and not has_hash(source, published.hash):
             raise DataError(f"{source} is not the published file (its hash is another): delete it, and get it again")
-        _check_counts(name, entry, pictures)
-    return prepared(name, pictures)
+        _check_counts(name, entry, images)
+    return prepared(name, images)
 
 
-def _check_counts(name: str, entry: Entry, pictures: Listing) -> None:
+def _check_counts(name: str, entry: Entry, images: Listing) -> None:
     """Raise DataError unless the whole set is there; a test set may be left out."""
-    counts = (len(pictures.classes), len(pictures.train), len(pictures.test) or entry.test)
+    counts = (len(images.classes), len(images.train), len(images.test) or entry.test)
     if counts != (entry.classes, entry.train, entry.test):
         raise DataError(
-            f"{pictures.source} holds {counts[0]:,} classes, {counts[1]:,} pictures to learn from and {len(pictures.test):,} "
-            f"for the test; {name} has {entry.classes:,}, {entry.train:,} and {entry.test:,}. A part of it can be "
+            f"{images.source} holds {counts[0]:,} classes, {counts[1]:,} training images and {len(images.test):,} "
+            f"test images; {name} has {entry.classes:,}, {entry.train:,} and {entry.test:,}. A part of it can be "
             "added under a name of its own: pliant data add NAME FOLDER"
         )
 
@@ -114,17 +115,17 @@ def _missing(what: str, places: Sequence[Path], how: str) -> DataError:
 
 
 def add(name: str, path: Path) -> ImageSet:
-    """Prepare the pictures in a folder or zip of class folders, and let `name` mean them from now on.
+    """Prepare the images in a folder or zip of class folders, and let `name` mean them from now on.
 
-    Raises DataError where the name is taken by a set with files of its own or by other pictures of that name in
-    $PLIANT_DATA, which would be found first, or where the pictures cannot be read.
+    Raises DataError where the name is taken by a set with files of its own or by other images of that name in
+    $PLIANT_DATA, which would be found first, or where the images cannot be read.
     """
     entry = CATALOG.get(name)
     if entry is not None and entry.form != "folders":
-        raise DataError(f"'{name}' is read from its published files, not from pictures: choose another name")
+        raise DataError(f"'{name}' is read from its published files, not from images: choose another name")
     _check_name(name)
     source = path.expanduser().absolute()
-    taken = found_pictures(name, entry)
+    taken = found_images(name, entry)
     if taken is not None and taken != added().get(name) and taken.absolute() != source:
         raise DataError(
             f"'{name}' already means {taken}, which is looked for first: move that away, or choose another name"
@@ -144,25 +145,26 @@ def _check_name(name: str) -> None:
 
 @contextmanager
 def _readable() -> Generator[None]:
-    """Says in one line which file the system would not let us read."""
+    """Turn an `OSError` into one line that names the file."""
     try:
         yield
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror or error}") from None
 
 
+@renamed_attributes({"pictures": "images", "licence": "license"})
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set that `load` knows, here or not."""
+    """A data set that `load` knows, available or not."""
 
     name: str
     where: Path | None
-    pictures: int | None  # None: not prepared yet
-    licence: str
+    images: int | None  # None: not prepared yet
+    license: str
 
 
 def known_sets(folder: Path | None = None) -> list[KnownSet]:
-    """All data sets that `load` knows: of the catalog, added, and by the names of what lies in the user's folders."""
+    """All data sets that `load` knows: those of the catalog, those added, and those found in the user's folders."""
     names = dict.fromkeys([*CATALOG, *sorted({*added(), *_names_in(folders(folder))})])
     return [_known(name, folder) for name in names]
 
@@ -170,7 +172,7 @@ def known_sets(folder: Path | None = None) -> list[KnownSet]:
 def _known(name: str, folder: Path | None) -> KnownSet:
     entry, kept = CATALOG.get(name), kept_facts(name)
     count = entry.train + entry.test if entry else kept.train + kept.test if kept else None
-    return KnownSet(name, where(name, folder), count, entry.licence if entry else "your own")
+    return KnownSet(name, where(name, folder), count, entry.license if entry else "your own")
 
 
 def _names_in(roots: Sequence[Path]) -> list[str]:

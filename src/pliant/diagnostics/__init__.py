@@ -1,13 +1,14 @@
-"""Measures of plasticity: pure functions of what units answered, and `diagnose`, one table for any network.
+"""Measures of plasticity: pure functions of the activity of units, and `diagnose`, one table for any network.
 
 features    activity of any shape as (n, units)
-health      which units are dead, dormant (three definitions), saturated, linearised
+health      which units are dead, dormant (three definitions), saturated, linearized
 ranks       in how many directions the features vary
 weights     how large weights and gradients are
-diagnosing  all of them, on the units of a model: watch, activations and undisturbed see one run of it, measuring makes a
-            group's row, diagnosis the table
+diagnosing  all of them, on the units of a model: watch and activations record one forward, measuring computes a
+            group's row, diagnosis is the table
 """
 
+from pliant.base.deprecation import renamed
 from pliant.diagnostics.diagnosing import diagnose
 from pliant.diagnostics.diagnosis import Diagnosis, GroupDiagnosis
 from pliant.diagnostics.features import feature_norm, features
@@ -17,7 +18,7 @@ from pliant.diagnostics.health import (
     dormant_by_activity,
     dormant_by_firing,
     dormant_by_gradient,
-    linearised,
+    linearized,
     saturated,
     share_of_layer,
 )
@@ -38,7 +39,7 @@ __all__ = [
     "feature_norm",
     "features",
     "gradient_norm",
-    "linearised",
+    "linearized",
     "rank",
     "saturated",
     "share_of_layer",
@@ -47,3 +48,5 @@ __all__ = [
     "stable_rank",
     "weight_magnitude",
 ]
+
+__getattr__ = renamed(__name__, {"linearised": "linearized"})

@@ -1,13 +1,13 @@
-"""Which activation function wrote a number last, seen while a model runs.
+"""Which activation function computed a tensor, found while a model runs.
 
-A hidden unit is read where its consumer reads it. Whether ReLU, tanh or something else made what is read there decides which
-measures mean anything, and no module need tell (`torch.tanh(x)`). So every operation of the forward passes a dispatch mode that
-keeps, beside each storage, the function whose results it holds:
+The activity of a hidden unit is recorded as the input of its consumer. Which measures apply to it depends on the activation
+function that computed it (ReLU, tanh, ...), which need not be a module (`torch.tanh(x)`). So every operation of the forward
+passes a dispatch mode that notes, for each storage, the function whose results it holds:
 
     direct      the results themselves, moved or copied at most
-    not direct  pooled, padded with zeros or dropped out: 0 still means off, but other values are no longer the function's
+    not direct  pooled, padded with zeros or dropped out: 0 still means inactive, but other values are not the function's own
 
-Any other operation ends it: what a norm or a gate makes of an activation has no known ends.
+After any other operation, no function is noted: the output of a norm or a gate has no known bounds.
 """
 
 # pyright: reportPrivateUsage=false
@@ -31,7 +31,7 @@ class Activation(NamedTuple):
 
 
 RECTIFIERS = frozenset({"relu", "relu6", "gelu", "silu", "mish", "hardswish"})  # at or near 0 on the whole left
-MASK = Activation("mask")  # zeros and ones, drawn for a dropout
+MASK = Activation("mask")  # zeros and ones, drawn by a dropout
 
 
 BOUNDS: dict[tuple[Any, Any], str] = {(0, None): "relu", (0, 6): "relu6", (-1, 1): "hardtanh"}  # of hardtanh and clamp
@@ -61,11 +61,11 @@ POOLS = frozenset(
 
 
 class Activations(TorchDispatchMode):
-    """While it is on, `of(tensor)` says which activation function's results the tensor holds, None if nobody's."""
+    """While this mode is active, `of(tensor)` is the activation function whose results the tensor holds, or None."""
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
-        self._wrote: dict[int, Activation] = {}  # by address: whatever takes a freed one's place is noted itself
+        self._wrote: dict[int, Activation] = {}  # by address: a tensor that reuses a freed address is noted anew
 
     def of(self, tensor: Tensor) -> Activation | None:
         return self._wrote.get(_address(tensor))
@@ -86,7 +86,7 @@ class Activations(TorchDispatchMode):
     def _made(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor], in_place: bool
     ) -> Activation | None:
-        """What the operation's results are."""
+        """The activation function of the operation's results."""
         if name in ("hardtanh", "clamp", "clamp_min"):
             named = (kwargs.get("min_val", kwargs.get("min")), kwargs.get("max_val", kwargs.get("max")))
             bounds = BOUNDS.get(cast(tuple[Any, Any], (*args[1:3], *named[len(args[1:3]) :])))

@@ -1,8 +1,7 @@
-"""Look at every hidden unit of a model once: the measures of this package, a row for each group of the unit map.
+"""All measures of this package on the hidden units of a model: one row per group of the unit map.
 
 units      traced from `x`, or given: the same as those that a reset method replaces
-activity   read at the same taps, behind activation, pooling and dropout, where the next weights read it
-
+activity   recorded at the same taps, behind activation, pooling and dropout, as the input of the next weights
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ def diagnose(
     heads: bool = False,
     mask: Tensor | Sequence[Tensor] | Mask | None = None,
 ) -> Diagnosis:
-    """Dead, dormant, saturated and linearised units, ranks, sizes of weights and gradients: a row for each group of hidden units.
+    """Dead, dormant, saturated and linearized units, ranks, sizes of weights and gradients: one row per group of hidden units.
 
-    The model runs once on `x`, in the mode it is in. In training mode batch norms use the batch, and dropout drops, which raises
-    ranks and hides saturation: call `model.eval()` first to see the model as it predicts. Everything is afterwards as it was, to
-    the bit: parameters, gradients, buffers, modes, hooks and the random state; no attached method sees the run. What every tap
-    shows is held at once, examples x positions x units numbers a group. Under `torch.no_grad` and `torch.inference_mode`, and
-    with inputs made under them, the answer is the same.
+    The model runs one forward on `x`, in the mode that it is in. In training mode batch norms use the batch, and dropout is
+    active, which raises ranks and hides saturation: call `model.eval()` first to measure the model as it predicts. Everything is
+    afterwards as it was, to the bit: parameters, gradients, buffers, modes, hooks and the random state; attached methods do not
+    record this forward. All recorded activity is held in memory at once, examples x positions x units numbers per group. Under
+    `torch.no_grad` and `torch.inference_mode`, and with inputs made under them, the result is the same.
 
     Args:
         model: any network whose units can be traced.
@@ -53,7 +52,7 @@ def diagnose(
         groups: the units, such as `method.plan` or `chain_groups(model)`; without them, the model is traced on the first 8
             examples.
         loss: of the model's output, for gradients: `lambda output: cross_entropy(output, labels)`. Without it gradients are
-            what `.grad` holds, if anything.
+            those in `.grad`, if any.
         tau: at most this share of its layer's mean |activity| makes a unit dormant by ReDo's measure.
         residual, heads: also these kinds of units, see `pliant.trace`.
         mask: which positions of `x` are real, where some are padding or special tokens: a tensor (batch, positions), True or 1
@@ -79,7 +78,7 @@ def diagnose(
         )
     if groups is not None and (residual or heads):
         raise ValueError(
-            "diagnose: residual and heads choose what is traced; groups given by hand are taken as they are"
+            "diagnose: residual and heads are options of tracing; groups given by hand are used as they are"
         )
     masks = _masks(mask, len(examples), isinstance(x, list))
     names = NamedModel(model)
@@ -96,16 +95,16 @@ def diagnose(
     bound = [BoundGroup(spec, names) for spec in units.groups]
     if mask is not None and any(group.spec.stacked for group in bound):
         raise ValueError("diagnose: mask is not for a stack of runs")
-    seen = watch(model, examples, dict.fromkeys(tap for group in bound for tap in group.spec.taps), loss, masks)
+    record = watch(model, examples, dict.fromkeys(tap for group in bound for tap in group.spec.taps), loss, masks)
     with torch.no_grad():
-        rows = [row for group in bound for row in measured(group, seen, tau)]
+        rows = [row for group in bound for row in measured(group, record, tau)]
     modes = {module.training for module in model.modules()}
     mode = "mixed" if len(modes) > 1 else "training" if True in modes else "evaluation"
     return Diagnosis(rows, units, mode, tau)
 
 
 def _masks(mask: Any, batches: int, listed: bool) -> Sequence[Tensor] | Mask | None:
-    """One mask for each batch, or what tells it of every batch."""
+    """One mask per batch, or the name or function that gives the mask of every batch."""
     if mask is None or isinstance(mask, str) or (callable(mask) and not isinstance(mask, Tensor)):
         return cast(Mask | None, mask)
     masks = [mask] if isinstance(mask, Tensor) else list(mask)
@@ -118,9 +117,9 @@ def _masks(mask: Any, batches: int, listed: bool) -> Sequence[Tensor] | Mask | N
 
 
 def _traced(model: nn.Module, examples: Sequence[Any], **kinds: bool) -> UnitMap:
-    """The model's units, from a few examples: tracing keeps more of each than a forward does.
+    """The model's units, traced from a few examples, because tracing stores more per example than a forward does.
 
-    An example without a batch, an image of more than 8 channels, has no few: then from all of it.
+    Where the first few entries are no valid input (one image of more than 8 channels, without a batch axis), all of it is traced.
     """
     few = [first(FEW, example) for example in examples]
     try:

@@ -6,26 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isnan
 
+from pliant.base.deprecation import renamed_attributes
 from pliant.units.groups import aligned
 from pliant.units.map import UnitMap
 
 
+@renamed_attributes({"linearised": "linearized"})
 @dataclass(frozen=True)
 class GroupDiagnosis:
-    """One group of hidden units. Counts are of units; None where a measure says nothing here, or nothing was read."""
+    """One group of hidden units. Counts are of units; None where a measure does not apply, or no activity was recorded."""
 
     group: str
     run: int | None  # of a stack
-    activation: str | None  # what wrote the activity read; None if no single function did
+    activation: str | None  # function that computed the recorded activity; None if it was no single one
     units: int
-    n: int  # examples times positions that were read
-    columns: int  # features that were read: units times columns each has
+    n: int  # recorded examples times positions
+    columns: int  # recorded features: units times columns per unit
     dead: int | None
     dormant_by_firing: int | None
     dormant_by_activity: int | None
     dormant_by_gradient: int | None
     saturated: int | None
-    linearised: int | None
+    linearized: int | None
     not_finite: int | None
     effective_rank: float | None
     srank: float | None
@@ -51,7 +53,7 @@ TITLES = {  # field -> title, in the order of the table
     "dormant_by_activity": "ReDo",
     "dormant_by_gradient": "GraMa",
     "saturated": "saturated",
-    "linearised": "linearised",
+    "linearized": "linearized",
     "effective_rank": "effective rank",
     "srank": "srank",
     "stable_rank": "stable rank",
@@ -64,9 +66,9 @@ RANKS = ("effective_rank", "srank", "stable_rank")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A row for each group of hidden units. Prints as a table; `rows` is for programs (`dataclasses.asdict(row)`).
+    """One row per group of hidden units. Prints as a table; `rows` is for programs (`dataclasses.asdict(row)`).
 
-    `mode` is the one the model was in, "training", "evaluation" or "mixed"; `units` the plan that was read.
+    `mode` is that of the model, "training", "evaluation" or "mixed"; `units` is the plan whose units were measured.
     """
 
     rows: Sequence[GroupDiagnosis]
@@ -81,9 +83,9 @@ class Diagnosis:
         return "\n".join([*aligned(table), "", *self._notes(shown)])
 
     def _notes(self, shown: Sequence[str]) -> list[str]:
-        notes = [f"{self.mode} mode; n: examples x positions; counts of units; '-': says nothing here"]
+        notes = [f"{self.mode} mode; n: examples x positions; counts of units; '-': does not apply"]
         if "dormant_by_firing" in shown:
-            notes.append("dormant: above 0 on less than 1% of n (Nature 2024)")
+            notes.append("dormant: above 0 on less than 1% of n (Dohare et al. 2024)")
         if "dormant_by_activity" in shown:
             notes.append(f"ReDo: mean |activity| at most {self.tau:g} of the layer's")
         if "dormant_by_gradient" in shown:
@@ -93,7 +95,7 @@ class Diagnosis:
             notes.append(
                 f"*: n, smaller than the number of features ({', '.join(capped)}), caps the ranks: give more examples"
             )
-        notes += [f"{_name(row)}: {row.not_finite} units answered NaN or inf" for row in self.rows if row.not_finite]
+        notes += [f"{_name(row)}: {row.not_finite} units are NaN or inf" for row in self.rows if row.not_finite]
         left = len({name for each in self.units.skipped for name in each.parameters})
         return [*notes, *([f"{left} parameters are in no group: print(diagnosis.units)"] if left else [])]
 

@@ -1,9 +1,9 @@
-"""Features: what hidden units answered, as one matrix.
+"""Features: the activity of hidden units, as one matrix.
 
-    h  (..., n, units)    n counts everything that is no unit: examples, tokens, pixels
+    h  (..., n, units)    n counts all axes but that of units: examples, tokens, pixels
 
-Every measure of units in this package takes its last two axes to be (n, units) and keeps all axes in front of them, so that a
-stack (runs, n, units) gives one answer a run. `features` brings tokens and channels into that form.
+Every measure of units in this package takes the last two axes to be (n, units) and keeps all axes in front of them, so that a
+stack (runs, n, units) gives one result per run. `features` brings tokens and channels into that form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def features(h: Tensor, axis: int = -1, *, leading: int = 0) -> Tensor:
     Args:
         h: activity of any shape, for example (batch, units), (batch, time, units) or (batch, channels, height, width).
         axis: where the units lie, counted in the whole tensor: -1 for tokens, 1 for channels of images.
-        leading: so many axes in front stay apart (the runs of a stack); all others are counted together as n.
+        leading: number of axes in front that are kept (the runs of a stack); all others are merged into n.
 
     Raises `ValueError` if `axis` is no axis of `h`, or one of the leading ones.
 
@@ -51,5 +51,5 @@ def feature_norm(h: Tensor) -> Tensor:
 
 
 def wide(h: Tensor) -> torch.dtype:
-    """What sums are kept in: float64, or float32 on a device that has no float64 (MPS)."""
+    """The dtype of sums: float64, or float32 on a device that has no float64 (MPS)."""
     return torch.float32 if h.device.type == "mps" else torch.float64

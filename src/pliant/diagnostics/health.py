@@ -1,21 +1,21 @@
-"""Unit health: which hidden units answer nothing, hardly anything, or always the same way.
+"""Unit health: hidden units that are dead, dormant, saturated or linearized.
 
-    h  what units answered, (..., n, units); see `features`
-    g  gradients of units, (..., n, units): at their activity, or n weights that enter each
+    h  activity of units, (..., n, units); see `features`
+    g  gradients of units, (..., n, units): by their activity, or by n incoming weights each
 
     dead                 h = 0 on all n inputs                                        Dohare et al., Nature 632 (2024)
     dormant_by_firing    h > 0 on less than 1% of the inputs                          the same
     dormant_by_activity  mean |h| <= τ x mean of that over the layer's units          Sokar et al., ICML 2023 (ReDo)
     dormant_by_gradient  mean |g| <= τ x mean of that over the layer's units          Liu et al., NeurIPS 2025 (GraMa)
-    saturated            h at a flat end of its activation on at least 99% of them    thresholds are conventional
-    linearised           h > 0 on all n inputs, of a ReLU                             Lyle et al., 2024 ("zombie" units)
+    saturated            h at a flat end of its activation on at least 99% of inputs  thresholds are conventional
+    linearized           h > 0 on all n inputs, of a ReLU                             Lyle et al., 2024 ("zombie" units)
 
-Every function gives one bool a unit, (..., units). A unit with a NaN is in none of these classes.
+Every function returns one bool per unit, (..., units). A unit with a NaN is in none of these classes.
 
-Departures. Three published measures are called "dormant"; here each has its own name. Nature counts h != 0 for CIFAR, which is
-the same behind a ReLU, and takes "less than 1%" there, as we do, but "at most 1%" for RL. Where a whole layer is silent, ReDo's
-score is 0 / 0: all of its units are dormant. Where a layer holds NaN or inf, its mean tells nothing: none is. Both as
-`pliant.ReDo` has it: `pliant.engine.utility.dormancy`.
+Departures. Three published measures are called "dormant"; here each has its own name. Dohare et al. count h != 0 for CIFAR, which
+is the same behind a ReLU, and take "less than 1%" there, as we do, but "at most 1%" for RL. In a layer without any activity,
+ReDo's score is 0 / 0: all of its units count as dormant. In a layer with NaN or inf, whose mean is undefined, none does.
+`pliant.ReDo` replaces units by the same rule, `pliant.engine.utility.dormancy`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def dead(h: Tensor) -> Tensor:
 
 
 def dormant_by_firing(h: Tensor, share: float = 0.01) -> Tensor:
-    """Units above 0 on less than `share` of the inputs. Says something of ReLU and its kin alone: half a tanh is below 0.
+    """Units above 0 on less than `share` of the inputs. Meaningful for ReLU and its variants alone: half a tanh is below 0.
 
     >>> import torch
     >>> dormant_by_firing(torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]))
@@ -98,11 +98,11 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
     return (at_an_end >= share) & ~h.isnan().any(-2)
 
 
-def linearised(h: Tensor) -> Tensor:
-    """ReLU units above 0 on every input: a linear unit. Takes what is before the ReLU or behind it, which is the same.
+def linearized(h: Tensor) -> Tensor:
+    """ReLU units above 0 on every input: they are linear. `h` may be taken before the ReLU or behind it, which is the same.
 
     >>> import torch
-    >>> linearised(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
+    >>> linearized(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
     tensor([ True, False])
     """
     return (h > 0).all(-2)

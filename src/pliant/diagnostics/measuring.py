@@ -1,7 +1,7 @@
 """The measures of one group of hidden units.
 
-A unit with several columns (a channel behind a flatten, an attention head) is dead, dormant, ... over all of them. The ranks are
-of the columns, at the first tap: of what the next layer is given.
+A unit with several columns (a channel behind a flatten, an attention head) is dead, dormant, ... over all of them. Ranks are
+those of the columns at the first tap, the input of the next layer.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pliant.diagnostics.health import (
     FLAT_ENDS,
     dead,
     dormant_by_firing,
-    linearised,
+    linearized,
     saturated,
     share_of_layer,
 )
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank, stable_rank
-from pliant.diagnostics.watch import Seen
+from pliant.diagnostics.watch import ForwardRecord
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 from pliant.units.bound import BoundGroup, Consumer
 
 Counts = list[int | None]  # by run
 
 
-def measured(group: BoundGroup, seen: Seen, tau: float) -> list[GroupDiagnosis]:
-    """A row of the table for each run."""
-    answers = [each for each in (_answers(consumer, group, seen) for consumer in group.consumers) if each is not None]
-    activations = {each for tap in group.spec.taps for each in seen.records[tap].activations}
+def measured(group: BoundGroup, record: ForwardRecord, tau: float) -> list[GroupDiagnosis]:
+    """One row of the table per run."""
+    answers = [each for each in (_answers(consumer, group, record) for consumer in group.consumers) if each is not None]
+    activations = {each for tap in group.spec.taps for each in record.records[tap].activations}
     activation = activations.pop() if len(activations) == 1 else None
-    values = {**_health(answers, activation, tau), **_geometry(answers), **_sizes(group, seen)}
+    values = {**_health(answers, activation, tau), **_geometry(answers), **_sizes(group, record)}
     first = answers[0] if answers else torch.empty(group.runs, 0, group.units, 1)
     return [
         GroupDiagnosis(
@@ -51,10 +51,10 @@ def measured(group: BoundGroup, seen: Seen, tau: float) -> list[GroupDiagnosis]:
     ]
 
 
-def _answers(consumer: Consumer, group: BoundGroup, seen: Seen) -> Tensor | None:
-    """What the units answered at a consumer's tap, (runs, n, units, columns of a unit); None if it was not read."""
+def _answers(consumer: Consumer, group: BoundGroup, record: ForwardRecord) -> Tensor | None:
+    """The units' activity at a consumer's tap, (runs, n, units, columns per unit); None if it was not recorded."""
     tap = consumer.tap
-    entries = None if tap is None else seen.records[tap].by_entry(group.spec.runs)
+    entries = None if tap is None else record.records[tap].by_entry(group.spec.runs)
     if tap is None or entries is None:
         return None
     wanted = group.units * consumer.repeat
@@ -71,7 +71,7 @@ def _answers(consumer: Consumer, group: BoundGroup, seen: Seen) -> Tensor | None
 
 def _health(answers: list[Tensor], activation: Activation | None, tau: float) -> dict[str, Counts | None]:
     """How many units of each run are in each class, over all taps."""
-    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "linearised", "not_finite")
+    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "linearized", "not_finite")
     counts: dict[str, Counts | None] = dict.fromkeys(names)
     if not answers:
         return counts
@@ -86,7 +86,7 @@ def _health(answers: list[Tensor], activation: Activation | None, tau: float) ->
     if activation is not None and activation.direct and activation.name in FLAT_ENDS:
         counts["saturated"] = _count(saturated(h, activation.name))
     if activation == Activation("relu"):
-        counts["linearised"] = _count(linearised(h))
+        counts["linearized"] = _count(linearized(h))
     return counts
 
 
@@ -105,12 +105,12 @@ def _geometry(answers: list[Tensor]) -> dict[str, list[float] | None]:
     return {name: value.tolist() for name, value in values.items()}
 
 
-def _sizes(group: BoundGroup, seen: Seen) -> dict[str, Any]:
-    """Mean |incoming weight| of each run, and what is known of the weights' gradient."""
+def _sizes(group: BoundGroup, record: ForwardRecord) -> dict[str, Any]:
+    """Mean |incoming weight| of each run, and the measures of the weights' gradient, where there is one."""
     parts = group.incoming_weights()
     weights = [part.entries() for part in parts]
     sizes: dict[str, Any] = {"weight_magnitude": weight_magnitude(*weights, leading=1).tolist()}
-    found = [seen.gradients[part.part.parameter] for part in parts]
+    found = [record.gradients[part.part.parameter] for part in parts]
     if any(each is None or each.layout is not torch.strided for each in found):
         return {**sizes, "gradient_norm": None, "dormant_by_gradient": None}
     gradients = [part.entries(cast(Tensor, each).detach()) for part, each in zip(parts, found, strict=True)]
@@ -127,6 +127,6 @@ def _count(units: Tensor) -> Counts:
 
 
 def _count_of_shares(size: Tensor, tau: float) -> Counts:
-    """Units of at most `tau` of their layer's mean size; None in a run whose mean is not finite, which says nothing."""
+    """Units of at most `tau` of their layer's mean size; None in a run whose mean is not finite."""
     share = share_of_layer(size)
     return [None if bool(each.isnan().any()) else int((each <= tau).sum()) for each in share]

@@ -1,6 +1,6 @@
 """Representation rank: in how many directions do the features of a layer vary?
 
-    Φ  features, (n, units), not centred        σ[1] >= σ[2] >= ...  its singular values, min(n, units) of them
+    Φ  features, (n, units), not centered        σ[1] >= σ[2] >= ...  its singular values, min(n, units) of them
 
     effective_rank    exp(- Σ p[j] log p[j]),  p[j] = σ[j] / Σ σ        Roy & Vetterli (2007); Nature 632 (2024), eq. 2
     srank             least k with  Σ σ[:k]  >= 0.99 Σ σ                Kumar et al., ICLR 2021, with δ = 0.01
@@ -8,15 +8,16 @@
     stable_rank       Σ σ² / σ[1]²                                      ||Φ||²_F / ||Φ||²_2, the usual meaning of the name
     rank              number of σ above a share of σ[1]
 
-The Nature article's "stable rank" is `srank`, not `stable_rank`. All are summaries of singular values, so that one decomposition
-serves: `s = singular_values(h); effective_rank(s), srank(s)`. None can exceed min(n, units): n belongs beside every number.
+The "stable rank" of Dohare et al. (2024) is `srank`, not `stable_rank`. All are functions of the singular values, so that one
+decomposition is enough: `s = singular_values(h); effective_rank(s), srank(s)`. None can exceed min(n, units): report n with every
+rank.
 
-They raise `ValueError` for what is no list of singular values, largest first: features given by mistake.
+They raise `ValueError` for input that is no list of singular values, largest first, such as features given by mistake.
 
-Robust for long runs: a matrix that holds NaN or inf gives NaN, never an exception; a matrix of zeros has rank 0 by all of them.
+A matrix with NaN or inf has rank NaN, without an exception; a matrix of zeros has rank 0 by all of them.
 
-Accuracy. Singular values are computed in float64, from the matrix itself; tall ones go through QR, block by block, which
-is as accurate and holds no second copy. The cheaper way, roots of the eigenvalues of ΦᵀΦ, is wrong for small ones. Measured on
+Accuracy. Singular values are computed in float64, from the matrix itself; tall matrices by QR, block by block, which is as
+accurate and needs no second copy. The cheaper way, roots of the eigenvalues of ΦᵀΦ, is wrong for small ones. Measured on
 2,000 x 512 nearly linear ReLU features (σ[512] = 8e-10 σ[1]): in float32 it gives an srank of 216 for 207 and an effective rank
 0.9% too high; in float64 it errs by 5e-9 σ[1], and gains a factor of 1.2 to 3. A float32 decomposition errs by 3e-7 σ[1].
 """
@@ -47,7 +48,7 @@ def singular_values(features: Tensor) -> Tensor:
 
 
 def _decomposed(h: Tensor) -> Tensor:
-    """Singular values; NaN for a matrix whose decomposition does not converge, which does not touch the others."""
+    """Singular values; NaN for a matrix whose decomposition does not converge, without effect on the others."""
     try:
         return cast(Tensor, torch.linalg.svdvals(h))
     except torch.linalg.LinAlgError:  # pyright: ignore  (public, says PyTorch's manual; a matter of LAPACK's, and rare)

@@ -1,6 +1,6 @@
-"""What hidden units answer in one run of a model, seen at the taps where reset methods read them.
+"""The activity of hidden units in a forward, recorded at the taps of reset methods.
 
-`pliant.units.hooks` sums activity for a method while the network trains; here the activity itself is kept, in any mode.
+A method keeps sums of activity while the network trains; here the activity itself is kept, in any mode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Loss = Callable[[Any], Tensor]
 
 @dataclass
 class TapRecord:
-    """What passed a tap: the tensors of all calls with their real positions (None: all), and which activations wrote them."""
+    """The tensors of all calls at a tap, their real positions (None: all), and the activation functions that computed them."""
 
     tap: Tap
     axis: int  # of the tap at its module
@@ -47,8 +47,8 @@ class TapRecord:
 
 
 @dataclass
-class Seen:
-    """One or more runs: what passed each tap, and the gradient of each parameter, by name (None: it has none)."""
+class ForwardRecord:
+    """One or more forwards: the record of each tap, and the gradient of each parameter, by name (None: it has none)."""
 
     records: Mapping[Tap, TapRecord]
     gradients: Mapping[str, Tensor | None]
@@ -60,7 +60,7 @@ def watch(
     taps: Iterable[Tap],
     loss: Loss | None,
     mask: Mask | Sequence[Tensor] | None = None,
-) -> Seen:
+) -> ForwardRecord:
     """Run the model, as it is, on each example; `mask` as a method takes it, or one for each.
 
     Gradients are those of `loss(output)`, without one those that `.grad` holds. Raises `ValueError` if a tap shows no tensor, or
@@ -88,11 +88,11 @@ def watch(
             forwards.end()
             if loss is not None:
                 gradients = _gradients(loss(output), names.parameters)
-    return Seen(records, gradients)
+    return ForwardRecord(records, gradients)
 
 
 def _gradients(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
-    """Of every parameter, beside its `.grad`, which stays."""
+    """The gradient of every parameter; `.grad` is not changed."""
     if loss.numel() != 1:
         raise ValueError(f"diagnose: loss(output) must be one number, got a tensor of shape {tuple(loss.shape)}")
     trained = {name: each for name, each in parameters.items() if each.requires_grad}
@@ -101,7 +101,7 @@ def _gradients(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str
 
 
 class _TapRecorder:
-    """Keeps what passes a tap."""
+    """Records the tensors that pass a tap."""
 
     def __init__(self, record: TapRecord, activations: Activations, names: NamedModel, forwards: Forwards) -> None:
         self.record, self.activations, self.forwards = record, activations, cast(Forwards | None, forwards)
@@ -119,4 +119,4 @@ class _TapRecorder:
         axis = self.record.axis
         positions = values.movedim(axis, -1).shape[:-1] if -values.dim() <= axis < values.dim() else ()
         real = None if packed or self.forwards is None else self.forwards.real(self, positions)
-        self.record.tensors.append((values.detach().clone(), real))  # a copy: the model may go on to write in it
+        self.record.tensors.append((values.detach().clone(), real))  # a copy: the model may write to it in place

@@ -6,16 +6,16 @@ Forward, for each unit and each example t in turn, with a = `decay_forward`:
     var_t = a var_{t-1} + a (1 - a) (x_t - μ_{t-1})²
     μ_t = a μ_{t-1} + (1 - a) x_t
 
-Backward, with g = dL/dy, b = `decay_backward` and the same order of examples; it keeps gradients orthogonal, on
-average, to y and to 1, as those through an exact normalization are:
+Backward, with g = dL/dy, b = `decay_backward` and the same order of examples; on average, it keeps gradients orthogonal to y and
+to 1, as gradients through an exact normalization are:
 
     g'_t = g_t - (1 - b) ε^y_{t-1} y_t              ε^y_t = ε^y_{t-1} + g'_t y_t
     dL/dx_t = g'_t / σ_{t-1} - (1 - b) ε^1_{t-1}    ε^1_t = ε^1_{t-1} + dL/dx_t
 
-Then γ y + β, and with `layer_scaling` that over sqrt(its mean square over units + eps). At the start μ = 0, var = 1, ε = 0.
+The output is γ y + β, with `layer_scaling` divided by sqrt(its mean square over units + eps). At the start μ = 0, var = 1, ε = 0.
 
 Source: Chiley et al., NeurIPS 2019 (arXiv 1905.05894), and their released code for the order of γ, β and layer scaling.
-No departures; the released default is to clamp at +-5 in the place of layer scaling, which is left to you.
+No departures; the released code by default clamps at +-5 in place of layer scaling, which is left to the user.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from torch.autograd.function import once_differentiable
 
 
 class OnlineNorm1d(nn.Module):
-    """Normalizes each unit over the stream of examples; a batch is taken one example after the other.
+    """Normalizes each unit over the stream of examples; the examples of a batch are processed one after the other.
 
     Evaluation uses the statistics as they are. Statistics and control are buffers, in the dtype of the layer, and `state_dict`
-    holds them. The backward pass moves the control: one backward for each forward, without checkpointing.
+    holds them. The backward pass updates the control: it must run once per forward, without checkpointing.
 
     Args:
         units: of each example.
@@ -77,7 +77,7 @@ class OnlineNorm1d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As at the start, statistics too."""
+        """Reset parameters, statistics and control to their initial values."""
         nn.init.ones_(self.var)
         for buffer in (self.mean, self.control_y, self.control_1):
             nn.init.zeros_(buffer)
@@ -102,7 +102,7 @@ class OnlineNorm1d(nn.Module):
 
 
 class _OneByOne(torch.autograd.Function):
-    """The two passes over the examples of a batch. Each moves what the module remembers."""
+    """Forward and backward over the examples of a batch. Each updates the module's buffers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: OnlineNorm1d) -> Tensor:

@@ -6,15 +6,15 @@
 A stack of one is the plain layer, in the memory format that it is given (NHWC stays NHWC). A larger stack of
 convolutions is computed one of three ways:
 
-    loop      one convolution a run: fastest on a CPU (8 runs, one core: 1.5 to 3 times faster than "grouped" with 3 input
+    loop      one convolution per run: fastest on a CPU (8 runs, one core: 1.5 to 3 times faster than "grouped" with 3 input
               channels, equal with 16; "product" is 3 to 7 times slower), and to the bit what each run alone gives
-    grouped   one convolution with a group for each run
-    product   patches copied side by side (im2col), then one batched matrix product: what the few channels of a first
-              layer, which leave a grouped convolution idle, ask for on a GPU
+    grouped   one convolution with one group per run
+    product   patches copied side by side (im2col), then one batched matrix product: for GPUs, where the few input channels of
+              a first layer do not fill a grouped convolution
 
-"auto" takes "loop" on a CPU and "product" elsewhere; the latter choice is reasoned, not measured.
+"auto" is "loop" on a CPU (measured) and "product" elsewhere (not measured).
 
-What a run starts from is drawn on the CPU from its own generator: it depends neither on the stack nor on the device.
+The initial weights of a run are drawn on the CPU from its own generator: they depend neither on the stack nor on the device.
 For continual backpropagation, give `UnitGroup(runs=...)`.
 """
 
@@ -53,8 +53,8 @@ class _Stacked(nn.Module):
     def reset_parameters(self, generators: Sequence[torch.Generator] | None = None) -> None:
         """Draw weights, then biases, uniform in +-1/sqrt(fan_in), as torch's own layers do.
 
-        `generators`: one a run, on the CPU. Run r is then what a stack of one draws from `generators[r]`. Without them the
-        global generator is used. Raises `ValueError` if there are not as many as runs.
+        `generators`: one per run, on the CPU; run r is then equal to a stack of one drawn from `generators[r]`. By default the
+        global generator is used. Raises `ValueError` if there are not as many generators as runs.
         """
         if generators is not None and len(generators) != self.runs:
             raise ValueError(f"{type(self).__name__}: {len(generators)} generators for {self.runs} runs")

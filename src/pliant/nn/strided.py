@@ -1,13 +1,12 @@
-"""A 1x1 convolution with a stride is one without, of every `stride`-th position.
+"""A 1x1 convolution with a stride, computed as one without a stride of every `stride`-th position.
 
     y[i, j] = W x[s i, s j] + b         s  stride, in both directions
 
-It is computed in these two steps, never as one strided convolution: where there is no AVX-512, the gradient of the weight of
-the latter is wrong in oneDNN as PyTorch ships it. Seen in torch 2.13 with `ONEDNN_MAX_CPU_ISA=AVX2`, every block of memory
-between pages that may not be touched: for float32 in channels-last memory, 2 to 7 input channels, any number of output
-channels, strides 2 and 3 and no padding, it writes before and behind its own memory, and the process dies or learns from
-what it overwrote. Right were 1 input channel and 8 or more, padding, groups, larger kernels, contiguous memory, bfloat16,
-and `SSE41`, `AVX` and `AVX512_CORE` in place of `AVX2`.
+It is computed in these two steps, never as one strided convolution, whose weight gradient is wrong in PyTorch's oneDNN on CPUs
+without AVX-512. Measured in torch 2.13 with `ONEDNN_MAX_CPU_ISA=AVX2`, with guard pages around every block of memory: for float32
+in channels-last memory, 2 to 7 input channels, any number of output channels, strides 2 and 3 and no padding, it writes out of
+bounds, and the process crashes or computes with overwritten numbers. Correct were 1 input channel and 8 or more, padding, groups,
+larger kernels, contiguous memory, bfloat16, and `SSE41`, `AVX` and `AVX512_CORE` in place of `AVX2`.
 """
 
 from __future__ import annotations

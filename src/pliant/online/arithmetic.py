@@ -1,12 +1,12 @@
 # pyright: basic, reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """Compiled arithmetic that both kernels share: flat arrays in, flat arrays out.
 
-No function may assume that numbers are finite (no `fastmath=True`): a diverged learner has to be seen.
+No function may assume that numbers are finite (no `fastmath=True`): a diverged learner has to be detected.
 
-Only the few functions that Python calls are cached on disk, each with everything it calls inside it. Numba looks for
-edits in the file of a cached function alone, and its index on disk cannot be read once a class that it names is gone
-(it raises, and would do so at every import). So the name under which it files a function holds the `edition` of this
-package: after an edit, or another version installed over this one, it finds nothing and compiles anew.
+Only the few functions that Python calls are cached on disk, each with everything that it calls. Numba checks for edits
+in the file of a cached function alone, and its index on disk cannot be read once a class that it names is gone (it
+raises, at every import). So the name of a cached function contains the `edition` of this package: after an edit, or
+with another version installed over this one, nothing is found in the cache and the function is compiled anew.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numba import njit
 
 RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SWISH, SELU, LINEAR = range(8)
 SQUARED_ERROR, CROSS_ENTROPY = range(2)
-NO_ACTIVITY, PLAIN, CENTRED, RANDOM = range(4)  # what a utility asks of a unit's activity
+NO_ACTIVITY, PLAIN, CENTERED, RANDOM = range(4)  # the form of activity that a utility uses
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
 # `_nrt=False`: these functions allocate nothing, so Numba need not count references to the arrays they are given, which
@@ -109,9 +109,9 @@ def activate(kind, h, slope):
 
 @compiled
 def observe(activity, has_outgoing, has_incoming, h, decay, outgoing, incoming, age, power, mean, utility, score):
-    """Age every unit and take what it did into its running averages, all (units,).
+    """Increase every unit's age and update its running averages, all (units,).
 
-    `outgoing` and `incoming` are mean |w|, read only where the utility asks for them; `score` is scratch.
+    `outgoing` and `incoming` are mean |w|, used only where the utility needs them; `score` is scratch memory.
     """
     one = h.dtype.type(1)
     for i in range(h.size):
@@ -122,7 +122,7 @@ def observe(activity, has_outgoing, has_incoming, h, decay, outgoing, incoming, 
     if activity == PLAIN:
         for i in range(h.size):
             score[i] = abs(h[i])
-    elif activity == CENTRED:
+    elif activity == CENTERED:
         for i in range(h.size):
             score[i] = abs(h[i] - mean[i] / (one - power[i]))
     else:
@@ -139,7 +139,7 @@ def observe(activity, has_outgoing, has_incoming, h, decay, outgoing, incoming, 
 
 @compiled
 def count_due(bernoulli, key, step, rate, mature, eligible, replaced):
-    """Units to replace now: what is owed, or floor(x) + Bernoulli(x - floor(x)), x = rate mature; at most what is mature."""
+    """Units to replace now: those due, or floor(x) + Bernoulli(x - floor(x)), x = rate mature; at most all mature ones."""
     if not bernoulli:
         return min(int(rate * eligible) - replaced, mature)
     expected = rate * mature
@@ -151,9 +151,9 @@ def count_due(bernoulli, key, step, rate, mature, eligible, replaced):
 
 @compiled
 def measure(kind, z, target, label, delta):
-    """Loss of the outputs `z` and, in `delta`, its gradient; whether the largest output is the labelled one.
+    """Loss of the outputs `z` and, in `delta`, its gradient; whether the largest output is the labeled one.
 
-    Nothing is right where the loss is not finite: no output is the largest of what are not numbers.
+    Where the loss is not finite the prediction counts as wrong: NaN has no largest output.
     """
     if kind == SQUARED_ERROR:
         total = z.dtype.type(0)

@@ -1,6 +1,6 @@
-"""What learners are to the kernels, made from what was asked for: plan, hyperparameters, initial weights.
+"""The kernels' form of learners, built from the settings: layout, hyperparameters, initial weights.
 
-Settings are checked here; what is wrong raises `ValueError` that names it.
+Settings are checked here; a wrong one raises `ValueError` that names it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pliant import streams
 from pliant.base.choices import one_of
 from pliant.base.initial import GAINS, INITS, uniform_bound
-from pliant.online.learner import Net, Rules, State, aligned
+from pliant.online.learner import LearnerState, Net, Rules, aligned
 from pliant.online.norms import MEAN, SCALE, SHIFT, VARIANCE
 from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, per_learner
 from pliant.online.vectors import LANES
@@ -41,7 +41,7 @@ def net(
     normalization: str,
     online_norm_decay: tuple[float, float],
 ) -> Net:
-    """What all learners share."""
+    """The settings and the layout that all learners share."""
     if np.shape(online_norm_decay) != (2,):
         raise ValueError(f"online_norm_decay must be two numbers, forward and backward, not {online_norm_decay!r}")
     decays = {"beta1": beta1, "beta2": beta2}
@@ -51,7 +51,7 @@ def net(
             raise ValueError(f"{name} must be at least 0 and, in {dtype}, below 1, not {decay!r}")
     if not 0.0 < dtype.type(eps) < np.inf:
         raise ValueError(
-            f"eps must be finite and, in {dtype}, above 0, not {eps!r}: where no gradient came Adam divides by it"
+            f"eps must be finite and, in {dtype}, above 0, not {eps!r}: Adam divides by it where a gradient has always been 0"
         )
     gain = GAINS[activation]
     one_of("init", init, INITS)
@@ -95,7 +95,7 @@ def rules(
     maturity_threshold: ArrayLike,
     decay_rate: ArrayLike,
 ) -> Rules:
-    """One value for each learner, and the keys of its random streams, for so many hidden layers."""
+    """Hyperparameters per learner, and the keys of its random streams, for `hidden` layers."""
     learners = len(seeds)
 
     def keys(purpose: str) -> NDArray[np.uint64]:
@@ -127,14 +127,14 @@ def rules(
     )
 
 
-def initial_state(net: Net, seeds: Sequence[int], dtype: np.dtype[Any], rules: Rules, kernel: str) -> State:
+def initial_state(net: Net, seeds: Sequence[int], dtype: np.dtype[Any], rules: Rules, kernel: str) -> LearnerState:
     """Learners that have taken no step."""
     learners, hidden, parameters = len(seeds), len(net.sizes) - 2, int(net.weight_at[-1])
     width, moments = np.diff(net.unit_at), parameters * net.adam
     inputs, units, outputs = int(width[0]), int(width[1:-1].sum()), int(width[-1])
     rows = int((net.sizes[:-1] + 1).sum()) if kernel == "rows" and (rules.noise_std > 0).any() else 0
     normed = units if net.normalization != NORMALIZATIONS["none"] else 0
-    state = State(
+    state = LearnerState(
         parameters=aligned((learners, parameters), dtype),
         shrunk=np.ones(learners),
         settled=np.zeros((learners, rows), np.int64),
@@ -172,8 +172,8 @@ def matrix_of(net: Net, parameters: Array, layer: int) -> Array:
     return parameters[:, begin:end].reshape(len(parameters), -1, width)[:, :, : net.sizes[layer + 1]]
 
 
-def norms_of(net: Net, state: State) -> list[dict[str, Array]]:
-    """Views of what normalises each hidden layer, (learners, units) by name; no names without normalisation."""
+def norms_of(net: Net, state: LearnerState) -> list[dict[str, Array]]:
+    """Views of the parameters of each hidden layer's norm, (learners, units) by name; empty without normalization."""
     found: list[dict[str, Array]] = []
     for begin, units in zip(net.unit_at[1:-2] - net.unit_at[1], net.sizes[1:-1], strict=True):
         of = slice(int(begin), int(begin + units))

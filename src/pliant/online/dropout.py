@@ -3,12 +3,12 @@
 
     h[i] <- m[i] h[i] / (1 - p),     m[i] = 0 with probability p, else 1
 
-and the slope alike, so that nothing flows back through a unit that is out. Unit i of step t is out if number
-t units + i of the stream (seed, "dropout") is below p, hidden units counted layer after layer.
+and the slope likewise, so that no gradient flows through a unit that is left out. Unit i of step t is left out if
+number t units + i of the stream (seed, "dropout") is below p, hidden units counted layer after layer.
 
 Source: Srivastava et al., JMLR 2014, scaled while learning as in `torch.nn.Dropout`. With dropout a step predicts twice:
-with every unit, which is the loss and the correctness that are reported, then with those that stay, which is what it learns from
-(and what continual backpropagation observes). Predictions use every unit.
+with every unit, for the reported loss and correctness, then with the remaining units, from which it learns and whose
+activity continual backpropagation records. Predictions use every unit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pliant.online.arithmetic import compiled, uniform
 
 @compiled
 def drop(rate, key, place, h, slope):
-    """Take units out, by the numbers from `place` on, and scale those that stay; (units,)."""
+    """Leave units out, by the numbers from `place` on, and scale the others; (units,)."""
     scale = h.dtype.type(1.0 / (1.0 - rate))
     zero = h.dtype.type(0)
     for i in range(h.size):

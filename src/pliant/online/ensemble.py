@@ -1,19 +1,19 @@
 """Many networks that learn from one example at a time, each with its own seed and hyperparameters.
 
-At every step t of its stream a learner predicts, is told the answer, and changes:
+At every step t of its stream a learner predicts, receives the target, and updates:
 
     loss      mean over outputs of (ŷ - y)^2, or cross-entropy, before the update
     update    p <- p - α (∂loss/∂p + λ p), or Adam's;  then w <- w + σ N(0, 1), weights and biases
     observe   age += 1;  mean h and utility: running averages with decay rate η, of h before and weights after the update
-    replace   of units with age > m, a share ρ is owed: n = floor(ρ Σ mature) - replaced, an integer;
-              the n least useful hand their mean to the next bias, are drawn anew, leave with weights of zero,
-              and start over: utility, mean, age, Adam's moments and step count
+    replace   a share ρ of the units with age > m is due: n = floor(ρ Σ mature) - replaced, an integer;
+              the n least useful add their mean contribution to the next bias, get fresh incoming and zero outgoing
+              weights, and start over: utility, mean, age, Adam's moments and step count
 
     α `step_size`   λ `weight_decay`   σ `noise_std`   η `decay_rate`   m `maturity_threshold`   ρ `replacement_rate`
 
 Source: Dohare et al., Nature 632 (2024), algorithm 1; departures as in `pliant.ContinualBackprop`, which in PyTorch
-is the same method to rounding. Whatever a learner draws comes from keyed streams (`pliant.streams`), so its results
-do not depend on how many others run beside it, on their order, or on threads, down to the bit.
+is the same method to rounding. All random numbers come from keyed streams (`pliant.streams`), so a learner's results do
+not depend on how many others run beside it, on their order, or on threads, to the bit.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS
 from pliant.online.vectors import LANES
 
 FORMAT = 3  # of `state_dict`
-CHUNK = 2**19  # numbers of X that are turned into floats at a time, so that they stay in the cache,
+CHUNK = 2**19  # numbers of X that are converted to floats at a time, so that they stay in the cache,
 MIN_CHUNK = 64  # but no fewer examples than this
 TINY = 4000  # parameters up to which the lanes kernel is faster (20-20-1: 8 times; 20-64-64-1, 5,569 parameters: equal)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What was measured at each step, before its update."""
+    """Measures of each step, before its update."""
 
     loss: Array  # (learners, n); NaN after the step at which a learner diverged
     correct: NDArray[np.bool_] | None  # (learners, n) whether the largest output was the label; cross-entropy only,
     # and never where the loss is not finite
     weight_sums: Array | None  # (learners, n, layers) sum of |w| of each matrix after the update, if asked for;
-    # with noise and the rows kernel, of each row of weights as it was when last used, every 1,000 steps of all
+    # with noise and the rows kernel, a row of weights counts as when it was last used; all rows, every 1,000 steps
 
 
 class Picked(TypedDict, total=False):
-    """Which numbers of which examples a learner is given, see `OnlineEnsemble.partial_fit`."""
+    """Selection of examples and inputs, see `OnlineEnsemble.partial_fit`."""
 
     rows: ArrayLike | None
     columns: ArrayLike | None
@@ -77,33 +77,33 @@ class OnlineEnsemble:
 
     Args:
         inputs, hidden, outputs: sizes of the layers. `hidden=()` is the linear learner.
-        learners: how many.
-        seed: one for each learner; one number stands for seed, seed + 1, ... The initial weights depend on the seed,
-            the shape, the activation's gain and `init` alone, so that learners that differ in anything else start equal.
+        learners: their number.
+        seed: one per learner; one number stands for seed, seed + 1, ... The initial weights depend on the seed, the
+            shape, the activation's gain and `init` alone, so that learners that differ in other settings start equal.
         activation: "relu", "leaky_relu", "tanh", "sigmoid", "elu", "swish", "selu" or "linear".
         loss: "squared_error" or "cross_entropy".
-        optimizer: "sgd" or "adam" (PyTorch's, with coupled weight decay; a replaced unit's entries start over).
-        step_size, weight_decay, noise_std: one number, or one for each learner, like `dropout`. Decay reaches biases and a
-            norm's scale and shift too, noise weights and biases.
-        dropout: probability that a hidden unit is out at a step (`pliant.online.dropout`). Losses are those with every unit.
+        optimizer: "sgd" or "adam" (PyTorch's, with coupled weight decay; the state of a replaced unit starts over).
+        step_size, weight_decay, noise_std: one number, or one per learner, like `dropout`. Decay applies to all parameters,
+            also biases and a norm's scale and shift; noise to weights and biases.
+        dropout: probability that a hidden unit is left out of a step (`pliant.online.dropout`). Losses are those with every unit.
         normalization: "none", "layer" or "online", before each hidden activation, with a learned scale and shift
             (`pliant.online.norms`).
-        online_norm_decay: α_f and α_b of online normalisation.
-        replacement_rate: share of mature units replaced per step, one for each learner or one, like the next two.
-            0 leaves a learner unobserved; None all of them.
+        online_norm_decay: α_f and α_b of online normalization.
+        replacement_rate: share of mature units replaced per step, one number or one per learner, like the next two.
+            Learners with 0 keep no utilities; None: no learner does.
         maturity_threshold: steps; a unit may be replaced when its age is greater.
         decay_rate: of the running averages; 0 = instantaneous.
-        utility: how useful a unit is, by name (`pliant.online.settings.UTILITIES`).
-        count: "accumulate" what is owed, or "bernoulli".
-        hand_over_mean: move a replaced unit's mean contribution into the bias of what it feeds.
+        utility: the name of a utility (`pliant.online.settings.UTILITIES`).
+        count: "accumulate" fractions of units that are due, or draw them ("bernoulli").
+        hand_over_mean: add a replaced unit's mean contribution to the biases of the next layer.
         init: "kaiming", "xavier", "lecun" or "default", of hidden layers at the start and of replaced units;
             outputs start with sqrt(3 / fan_in), biases with 0.
         dtype: float32 or float64.
-        threads: how many work at a time, each on learners of its own.
-        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for dropout and normalisation, which "lanes" does not
-            know. They agree to rounding, but for noise, which they draw from other numbers.
+        threads: number of threads, each with learners of its own.
+        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for dropout and normalization, which "lanes" does not
+            support. They agree to rounding, except for noise, for which they draw other numbers.
 
-    Raises `ValueError` for what is out of range, naming it.
+    Raises `ValueError` for a setting that is out of range, naming it.
 
     >>> learners = OnlineEnsemble(inputs=4, hidden=[8], outputs=1, learners=3, seed=0, step_size=[0.1, 0.01, 0.001])
     >>> X = np.random.default_rng(0).standard_normal((1, 500, 4), dtype=np.float32)
@@ -183,20 +183,19 @@ class OnlineEnsemble:
         scale: float | None = None,
         log_weights: bool = False,
     ) -> Progress:
-        """Take every learner once through its stream, one example at a time.
+        """Train every learner on its stream, one example at a time, in one pass.
 
         Args:
             X: (streams, n, inputs), uint8 or the ensemble's dtype.
             y: (streams, n[, outputs]), or integer labels (streams, n).
             stream: (learners,) the stream that each learner reads: stream r (or the only one) for learner r if None.
-            rows: (streams, n) which examples of X and y to take, in this order, as often as they are named.
+            rows: (streams, n) indices of the examples of X and y, in this order, repeated ones included.
             columns: (streams, inputs) which number of an example is input j: a permutation of pixels.
-            scale: what every number of X is multiplied by, such as 1 / 255.
+            scale: factor of every number of X, such as 1 / 255.
             log_weights: also return sums of |w| at every step.
 
-        X and y, `rows` and `columns` each have one row for every stream, or one that serves them all. With any of
-        `rows`, `columns` and `scale` X stays as it is and examples are picked a few at a time, so that a data set
-        of bytes can be shared.
+        X and y, `rows` and `columns` each have one row per stream, or one for all streams. With any of `rows`, `columns`
+        and `scale`, X is not copied and examples are gathered a few at a time, so that a data set of bytes can be shared.
 
         >>> learners = OnlineEnsemble(inputs=4, hidden=[8], outputs=2, learners=1, seed=0, loss="cross_entropy")
         >>> pixels, labels = np.arange(24, dtype=np.uint8).reshape(1, 6, 4), np.array([[0, 1, 0, 1, 0, 1]])
@@ -219,8 +218,8 @@ class OnlineEnsemble:
     def predict(self, X: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]) -> Array:
         """Outputs (learners, n, outputs), or labels (learners, n) for cross-entropy.
 
-        A learner that diverged has no answer, NaN or the label -1, and there is no label where an output is NaN.
-        `rows`, `columns` and `scale` as in `partial_fit`, here and below: none is remembered from there.
+        The outputs of a learner that diverged are NaN and its labels -1, as is the label where an output is NaN.
+        `rows`, `columns` and `scale` as in `partial_fit`; they are not remembered from there, here and below.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # the answer says it
             out = self.activations(X, stream, **selection)[-1]
@@ -235,8 +234,8 @@ class OnlineEnsemble:
     ) -> NDArray[np.float64]:
         """Of each learner, (learners,): accuracy, or the coefficient of determination R^2, mean over outputs.
 
-        R^2 is scikit-learn's: of targets that are all one number 1 if they are met, else 0, and NaN of a single example
-        (`pliant.online.scores`). A learner that diverged has NaN.
+        R^2 is scikit-learn's: for constant targets 1 if all are predicted exactly, else 0; NaN for a single example
+        (`pliant.online.scores`) and for a learner that diverged.
         """
         inputs, picked, sources = self._read(X, stream, **selection)
         targets, labels = self._answers(inputs, y)
@@ -248,7 +247,7 @@ class OnlineEnsemble:
         return determination(targets[sources], answer).mean(axis=1)
 
     def activations(self, X: Array, stream: ArrayLike | None = None, **selection: Unpack[Picked]) -> list[Array]:
-        """What every layer answers to a probe, each (learners, n, units); the last is the outputs."""
+        """Activity of every layer on probe inputs, each (learners, n, units); the last are the outputs."""
         inputs, picked, sources = self._read(X, stream, **selection)
         x: Array = np.concatenate([floats for _, floats in self._pieces(inputs, picked)], axis=1)[sources]
         matrices = self._matrices()
@@ -260,7 +259,7 @@ class OnlineEnsemble:
     def weights(self, layer: int) -> Array:
         """Copy of the weights of a layer, (learners, in, out): the transpose of PyTorch's, for each learner.
 
-        They are what the next step would find, with all noise so far (see `pliant.online.noise`).
+        They are the weights that the next step uses, with all noise so far (see `pliant.online.noise`).
         """
         return self._matrices()[layer][:, :-1].copy()
 
@@ -269,7 +268,7 @@ class OnlineEnsemble:
         return self._matrices()[layer][:, -1].copy()
 
     def norm(self, layer: int) -> dict[str, Array]:
-        """What normalises a hidden layer, copies (learners, units): scale and shift, mean and variance (online only)."""
+        """Parameters of a hidden layer's norm, copies (learners, units): scale and shift, mean and variance (online only)."""
         return {name: value.copy() for name, value in self._norms()[layer].items()}
 
     def weight_magnitude(self) -> Array:
@@ -288,16 +287,16 @@ class OnlineEnsemble:
 
     @property
     def diverged_at(self) -> NDArray[np.int64]:
-        """First step whose loss was not finite, or -1, (learners,). Such a learner keeps the weights that gave it."""
+        """First step whose loss was not finite, or -1, (learners,). Such a learner keeps the weights of that step."""
         return self._state.diverged_at.copy()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning has changed, as arrays, numbers and strings; to resume to the bit."""
+        """Everything that learning has changed, as arrays, numbers and strings, to resume to the bit."""
         arrays = {name: value.copy() for name, value in self._state._asdict().items()}
         return {"format": FORMAT, "steps": self.steps, **self._identity(), **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of an ensemble built alike. Raises `ValueError` naming what differs."""
+        """Load the state of an ensemble with the same settings. Raises `ValueError` naming the setting that differs."""
         if state.get("format") != FORMAT:
             raise ValueError(f"the state has format {state.get('format')!r}; this version reads format {FORMAT}")
         for name, mine in self._identity().items():
@@ -326,7 +325,7 @@ class OnlineEnsemble:
             yield begin, floats
 
     def _learn(self, rows: NDArray[np.int64], *examples: Any) -> None:
-        """Run the kernel, in as many threads as were asked for: it holds no lock, and learners share nothing written."""
+        """Run the kernel, in as many threads as requested: it releases the GIL, and no two threads write to the same memory."""
 
         def learn(share: NDArray[np.int64]) -> None:
             if self.kernel == "lanes":
@@ -344,7 +343,7 @@ class OnlineEnsemble:
                 list(pool.map(learn, shares))
 
     def _identity(self) -> dict[str, Any]:
-        """What two ensembles must share to exchange their states."""
+        """Settings in which two ensembles must agree to exchange states."""
         shape = {"sizes": np.array(self.sizes), "seeds": np.array(self.seeds), "dtype": str(self.dtype)}
         names = {name: getattr(self, name) for name in ("activation", "loss", "optimizer", "normalization", "kernel")}
         return shape | names | self._method
@@ -365,11 +364,11 @@ class OnlineEnsemble:
         return build.norms_of(self._net, self._state)
 
     def _choose_kernel(self, kernel: str) -> settings.Kernel:
-        """The kernel asked for, or the faster one of those that can do what is asked for."""
+        """The requested kernel, or the faster one of those that support the settings."""
         asked = {"normalization": self.normalization != "none", "dropout": bool((self._rules.dropout > 0).any())}
         only_rows = [name for name, wanted in asked.items() if wanted]
         if kernel == "lanes" and only_rows:
-            raise ValueError(f"the lanes kernel knows no {' and no '.join(only_rows)}; take kernel='rows' or 'auto'")
+            raise ValueError(f"the lanes kernel supports no {' and no '.join(only_rows)}; use kernel='rows' or 'auto'")
         tiny = sum((m + 1) * n for m, n in pairwise(self.sizes)) <= TINY
         if kernel == "auto":
             return "lanes" if tiny and not only_rows else "rows"
@@ -378,13 +377,13 @@ class OnlineEnsemble:
     def _read(
         self, X: Array, stream: ArrayLike | None, **selection: Unpack[Picked]
     ) -> tuple[Array, Selection | None, NDArray[np.int64]]:
-        """The examples, how they are picked, and the stream that each learner reads."""
+        """The examples, their selection, and the stream that each learner reads."""
         inputs = as_inputs(np.asarray(X), self.sizes[0], self.dtype)
         picked = as_selection(selection.get("rows"), selection.get("columns"), selection.get("scale"), inputs)
         return inputs, picked, as_streams(stream, len(inputs) if picked is None else picked.streams, self.learners)
 
     def _answers(self, X: Array, y: Array) -> tuple[Array, NDArray[np.int64]]:
-        """Targets and labels; the one that the loss does not need is a row of zeros that nobody reads."""
+        """Targets and labels; the one that the loss does not need is an unused row of zeros."""
         streams, n = X.shape[:2]
         if self.loss == "cross_entropy":
             return np.zeros((streams, n, 0), self.dtype), as_labels(np.asarray(y), streams, n, self.sizes[-1])
@@ -392,15 +391,15 @@ class OnlineEnsemble:
         return targets, np.zeros((streams, n), np.int64)
 
     def _shares(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The learners, as the kernel takes them, in one share for each thread."""
+        """The learners in the kernel's form, in one share per thread."""
         work = self._blocks(rows) if self.kernel == "lanes" else np.arange(self.learners)
         return [share for share in np.array_split(work, min(self.threads, len(work))) if len(share)]
 
     def _blocks(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Blocks of learners that step side by side, (blocks, LANES), -1 where none is left.
 
-        Whoever reads the same stream, and is observed, decayed and disturbed or not alike, goes together where that
-        fills a block at least half: such a block reads each example once and skips what none of it needs.
+        Learners that read the same stream, and agree in whether they have utilities, decay and noise, share a block if they
+        fill at least half of it: such a block reads each example once and skips computations that none of them needs.
         """
         rules, lanes = self._rules, LANES
         traits = (rules.replacement_rate > 0) * 4 + (rules.weight_decay > 0) * 2 + (rules.noise_std > 0) * 1

@@ -1,14 +1,14 @@
-"""The examples that learners are given, checked and in the layout that the kernels read.
+"""Examples, checked and in the layout of the kernels.
 
 A kernel reads (streams, n, inputs) in the ensemble's own floating type, or uint8, which holds bits and pixels in a
 quarter of the memory; a uint8 is taken as the number it is, 0 to 255.
 
-Examples may also be picked from X as it lies in memory, in another order and with their inputs rearranged, as tasks
-that permute the pixels of one data set do. A `Selection` says how; `pliant.online.gather` compiles
+Examples may also be gathered from X in memory, in another order and with permuted inputs, as for tasks that permute
+the pixels of one data set. A `Selection` says how; `pliant.online.gather` compiles
 
     x[s, t, j] = scale X[s, rows[s, t], columns[s, j]]        answer[s, t] = y[s, rows[s, t]]
 
-where what has a single row serves every stream s.
+where an array with a single row is used for every stream s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 class Selection(NamedTuple):
-    """Which examples in which order, which inputs of each, and times what."""
+    """Indices of examples, in order, indices of inputs, and a factor."""
 
     rows: NDArray[np.uint32]  # (streams or 1, n)
     columns: NDArray[np.uint32]  # (streams or 1, inputs)
@@ -64,9 +64,9 @@ def as_labels(y: Array, streams: int, n: int, outputs: int) -> NDArray[np.int64]
 
 
 def as_streams(stream: Any, streams: int, learners: int) -> NDArray[np.int64]:
-    """Which row of X each learner reads, (learners,); None is row r for learner r, or the only row."""
+    """The row of X that each learner reads, (learners,); None is row r for learner r, or the only row."""
     if stream is None and streams not in (1, learners):
-        raise ValueError(f"X has {streams} streams for {learners} learners; say by `stream` which row each one reads")
+        raise ValueError(f"X has {streams} streams for {learners} learners; give `stream`, the row that each one reads")
     if stream is None:
         return np.arange(learners) % streams
     rows = np.asarray(stream)
@@ -81,13 +81,13 @@ def as_streams(stream: Any, streams: int, learners: int) -> NDArray[np.int64]:
 
 
 def as_they_lie(X: Array) -> Selection:
-    """Every example and input of X, (streams, n, inputs), in its place."""
+    """The selection of every example and input of X, (streams, n, inputs), in order."""
     streams, n, inputs = X.shape
     return Selection(np.arange(n, dtype=np.uint32)[None], np.arange(inputs, dtype=np.uint32)[None], 1.0, streams)
 
 
 def as_selection(rows: Any, columns: Any, scale: float | None, X: Array) -> Selection | None:
-    """How examples are picked from X, (streams, examples, inputs); None if they are taken as they lie."""
+    """The selection of examples from X, (streams, examples, inputs); None for all in order."""
     if rows is None and columns is None and scale is None:
         return None
     every, (streams, examples, inputs) = as_they_lie(X), X.shape
@@ -106,7 +106,7 @@ def as_selection(rows: Any, columns: Any, scale: float | None, X: Array) -> Sele
 
 
 def pick_answers(y: Array, selection: Selection) -> Array:
-    """The answers (streams, n, ...) that go with the examples picked; y is (1 or streams, examples, ...)."""
+    """The targets (streams, n, ...) of the selected examples; y is (1 or streams, examples, ...)."""
     rows = np.broadcast_to(selection.rows, (selection.streams, selection.rows.shape[1]))
     return np.stack([y[s % len(y)][chosen] for s, chosen in enumerate(rows)])
 
@@ -124,7 +124,7 @@ def _as_places(name: str, places: Any, size: int, what: str) -> NDArray[np.uint3
 
 
 def _as_floats(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
-    """Contiguous numbers of `dtype`; a wider or another kind of number is not rounded behind anyone's back."""
+    """Contiguous numbers of `dtype`; a wider or another kind of number is an error, never rounded silently."""
     if not np.can_cast(values.dtype, dtype, "safe"):
         raise TypeError(
             f"{name} is {values.dtype}, and these learners compute in {dtype}: pass {name}.astype(np.{dtype}), "

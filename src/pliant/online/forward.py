@@ -1,4 +1,4 @@
-"""The same networks in NumPy, for predictions and probes: what a learner answers, without learning.
+"""The forward of the same networks in NumPy, for predictions and probes.
 
 h[0] = x,   h[l + 1] = f(norm(h[l] W[l] + b[l])),   the last layer without f and norm (`pliant.online.norms`)
 """
@@ -34,7 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def normalize(z: Array, kind: str, norm: Mapping[str, Array]) -> Array:
-    """What the activation gets for pre-activations (learners, n, units); `norm` holds scale, shift, ... (learners, units)."""
+    """Input of the activation function, for pre-activations (learners, n, units); `norm`: scale, shift, ... (learners, units)."""
     if kind == "none":
         return z
     of_unit = {name: value[:, None, :] for name, value in norm.items()}

@@ -1,4 +1,4 @@
-"""The weights that a replaced unit starts from, as anyone can draw them again.
+"""The fresh incoming weights of replaced units, as a function of seed, layer and replacement.
 
     number k fan_in + j of the stream (seed, "fresh weights", layer), uniform in [-bound, bound)
 

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Examples picked from a data set and rearranged, in compiled code: a small share of the time that learning from them takes."""
+"""Examples gathered from a data set, with permuted inputs, in compiled code: a small share of the time of learning."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 # pyright: basic, reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """The kernel for tiny networks: LANES learners side by side, vector instructions across learners.
 
-Where a layer is shorter than a vector, `pliant.online.rows` leaves most of the machine idle. Here every number of a
-learner becomes a vector, one lane for each of LANES learners, and the block stays in the first-level cache while it
-goes through its examples. The steps are those of `rows`. A lane never reads another lane, so a learner's result does
-not depend on its neighbours; where all of a block read one stream, an example is read once, and its zeros are skipped:
-lanes that read their own skip theirs by a selection, which gives the same bits.
+Where a layer is shorter than a vector, `pliant.online.rows` leaves most of the vector unit idle. Here every number of a
+learner becomes a vector with one lane per learner, and the block stays in the first-level cache while it processes its
+examples. The steps are those of `rows`. A lane never reads another lane, so a learner's result does not depend on its
+neighbors. Where all learners of a block read one stream, an example is read once, and its zeros are skipped; lanes with
+streams of their own skip zeros by a selection, which gives the same bits.
 
 A matrix begins at a row of `w`, (parameters, LANES); its weight from input j to output o is at row begin + j outputs + o.
 """
@@ -30,13 +30,13 @@ from pliant.online.arithmetic import (
     observe,
     total,
 )
-from pliant.online.learner import Net, State, adam_entry, aligned, replace
+from pliant.online.learner import LearnerState, Net, adam_entry, aligned, replace
 from pliant.online.noise import add_noise
 from pliant.online.vectors import LANES, flat, fused, larger, load, root, size, spread, store, unless_zero
 
 
 class Block(NamedTuple):
-    """LANES learners: like one learner of `State`, with the lane as a last, contiguous axis."""
+    """LANES learners: like one learner of `LearnerState`, with the lane as a last, contiguous axis."""
 
     parameters: Any
     moment1: Any
@@ -51,7 +51,7 @@ class Block(NamedTuple):
 
 
 class LanesWork(NamedTuple):
-    """What `learn_lanes` writes and nobody else reads. The last axis is the lane, except of the first five."""
+    """Scratch memory of `learn_lanes`. The last axis is the lane, except for the first five."""
 
     x: Any  # (inputs,) an example that all lanes share
     active: Any  # (inputs,) where it is not zero
@@ -84,7 +84,7 @@ class LanesWork(NamedTuple):
     running: Any  # a learner whose loss was finite so far
 
 
-def lanes_work(net: Net, state: State) -> tuple[Block, LanesWork]:
+def lanes_work(net: Net, state: LearnerState) -> tuple[Block, LanesWork]:
     """Memory for one call of `learn_lanes`."""
     real, units, hidden, layers = state.parameters.dtype, net.unit_at[-1], state.utility.shape[1], len(net.sizes) - 2
 
@@ -296,7 +296,7 @@ def squared_error(z, targets, source, t, delta, error):
 
 @compiled
 def cross_entropy(z, targets, labels, source, t, delta, error, learner, running, correct, own, gradient):
-    """The same, one lane after the other, noting who was right."""
+    """The same, one lane after the other, noting which predictions were correct."""
     for lane in range(LANES):
         s = source[lane]
         copy(own, z[:, lane])
@@ -319,7 +319,7 @@ def note_loss(error, learner, running, loss, t):
 
 @compiled
 def stop_diverged(state, block, error, learner, running, step):
-    """A learner whose loss is not finite keeps the weights that gave it; its lane runs on, and nobody looks."""
+    """A learner whose loss is not finite keeps its weights; its lane runs on, and the results are discarded."""
     for lane in range(LANES):
         if running[lane] and not np.isfinite(error[lane]):
             state.diverged_at[learner[lane]] = step
@@ -425,7 +425,7 @@ def count_lanes(net, rate, threshold, keys, learner, age, step, mature, eligible
 
 @compiled
 def replace_lanes(net, rules, state, block, step, learner, running, due, chosen, rank):
-    """Lay down each learner in whose lane something is due, replace it there, and take it up again: this is rare."""
+    """Copy each learner with units due out of its lane, replace them, and copy it back: this is rare."""
     for lane in range(LANES):
         r = learner[lane]
         if running[lane] and any_above_zero(due[:, lane]):
@@ -446,7 +446,7 @@ def log_sizes(net, w, outgoing, learner, running, sums, t):
 
 @compiled
 def load_block(rules, state, members, stream, block, work):
-    """Copy learners into lanes; an empty lane follows the first learner, and nobody looks. True if all read one stream."""
+    """Copy learners into lanes; an empty lane repeats the first learner, unused. True if all read one stream."""
     shared = True
     for lane in range(LANES):
         r = members[lane] if members[lane] >= 0 else members[0]

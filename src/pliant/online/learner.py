@@ -1,8 +1,8 @@
 # pyright: basic, reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-"""What a learner is to the kernels, and how its units are replaced.
+"""The kernels' data structures for learners, and the replacement of their units.
 
-A weight matrix is stored [input][output] with the bias as its last row, so that whatever belongs to one input is
-contiguous. All matrices of a learner lie one after the other in one row of `State.parameters`.
+A weight matrix is stored [input][output] with the bias as its last row, so that the weights of one input are
+contiguous. All matrices of a learner lie one after the other in one row of `LearnerState.parameters`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pliant.online.vectors import load, matrix_view, root, spread, store
 
 
 class Net(NamedTuple):
-    """What all learners share. Layer l has sizes[l] inputs and sizes[l + 1] outputs."""
+    """Shape and settings that all learners share. Layer l has sizes[l] inputs and sizes[l + 1] outputs."""
 
     sizes: Any  # (layers + 1,)
     weight_at: Any  # (layers + 1,) where each matrix begins in a row of parameters, and where the last one ends
@@ -37,12 +37,12 @@ class Net(NamedTuple):
     hand_over: bool
     bound: Any  # (hidden layers,) of fresh incoming weights, float64
     normalization: int
-    decay_forward: Any  # of online normalisation
+    decay_forward: Any  # of online normalization
     decay_backward: Any
 
 
 class Rules(NamedTuple):
-    """One value for each learner."""
+    """Hyperparameters, one value per learner."""
 
     step_size: Any
     weight_decay: Any
@@ -58,16 +58,16 @@ class Rules(NamedTuple):
     score_key: Any
 
 
-class State(NamedTuple):
-    """What a learner remembers; the first axis is the learner, hidden units lie layer after layer."""
+class LearnerState(NamedTuple):
+    """Everything that learning changes; the first axis is the learner, hidden units lie layer after layer."""
 
     parameters: Any  # (learners, parameters)
     shrunk: Any  # (learners,) float64: a weight is `shrunk` times what is stored, a bias is what is stored
-    settled: Any  # (learners, rows) the step up to which a row has its noise; (learners, 0) where nobody is disturbed
-    affine: Any  # (learners, 2, units) scale and shift of each unit; (learners, 2, 0) without normalisation
+    settled: Any  # (learners, rows) the step up to which a row has its noise; (learners, 0) without noise
+    affine: Any  # (learners, 2, units) scale and shift of each unit; (learners, 2, 0) without normalization
     affine_moment1: Any  # the same with Adam, else (learners, 2, 0)
     affine_moment2: Any
-    statistics: Any  # (learners, 4, units) of online normalisation, else (learners, 4, 0)
+    statistics: Any  # (learners, 4, units) of online normalization, else (learners, 4, 0)
     moment1: Any  # the same with Adam, else (learners, 0)
     moment2: Any
     beta_power: Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start
@@ -140,7 +140,7 @@ def among(i, chosen, count):
 
 @inlined
 def hand_over_mean(net, state, r, layer, i):
-    """Give a unit's mean contribution to the biases of what it feeds; contributions that are not finite are lost with it."""
+    """Add a unit's mean contribution to the biases of the next layer; contributions that are not finite are dropped."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i
     V = matrix(net, state.parameters[r], layer + 1)
     mean = V.dtype.type(state.shrunk[r]) * (state.mean[r, u] / (V.dtype.type(1) - state.decay_power[r, u]))
@@ -168,7 +168,7 @@ def redraw(net, rules, state, r, layer, i):
 
 @inlined
 def zero_outgoing(net, state, r, layer, i):
-    """Cut a unit off from what it feeds; sums of |w| follow."""
+    """Zero a unit's outgoing weights, and update the sums of |w|."""
     V = matrix(net, state.parameters[r], layer + 1)
     column_sum = state.column_sum[r, net.unit_at[layer + 2] - net.unit_at[1] :]
     for k in range(V.shape[1]):
@@ -179,7 +179,7 @@ def zero_outgoing(net, state, r, layer, i):
 
 @inlined
 def forget(net, state, r, layer, i):
-    """Clear what the optimizer and the averages remember of a unit."""
+    """Clear a unit's optimizer state and running averages."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i
     state.utility[r, u] = state.mean[r, u] = state.age[r, u] = 0
     state.decay_power[r, u] = 1

@@ -1,4 +1,4 @@
-"""One online learner with the manners of scikit-learn."""
+"""One online learner with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pliant.online.ensemble import OnlineEnsemble
 class OnlineMLP:
     """A network that learns from one example at a time: `partial_fit`, `predict`, `score`.
 
-    Takes the arguments of `OnlineEnsemble`, of which it is a company of one (and so by the kernel that works on one at a
-    time). Numbers are converted to its dtype.
+    Takes the arguments of `OnlineEnsemble`; it is an ensemble of one, with the kernel for single learners. Numbers are
+    converted to its dtype.
 
-    Features far from 0 and 1, or a large `step_size`, may make it diverge. The first loss that is not finite is told in one
-    `RuntimeWarning`; from there on it is `diverged`, and `partial_fit`, `predict` and `score` raise `RuntimeError`: weights
-    that broke hold nothing to go on from.
+    Features far from 0 and 1, or a large `step_size`, may make it diverge. The first loss that is not finite gives one
+    `RuntimeWarning`; from then on `diverged` is true, and `partial_fit`, `predict` and `score` raise `RuntimeError`, because
+    learning cannot continue from such weights.
 
     >>> mlp = OnlineMLP(inputs=2, hidden=[16], outputs=1, seed=0, step_size=0.05)
     >>> X = np.random.default_rng(0).uniform(-1, 1, (4000, 2))

@@ -6,20 +6,21 @@ decays. A row that no input has used from step s to step t - 1, before t, has mi
 
     w  <-  κ^(k - 1) w + σ Σ_{m < k} κ^m ξ[t - 1 - m]        of which the sum is N(0, Σ_{m < k} κ^(2 m))
 
-so that one normal number for each weight stands for all of them: exact in distribution, and a row that is never used
-costs nothing. It is number (t, row, column) of the stream (seed, "noise"), so nothing depends on who else runs.
+so that one normal number per weight replaces all of them: exact in distribution, and a row that is never used costs
+nothing. It is number (t, row, column) of the stream (seed, "noise"), so it does not depend on other learners.
 
     settled[row]  the step up to which a row has its noise. A row is settled when a step uses it; all rows are at every
                   multiple of REFRESH steps, and before a unit is replaced, so that a fresh weight gets no noise
                   from before its time.
 
-What happens depends on the examples alone, not on how they were cut into calls nor on who looked: whoever reads
-weights gets a copy, settled as if the next step used every row. Two such readings of a row that was not used in between are
-each exact, but not steps of one walk. The noise after step t is in the weights from step t + 1 on.
+Results depend on the examples alone, not on how they were divided into calls, nor on whether weights were read in
+between: reading returns a copy, settled as if the next step used every row. Two copies of a row that was not used in
+between are each exact in distribution, but not steps of one random walk. The noise after step t is in the weights from
+step t + 1 on.
 
-Sums of |w|, along a row and along the columns, follow the weights as they are stored: whoever settles a row settles
-its part of them. A utility that asks for the mean |w| that enters a unit so sees every row with its noise up to the step
-that last used it, not the noise that it has missed since; at most REFRESH steps of it.
+Sums of |w|, along a row and along the columns, follow the stored weights: settling a row updates its part of them. So a
+utility that uses the mean |incoming weight| has every row with its noise up to the step that last used it, without the
+noise missed since, of at most REFRESH steps.
 
 Biases are used at every step. With Adam every weight moves at every step: all rows are settled at each.
 

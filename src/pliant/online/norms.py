@@ -1,7 +1,7 @@
 # pyright: basic, reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-"""Normalisation before a hidden layer's activation, forward and back, for one example at a time.
+"""Normalization before a hidden layer's activation, forward and back, for one example at a time.
 
-z are the pre-activations of a layer of n units, γ and β the learned scale and shift of each unit, a what the activation gets.
+z are the pre-activations of a layer of n units, γ and β the learned scale and shift of each unit, a the input of the activation.
 
 layer     y = (z - mean z) / sqrt(var z + ε),   a = γ y + β           mean and variance (over n) of this example's units
 
@@ -12,9 +12,9 @@ online    y = (z - μ) / σ,  σ = sqrt(v + ε),    u = γ y + β,    a = u / ζ
                     ∂loss/∂z  =  g / σ - (1 - α_b) e_1,                    e_1 <- e_1 + ∂loss/∂z
 
 Source: Ba, Kiros and Hinton, 2016 (layer norm, as in `torch.nn.LayerNorm`); Chiley et al., NeurIPS 2019 (online
-normalisation: exponential averages forward, a control process back, then layer scaling by ζ). μ and the e start at
-0, v and γ at 1. Departures: ε = 1e-5 stands in both roots, as in torch; γ and β come before the layer scaling, as in
-the authors' program. Statistics change only where a step is taken, so a prediction changes nothing.
+normalization: exponential averages forward, a control process back, then layer scaling by ζ). μ and the e start at
+0, v and γ at 1. Departures: ε = 1e-5 in both roots, as in torch; γ and β come before the layer scaling, as in the
+authors' code. Statistics change only where a step is taken, so a prediction changes nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import math
 from pliant.online.arithmetic import compiled, copy, reordered, total
 
 NONE, LAYER, ONLINE = range(3)
-SCALE, SHIFT = range(2)  # of `State.affine`
-MEAN, VARIANCE, ALONG_Y, ALONG_ONE = range(4)  # of `State.statistics`: μ, v, e_y and e_1
+SCALE, SHIFT = range(2)  # of `LearnerState.affine`
+MEAN, VARIANCE, ALONG_Y, ALONG_ONE = range(4)  # of `LearnerState.statistics`: μ, v, e_y and e_1
 EPS = 1e-5
 
 
@@ -39,9 +39,9 @@ def total_product(a, b):
 
 @compiled
 def normalize(kind, z, scale, shift, mean, variance, y, a):
-    """Replace pre-activations `z` by what the activation gets, kept in `a` too; fill `y`; all (units,).
+    """Replace pre-activations `z` by the input of the activation, also kept in `a`; fill `y`; all (units,).
 
-    Returns the divisor that the units share: sqrt(var z + ε) of a layer norm, ζ of online normalisation.
+    Returns the divisor that the units share: sqrt(var z + ε) of a layer norm, ζ of online normalization.
     """
     n, real = z.size, z.dtype.type
     eps = real(EPS)
@@ -80,7 +80,7 @@ def layer_norm_back(g, scale, y, divisor, d_scale, d_shift):
 def online_norm_back(
     g, scale, mean, variance, e_y, e_1, y, a, divisor, decay_forward, decay_backward, d_scale, d_shift
 ):
-    """The same for online normalisation, which takes its step: statistics and control variables change."""
+    """The same for online normalization, with its update: statistics and control variables change."""
     n, real, one = g.size, g.dtype.type, g.dtype.type(1)
     along = total_product(g, a) / real(n)
     for i in range(n):

@@ -2,7 +2,7 @@
 """Passes over one matrix of weights, in vector instructions along its outputs, for `pliant.online.rows`.
 
 Weights that decay are stored as w / s, with one number s for all weights of a learner (`shrunk`), which alone shrinks at
-every step: w <- κ w - α x δ is s <- κ s, then w/s <- w/s - (α / s) x δ, and rows of inputs that are zero stay as they are.
+every step: w <- κ w - α x δ is s <- κ s, then w/s <- w/s - (α / s) x δ, and rows of inputs that are zero are not written.
 """
 
 from __future__ import annotations

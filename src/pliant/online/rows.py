@@ -7,9 +7,9 @@ For every example:
     -> observe every hidden unit -> count what is due -> replace it
 
 An input of exactly zero costs nothing: its row of weights is neither read nor written. The pass that updates a row also
-adds up its |w|, which is what continual backpropagation asks of a unit's outgoing weights. So what moves every weight
-at every step is kept apart: decay in one number for all weights (`pliant.online.passes`), noise until a row
-is used (`pliant.online.noise`). Adam's moments do move every weight at every step, and cost a pass over all of them.
+adds up its |w|, which continual backpropagation needs for a unit's outgoing weights. Updates of every weight at every
+step are therefore avoided: decay is one number for all weights (`pliant.online.passes`), noise is added when a row is
+used (`pliant.online.noise`). Adam does change every weight at every step, and costs a pass over all of them.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from pliant.online.arithmetic import (
     total_size,
 )
 from pliant.online.dropout import drop
-from pliant.online.learner import Net, State, adam_entry, aligned, matrix, replace
+from pliant.online.learner import LearnerState, Net, adam_entry, aligned, matrix, replace
 from pliant.online.noise import REFRESH, missed_std, padded_pairs, settle_all, settle_rows
 from pliant.online.passes import adam_rows, add_columns, add_rows, descend_rows, descend_rows_and_columns
 from pliant.online.vectors import LANES, load, spread
 
-SMALLEST = 2.0**-10  # of `State.shrunk`; below, and above its inverse, the stored weights are scaled themselves
-NOTHING = 2.0**-60  # what a decay that leaves nothing leaves: stored weights have to be divided by it
+SMALLEST = 2.0**-10  # of `LearnerState.shrunk`; below, and above its inverse, the stored weights are scaled themselves
+NOTHING = 2.0**-60  # in place of a decay factor of 0: stored weights have to be divided by it
 
 
 @compiled
@@ -246,7 +246,7 @@ def observe_rows(net, state, work, r):
 
 @compiled
 def count_rows(net, rate, threshold, keys, age, step, eligible, replaced, due):
-    """Count what is due in every hidden layer. True if anything is."""
+    """Count the units due in every hidden layer. True if there are any."""
     some = False
     for layer in range(due.size):
         begin = net.unit_at[layer + 1] - net.unit_at[1]
@@ -259,7 +259,7 @@ def count_rows(net, rate, threshold, keys, age, step, eligible, replaced, due):
 
 @inlined
 def replace_rows(net, rules, state, work, r, step):
-    """Replace what is due after step `step`; noise of that step and before is for the weights that were there."""
+    """Replace the units due after step `step`; noise of that step and before belongs to the old weights."""
     if rules.noise_std[r] > 0:
         settle_learner(net, rules, state, work, r, step + 1)
     replace(net, rules, state, r, step, work.due, work.chosen, work.rank)
@@ -268,7 +268,7 @@ def replace_rows(net, rules, state, work, r, step):
 
 
 class RowsWork(NamedTuple):
-    """What `learn_rows` writes and nobody else reads."""
+    """Scratch memory of `learn_rows`."""
 
     h: Any  # (units,) activations, inputs first
     slope: Any
@@ -293,7 +293,7 @@ class RowsWork(NamedTuple):
     rank: Any  # (units,)
 
 
-def rows_work(net: Net, state: State) -> RowsWork:
+def rows_work(net: Net, state: LearnerState) -> RowsWork:
     """Memory for one call of `learn_rows`."""
     units, hidden, layers, real = (
         int(net.unit_at[-1]),
@@ -320,9 +320,9 @@ def begin_learner(net, rules, state, work, r):
 
 @cached
 def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, labels, first_step, loss, correct, sums):
-    """Take every learner of `learners` through examples `begin`, ... of its stream, one learner after the other.
+    """Train every learner of `learners` on examples `begin`, ... of its stream, one learner after the other.
 
-    X (streams, examples, inputs) holds those examples alone, all else the whole of them.
+    X (streams, examples, inputs) holds these examples alone, the other arrays all of them.
     """
     outputs = slice(net.unit_at[-2], net.unit_at[-2] + net.sizes[-1])
     z, dz, x = work.h[outputs], work.delta[outputs], work.h[: net.sizes[0]]
@@ -365,9 +365,9 @@ def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, lab
 
 @cached
 def settled_parameters(net, rules, state, work, steps, parameters, settled):
-    """Fill copies, (learners, parameters) and (learners, rows), with weights as the step after `steps` would find them.
+    """Fill copies, (learners, parameters) and (learners, rows), with the weights that the step after `steps` uses.
 
-    A learner that diverged shows the weights that gave it.
+    A learner that diverged has the weights at which it diverged.
     """
     for r in range(parameters.shape[0]):
         step = steps if state.diverged_at[r] < 0 else state.diverged_at[r]

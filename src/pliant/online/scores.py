@@ -1,10 +1,10 @@
-"""How well answers meet the truth.
+"""Coefficient of determination.
 
     R^2 = 1 - sum (ŷ - y)^2 / sum (y - mean y)^2        of one output, sums over examples
 
-Where all y are one number R^2 is 1 if all are met, else 0; of a single example it is not defined, and NaN.
+For constant y, R^2 is 1 if all are predicted exactly, else 0; for a single example it is undefined, and NaN.
 
-Source: `sklearn.metrics.r2_score` with `force_finite`. One departure: y are one number where they equal each other, not where
+Source: `sklearn.metrics.r2_score` with `force_finite`. One departure: y is constant where all values are equal, not where
 they equal their mean, which may differ from them in its last bit.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 def determination(truth: NDArray[Any], answer: NDArray[Any]) -> NDArray[np.float64]:
-    """R^2 of every output, (learners, outputs), of y and ŷ (learners, n, outputs); NaN where an answer is.
+    """R^2 of every output, (learners, outputs), of y and ŷ (learners, n, outputs); NaN where a prediction is.
 
     >>> determination(np.array([[[1.0], [3.0]]]), np.array([[[1.0], [2.0]]]))
     array([[0.5]])

@@ -1,7 +1,7 @@
-"""What can be asked of online learners: the names, and the checks that a request makes sense.
+"""Settings of online learners: the known names, and the checks.
 
 Initial and fresh weights are bounded as in `pliant.base.initial`. One departure from the released code of Dohare et al., Nature
-632 (2024): it takes lecun for selu whatever was asked for; here `init` is what is used.
+632 (2024): it uses lecun for selu, whatever the setting; here `init` is used.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ LOSSES: dict[str, int] = {"squared_error": arithmetic.SQUARED_ERROR, "cross_entr
 NORMALIZATIONS: dict[str, int] = {"none": norms.NONE, "layer": norms.LAYER, "online": norms.ONLINE}
 
 
-class Utility(NamedTuple):
-    """Which activity, times the mean |w| that leaves a unit or not, over the mean |w| that enters it or not."""
+class UtilityTerms(NamedTuple):
+    """Terms of a utility: form of the activity, whether times mean |outgoing weight|, whether over mean |incoming weight|."""
 
     activity: int
     outgoing: bool
     incoming: bool
 
 
-UTILITIES: dict[str, Utility] = {
-    "contribution": Utility(arithmetic.PLAIN, outgoing=True, incoming=False),
-    "adaptable_contribution": Utility(arithmetic.CENTRED, outgoing=True, incoming=True),
-    "zero_contribution": Utility(arithmetic.CENTRED, outgoing=True, incoming=False),
-    "weight": Utility(arithmetic.NO_ACTIVITY, outgoing=True, incoming=False),
-    "adaptation": Utility(arithmetic.NO_ACTIVITY, outgoing=False, incoming=True),
-    "feature_by_input": Utility(arithmetic.CENTRED, outgoing=False, incoming=True),
-    "random": Utility(arithmetic.RANDOM, outgoing=False, incoming=False),
+UTILITIES: dict[str, UtilityTerms] = {
+    "contribution": UtilityTerms(arithmetic.PLAIN, outgoing=True, incoming=False),
+    "adaptable_contribution": UtilityTerms(arithmetic.CENTERED, outgoing=True, incoming=True),
+    "zero_contribution": UtilityTerms(arithmetic.CENTERED, outgoing=True, incoming=False),
+    "weight": UtilityTerms(arithmetic.NO_ACTIVITY, outgoing=True, incoming=False),
+    "adaptation": UtilityTerms(arithmetic.NO_ACTIVITY, outgoing=False, incoming=True),
+    "feature_by_input": UtilityTerms(arithmetic.CENTERED, outgoing=False, incoming=True),
+    "random": UtilityTerms(arithmetic.RANDOM, outgoing=False, incoming=False),
 }
 
 
 def per_learner(
     name: str, value: ArrayLike, learners: int, low: float = 0.0, high: float = math.inf
 ) -> NDArray[np.float64]:
-    """A hyperparameter as one number for each learner, (learners,). Raises `ValueError` outside [low, high]."""
+    """A hyperparameter as one number per learner, (learners,). Raises `ValueError` outside [low, high]."""
     given = np.asarray(value, dtype=np.float64)
     if given.shape not in ((), (learners,)):
         raise ValueError(f"{name} has shape {given.shape}; give one number, or one for each of {learners} learners")
@@ -74,7 +74,7 @@ def per_learner(
 
 
 def seeds(seed: int | Sequence[int] | NDArray[np.integer[Any]], learners: int) -> list[int]:
-    """One seed for each learner: `seed`, `seed + 1`, ... if one number is given."""
+    """One seed per learner: `seed`, `seed + 1`, ... if one number is given."""
     if isinstance(seed, int | np.integer):
         return [int(seed) + r for r in range(learners)]
     given = np.asarray(seed)

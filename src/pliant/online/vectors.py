@@ -1,10 +1,10 @@
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalCall=false
 """A vector of LANES numbers as a value that compiled code can hold in a register.
 
-Numba has no such type, and a loop over 16 lanes is too short for LLVM to vectorise it well: it has to
-prove, each time, that what is written does not overlap what is read. With `load` and `store` the
-kernel says what it means, and arithmetic stays in registers in between. LLVM turns a vector into
-whatever the machine has: one 512-bit register, two of 256 bits, four of 128.
+Numba has no such type, and a loop over 16 lanes is too short for LLVM to vectorize it well: it has to
+prove, each time, that the memory written does not overlap the memory read. With `load` and `store`
+vectors are explicit, and arithmetic stays in registers in between. LLVM maps a vector to the
+registers of the machine: one of 512 bits, two of 256, four of 128.
 
     v = load(a, p)       row p of a C-contiguous array (..., LANES)
     store(a, p, v)       the same, written; rounded, if the array is of a narrower type

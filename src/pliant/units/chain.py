@@ -120,7 +120,7 @@ def _pass_through(layer: _WeightLayer, name: str, module: nn.Module) -> None:
     elif isinstance(module, nn.LeakyReLU):
         layer.gain = leaky_relu_gain(module.negative_slope)
     elif isinstance(module, _NORMS):
-        layer.feeds_norm |= layer.followers == 0 and module.running_mean is not None  # without one it centres by itself
+        layer.feeds_norm |= layer.followers == 0 and module.running_mean is not None  # without one it centers by itself
         layer.norms.append((name, module.num_features))
     elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
         layer.flattened = True

@@ -8,8 +8,8 @@ from pliant.rl.environments import RewiredCartPole
 from pliant.rl.environments.cart_pole import FORCE, SCALE, advance, fallen, wiring
 
 
-def actions(world: RewiredCartPole, step: int):
-    return np.random.default_rng([9, step]).integers(0, 2, (world.agents, world.copies))
+def actions(environment: RewiredCartPole, step: int):
+    return np.random.default_rng([9, step]).integers(0, 2, (environment.agents, environment.copies))
 
 
 def test_the_dynamics_are_those_of_the_textbook_bit_for_bit():
@@ -32,10 +32,12 @@ def test_the_dynamics_are_those_of_the_textbook_bit_for_bit():
 
 
 def test_an_observation_is_the_scaled_state_rotated_and_shifted():
-    world = RewiredCartPole(seeds=[4], copies=3)
-    world.begin_task(2)
+    environment = RewiredCartPole(seeds=[4], copies=3)
+    environment.begin_task(2)
     task = wiring(4, 2, 16)
-    np.testing.assert_allclose(world.observations[0], (world.states[0] * SCALE) @ task.mixing + task.offset, atol=1e-12)
+    np.testing.assert_allclose(
+        environment.observations[0], (environment.states[0] * SCALE) @ task.mixing + task.offset, atol=1e-12
+    )
 
 
 def test_tasks_differ_in_mixing_offset_and_order_of_the_actions():
@@ -46,24 +48,24 @@ def test_tasks_differ_in_mixing_offset_and_order_of_the_actions():
 
 
 def test_where_actions_are_swapped_action_zero_pushes_to_the_right():
-    world = RewiredCartPole(seeds=range(12))
+    environment = RewiredCartPole(seeds=range(12))
     swapped = np.array([wiring(seed, 0, 16).swapped for seed in range(12)])
     assert 0 < swapped.sum() < 12
-    before = world.states[:, 0, 1]
-    world.step(np.zeros((12, 1), int))
-    np.testing.assert_array_equal(world.states[:, 0, 1] > before, swapped)
+    before = environment.states[:, 0, 1]
+    environment.step(np.zeros((12, 1), int))
+    np.testing.assert_array_equal(environment.states[:, 0, 1] > before, swapped)
 
 
 def test_a_new_task_restarts_every_copy():
-    world = RewiredCartPole(seeds=[0, 1], copies=4)
+    environment = RewiredCartPole(seeds=[0, 1], copies=4)
     for t in range(15):
-        world.step(actions(world, t))
-    world.begin_task(1)
-    assert np.abs(world.states).max() <= 0.05
-    assert world.tasks.tolist() == [1, 1]
+        environment.step(actions(environment, t))
+    environment.begin_task(1)
+    assert np.abs(environment.states).max() <= 0.05
+    assert environment.tasks.tolist() == [1, 1]
 
 
-def test_an_agent_alone_and_in_a_stack_of_eight_meets_the_same_world():
+def test_an_agent_alone_and_in_a_stack_of_eight_meets_the_same_environment():
     stack, alone = RewiredCartPole(seeds=range(8), copies=4), RewiredCartPole(seeds=[5], copies=4)
     ends = 0
     for t in range(300):
@@ -79,10 +81,10 @@ def test_an_agent_alone_and_in_a_stack_of_eight_meets_the_same_world():
 
 
 def test_who_acts_without_looking_earns_22():
-    world, random = RewiredCartPole(seeds=range(8), copies=16), np.random.default_rng(0)
+    environment, random = RewiredCartPole(seeds=range(8), copies=16), np.random.default_rng(0)
     earned, ended = np.zeros((8, 16)), []
     for _ in range(1000):
-        step = world.step(random.integers(0, 2, (8, 16)))
+        step = environment.step(random.integers(0, 2, (8, 16)))
         earned += step.rewards
         over = step.terminated | step.truncated
         ended += earned[over].tolist()
@@ -92,10 +94,10 @@ def test_who_acts_without_looking_earns_22():
 
 
 def test_an_episode_ends_by_a_fall_or_is_cut_at_the_time_limit():
-    world = RewiredCartPole(seeds=[0], copies=64, time_limit=25)
+    environment = RewiredCartPole(seeds=[0], copies=64, time_limit=25)
     fell, cut = 0, 0
     for t in range(100):
-        step = world.step(actions(world, t))
+        step = environment.step(actions(environment, t))
         assert (step.rewards == 1).all()
         fell, cut = fell + int(step.terminated.sum()), cut + int(step.truncated.sum())
     assert fell > 20
@@ -103,15 +105,15 @@ def test_an_episode_ends_by_a_fall_or_is_cut_at_the_time_limit():
 
 
 def test_a_period_rewires_an_agent_when_its_next_episode_begins():
-    world = RewiredCartPole(seeds=[0, 1, 2], period=100)
+    environment = RewiredCartPole(seeds=[0, 1, 2], period=100)
     changed = []
     for t in range(1, 350):
-        before = world.tasks
-        step = world.step(actions(world, t))
+        before = environment.tasks
+        step = environment.step(actions(environment, t))
         ended = (step.terminated | step.truncated)[:, 0]
-        assert (ended | (world.tasks == before)).all()
-        np.testing.assert_array_equal(world.tasks[ended], t // 100)
-        changed += [(agent, t) for agent in np.flatnonzero(world.tasks != before)]
+        assert (ended | (environment.tasks == before)).all()
+        np.testing.assert_array_equal(environment.tasks[ended], t // 100)
+        changed += [(agent, t) for agent in np.flatnonzero(environment.tasks != before)]
     assert len(changed) == 9
 
 

@@ -19,18 +19,18 @@ class Theirs:
     def __init__(self, name: str, options: dict[str, object], ours: MujocoBatch, agent: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.world = gymnasium.make(name, disable_env_checker=True, **options)
+            self.environment = gymnasium.make(name, disable_env_checker=True, **options)
         self.ours, self.agent = ours, agent
-        self.world.unwrapped.reset_model = self.start
+        self.environment.unwrapped.reset_model = self.start
 
     def start(self):
-        body, data = self.world.unwrapped, self.ours.simulation(self.agent)[1]
+        body, data = self.environment.unwrapped, self.ours.simulation(self.agent)[1]
         body.model.geom_friction[:, 0] = self.ours.frictions[self.agent, 0]
         body.set_state(data.qpos, data.qvel)
         return body._get_obs()
 
     def begin(self) -> None:
-        np.testing.assert_array_equal(self.world.reset()[0], self.ours.observations[self.agent, 0])
+        np.testing.assert_array_equal(self.environment.reset()[0], self.ours.observations[self.agent, 0])
 
 
 @pytest.mark.parametrize(
@@ -53,23 +53,23 @@ class Theirs:
 )  # fmt: skip
 def test_bit_for_bit(body: str, theirs: str, ours, options, steps: int, falls: int, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecation of gymnasium's cheetah here
-    world = MujocoBatch(body, seeds=SEEDS, friction=FrictionSchedule(period=steps // 8), **ours)
-    pair = [Theirs(theirs, options, world, agent) for agent in range(2)]
+    environment = MujocoBatch(body, seeds=SEEDS, friction=FrictionSchedule(period=steps // 8), **ours)
+    pair = [Theirs(theirs, options, environment, agent) for agent in range(2)]
     for each in pair:
         each.begin()
     random, fell, ended, grounds = np.random.default_rng(0), 0, 0, set[float]()
     for _ in range(steps):
-        actions = 1.5 * random.standard_normal((2, 1, world.actions.size))
-        step = world.step(actions)
+        actions = 1.5 * random.standard_normal((2, 1, environment.actions.size))
+        step = environment.step(actions)
         for agent, each in enumerate(pair):
-            seen, earned, terminated, truncated, _ = each.world.step(actions[agent, 0])
+            seen, earned, terminated, truncated, _ = each.environment.step(actions[agent, 0])
             assert (seen == step.observations[agent, 0]).all()
             assert earned == step.rewards[agent, 0]
             assert (terminated, truncated) == (step.terminated[agent, 0], step.truncated[agent, 0])
             if terminated or truncated:
                 fell, ended = fell + terminated, ended + 1
                 each.begin()
-        grounds |= set(world.frictions.ravel().tolist())
+        grounds |= set(environment.frictions.ravel().tolist())
     assert fell >= falls
     assert ended >= 4
     assert len(grounds) >= 4

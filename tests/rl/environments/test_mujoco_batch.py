@@ -17,13 +17,13 @@ pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 OLDER = np.load(Path(__file__).parent / "fixtures" / "older_physics.npz")
 
 
-def noise(world: MujocoBatch, step: int, size: float = 1.0):
-    shape = (world.agents, world.copies, world.actions.size)
+def noise(environment: MujocoBatch, step: int, size: float = 1.0):
+    shape = (environment.agents, environment.copies, environment.actions.size)
     return size * np.random.default_rng([5, step]).standard_normal(shape)
 
 
-def advance(world: MujocoBatch, steps: range, size: float = 1.0):
-    return [world.step(noise(world, t, size)) for t in steps]
+def advance(environment: MujocoBatch, steps: range, size: float = 1.0):
+    return [environment.step(noise(environment, t, size)) for t in steps]
 
 
 def assert_same(ours, theirs):
@@ -39,9 +39,9 @@ def assert_same(ours, theirs):
     ("case", "body", "friction"), [("ant", "ant", 1.0), ("slippery ant", "ant", 0.05), ("hopper", "hopper", None)]
 )
 def test_the_physics_before_the_margins_were_added_is_had_back(case: str, body: str, friction: float | None):
-    world = MujocoBatch(body, friction=friction, version="v4", contact_margin="before-3.5")
-    world.place(OLDER[f"{case}/qpos"], OLDER[f"{case}/qvel"])
-    steps = [world.step(action[None, None]) for action in OLDER[f"{case}/actions"]]
+    environment = MujocoBatch(body, friction=friction, version="v4", contact_margin="before-3.5")
+    environment.place(OLDER[f"{case}/qpos"], OLDER[f"{case}/qvel"])
+    steps = [environment.step(action[None, None]) for action in OLDER[f"{case}/actions"]]
     assert len(steps) == 50
     assert not any(step.terminated.any() for step in steps)
     seen = np.stack([step.observations[0, 0] for step in steps])
@@ -52,9 +52,9 @@ def test_the_physics_before_the_margins_were_added_is_had_back(case: str, body: 
 def test_without_the_margin_fix_the_ant_lands_elsewhere():
     if not margins_add():
         pytest.skip("this MuJoCo has the older contact margins itself")
-    world = MujocoBatch("ant", friction=1.0, version="v4")
-    world.place(OLDER["ant/qpos"], OLDER["ant/qvel"])
-    steps = [world.step(action[None, None]) for action in OLDER["ant/actions"][:10]]
+    environment = MujocoBatch("ant", friction=1.0, version="v4")
+    environment.place(OLDER["ant/qpos"], OLDER["ant/qvel"])
+    steps = [environment.step(action[None, None]) for action in OLDER["ant/actions"][:10]]
     assert np.abs(steps[-1].observations[0, 0] - OLDER["ant/observations"][9]).max() > 0.01
 
 
@@ -63,16 +63,16 @@ def test_without_the_margin_fix_the_ant_lands_elsewhere():
 
 @pytest.mark.parametrize("body", BODIES)
 def test_stopping_and_resuming_amid_episodes_changes_nothing(body: str):
-    def world():
+    def environment():
         return MujocoBatch(body, seeds=[3, 4], copies=2, friction=FrictionSchedule(period=200), time_limit=60)
 
-    straight = world()
+    straight = environment()
     advance(straight, range(137))
     saved = from_bytes(to_bytes(straight.state_dict()))
     assert (saved["ages"] > 0).any()  # amid an episode
     before = straight.frictions
     expected = advance(straight, range(137, 700))
-    resumed = world()
+    resumed = environment()
     advance(resumed, range(20))  # what it did before is forgotten
     resumed.load_state_dict(saved)
     np.testing.assert_array_equal(resumed.frictions, before)
@@ -96,17 +96,17 @@ def test_a_state_of_another_setting_is_refused():
 
 
 def test_a_state_of_another_mujoco_is_refused():
-    world = MujocoBatch("hopper")
-    state = world.state_dict()
+    environment = MujocoBatch("hopper")
+    state = environment.state_dict()
     state["settings"]["MuJoCo"] = "2.1"
     with pytest.raises(ValueError, match=r"the state belongs to MuJoCo = 2\.1"):
-        world.load_state_dict(state)
+        environment.load_state_dict(state)
 
 
 # ---- agents, copies, grounds
 
 
-def test_an_agent_alone_and_in_a_stack_of_eight_meets_the_same_world():
+def test_an_agent_alone_and_in_a_stack_of_eight_meets_the_same_environment():
     options = {"body": "hopper", "copies": 2, "friction": FrictionSchedule(period=150)}
     stack, alone = MujocoBatch(seeds=range(8), **options), MujocoBatch(seeds=[5], **options)
     ends = 0
@@ -125,29 +125,29 @@ def test_copies_of_an_agent_begin_apart_and_agents_differ():
 
 def test_the_first_friction_holds_from_step_zero_and_changes_only_between_episodes():
     schedule = FrictionSchedule(period=100)
-    world = MujocoBatch("half-cheetah", seeds=[2], friction=schedule, time_limit=130)
-    assert world.frictions[0, 0] == schedule.value(2, 0)
+    environment = MujocoBatch("half-cheetah", seeds=[2], friction=schedule, time_limit=130)
+    assert environment.frictions[0, 0] == schedule.value(2, 0)
     seen = []
     for t in range(400):
-        world.step(noise(world, t))
-        seen.append(float(world.frictions[0, 0]))
+        environment.step(noise(environment, t))
+        seen.append(float(environment.frictions[0, 0]))
     changes = [t + 1 for t in range(1, 400) if seen[t] != seen[t - 1]]
     assert changes == [130, 260, 390]
     assert [seen[t] for t in (129, 259, 389)] == [schedule.value(2, number) for number in (1, 2, 3)]
 
 
 def test_a_period_counts_the_steps_of_all_copies():
-    world = MujocoBatch("half-cheetah", copies=4, friction=FrictionSchedule(period=100), time_limit=25)
-    advance(world, range(25))
-    assert (world.frictions == FrictionSchedule().value(0, 1)).all()
+    environment = MujocoBatch("half-cheetah", copies=4, friction=FrictionSchedule(period=100), time_limit=25)
+    advance(environment, range(25))
+    assert (environment.frictions == FrictionSchedule().value(0, 1)).all()
 
 
 def test_friction_is_set_on_every_geom_and_makes_a_difference():
-    world = MujocoBatch("ant", seeds=[0, 0], friction=[1.0, 0.02])
+    environment = MujocoBatch("ant", seeds=[0, 0], friction=[1.0, 0.02])
     for agent, friction in enumerate((1.0, 0.02)):
-        assert set(world.simulation(agent)[0].geom_friction[:, 0].tolist()) == {friction}
-    one = noise(world, 0)[:1]
-    steps = [world.step(np.repeat(one, 2, axis=0)) for _ in range(30)]
+        assert set(environment.simulation(agent)[0].geom_friction[:, 0].tolist()) == {friction}
+    one = noise(environment, 0)[:1]
+    steps = [environment.step(np.repeat(one, 2, axis=0)) for _ in range(30)]
     assert not np.array_equal(steps[-1].observations[0], steps[-1].observations[1])
 
 
@@ -168,14 +168,14 @@ def test_actions_are_charged_for_as_they_were_given_unless_they_are_clipped():
     assert b.rewards[0, 0] - a.rewards[0, 0] == pytest.approx(0.1 * 6 * (9 - 1))
 
 
-def test_a_transition_shows_what_the_action_led_to_and_the_world_shows_what_came_next():
-    world = MujocoBatch("ant", time_limit=3, contact_forces=False)
-    steps = advance(world, range(3))
+def test_a_transition_shows_what_the_action_led_to_and_the_environment_shows_what_came_next():
+    environment = MujocoBatch("ant", time_limit=3, contact_forces=False)
+    steps = advance(environment, range(3))
     assert steps[-1].truncated.all()
-    assert not np.array_equal(steps[-1].observations, world.observations)
-    assert world.observations[0, 0, 0] != 0
+    assert not np.array_equal(steps[-1].observations, environment.observations)
+    assert environment.observations[0, 0, 0] != 0
     kept = steps[0].observations.copy()
-    advance(world, range(3, 5))
+    advance(environment, range(3, 5))
     np.testing.assert_array_equal(steps[0].observations, kept)
 
 
@@ -191,29 +191,29 @@ def test_another_integrator_is_another_physics():
 @pytest.mark.parametrize("body", ["ant", "half-cheetah"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
 def test_an_action_that_cannot_be_charged_ends_that_copy_alone(body: str, bad: float):
-    world, other = MujocoBatch(body, seeds=[0, 1]), MujocoBatch(body, seeds=[0, 1])
-    actions = noise(world, 0)
+    environment, other = MujocoBatch(body, seeds=[0, 1]), MujocoBatch(body, seeds=[0, 1])
+    actions = noise(environment, 0)
     expected = other.step(actions)
     actions[0, 0, 2] = bad
-    step = world.step(actions)
+    step = environment.step(actions)
     assert step.terminated.tolist() == [[True], [bool(expected.terminated[1, 0])]]
     assert not np.isfinite(step.rewards[0, 0])
     np.testing.assert_array_equal(step.observations[1], expected.observations[1])
     assert step.rewards[1] == expected.rewards[1]
-    assert np.isfinite(world.observations).all()  # the next episode has begun
-    assert np.isfinite(world.step(noise(world, 1)).observations).all()
+    assert np.isfinite(environment.observations).all()  # the next episode has begun
+    assert np.isfinite(environment.step(noise(environment, 1)).observations).all()
 
 
 @pytest.mark.parametrize("body", ["ant", "half-cheetah", "walker2d"])
 def test_a_state_that_is_not_finite_is_handed_on_and_ends_that_copy_alone(body: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where MuJoCo would write a log of its own
-    world = MujocoBatch(body, seeds=[0, 1])
-    world.simulation(0)[1].qvel[3] = np.nan
-    step = world.step(noise(world, 0, 0.1))
+    environment = MujocoBatch(body, seeds=[0, 1])
+    environment.simulation(0)[1].qvel[3] = np.nan
+    step = environment.step(noise(environment, 0, 0.1))
     assert step.terminated.tolist() == [[True], [False]]
     assert np.isnan(step.observations[0]).any()
     assert np.isfinite(step.observations[1]).all()
-    after = world.step(noise(world, 1, 0.1))
+    after = environment.step(noise(environment, 1, 0.1))
     assert np.isfinite(after.observations).all()
     assert not after.terminated.any()
     assert list(tmp_path.iterdir()) == []
@@ -288,10 +288,10 @@ def sledge(tmp_path: Path):
 
 
 def test_a_body_of_ones_own_moves(sledge: Body):
-    world = MujocoBatch(sledge, seeds=[0, 1], friction=[0.05, 2.0])
-    assert world.observations.shape == (2, 1, 2 + 3)
-    assert world.seconds == 0.04
-    rewards = sum(world.step(np.ones((2, 1, 1))).rewards for _ in range(20))
+    environment = MujocoBatch(sledge, seeds=[0, 1], friction=[0.05, 2.0])
+    assert environment.observations.shape == (2, 1, 2 + 3)
+    assert environment.seconds == 0.04
+    rewards = sum(environment.step(np.ones((2, 1, 1))).rewards for _ in range(20))
     assert rewards[0] > rewards[1] + 1  # ice is faster
 
 
@@ -341,10 +341,10 @@ def test_without_mujoco_or_gymnasium_the_carts_still_roll_and_an_ant_says_what_t
     code = """
 import sys
 sys.modules[{missing!r}] = None
-import pliant.rl.environments as worlds
-worlds.RewiredCartPole()
+import pliant.rl.environments as environments
+environments.RewiredCartPole()
 try:
-    worlds.MujocoBatch("ant")
+    environments.MujocoBatch("ant")
 except ModuleNotFoundError as error:
     print(error)
 """

@@ -19,17 +19,17 @@ def test_it_passes_gymnasiums_checker_without_a_warning(name: str):  # warnings 
     check_env(gymnasium.make(name).unwrapped, skip_render_check="CartPole" not in name)
 
 
-def test_a_seed_begins_the_same_world_anew():
-    world = gymnasium.make("pliant/SlipperyHopper-v0", period=50)
+def test_a_seed_begins_the_same_environment_anew():
+    environment = gymnasium.make("pliant/SlipperyHopper-v0", period=50)
 
     def life():
-        first, info = world.reset(seed=3)
+        first, info = environment.reset(seed=3)
         grounds, observations = [info["friction"]], [first]
         for t in range(150):
             action = np.random.default_rng(t).uniform(-1, 1, 3).astype(np.float32)
-            observation, _, terminated, truncated, info = world.step(action)
+            observation, _, terminated, truncated, info = environment.step(action)
             if terminated or truncated:
-                observation, info = world.reset()
+                observation, info = environment.reset()
             grounds.append(info["friction"])
             observations.append(observation)
         return grounds, observations
@@ -37,27 +37,27 @@ def test_a_seed_begins_the_same_world_anew():
     one, other = life(), life()
     assert one[0] == other[0]
     assert len(set(one[0])) >= 3
-    assert not np.array_equal(one[1][0], world.reset(seed=4)[0])
+    assert not np.array_equal(one[1][0], environment.reset(seed=4)[0])
     np.testing.assert_array_equal(one[1], other[1])
 
 
 def test_the_episode_that_the_batch_has_begun_is_the_one_that_reset_shows():
-    world = gymnasium.make("pliant/RewiredCartPole-v0").unwrapped
-    world.reset(seed=0)
+    environment = gymnasium.make("pliant/RewiredCartPole-v0").unwrapped
+    environment.reset(seed=0)
     done = False
     while not done:
-        last, _, terminated, truncated, _ = world.step(0)
+        last, _, terminated, truncated, _ = environment.step(0)
         done = terminated or truncated
-    waiting = world.world.observations[0, 0].copy()
+    waiting = environment.batch.observations[0, 0].copy()
     assert not np.array_equal(last, waiting)
-    np.testing.assert_array_equal(world.reset()[0], waiting)
-    assert not np.array_equal(world.reset()[0], waiting)  # a reset amid an episode begins the next
+    np.testing.assert_array_equal(environment.reset()[0], waiting)
+    assert not np.array_equal(environment.reset()[0], waiting)  # a reset amid an episode begins the next
 
 
-def test_options_reach_the_world():
-    world = gymnasium.make("pliant/SlipperyAnt-v0", friction=0.3, version="v4", padding=84)
-    observation, info = world.reset(seed=0)
-    assert observation.shape == world.observation_space.shape == (111,)
+def test_options_reach_the_environment():
+    environment = gymnasium.make("pliant/SlipperyAnt-v0", friction=0.3, version="v4", padding=84)
+    observation, info = environment.reset(seed=0)
+    assert observation.shape == environment.observation_space.shape == (111,)
     assert info == {"friction": 0.3}
 
 
@@ -68,8 +68,8 @@ def test_without_a_friction_the_ground_changes_and_none_keeps_the_xmls_own():
     schedule = FrictionSchedule(low=0.1, high=0.2, period=50)
     assert first() == FrictionSchedule().value(3, 0)
     assert first(low=0.1, high=0.2) == first(friction=schedule) == schedule.value(3, 0)
-    world = gymnasium.make("pliant/SlipperyWalker2d-v0", friction=None).unwrapped.world
-    assert set(world.simulation()[0].geom_friction[:, 0]) == {0.7, 0.9, 1.9}  # by part
+    environment = gymnasium.make("pliant/SlipperyWalker2d-v0", friction=None).unwrapped.batch
+    assert set(environment.simulation()[0].geom_friction[:, 0]) == {0.7, 0.9, 1.9}  # by part
 
 
 @pytest.mark.parametrize("friction", [None, 0.3, FrictionSchedule()])
@@ -83,12 +83,12 @@ def test_a_change_of_friction_beside_a_friction_is_refused(friction, change):
 def test_environments_side_by_side_share_the_ground_if_they_share_its_seed():
     def grounds(**options):
         options = {"num_envs": 3, "vectorization_mode": "sync", "time_limit": 50, **options}
-        worlds = gymnasium.make_vec("pliant/SlipperyHalfCheetah-v0", **options)
+        environments = gymnasium.make_vec("pliant/SlipperyHalfCheetah-v0", **options)
         seen, still = [], np.zeros((3, 6), np.float32)
-        observations, info = worlds.reset(seed=0)
+        observations, info = environments.reset(seed=0)
         for _ in range(300):
             seen.append(info["friction"])
-            info = worlds.step(still)[-1]
+            info = environments.step(still)[-1]
         return np.array(seen), observations
 
     apart, _ = grounds()
@@ -101,11 +101,11 @@ def test_environments_side_by_side_share_the_ground_if_they_share_its_seed():
 
 
 @pytest.mark.parametrize(("name", "frames"), [*zip(IDS, (20, 20, 125, 125, 50), strict=True)])
-def test_a_film_runs_at_the_speed_of_the_world(name: str, frames: int):
-    world = gymnasium.make(name).unwrapped
-    assert world.metadata == {"render_modes": ["rgb_array"], "render_fps": frames}
-    assert round(1 / world.world.seconds) == frames
-    assert "render_fps" not in type(world).metadata
+def test_a_film_runs_at_the_speed_of_the_environment(name: str, frames: int):
+    environment = gymnasium.make(name).unwrapped
+    assert environment.metadata == {"render_modes": ["rgb_array"], "render_fps": frames}
+    assert round(1 / environment.batch.seconds) == frames
+    assert "render_fps" not in type(environment).metadata
 
 
 def test_friction_outside_physics_is_refused():
@@ -129,8 +129,8 @@ def test_an_unknown_picture_is_refused():
 def test_the_picture_of_a_cart_shows_where_it_stands_and_how_the_pole_leans():
     from pliant.rl.environments.cart_picture import CART, POLE, cart_picture
 
-    def middle(state, colour):
-        rows, columns = np.nonzero((cart_picture(np.array(state)) == colour).all(-1))
+    def middle(state, color):
+        rows, columns = np.nonzero((cart_picture(np.array(state)) == color).all(-1))
         return rows.mean(), columns.mean()
 
     assert middle([0.0, 0, 0, 0], POLE)[1] == pytest.approx(159.5)
@@ -140,21 +140,21 @@ def test_the_picture_of_a_cart_shows_where_it_stands_and_how_the_pole_leans():
     assert middle([0.0, 0, 0, 0], POLE)[0] < middle([0.0, 0, 0, 0], CART)[0]
     cart = gymnasium.make("pliant/RewiredCartPole-v0", render_mode="rgb_array")
     cart.reset(seed=0)
-    np.testing.assert_array_equal(cart.render(), cart_picture(cart.unwrapped.world.states[0, 0]))
+    np.testing.assert_array_equal(cart.render(), cart_picture(cart.unwrapped.batch.states[0, 0]))
 
 
 DRAW = """
 import warnings
 warnings.simplefilter("ignore")
 import numpy as np, gymnasium, pliant.rl.environments
-world = gymnasium.make("pliant/SlipperyAnt-v0", render_mode="rgb_array", width=160, height=120)
+environment = gymnasium.make("pliant/SlipperyAnt-v0", render_mode="rgb_array", width=160, height=120)
 plain = gymnasium.make("pliant/SlipperyAnt-v0")
-world.reset(seed=0), plain.reset(seed=0)
+environment.reset(seed=0), plain.reset(seed=0)
 pictures = []
 for _ in range(8):
-    a, b = world.step(np.ones(8, np.float32)), plain.step(np.ones(8, np.float32))
+    a, b = environment.step(np.ones(8, np.float32)), plain.step(np.ones(8, np.float32))
     assert (a[0] == b[0]).all()
-    pictures.append(world.render())
+    pictures.append(environment.render())
 assert pictures[0].shape == (120, 160, 3) and pictures[0].dtype == np.uint8
 print("drawn", pictures[0].std() > 10, (pictures[0] != pictures[-1]).mean() > 0.01)
 """
@@ -165,7 +165,7 @@ def run(code: str, **environment: str):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables | environment)
 
 
-def test_naming_the_module_is_enough_to_make_a_world():
+def test_naming_the_module_is_enough_to_make_an_environment():
     made = run(
         "import gymnasium; print(gymnasium.make('pliant.rl.environments:pliant/RewiredCartPole-v0').reset(seed=0)[0].size)"
     )
@@ -197,6 +197,6 @@ def test_what_mujoco_cannot_load_to_draw_with_is_an_error_that_says_what_to_inst
     assert "MUJOCO_GL=osmesa (apt install libosmesa6)" in done.stderr
 
 
-def test_an_unknown_world_names_the_nearest():
+def test_an_unknown_environment_names_the_nearest():
     with pytest.raises(gymnasium.error.NameNotFound, match="SlipperyAnt`"):
         gymnasium.make("pliant/SlipperyAntt-v0")

@@ -28,16 +28,16 @@ class Agent(nn.Module):
 
 
 class PlainPPO:
-    """`world` has one agent of one or more copies."""
+    """`environment` has one agent of one or more copies."""
 
-    def __init__(self, world: Any, settings: Settings, seed: int) -> None:
-        self.world, self.settings, self.seed, self.rollouts = world, settings, seed, 0
-        self.continuous = isinstance(world.actions, Continuous)
-        self.outputs = world.actions.size if self.continuous else world.actions.count
+    def __init__(self, environment: Any, settings: Settings, seed: int) -> None:
+        self.environment, self.settings, self.seed, self.rollouts = environment, settings, seed, 0
+        self.continuous = isinstance(environment.actions, Continuous)
+        self.outputs = environment.actions.size if self.continuous else environment.actions.count
         self.seen: list[Any] = []  # raw observations, of all rollouts that were learned from
         self.sums: list[Any] = []  # discounted sums of rewards, of all steps
-        self.sum = np.zeros(world.copies)  # at the step before
-        self.agent = Agent(world.observation_size, self.outputs, settings).double()
+        self.sum = np.zeros(environment.copies)  # at the step before
+        self.agent = Agent(environment.observation_size, self.outputs, settings).double()
         self.optimizer = torch.optim.Adam(
             self.agent.parameters(), lr=settings.step_size, betas=settings.betas, weight_decay=settings.weight_decay
         )
@@ -80,7 +80,7 @@ class PlainPPO:
 
     def shown(self, observation: Any) -> torch.Tensor:
         """As the networks see it."""
-        if not self.settings.normalise_observations:
+        if not self.settings.normalize_observations:
             return torch.tensor(observation)
         rows = np.concatenate(self.seen or [[[-1.0], [1.0]]])  # of mean 0 and variance 1 before there are any
         return torch.tensor(((observation - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-8)).clip(-10, 10))
@@ -88,7 +88,7 @@ class PlainPPO:
     def scaled(self, transitions: list[Any]) -> Any:
         """Rewards as they are learned from, (steps, copies)."""
         rewards = np.array([each[5] for each in transitions])
-        if not self.settings.normalise_rewards:
+        if not self.settings.normalize_rewards:
             return rewards
         for reward, (*_, terminated, truncated) in zip(rewards, transitions, strict=True):
             self.sum = self.settings.discount * self.sum + reward
@@ -100,7 +100,7 @@ class PlainPPO:
         """One tuple a step, each of (copies, ...); and the observations as they were."""
         draws, shape = (
             generator(self.seed, "action noise", self.rollouts),
-            (self.settings.rollout_steps, self.world.copies),
+            (self.settings.rollout_steps, self.environment.copies),
         )
         noise = (
             draws.standard_normal((*shape, self.outputs))
@@ -109,7 +109,7 @@ class PlainPPO:
         )
         transitions, raw = [], []
         for step in range(self.settings.rollout_steps):
-            raw.append(self.world.observations[0].copy())
+            raw.append(self.environment.observations[0].copy())
             observation = self.shown(raw[-1])
             outputs = self.agent.actor(observation)
             drawn = torch.tensor(noise[step])
@@ -117,7 +117,7 @@ class PlainPPO:
             log_probability = self.distribution(observation).log_prob(action)
             value = self.agent.critic(observation).squeeze(-1)
             clipped = action.clamp(-1, 1) if self.settings.clip_actions and self.continuous else action
-            after = self.world.step(clipped.numpy()[None])
+            after = self.environment.step(clipped.numpy()[None])
             reached = self.shown(after.observations[0])
             next_value = self.agent.critic(reached).squeeze(-1)
             ends = (after.terminated[0], after.truncated[0])
@@ -125,11 +125,11 @@ class PlainPPO:
         return transitions, raw
 
     def batch(self, transitions: list[Any]) -> list[tuple[Any, ...]]:
-        """One tuple a state: observation, action, log-probability, advantage, target. Copies of a step are neighbours."""
+        """One tuple a state: observation, action, log-probability, advantage, target. Copies of a step are neighbors."""
         gamma, trace = self.settings.discount, self.settings.trace_decay
         rewards = self.scaled(transitions)
-        raw = np.zeros((len(transitions), self.world.copies))
-        for copy in range(self.world.copies):
+        raw = np.zeros((len(transitions), self.environment.copies))
+        for copy in range(self.environment.copies):
             ahead = 0.0
             for step in reversed(range(len(transitions))):
                 _, _, _, value, next_value, _, terminated, truncated = (each[copy] for each in transitions[step])
@@ -137,15 +137,15 @@ class PlainPPO:
                 error = rewards[step, copy] + (0.0 if no_future else gamma * float(next_value)) - float(value)
                 ahead = error + (0.0 if terminated or truncated else gamma * trace * ahead)
                 raw[step, copy] = ahead
-        scaled = self.normalised(raw) if self.settings.normalise_advantages == "batch" else raw
+        scaled = self.normalized(raw) if self.settings.normalize_advantages == "batch" else raw
         return [
             (transitions[step][0][copy], transitions[step][1][copy], transitions[step][2][copy], scaled[step, copy],
              raw[step, copy] + float(transitions[step][3][copy]))
             for step in range(len(transitions))
-            for copy in range(self.world.copies)
+            for copy in range(self.environment.copies)
         ]  # fmt: skip
 
-    def normalised(self, advantages: Any) -> Any:
+    def normalized(self, advantages: Any) -> Any:
         return (advantages - advantages.mean()) / (advantages.std(ddof=1) + self.settings.advantage_epsilon)
 
     def update(self, batch: list[tuple[Any, ...]]) -> None:
@@ -156,7 +156,7 @@ class PlainPPO:
                 chosen = [batch[place] for place in order[start : start + self.settings.minibatch_size]]
                 observations, actions, old = (torch.stack([each[k] for each in chosen]) for k in range(3))
                 gains, targets = (np.array([each[k] for each in chosen]) for k in (3, 4))
-                gains = self.normalised(gains) if self.settings.normalise_advantages == "minibatch" else gains
+                gains = self.normalized(gains) if self.settings.normalize_advantages == "minibatch" else gains
                 advantages, targets = torch.tensor(gains), torch.tensor(targets)
                 loss = self.loss(observations, actions, old, advantages, targets)
                 self.optimizer.zero_grad()

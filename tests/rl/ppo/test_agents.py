@@ -16,8 +16,8 @@ from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 from pliant.rl.environments import MujocoBatch, RewiredCartPole
 from pliant.rl.ppo import MEASURES, PPO, Settings, preset
 from pliant.rl.ppo.settings import READ_BY
+from tests.rl.ppo.environment import TWO_WAYS, LinearEnvironment, Padded
 from tests.rl.ppo.plain import PlainPPO
-from tests.rl.ppo.world import TWO_WAYS, LinearWorld, Padded
 
 SMALL = Settings(rollout_steps=32, epochs=3, minibatch_size=16, hidden=(12, 10), step_size=3e-3)
 CBP = replace(SMALL, method="cbp", replacement_rate=0.15, maturity_threshold=2, count="accumulate")
@@ -46,8 +46,8 @@ def parameters(ppo: PPO, agent: int | None = None) -> dict[str, torch.Tensor]:
 # -- against the plain implementation ---------------------------------------------------------------------------------
 
 
-def plain_twin(ppo: PPO, world: LinearWorld) -> PlainPPO:
-    plain = PlainPPO(world, ppo.settings, ppo.seeds[0])
+def plain_twin(ppo: PPO, environment: LinearEnvironment) -> PlainPPO:
+    plain = PlainPPO(environment, ppo.settings, ppo.seeds[0])
     with torch.no_grad():
         for name in ("actor", "critic"):
             linears = [layer for layer in getattr(plain.agent, name) if hasattr(layer, "weight")]
@@ -79,16 +79,16 @@ def distance(ppo: PPO, plain: PlainPPO) -> float:
         {"method": "cbp", "replacement_rate": 0.15, "maturity_threshold": 2, "hand_over_mean": True,
          "count": "accumulate", "optimizer_state": "fresh"},
         {"advantage_epsilon": 0.5, "entropy_weight": 0.02},
-        {"normalise_advantages": "none", "normalise_rewards": True},
+        {"normalize_advantages": "none", "normalize_rewards": True},
         {**MODERN.as_dict(), "advantage_epsilon": 0.5},  # one that is felt: Adam does not ask how large a gradient is
     ],
     ids=["article", "bootstrap", "cbp", "cbp-fresh", "epsilon", "rewards", "modern"],
 )  # fmt: skip
 def test_whole_iterations_agree_with_a_plain_implementation(actions: Any, changes: dict[str, Any]):
     settings = replace(SMALL, **changes)
-    ppo = PPO(LinearWorld([3], actions=actions), settings, seeds=[3], dtype=torch.float64)
+    ppo = PPO(LinearEnvironment([3], actions=actions), settings, seeds=[3], dtype=torch.float64)
     start = parameters(ppo)["actor.layers.1.weight"].clone()
-    plain = plain_twin(ppo, LinearWorld([3], actions=actions))
+    plain = plain_twin(ppo, LinearEnvironment([3], actions=actions))
     for _ in range(3):
         ppo.iterate()
         plain.iterate()
@@ -106,8 +106,8 @@ def test_whole_iterations_agree_with_a_plain_implementation(actions: Any, change
 def test_an_agent_learns_alike_alone_and_among_eight(name: str, dtype: torch.dtype, tolerance: float):
     seeds = list(range(8))
     settings = replace(EVERY[name], epochs=6, rollout_steps=64, **({} if name == "redo" else {"replacement_rate": 0.5}))
-    stack = PPO(LinearWorld(seeds), settings, seeds, dtype)
-    alone = PPO(LinearWorld([5]), settings, [5], dtype)
+    stack = PPO(LinearEnvironment(seeds), settings, seeds, dtype)
+    alone = PPO(LinearEnvironment([5]), settings, [5], dtype)
     stacked_episodes, _ = stack.iterate()
     lone_episodes, _ = alone.iterate()
     for key, value in parameters(alone, 0).items():
@@ -126,7 +126,7 @@ def test_an_agent_learns_alike_alone_and_among_eight(name: str, dtype: torch.dty
 
 def test_large_networks_learn_alike_alone_and_among_others():
     settings = preset("ppo-cbp", rollout_steps=128, epochs=6, maturity_threshold=2, replacement_rate=0.02)
-    stack, alone = (PPO(LinearWorld(seeds), settings, seeds) for seeds in ([3, 4, 5], [5]))
+    stack, alone = (PPO(LinearEnvironment(seeds), settings, seeds) for seeds in ([3, 4, 5], [5]))
     for ppo in (stack, alone):
         ppo.iterate()
     for key, value in parameters(alone, 0).items():
@@ -136,7 +136,7 @@ def test_large_networks_learn_alike_alone_and_among_others():
 
 def test_inputs_that_are_always_zero_cost_nothing_and_change_nothing():
     told, untold = (
-        PPO(Padded(LinearWorld([0, 1]), padding), replace(CBP, weight_decay=1e-2), [0, 1], torch.float64)
+        PPO(Padded(LinearEnvironment([0, 1]), padding), replace(CBP, weight_decay=1e-2), [0, 1], torch.float64)
         for padding in (2, 0)
     )
     for ppo in (told, untold):
@@ -147,11 +147,11 @@ def test_inputs_that_are_always_zero_cost_nothing_and_change_nothing():
     assert told.networks.actor.linears()[0].used == 3
     assert in_every_group(told) >= 20
     with pytest.raises(ValueError, match="padding=3, but the end of an observation was not 0"):
-        PPO(Padded(LinearWorld([0]), 3), SMALL, [0]).iterate()
+        PPO(Padded(LinearEnvironment([0]), 3), SMALL, [0]).iterate()
 
 
 def test_acting_in_a_stack_is_to_the_bit_acting_alone():
-    stack, alone = PPO(LinearWorld([4, 5, 6]), SMALL, [4, 5, 6]), PPO(LinearWorld([6]), SMALL, [6])
+    stack, alone = PPO(LinearEnvironment([4, 5, 6]), SMALL, [4, 5, 6]), PPO(LinearEnvironment([6]), SMALL, [6])
     stack.collect()
     alone.collect()
     for name in ("observations", "actions", "outputs"):
@@ -165,7 +165,7 @@ def test_acting_in_a_stack_is_to_the_bit_acting_alone():
 
 def resumed(ppo: PPO, actions: Any) -> PPO:
     """Through bytes, into fresh objects."""
-    again = PPO(LinearWorld(ppo.seeds, actions=actions), ppo.settings, ppo.seeds)
+    again = PPO(LinearEnvironment(ppo.seeds, actions=actions), ppo.settings, ppo.seeds)
     again.load_state_dict(from_bytes(to_bytes(ppo.state_dict())))
     return again
 
@@ -174,7 +174,7 @@ def resumed(ppo: PPO, actions: Any) -> PPO:
 @pytest.mark.parametrize("name", EVERY)
 def test_stopping_and_resuming_changes_nothing(name: str, actions: Any):
     seeds = [0, 7]
-    straight, stopped = (PPO(LinearWorld(seeds, actions=actions), EVERY[name], seeds) for _ in range(2))
+    straight, stopped = (PPO(LinearEnvironment(seeds, actions=actions), EVERY[name], seeds) for _ in range(2))
     episodes = [straight.iterate()[0] for _ in range(4)]
     told = [stopped.iterate()[0], stopped.iterate()[0], stopped.collect(11)]
     stopped = resumed(stopped, actions)  # amid a rollout
@@ -215,7 +215,7 @@ def test_ants_are_resumed_to_the_bit():
 
 def test_agents_saved_in_a_file_go_on_to_the_bit(tmp_path: Path):
     seeds = [0, 7]
-    straight, stopped, again = (PPO(LinearWorld(seeds), MODERN) for _ in range(3))
+    straight, stopped, again = (PPO(LinearEnvironment(seeds), MODERN) for _ in range(3))
     for ppo in (straight, stopped):
         ppo.iterate()
         ppo.collect(11)
@@ -229,21 +229,34 @@ def test_agents_saved_in_a_file_go_on_to_the_bit(tmp_path: Path):
     assert [each.name for each in tmp_path.iterdir()] == ["agents.pt"]
 
 
+def test_a_state_whose_settings_have_their_names_of_the_version_before_goes_on():
+    ppo, again = PPO(LinearEnvironment([0]), MODERN), PPO(LinearEnvironment([0]), MODERN)
+    ppo.iterate()
+    state = ppo.state_dict()
+    state["settings"] = {name.replace("normalize", "normalise"): value for name, value in state["settings"].items()}
+    again.load_state_dict(state)
+    assert to_bytes(again.state_dict()) == to_bytes(ppo.state_dict())
+    with pytest.raises(
+        ValueError, match=r"saved with settings normalize_rewards=True; here it is normalize_rewards=False"
+    ):
+        PPO(LinearEnvironment([0]), replace(MODERN, normalize_rewards=False)).load_state_dict(state)
+
+
 def test_a_state_of_other_settings_is_refused_naming_those_that_differ():
-    saved = PPO(LinearWorld([0]), SMALL, [0]).state_dict()
+    saved = PPO(LinearEnvironment([0]), SMALL, [0]).state_dict()
     with pytest.raises(ValueError, match=r"was saved with seeds \[0\]; here it is \[1\]"):
-        PPO(LinearWorld([1]), SMALL, [1]).load_state_dict(saved)
+        PPO(LinearEnvironment([1]), SMALL, [1]).load_state_dict(saved)
     with pytest.raises(
         ValueError, match=r"saved with settings clip=0.2, method='none'; here it is clip=0.1, method='redo'$"
     ):
-        PPO(LinearWorld([0]), replace(SMALL, method="redo", clip=0.1), [0]).load_state_dict(saved)
+        PPO(LinearEnvironment([0]), replace(SMALL, method="redo", clip=0.1), [0]).load_state_dict(saved)
     older = {name: value for name, value in saved["settings"].items() if name != "clip"}
     with pytest.raises(ValueError, match=r"saved with settings clip='absent'; here it is clip=0.2"):
-        PPO(LinearWorld([0]), SMALL, [0]).load_state_dict({**saved, "settings": older})
+        PPO(LinearEnvironment([0]), SMALL, [0]).load_state_dict({**saved, "settings": older})
 
 
 def test_what_is_no_state_of_a_ppo_is_refused():
-    ppo = PPO(LinearWorld([0]), SMALL)
+    ppo = PPO(LinearEnvironment([0]), SMALL)
     with pytest.raises(ValueError, match="no state of a PPO: it has no format, settings, seeds"):
         ppo.load_state_dict({})
     state = ppo.state_dict()
@@ -252,10 +265,10 @@ def test_what_is_no_state_of_a_ppo_is_refused():
         ppo.load_state_dict(state)
 
 
-def test_a_state_of_another_dtype_shape_or_world_is_refused_and_leaves_all_as_it_was():
+def test_a_state_of_another_dtype_shape_or_environment_is_refused_and_leaves_all_as_it_was():
     def begun(copies: int = 2, time_limit: int = 500, **settings: Any) -> PPO:
-        world = RewiredCartPole(seeds=[0], copies=copies, time_limit=time_limit)
-        return PPO(world, replace(REDO, minibatch_size=8, **settings), [0])
+        environment = RewiredCartPole(seeds=[0], copies=copies, time_limit=time_limit)
+        return PPO(environment, replace(REDO, minibatch_size=8, **settings), [0])
 
     ppo = begun()
     ppo.iterate()
@@ -310,7 +323,7 @@ class EveryOther:
 def test_a_method_of_ones_own_is_stepped_counted_saved_and_restarted(tmp_path: Path):
     seeds = [0, 7]
     straight, stopped, again, plain = (
-        PPO(LinearWorld(seeds), SMALL, method=None if number == 3 else EveryOther) for number in range(4)
+        PPO(LinearEnvironment(seeds), SMALL, method=None if number == 3 else EveryOther) for number in range(4)
     )
     for ppo in (straight, stopped):
         ppo.iterate()
@@ -337,7 +350,7 @@ def test_a_public_method_given_as_ones_own_does_as_by_its_settings():
         own = {name: getattr(CBP, name) for name in READ_BY if "cbp" in READ_BY[name]}
         return ContinualBackprop(networks, optimizer, groups=groups, seed=seeds, attach=False, init=CBP.init, **own)
 
-    named, own = PPO(LinearWorld([0, 7]), CBP), PPO(LinearWorld([0, 7]), replace(SMALL), method=cbp)
+    named, own = PPO(LinearEnvironment([0, 7]), CBP), PPO(LinearEnvironment([0, 7]), replace(SMALL), method=cbp)
     for ppo in (named, own):
         for _ in range(3):
             ppo.iterate()
@@ -349,8 +362,8 @@ def test_a_public_method_given_as_ones_own_does_as_by_its_settings():
 
 
 def test_a_state_that_a_method_refuses_leaves_all_as_it_was():
-    ppo = PPO(LinearWorld([0]), SMALL, method=lambda *parts: EveryOther(*parts, strict=True))
-    other = PPO(LinearWorld([0]), SMALL, method=EveryOther)
+    ppo = PPO(LinearEnvironment([0]), SMALL, method=lambda *parts: EveryOther(*parts, strict=True))
+    other = PPO(LinearEnvironment([0]), SMALL, method=EveryOther)
     ppo.iterate()
     ppo.collect(5)
     for _ in range(3):
@@ -370,7 +383,7 @@ class Forgetful(EveryOther):
 
 def test_a_method_whose_state_is_empty_at_first_is_still_a_method():
     def begun(**own: Any) -> PPO:
-        return PPO(LinearWorld([0]), SMALL, **own)
+        return PPO(LinearEnvironment([0]), SMALL, **own)
 
     empty = begun(method=Forgetful).state_dict()
     with pytest.raises(ValueError, match="replacement of units on; here it is off"):
@@ -384,7 +397,7 @@ def test_a_method_whose_state_is_empty_at_first_is_still_a_method():
 
 
 def test_a_damaged_state_is_refused_and_the_rollout_just_learned_from_can_still_be_measured():
-    ppo = PPO(LinearWorld([0]), SMALL)
+    ppo = PPO(LinearEnvironment([0]), SMALL)
     ppo.iterate()
     state = ppo.state_dict()
     with pytest.raises(ValueError, match="this state of a PPO is damaged: KeyError"):
@@ -395,18 +408,18 @@ def test_a_damaged_state_is_refused_and_the_rollout_just_learned_from_can_still_
 
 def test_a_method_that_lacks_something_or_stands_beside_another_is_refused():
     with pytest.raises(TypeError, match=r"a object, lacks step, stats, restart, state_dict, load_state_dict"):
-        PPO(LinearWorld([0]), SMALL, method=lambda *parts: object())  # type: ignore[arg-type]
+        PPO(LinearEnvironment([0]), SMALL, method=lambda *parts: object())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="method='redo' is not called with the networks"):
-        PPO(LinearWorld([0]), SMALL, method="redo")  # type: ignore[arg-type]
+        PPO(LinearEnvironment([0]), SMALL, method="redo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method= stands beside settings of method redo"):
-        PPO(LinearWorld([0]), REDO, method=EveryOther)
+        PPO(LinearEnvironment([0]), REDO, method=EveryOther)
 
 
 # -- where parameters lie ---------------------------------------------------------------------------------------------
 
 
 def test_networks_are_neither_copied_nor_pickled_nor_put_elsewhere():
-    ppo = PPO(LinearWorld([0]), SMALL, [0])
+    ppo = PPO(LinearEnvironment([0]), SMALL, [0])
     before = to_bytes(ppo.state_dict())
     for module in (ppo.networks, ppo.networks.actor):
         for copied in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -423,7 +436,7 @@ def test_networks_are_neither_copied_nor_pickled_nor_put_elsewhere():
 
 
 def test_agents_act_by_their_weights_after_these_were_moved_by_torch():
-    ppo, still = (PPO(LinearWorld([0]), SMALL, [0]) for _ in range(2))
+    ppo, still = (PPO(LinearEnvironment([0]), SMALL, [0]) for _ in range(2))
     place = ppo.networks.actor.linears()[0].weight.data_ptr()
     ppo.networks.share_memory()
     assert ppo.networks.actor.linears()[0].weight.data_ptr() != place
@@ -435,7 +448,7 @@ def test_agents_act_by_their_weights_after_these_were_moved_by_torch():
 
 @pytest.mark.parametrize("when", ["before a rollout", "amid one", "before an update"])
 def test_a_parameter_that_was_put_elsewhere_in_memory_is_named(when: str):
-    ppo = PPO(LinearWorld([0]), SMALL, [0])
+    ppo = PPO(LinearEnvironment([0]), SMALL, [0])
     if when != "before a rollout":
         ppo.collect(5 if when == "amid one" else None)
     weight = ppo.networks.critic.linears()[1].weight
@@ -454,7 +467,7 @@ def test_a_parameter_that_was_put_elsewhere_in_memory_is_named(when: str):
 def test_an_agent_that_diverges_leaves_the_others_as_they_were(name: str, what: str):
     seeds = [0, 1, 2]
     broken = (1, 40, what) if what in ("observations", "rewards") else None
-    sound, hurt = (PPO(LinearWorld(seeds, broken=each), EVERY[name], seeds) for each in (None, broken))
+    sound, hurt = (PPO(LinearEnvironment(seeds, broken=each), EVERY[name], seeds) for each in (None, broken))
     episodes = []
     for number in range(4):
         if number == 1 and broken is None:
@@ -477,7 +490,7 @@ def test_an_agent_that_diverges_leaves_the_others_as_they_were(name: str, what: 
 
 def test_a_loss_that_overflows_ends_its_agent_at_that_update():
     seeds = [0, 1]
-    ppo = PPO(LinearWorld(seeds), SMALL, seeds)
+    ppo = PPO(LinearEnvironment(seeds), SMALL, seeds)
     with torch.no_grad():
         parameters(ppo)["critic.layers.2.bias"][0].fill_(1e30)
     ppo.iterate()
@@ -486,7 +499,7 @@ def test_a_loss_that_overflows_ends_its_agent_at_that_update():
 
 @pytest.mark.filterwarnings("error")
 def test_a_spread_that_overflows_ends_its_agent_and_the_likeliest_actions_do_not_need_it():
-    ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
+    ppo = PPO(LinearEnvironment([0, 1]), SMALL, [0, 1])
     with torch.no_grad():
         parameters(ppo)["policy.log_std"][0].fill_(1000.0)
     assert np.isfinite(ppo.greedy_actions()).all()
@@ -495,7 +508,7 @@ def test_a_spread_that_overflows_ends_its_agent_and_the_likeliest_actions_do_not
 
 
 def test_weights_that_the_last_step_breaks_end_their_agent(monkeypatch: pytest.MonkeyPatch):
-    ppo = PPO(LinearWorld([0, 1]), replace(SMALL, epochs=1, minibatch_size=64), [0, 1])
+    ppo = PPO(LinearEnvironment([0, 1]), replace(SMALL, epochs=1, minibatch_size=64), [0, 1])
     ppo.collect()
     monkeypatch.setattr(ppo.adam, "step", lambda: parameters(ppo)["critic.layers.0.bias"][1].fill_(np.inf))
     ppo.update()
@@ -508,7 +521,7 @@ def test_weights_that_the_last_step_breaks_end_their_agent(monkeypatch: pytest.M
 def test_an_agent_restarted_among_others_learns_as_a_fresh_one_does():
     seeds = [0, 1]
     settings = replace(SMALL, betas=(0.9, 0.999))
-    some, all_anew = (PPO(LinearWorld(seeds), settings, seeds, torch.float64) for _ in range(2))
+    some, all_anew = (PPO(LinearEnvironment(seeds), settings, seeds, torch.float64) for _ in range(2))
     for ppo in (some, all_anew):
         ppo.iterate()
     before = parameters(some, 0)["actor.layers.0.weight"].clone()
@@ -516,7 +529,7 @@ def test_an_agent_restarted_among_others_learns_as_a_fresh_one_does():
     all_anew.restart()
     assert torch.equal(parameters(some, 0)["actor.layers.0.weight"], before)
     assert some.adam.own.tolist() == [12, 0]
-    first = PPO(LinearWorld(seeds), settings, seeds, torch.float64)
+    first = PPO(LinearEnvironment(seeds), settings, seeds, torch.float64)
     assert not torch.equal(parameters(some, 1)["actor.layers.0.weight"], parameters(first, 1)["actor.layers.0.weight"])
     for ppo in (some, all_anew):
         ppo.iterate()
@@ -527,7 +540,7 @@ def test_an_agent_restarted_among_others_learns_as_a_fresh_one_does():
 @pytest.mark.parametrize("name", EVERY)
 def test_after_a_restart_of_all_nothing_is_left_of_the_past(name: str):
     settings = replace(EVERY[name], init="lecun")
-    ppo = PPO(LinearWorld([0]), settings, [0], torch.float64)
+    ppo = PPO(LinearEnvironment([0]), settings, [0], torch.float64)
     ppo.iterate()
     assert ppo.replaced()[0] >= 20 or name != "cbp"
     ppo.restart()
@@ -541,7 +554,7 @@ def test_after_a_restart_of_all_nothing_is_left_of_the_past(name: str):
 
 
 def test_a_restart_amid_a_rollout_or_of_a_part_of_cbps_stack_is_refused():
-    ppo = PPO(LinearWorld([0, 1]), CBP, [0, 1])
+    ppo = PPO(LinearEnvironment([0, 1]), CBP, [0, 1])
     with pytest.raises(ValueError, match="restarts with all agents of a stack or none"):
         ppo.restart([0])
     ppo.collect(3)
@@ -551,7 +564,7 @@ def test_a_restart_amid_a_rollout_or_of_a_part_of_cbps_stack_is_refused():
 
 @pytest.mark.parametrize("agents", [[0, 2], [-1]])
 def test_an_agent_that_is_not_there_is_refused_before_any_begins_anew(agents: list[int]):
-    ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
+    ppo = PPO(LinearEnvironment([0, 1]), SMALL, [0, 1])
     before = {name: value.clone() for name, value in parameters(ppo).items()}
     with pytest.raises(ValueError, match="of 2: they are numbered from 0"):
         ppo.restart(agents)
@@ -562,7 +575,7 @@ def test_an_agent_that_is_not_there_is_refused_before_any_begins_anew(agents: li
 def test_a_part_of_redos_stack_restarts_unless_fresh_units_count_their_own_steps(state: Any):
     seeds = [0, 1]
     settings = replace(REDO, optimizer_state=state)
-    some, all_anew = (PPO(LinearWorld(seeds), settings, seeds, torch.float64) for _ in range(2))
+    some, all_anew = (PPO(LinearEnvironment(seeds), settings, seeds, torch.float64) for _ in range(2))
     for ppo in (some, all_anew):
         ppo.iterate()
     all_anew.restart()
@@ -583,10 +596,10 @@ def test_a_part_of_redos_stack_restarts_unless_fresh_units_count_their_own_steps
 
 
 def test_episodes_that_a_new_task_cuts_off_are_not_told_of():
-    world = RewiredCartPole(seeds=[0], copies=2)
-    ppo = PPO(world, replace(SMALL, rollout_steps=8), [0])
+    environment = RewiredCartPole(seeds=[0], copies=2)
+    ppo = PPO(environment, replace(SMALL, rollout_steps=8), [0])
     ppo.iterate()
-    world.begin_task(1)
+    environment.begin_task(1)
     ppo.forget_episodes()
     told = []
     for _ in range(12):
@@ -602,8 +615,8 @@ def test_episodes_that_a_new_task_cuts_off_are_not_told_of():
 
 
 def test_episodes_are_told_with_their_steps_and_undiscounted_returns():
-    world = LinearWorld([0], copies=1, limit=5)
-    ppo = PPO(world, replace(SMALL, rollout_steps=16), [0])
+    environment = LinearEnvironment([0], copies=1, limit=5)
+    ppo = PPO(environment, replace(SMALL, rollout_steps=16), [0])
     first = ppo.collect(12)
     rest = ppo.collect()
     rewards = ppo.acting.rollout.rewards[:, 0, 0]
@@ -617,16 +630,16 @@ def test_episodes_are_told_with_their_steps_and_undiscounted_returns():
 def test_a_clipped_action_is_what_the_environment_sees_and_the_drawn_one_is_learned_from():
     wide = {"log_std": 1.0}
     for clip in (False, True):
-        world = LinearWorld([0])
-        ppo = PPO(world, replace(SMALL, clip_actions=clip, **wide), [0])
+        environment = LinearEnvironment([0])
+        ppo = PPO(environment, replace(SMALL, clip_actions=clip, **wide), [0])
         ppo.collect()
-        given = np.stack(world.given, axis=2)
+        given = np.stack(environment.given, axis=2)
         assert (np.abs(given).max() <= 1.0) == clip
         assert np.abs(ppo.acting.rollout.actions).max() > 1.0
 
 
-def test_normalised_observations_are_of_mean_zero_and_size_one():
-    ppo = PPO(LinearWorld([0, 1], copies=8), replace(MODERN, epochs=1), [0, 1])
+def test_normalized_observations_are_of_mean_zero_and_size_one():
+    ppo = PPO(LinearEnvironment([0, 1], copies=8), replace(MODERN, epochs=1), [0, 1])
     for _ in range(12):
         ppo.iterate()
     seen = ppo.acting.states().astype(np.float64)
@@ -635,7 +648,7 @@ def test_normalised_observations_are_of_mean_zero_and_size_one():
 
 
 def test_measures_are_told_after_an_update_alone():
-    ppo = PPO(LinearWorld([0, 1]), SMALL, [0, 1])
+    ppo = PPO(LinearEnvironment([0, 1]), SMALL, [0, 1])
     with pytest.raises(RuntimeError, match="call it after update"):
         ppo.measures()
     _, update = ppo.iterate()
@@ -649,10 +662,12 @@ def test_measures_are_told_after_an_update_alone():
 
 
 def test_learning_helps():
-    """The world pays for keeping x at 0."""
+    """The environment pays for keeping x at 0."""
     seeds = [0, 1, 2]
     ppo = PPO(
-        LinearWorld(seeds, copies=4, limit=20), replace(SMALL, rollout_steps=64, minibatch_size=64, log_std=-1.0), seeds
+        LinearEnvironment(seeds, copies=4, limit=20),
+        replace(SMALL, rollout_steps=64, minibatch_size=64, log_std=-1.0),
+        seeds,
     )
     means = []
     for _ in range(25):
@@ -662,8 +677,8 @@ def test_learning_helps():
 
 
 @pytest.mark.parametrize("actions", TWO_WAYS, ids=["continuous", "discrete"])
-def test_likeliest_actions_are_asked_of_another_world_and_change_nothing(actions: Any):
-    ppo = PPO(LinearWorld([0, 1], actions=actions), MODERN)
+def test_greedy_actions_are_asked_of_another_environment_and_change_nothing(actions: Any):
+    ppo = PPO(LinearEnvironment([0, 1], actions=actions), MODERN)
     for _ in range(3):
         ppo.iterate()
     ppo.collect(5)
@@ -672,6 +687,8 @@ def test_likeliest_actions_are_asked_of_another_world_and_change_nothing(actions
     mine = ppo.greedy_actions()
     assert np.array_equal(ppo.greedy_actions(here), mine)
     several = ppo.greedy_actions(np.concatenate([here, np.ones((2, 3, 3))], axis=1))
+    with pytest.warns(DeprecationWarning, match=r"PPO\.likeliest_actions is now PPO\.greedy_actions"):
+        assert np.array_equal(ppo.likeliest_actions(here), mine)  # type: ignore[attr-defined]
     assert several.shape == (2, 5, *mine.shape[2:])
     assert_close(several[:, :2], mine)
     assert to_bytes(ppo.state_dict()) == before
@@ -681,17 +698,17 @@ def test_likeliest_actions_are_asked_of_another_world_and_change_nothing(actions
 
 
 def test_a_presets_name_is_taken_and_seeds_are_those_of_the_environments():
-    world = LinearWorld([4, 9], copies=1)
-    ppo = PPO(world, "ppo-cbp")
+    environment = LinearEnvironment([4, 9], copies=1)
+    ppo = PPO(environment, "ppo-cbp")
     assert (ppo.settings, ppo.seeds) == (preset("ppo-cbp"), [4, 9])
-    assert PPO(world, "ppo", seeds=[1, 2]).seeds == [1, 2]
+    assert PPO(environment, "ppo", seeds=[1, 2]).seeds == [1, 2]
     with pytest.raises(ValueError, match="did you mean 'ppo-cbp'"):
-        PPO(world, "ppo-cpb")
+        PPO(environment, "ppo-cpb")
     with pytest.raises(TypeError, match="settings must be Settings or a preset's name, got a dict"):
-        PPO(world, {})  # type: ignore[arg-type]
-    del world.seeds
-    with pytest.raises(ValueError, match="LinearWorld has no seeds; give seeds="):
-        PPO(world, "ppo")
+        PPO(environment, {})  # type: ignore[arg-type]
+    del environment.seeds
+    with pytest.raises(ValueError, match="LinearEnvironment has no seeds; give seeds="):
+        PPO(environment, "ppo")
 
 
 def test_environments_of_another_kind_are_named_with_what_they_lack():
@@ -717,4 +734,4 @@ def test_environments_of_another_kind_are_named_with_what_they_lack():
 )
 def test_what_does_not_fit_together_is_refused(seeds: list[int], settings: Settings, message: str):
     with pytest.raises(ValueError, match=message):
-        PPO(LinearWorld([0]), settings, seeds)
+        PPO(LinearEnvironment([0]), settings, seeds)

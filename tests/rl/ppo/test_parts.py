@@ -6,11 +6,11 @@ from torch.testing import assert_close
 from pliant.rl.environments import Continuous, Discrete
 from pliant.rl.ppo import PRESETS, Settings, preset
 from pliant.rl.ppo.activations import ACTIVATIONS
-from pliant.rl.ppo.advantages import advantages, normalised
+from pliant.rl.ppo.advantages import advantages, normalized
 from pliant.rl.ppo.loss import policy_loss
 from pliant.rl.ppo.measures import measures
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import RunningMoments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.normalization import RunningMoments, discounted_sums, normalized_rewards
 from pliant.rl.ppo.policies import Gaussian, Softmax
 
 
@@ -20,7 +20,7 @@ def test_advantages_are_those_worked_by_hand():
     raw = advantages(rewards, values, next_values, ~ended, ended, discount=0.99, trace_decay=0.95)
     assert np.allclose(raw, [2.7909, 1.8, -0.344402, 0.595], atol=1e-6)
     assert np.allclose(raw + values, [2.8909, 2.0, -0.044402, 0.995], atol=1e-6)
-    assert np.allclose(normalised(raw), [1.152539, 0.429963, -1.133763, -0.448739], atol=1e-6)
+    assert np.allclose(normalized(raw), [1.152539, 0.429963, -1.133763, -0.448739], atol=1e-6)
 
 
 def test_a_time_limit_that_bootstraps_keeps_the_value_of_the_last_state_and_cuts_the_trace():
@@ -30,8 +30,8 @@ def test_a_time_limit_that_bootstraps_keeps_the_value_of_the_last_state_and_cuts
     assert raw.tolist() == [5.0, 10.0]
 
 
-def test_advantages_that_are_all_alike_are_centred_and_not_divided():
-    assert normalised(np.array([3.0, 3.0, 3.0])).tolist() == [0.0, 0.0, 0.0]
+def test_advantages_that_are_all_alike_are_centered_and_not_divided():
+    assert normalized(np.array([3.0, 3.0, 3.0])).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_clipped_surrogate_takes_the_worse_of_both():
@@ -105,7 +105,7 @@ def test_rewards_are_divided_by_their_own_agents_deviation_and_cut_and_not_shift
     moments.mean[:], moments.variance[:] = 7.0, [4.0, 0.25]  # deviations 2 and 0.5
     rewards = np.array([[[2.0, -4.0, 0.0], [3.0, -1.0, 100.0]], [[18.0, 22.0, -30.0], [0.5, 0.25, -4.0]]])
     scaled = [[[1.0, -2.0, 0.0], [6.0, -2.0, 10.0]], [[9.0, 10.0, -10.0], [1.0, 0.5, -8.0]]]
-    assert np.allclose(normalised_rewards(rewards, moments), scaled, rtol=1e-7, atol=0)
+    assert np.allclose(normalized_rewards(rewards, moments), scaled, rtol=1e-7, atol=0)
 
 
 def test_presets_are_the_articles():
@@ -141,7 +141,7 @@ def test_presets_are_the_articles():
         ({"betas": (0.9, 1.0)}, "betas must be two"),
         ({"step_size": float("nan")}, "step_size must be above 0"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be above 0, or None"),
-        ({"normalise_advantages": "none", "advantage_epsilon": 1e-8}, "advantage_epsilon needs"),
+        ({"normalize_advantages": "none", "advantage_epsilon": 1e-8}, "advantage_epsilon needs"),
     ],
 )
 def test_settings_that_cannot_be_are_named(changes: dict, message: str):

@@ -171,7 +171,7 @@ def test_a_depthwise_filter_behind_padding_is_its_channels(pad):
     ids=["layer norm", "batch norm"],
 )
 def test_a_norm_of_a_weight_is_a_computed_weight(norm):
-    class Standardised(nn.Module):
+    class Standardized(nn.Module):
         def __init__(self):
             super().__init__()
             self.w, self.mid, self.out = nn.Parameter(torch.randn(8, 10)), nn.Linear(8, 6), nn.Linear(6, 3)
@@ -179,7 +179,7 @@ def test_a_norm_of_a_weight_is_a_computed_weight(norm):
         def forward(self, x):
             return self.out(torch.relu(self.mid(torch.relu(x @ norm(self.w).t()))))
 
-    plan = pliant.trace(Standardised(), torch.randn(4, 10))
+    plan = pliant.trace(Standardized(), torch.randn(4, 10))
     assert [group.name for group in plan.groups] == ["mid"]
     assert "computed weight" in str(plan)
 

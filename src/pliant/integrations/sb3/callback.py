@@ -1,8 +1,8 @@
-"""Callbacks that attach a reset method when `learn()` starts, and take it off when it ends.
+"""Callbacks that attach a reset method when `learn()` starts, and detach it when `learn()` ends.
 
 Stable-Baselines3 calls no callback per gradient step, so the method's own hooks on optimizers and networks do the work: its
-clock is the optimizer step, and it reads what the losses run, in training mode with gradients. Rollouts, evaluation
-and target values run without gradients and are not read. Two passes that do have them are dropped:
+clock is the optimizer step, and it records the forwards of the losses, in training mode with gradients. Rollouts, evaluation
+and target values run without gradients and are not recorded. Two forwards with gradients are dropped:
 
     the critic within the actor's loss (SAC, TD3, DDPG), see `networks`
     the minibatch at which PPO stops for `target_kl`, which no step follows
@@ -45,7 +45,7 @@ _OURS = ("groups", "example_inputs", "attach")
 
 
 class _Attached(NamedTuple):
-    """Whose a method is that hangs on a model, held so that neither model nor callback is kept alive by it."""
+    """The learn() and the callback that attached a method, held so that neither model nor callback is kept alive by it."""
 
     learn: object
     callback: ref[UnitResetCallback]
@@ -57,10 +57,12 @@ _attached: WeakKeyDictionary[UnitReset, _Attached] = WeakKeyDictionary()
 
 
 def _take_off_left_over(optimizers: Sequence[Optimizer], learn: object) -> None:
-    """Detach what another learn() attached to these and, as it raised, did not take off. Its callback keeps the state."""
+    """Detach methods that another learn() attached to these optimizers and, as it raised, left. Its callback keeps the state."""
     for method, found in list(_attached.items()):
         if found.learn is not learn and not {*optimizers}.isdisjoint(method.optimizers):
-            _log.warning("%s of an earlier learn(), which did not end, is taken off its model", type(method).__name__)
+            _log.warning(
+                "%s of an earlier learn(), which did not end, is detached from its model", type(method).__name__
+            )
             owner = found.callback()
             if owner is None:
                 _take_off(method, found.handles)
@@ -79,14 +81,14 @@ class UnitResetCallback(BaseCallback):
     """Any method that resets units, such as `UnitResetCallback(pliant.ReDo, tau=0.1, period=1000)`.
 
     Logs `pliant/replaced` (units so far) and `pliant/optimizer_steps` (with several optimizers, of the one that made most) at
-    every rollout. Every `diagnose_every` optimizer steps it runs the networks on the last 512 observations, and logs which share
-    of their units is dead, dormant (ReDo's measure) or saturated, as far as that says something of the activation at hand:
+    every rollout. Every `diagnose_every` optimizer steps it runs the networks on the last 512 observations, and logs the share of
+    units that is dead, dormant (ReDo's measure) or saturated, where the measure applies to the activation function:
     `pliant/dead_share`, `pliant/dormant_share`, `pliant/saturated_share`.
 
     Args:
         method: `method(networks, optimizers, example_inputs=..., **settings)` builds it.
-        networks: of a model, what it trains; None knows PPO, A2C, DQN, SAC, TD3, DDPG.
-        diagnose_every: optimizer steps; None never looks.
+        networks: function of a model that returns its `Networks`; by default those of PPO, A2C, DQN, SAC, TD3, DDPG.
+        diagnose_every: optimizer steps; None never diagnoses.
         settings: of the method. Names in `include` and `exclude` are those in `callback.plan`.
 
     Raises at construction what the method raises for these settings; when `learn()` starts, `TypeError` for an algorithm
@@ -109,10 +111,10 @@ class UnitResetCallback(BaseCallback):
         _try(method, settings)
         self._method, self._settings, self._networks_of = method, settings, networks or networks_of
         self.diagnose_every = diagnose_every
-        self.unit_reset: UnitReset | None = None  # the method; after training, as it was when it was taken off
+        self.unit_reset: UnitReset | None = None  # the method; after training, as it was when it was detached
         self._networks: Networks | None = None  # not None while attached
         self._handles: list[RemovableHandle] = []
-        self._state: dict[str, Any] | None = None  # what to go on from
+        self._state: dict[str, Any] | None = None  # loaded or saved state, from which the next learn() goes on
         self._trained: BaseAlgorithm | None = None  # the model that `_state` is of; None if it was loaded
         self._diagnosed_at = 0
 
@@ -120,7 +122,7 @@ class UnitResetCallback(BaseCallback):
 
     @property
     def plan(self) -> UnitMap | None:
-        """Every unit, and what was left alone and why; None before the first `learn()`."""
+        """Every unit, and the parameters that were left alone, with the reason; None before the first `learn()`."""
         return self.unit_reset.plan if self.unit_reset else None
 
     def stats(self) -> dict[str, dict[str, Any]]:
@@ -222,7 +224,7 @@ class UnitResetCallback(BaseCallback):
         self.load_state_dict(load_state(path))
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle has the settings and the state; the model, which it does not hold, is another's to save."""
+        """A copy or a pickle has the settings and the state, but not the model, which is saved separately."""
         state = self.state_dict() if self._networks is not None else self._state
         left: dict[str, Any] = {"unit_reset": None, "_networks": None, "_handles": [], "_trained": None, "parent": None}
         kept: dict[str, Any] = {**vars(self), **left, "locals": {}, "globals": {}, "_state": state}
@@ -234,7 +236,7 @@ def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
     """Raise what `method` raises for these settings, before a model is there: build it on a small network."""
     ours = [name for name in _OURS if name in settings]
     if ours:
-        raise TypeError(f"{', '.join(ours)}: the callback's own business; choose other networks with networks=")
+        raise TypeError(f"{', '.join(ours)}: the callback sets these itself; choose other networks with networks=")
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     anywhere = {name: value for name, value in settings.items() if name not in ("include", "exclude")}
@@ -242,5 +244,5 @@ def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
 
 
 def _drop_borrowed(method: UnitReset, lender: Optimizer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """After the borrower's step: what the lender's networks did since their own step was not for their loss."""
+    """After the borrower's step: drop the activity of the lender's networks since their own step, which another loss caused."""
     method.drop_recorded(lender)

@@ -1,16 +1,16 @@
-"""Which networks an algorithm of Stable-Baselines3 trains, how its losses run them, and what steps them.
+"""The networks that an algorithm of Stable-Baselines3 trains, how its losses run them, and which optimizers step them.
 
     algorithm       run on (observations, actions)                            stepped by
     PPO, A2C        policy.evaluate_actions                                   policy.optimizer
     DQN             q_net(observations)                                       policy.optimizer
     SAC, TD3, DDPG  actor(observations) and critic(observations, actions)     actor.optimizer, critic.optimizer
 
-Actor and critics are run as one module, so that a features extractor that they share has one plan, with the readers in
-both. Target networks are no part of it: they follow by Polyak averaging, or by copy. Nor is SAC's entropy coefficient,
-one number with an optimizer of its own.
+Actor and critics are run as one module, so that a features extractor that they share has one plan, with its consumers in both.
+Target networks, which follow by Polyak averaging or by copying, are not part of it, nor is SAC's entropy coefficient, one number
+with an optimizer of its own.
 
-The actor's loss of SAC and TD3 runs the critic as well, on actions of the policy. What critics do there belongs to another
-loss: it is not counted (`Networks.borrows`).
+The actor's loss of SAC and TD3 runs the critic as well, on actions of the policy. The critic's activity there belongs to another
+loss and is not counted (`Networks.borrows`).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Networks(nn.Module):
 
     Args:
         run: `run(networks, observations, actions)` runs all of them as the losses do, and returns what it computed.
-            Observations, (batch, ...) or a mapping of those, and actions, (batch, ...), are what `learn()` trains on.
-        optimizers: what steps them. A unit's clock is the optimizer of its first incoming weight.
+            Observations, (batch, ...) or a mapping of those, and actions, (batch, ...), are those that `learn()` trains on.
+        optimizers: those that step them. A unit's clock is the optimizer of its first incoming weight.
         borrows: pairs (borrower, lender) of optimizers. The borrower's loss runs the lender's networks after the lender's step;
-            what they do there is dropped at the borrower's step.
-        networks: by name, which is how the plan will name them; `run` finds them as attributes.
+            their activity there is dropped at the borrower's step.
+        networks: by name, which the plan uses; `run` finds them as attributes.
 
     >>> q_net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> optimizer = torch.optim.Adam(q_net.parameters())
@@ -79,7 +79,7 @@ class Networks(nn.Module):
 
 
 def networks_of(model: BaseAlgorithm) -> Networks:
-    """What `model` trains. Raises `TypeError` for an algorithm or a policy that is not known."""
+    """The networks that `model` trains. Raises `TypeError` for an algorithm or a policy that is not known."""
     policy = cast(Any, model.policy)
     if isinstance(model, PPO | A2C) and isinstance(policy, ActorCriticPolicy):
         return Networks(_evaluate_actions, [policy.optimizer], policy=policy)
@@ -110,7 +110,7 @@ def _actor_and_critic(networks: Any, observations: Any, actions: Tensor) -> Any:
 
 
 def _soft_actor_and_critic(networks: Any, observations: Any, actions: Tensor) -> Any:
-    """What the actor's distribution is made of, not a draw from it."""
+    """The parameters of the actor's distribution, not a draw from it."""
     actor = networks.actor
     spread = actor.get_std() if actor.use_sde else None  # a parameter that meets the units outside the network
     return actor.get_action_dist_params(observations), spread, networks.critic(observations, actions)
@@ -120,7 +120,7 @@ def _soft_actor_and_critic(networks: Any, observations: Any, actions: Tensor) ->
 
 
 def example_inputs(model: BaseAlgorithm, batch: int = 2) -> tuple[Any, Tensor]:
-    """Observations and actions of the right shape, all 0; the spaces' own random state is not drawn from."""
+    """Observations and actions of the right shape, all 0; the random state of the spaces is not used."""
     observations = obs_as_tensor(_zeros(model.observation_space, batch), model.device)
     if isinstance(model.action_space, spaces.Discrete):
         return observations, torch.zeros(batch, dtype=torch.long, device=model.device)

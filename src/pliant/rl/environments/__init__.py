@@ -1,4 +1,4 @@
-"""Worlds for reinforcement learning, many copies in one process."""
+"""Environments for reinforcement learning, many copies in one process."""
 
 from pliant.rl.environments.base import Continuous, Discrete, Environments, Transition
 from pliant.rl.environments.bodies import BODIES, Body

@@ -1,10 +1,10 @@
-"""What an agent asks of its world: copies of one problem for each of several agents, stepped together.
+"""The interface of environments: copies of one problem for each of several agents, stepped together.
 
-    observations                      what the agents see now, (agents, copies, observation_size)
-    transition = world.step(actions)  every copy takes a step; where an episode ended, the next one has begun
+    observations                             what the agents see now, (agents, copies, observation_size)
+    transition = environments.step(actions)  every copy takes a step; where an episode ended, the next one has begun
 
 Axis 0 is the agent, axis 1 its copies of the problem. An agent's copies depend on its seed alone, not on the agents beside
-it. One process and one thread: where physics is the cost, a process for each core serves better than any pool of workers.
+it. One process and one thread: where physics is the cost, one process per core is faster than any pool of workers.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ ActionSpace: TypeAlias = Discrete | Continuous
 class Transition(NamedTuple):
     """What a step led to, each (agents, copies, ...).
 
-    `observations` are those that follow the action, before a new episode begins in that copy: what the value of the next
-    state is computed from. `terminated`: the episode ended in a state without a future; `truncated`: it was cut short, by a
-    time limit. Numbers that are not finite are handed on as they are, and end the copy's episode as terminated: whoever
-    learns from them notes that agent as diverged.
+    `observations` follow the action, before a new episode begins in that copy: the value of the next state is computed
+    from them. `terminated`: the episode ended in a terminal state; `truncated`: it was cut short by a time limit. Numbers
+    that are not finite are returned as they are, and end the copy's episode as terminated; the learning algorithm notes
+    that agent as diverged.
     """
 
     observations: Floats
@@ -80,9 +80,9 @@ class Environments(Protocol):
         ...
 
     def state_dict(self) -> Mapping[str, Any]:
-        """All of it: nested mappings of arrays, numbers and strings."""
+        """The whole state: nested mappings of arrays, numbers and strings."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from there, to the bit."""
+        """Go on from that state, to the bit."""
         ...

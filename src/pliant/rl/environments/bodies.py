@@ -1,16 +1,17 @@
 """Four bodies as data: what gymnasium's Ant, HalfCheetah, Hopper and Walker2d see, earn and survive.
 
-    o = (qpos without where it stands, clip(qvel), [clip(contact forces)])
+    o = (qpos without the body's position in the plane, clip(qvel), [clip(contact forces)])
     r = v + [healthy] healthy_reward - control_cost |a|^2 - [5e-4 |clip(contact forces)|^2]
 
     v  forward speed over the step      a  action, as the agent gave it: the motors clip it, the cost does not
 
-`version` names whose conventions hold. "v4" pays the healthy reward also on the step on which the body falls, as all earlier
-versions did; "v5" does not. Only the ant feels contact forces: "v5" shows and charges them unless they are switched off, "v4"
-only where they are switched on. Bodies come from the XML files of the installed gymnasium.
+`version` says which of gymnasium's versions is followed. "v4" pays the healthy reward also on the step on which the body falls,
+as all earlier versions did; "v5" does not. Only the ant observes contact forces: "v5" includes them in observations and in the
+cost unless they are switched off, "v4" only where they are switched on. Bodies come from the XML files of the installed
+gymnasium.
 
 Source: gymnasium 1.4, `Ant-v4` to `Walker2d-v5`; a test holds each equal, bit for bit. One departure: numbers that are not
-finite end the episode of every body (gymnasium's cheetah goes on, and MuJoCo puts the body back at its start without a word).
+finite end the episode of every body (gymnasium's cheetah goes on, and MuJoCo silently resets the body to its start).
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def closed(low: float, high: float) -> Interval:
 
 @dataclass(frozen=True)
 class Body:
-    """What distinguishes one body from another. Raises ValueError for what no body can be."""
+    """The parameters of one body. Raises ValueError for values that no body can have."""
 
     name: str
     files: Mapping[str, str]  # version -> XML: an absolute path, or a name among gymnasium's
     frame_skip: int  # physics steps per action
-    hidden_positions: int  # leading entries of qpos that are not observed: where the body stands
+    hidden_positions: int  # leading entries of qpos that are not observed: the body's position in the plane
     control_cost: float
     start_noise: float  # of positions (uniform) and velocities
     normal_velocities: bool  # start velocities are normal, else uniform
@@ -55,7 +56,7 @@ class Body:
     healthy_angle: Interval = EVERYWHERE  # of qpos[2], planar bodies
     healthy_state: Interval = EVERYWHERE  # of qpos[2:] and qvel
     velocity_limit: float = math.inf  # observed velocities are clipped
-    torso: bool = False  # forward speed is that of the torso as last drawn (xpos), else of qpos[0]
+    torso: bool = False  # forward speed is that of the torso (xpos, as of the last kinematics), else of qpos[0]
     feels_contact: bool = False
 
     def __post_init__(self) -> None:
@@ -124,7 +125,7 @@ def start(body: Body, rest: Floats, speeds: int, random: np.random.Generator) ->
 
 
 def healthy(body: Body, positions: Floats, velocities: Floats) -> Flags:
-    """Which bodies can go on, (bodies,); `positions` (bodies, nq), `velocities` (bodies, nv)."""
+    """Which bodies are healthy, so that their episode goes on, (bodies,); `positions` (bodies, nq), `velocities` (bodies, nv)."""
     alive = all_finite(positions) & all_finite(velocities)
     if body.healthy_height != EVERYWHERE:
         alive &= inside(body.healthy_height, positions[:, body.height_index])
@@ -147,9 +148,9 @@ def inside(interval: Interval, values: Floats) -> Flags:
 
 
 def reward(body: Body, version: Version, speed: Floats, actions: Floats, alive: Flags, forces: Floats | None) -> Floats:
-    """What a step earned, (bodies,); `speed` (bodies,), `actions` (bodies, motors), `forces` clipped (bodies, k) or None.
+    """The reward of a step, (bodies,); `speed` (bodies,), `actions` (bodies, motors), `forces` clipped (bodies, k) or None.
 
-    The order of the operations is gymnasium's, so that the bits are.
+    The operations are done in gymnasium's order, so that results are equal bit for bit.
     """
     paid = np.ones_like(alive) if version == "v4" else alive
     cost = body.control_cost * np.square(actions).sum(-1)
@@ -159,7 +160,7 @@ def reward(body: Body, version: Version, speed: Floats, actions: Floats, alive: 
 
 
 def observe(body: Body, positions: Floats, velocities: Floats, out: Floats) -> None:
-    """Write what the bodies see into the first columns of `out`, (bodies, nq - hidden + nv) and more."""
+    """Write the bodies' observations into the first columns of `out`, (bodies, nq - hidden + nv) and more."""
     seen = positions.shape[1] - body.hidden_positions
     out[:, :seen] = positions[:, body.hidden_positions :]
     target = out[:, seen : seen + velocities.shape[1]]

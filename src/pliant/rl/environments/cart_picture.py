@@ -1,4 +1,4 @@
-"""A picture of the cart and its pole, painted with NumPy alone: the plain state, not what the sensors make of it."""
+"""An image of the cart and its pole, drawn with NumPy alone: of the state itself, not of the sensors' observation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def cart_picture(state: Floats, width: int = 320, height: int = 240) -> Picture:
     >>> cart_picture(np.zeros(4)).shape
     (240, 320, 3)
     """
-    metres = 2.2 * TRACK / width  # of a pixel
-    across: Floats = (np.arange(width, dtype=np.float64) - (width - 1) / 2)[None, :] * metres - state[0]
-    up: Floats = (0.75 * height - np.arange(height, dtype=np.float64))[:, None] * metres
+    meters = 2.2 * TRACK / width  # of a pixel
+    across: Floats = (np.arange(width, dtype=np.float64) - (width - 1) / 2)[None, :] * meters - state[0]
+    up: Floats = (0.75 * height - np.arange(height, dtype=np.float64))[:, None] * meters
     picture = np.full((height, width, 3), PAPER, np.uint8)
     on_track = np.abs(across + state[0]) <= TRACK
-    picture[on_track & (np.abs(up) <= metres)] = GROUND
+    picture[on_track & (np.abs(up) <= meters)] = GROUND
     picture[(np.abs(across) <= CART_SIZE[0] / 2) & (np.abs(up) <= CART_SIZE[1] / 2)] = CART
     picture[_near_pole(across, up, float(state[2]))] = POLE
     return picture

@@ -7,7 +7,7 @@
 
     x, v  cart: m, m/s     q, w  pole: rad, rad/s     M  (4, inputs), rows orthonormal     c  (inputs,), standard normal
 
-A *task* is one draw of M, of c and of which action pushes to the right. Reward 1 a step; an episode ends as terminated at
+A *task* is one draw of M, of c and of which action pushes to the right. Reward 1 per step; an episode ends as terminated at
 |x| > 2.4 or |q| > 12 degrees, and is truncated after 200 steps. It starts uniform in ±0.05.
 
 Source: Barto, Sutton and Anderson (1983) in the form of gymnasium's `CartPole-v1`, whose dynamics these are, bit for bit; the
@@ -59,7 +59,7 @@ def fallen(state: Floats) -> Flags:
 
 
 def wiring(seed: int, number: int, inputs: int) -> Wiring:
-    """Task `number` of a seed: the same for whatever learns from it.
+    """Task `number` of a seed: the same for every learner.
 
     >>> task = wiring(seed=0, number=3, inputs=16)
     >>> np.allclose(task.mixing @ task.mixing.T, np.eye(4))
@@ -74,8 +74,8 @@ def wiring(seed: int, number: int, inputs: int) -> Wiring:
 class RewiredCartPole:
     """`copies` carts for each of `len(seeds)` agents, all of an agent behind the same sensors. Raises ValueError on a bad option.
 
-    `begin_task(number)` re-wires every agent and restarts every copy. With a `period` and one copy for each agent, an agent
-    is re-wired by itself, when the first episode after every `period` of its steps begins.
+    `begin_task(number)` re-wires every agent and restarts every copy. With a `period` and one copy per agent, an agent is
+    re-wired without a call, when the first episode after every `period` of its steps begins.
 
     >>> carts = RewiredCartPole(seeds=[0, 1, 2], copies=16)
     >>> carts.begin_task(1)
@@ -163,7 +163,7 @@ class RewiredCartPole:
         self._tasks[agent] = number
 
     def _begin(self, which: Flags) -> None:
-        """Begin the next episode of the copies named, in the task of the day."""
+        """Begin the next episode of the named copies, in the task that is due."""
         for agent, copy in np.argwhere(which).tolist():
             if self.period is not None and self.steps // self.period > self._tasks[agent]:
                 self._rewire(agent, self.steps // self.period)
@@ -195,7 +195,7 @@ class RewiredCartPole:
         return Transition(led_to, np.ones(ended.shape), terminated, truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, with the settings it belongs to; the wiring is looked up again."""
+        """The whole state, with the settings that it belongs to; the wiring is computed again from the seed."""
         return {
             "settings": self._settings,
             "steps": self.steps,

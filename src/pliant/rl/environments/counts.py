@@ -1,4 +1,4 @@
-"""Whole numbers that a world is given, checked where it is made: seeds, copies, steps."""
+"""Checks of the whole numbers that an environment is constructed with: seeds, copies, steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_count(value: object, least: int = 1) -> bool:
 
 
 def one_seed_each(seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds as integers. Raises ValueError where they are not several.
+    """The seeds as integers. Raises ValueError where `seeds` is no sequence of whole numbers.
 
     >>> one_seed_each(range(3))
     (0, 1, 2)

@@ -1,15 +1,15 @@
-"""How slippery the ground is, and when that changes.
+"""The friction between body and floor, and when it changes.
 
     f[n] = low (high / low)^u[n],   u[n] uniform in [0, 1),   n = floor(steps / period)
 
     f  sliding friction     n  number of the change; f[0] holds from the first step     steps  environment steps of the agent
 
-A body moves to its new friction when its next episode begins. Every number is looked up from the seed and `n`, so methods
-with the same seed meet the same grounds, wherever a run was interrupted. The seed is the agent's, or the schedule's own.
+A body gets its new friction when its next episode begins. Every friction is computed from the seed and `n` alone, so methods
+with the same seed meet the same frictions, wherever a run was interrupted. The seed is the agent's, or the schedule's own.
 
 Source: Dohare et al., Nature 632 (2024), slippery ant: frictions log-uniform in [0.02, 2], a change at the first end of an
-episode after every 2 million steps. One departure: the published code counts the period from the last change, which comes up
-to an episode late; here change n belongs to step n * period, so that copies of one agent keep together.
+episode after every 2 million steps. One departure: the released code counts the period from the last change, which comes up
+to an episode late; here change n belongs to step n * period, so that all copies of one agent change together.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pliant.rl.environments.counts import is_count
 from pliant.streams import stream_key, uniform
 
-LARGEST = 10.0  # above it a foot holds to any ground
+LARGEST = 10.0  # above it a foot never slips
 
 
 @dataclass(frozen=True)
 class FrictionSchedule:
-    """A sequence of frictions for each seed, or one for all. Raises ValueError for a friction outside (0, 10], a period below 1.
+    """A sequence of frictions per seed, or one for all. Raises ValueError for a friction outside (0, 10], a period below 1.
 
     >>> schedule = FrictionSchedule(period=100_000)
     >>> schedule.number(99_999), schedule.number(100_000)
@@ -50,7 +50,7 @@ class FrictionSchedule:
             raise ValueError(f"seed={self.seed!r}: a whole number, 0 or more, or None")
 
     def __repr__(self) -> str:
-        """By which a saved state knows its schedule: without a seed, as before there were any."""
+        """Saved states hold this text. Without a seed it is that of versions in which a schedule had none."""
         seed = "" if self.seed is None else f", seed={self.seed!r}"
         return f"FrictionSchedule(low={self.low!r}, high={self.high!r}, period={self.period!r}{seed})"
 
@@ -65,6 +65,6 @@ class FrictionSchedule:
 
 
 def check_friction(friction: float) -> None:
-    """Raise ValueError where no ground is so slippery or so rough."""
+    """Raise ValueError for a friction outside (0, 10]."""
     if not (math.isfinite(friction) and 0.0 < friction <= LARGEST):
-        raise ValueError(f"friction={friction}: sliding friction lies in (0, {LARGEST:g}]; the ant's own ground has 1")
+        raise ValueError(f"friction={friction}: sliding friction lies in (0, {LARGEST:g}]; that of the ant's XML is 1")

@@ -2,8 +2,8 @@
 
     qpos, qvel <- mj_step(qpos, qvel, a), `frame_skip` times      the arithmetic around it is done for all bodies at once
 
-What a body observes and earns stands in `bodies.py`; how slippery its ground is, in `friction.py`. Sliding friction is set on
-every geom: a contact takes the larger of its two, and the ground and the body would else disagree.
+Observations and rewards are defined in `bodies.py`, friction in `friction.py`. Sliding friction is set on every geom, because a
+contact takes the larger of the frictions of its two geoms: setting the floor's alone would leave the body's in force.
 
 Source: gymnasium's `Ant-v4`, `Ant-v5` and their siblings, which this equals bit for bit when both take the same 64-bit actions.
 Departures: start states are drawn from this package's named streams; see also `bodies.py`, `friction.py`, `physics.py`.
@@ -77,7 +77,7 @@ class MujocoBatch:
         ]
         self.body.check_fits(int(self._models[0].nq))
         self._data: list[Any] = [mj.MjData(model) for model in self._models]
-        # views of MuJoCo's own memory, made once: to make one costs as much as to read it
+        # views of MuJoCo's own memory, made once: making one costs as much as reading it
         stands: list[Floats] = [data.xpos[1] if self.body.torso else data.qpos for data in self._data]
         self._views = [(data.qpos, data.qvel, where) for data, where in zip(self._data, stands, strict=True)]
         self._motors = [data.ctrl for data in self._data]
@@ -89,7 +89,9 @@ class MujocoBatch:
         self.seconds: float = model.opt.timestep * self.body.frame_skip  # that a step takes
         self._positions, self._velocities = np.zeros((bodies, model.nq)), np.zeros((bodies, model.nv))
         self._forces = np.zeros((bodies, model.nbody * 6)) if chosen.contact_forces else None
-        self._felt_from = 6 if chosen.version == "v5" else 0  # v5 leaves out the world, which feels nothing
+        self._felt_from = (
+            6 if chosen.version == "v5" else 0
+        )  # v5 leaves out MuJoCo's world body, whose forces are always 0
         self._where = np.zeros(bodies)  # along x, after the last step
         felt = 0 if self._forces is None else self._forces.shape[1] - self._felt_from
         self._moving = model.nq - self.body.hidden_positions + model.nv
@@ -117,7 +119,7 @@ class MujocoBatch:
 
     @property
     def frictions(self) -> Floats:
-        """Sliding friction of each body's ground, or of its first geom while the XML's own hold, (agents, copies)."""
+        """Sliding friction of each body, or of its first geom while those of the XML hold, (agents, copies)."""
         return self._shaped(self._frictions).copy()
 
     def simulation(self, agent: int = 0, copy: int = 0) -> tuple[Any, Any]:
@@ -126,7 +128,7 @@ class MujocoBatch:
         return self._models[index], self._data[index]
 
     def set_friction(self, frictions: NDArray[Any] | float) -> None:
-        """Change the ground now; `frictions` broadcasts to (agents, copies). A schedule takes over at the next episode."""
+        """Change frictions now; `frictions` broadcasts to (agents, copies). A schedule takes over at the next episode."""
         values = np.broadcast_to(np.asarray(frictions, float), (self.agents, self.copies))
         for friction in values.flat:
             check_friction(float(friction))
@@ -143,11 +145,11 @@ class MujocoBatch:
             self._begin(index)
 
     def _begin(self, index: int) -> None:
-        """Begin the next episode of one copy, on the ground of the day."""
+        """Begin the next episode of one copy, with the friction that is due."""
         agent, copy = divmod(index, self.copies)
-        seed, ground = self.seeds[agent], self.options.friction
-        if isinstance(ground, FrictionSchedule):
-            self._set_friction(index, ground.value(seed, ground.number(self.steps * self.copies)))
+        seed, friction = self.seeds[agent], self.options.friction
+        if isinstance(friction, FrictionSchedule):
+            self._set_friction(index, friction.value(seed, friction.number(self.steps * self.copies)))
         random = generator(seed, "start of an episode", copy, int(self._episodes[index]))
         self._place(index, *start(self.body, self._models[index].qpos0, self._velocities.shape[1], random))
         self._episodes[index] += 1
@@ -167,7 +169,7 @@ class MujocoBatch:
         self._observe(slice(index, index + 1))
 
     def _read(self, index: int) -> None:
-        """Copy what one simulation has come to."""
+        """Copy the state of one simulation."""
         positions, velocities, where = self._views[index]
         self._positions[index] = positions
         self._velocities[index] = velocities
@@ -224,7 +226,7 @@ class MujocoBatch:
         return values.reshape(self.agents, self.copies, *values.shape[1:])
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, with the settings it belongs to."""
+        """The whole state, with the settings that it belongs to."""
         size = self._mj.mj_stateSize(self._models[0], self._kind)
         physics = np.zeros((len(self._data), size))
         for row, model, data in zip(physics, self._models, self._data, strict=True):
@@ -244,7 +246,7 @@ class MujocoBatch:
         return names if self._forces is None else [*names, "forces"]
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from there, to the bit. Raises ValueError where the state is of another setting or another MuJoCo."""
+        """Go on from that state, to the bit. Raises ValueError where it is of other settings or another MuJoCo."""
         refuse_other_settings(state["settings"], self._settings)
         self.steps = int(state["steps"])
         for index, (model, data) in enumerate(zip(self._models, self._data, strict=True)):

@@ -1,4 +1,4 @@
-"""What can be chosen about a batch of bodies, checked where it is chosen."""
+"""The options of a batch of bodies, checked at construction."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Options:
                 check_friction(friction)
 
     def as_text(self) -> dict[str, str]:
-        """For a saved state to say what it belongs to: a body of this package by its name, another by all that it is."""
+        """The settings that a saved state belongs to: a body of this package by its name, another by all its fields."""
         said = {field.name: str(getattr(self, field.name)) for field in fields(self)}
         return said | {"body": self.body.name} if BODIES.get(self.body.name) == self.body else said
 
@@ -76,7 +76,7 @@ def one_for_each(friction: Friction, agents: int) -> FrictionSchedule | tuple[fl
 
 
 def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> None:
-    """Raise ValueError where a state is of another setting than the world that is to go on from it."""
+    """Raise ValueError where a state has other settings than the environment that is to load it."""
     for name, value in here.items():
         if saved.get(name) != value:
             raise ValueError(f"the state belongs to {name} = {saved.get(name)}; here it is {value}")

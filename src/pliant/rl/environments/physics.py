@@ -1,9 +1,10 @@
-"""MuJoCo behind one door: models as this package needs them, and the errors where it is not to be had.
+"""All access to MuJoCo: models as this package needs them, and errors that say what to install where MuJoCo is missing.
 
-The contact margin. Until MuJoCo 3.4 two geoms touch from the larger of their margins on; from 3.5 on, from their sum. With
-the XML of the ant (0.01 each) it then lands 1 cm earlier, and no published curve of it applies. `contact_margin="before-3.5"`
-halves the margins where the installed MuJoCo is seen to add them, which gives back the older physics exactly, as all geoms of
-a body have the same margin. What the installed one does is measured on a ball and a plane, not read off a version number.
+The contact margin. Until MuJoCo 3.4 two geoms are in contact from the larger of their margins on; from 3.5 on, from their sum.
+With the XML of the ant (0.01 each) it then lands 1 cm earlier, and no published curve of it applies.
+`contact_margin="before-3.5"` halves the margins where the installed MuJoCo adds them, which gives back the older physics exactly,
+as all geoms of a body have the same margin. Whether the installed MuJoCo adds them is measured on a ball and a plane, not
+concluded from its version number.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def xml_path(body: Body, version: Version) -> Path:
 
 
 def build_model(body: Body, version: Version, contact_margin: ContactMargin, integrator: Integrator | None) -> Any:
-    """The body as an MjModel of its own. Autoreset is off: what is not finite stays so, and is seen."""
+    """The body as an MjModel of its own. Autoreset is off, so that numbers which are not finite stay visible."""
     mj = mujoco()
     path = xml_path(body, version)
     model = copy.copy(_compiled(str(path), path.read_bytes()))

@@ -1,4 +1,4 @@
-"""The names under which gymnasium makes these worlds.
+"""The ids under which gymnasium makes these environments.
 
 Since gymnasium 1.0 nothing is registered by a package's mere presence: `import pliant.rl.environments` does it, and
 so does the form `gymnasium.make("pliant.rl.environments:pliant/SlipperyAnt-v0")`.
@@ -18,7 +18,7 @@ IDS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def register() -> None:
-    """Tell gymnasium, where it is installed; once."""
+    """Register the ids with gymnasium, where it is installed; once."""
     if find_spec("gymnasium") is None:
         return
     import gymnasium

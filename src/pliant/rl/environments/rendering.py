@@ -1,8 +1,8 @@
-"""Pictures of a body, drawn without a display.
+"""Images of a body, rendered without a display.
 
-The body is copied into a simulation of its own and drawn from there, so that looking never moves it. Shadows and reflections
-are off: they take five sixths of the time. MuJoCo draws with OpenGL, which it chooses when it is loaded: set MUJOCO_GL to `egl`
-(Mesa or a GPU's driver) or `osmesa` before Python starts where there is no screen.
+The body's state is copied into a second simulation and rendered from there, so that rendering never moves it. Shadows and
+reflections are off: they take five sixths of the time. MuJoCo draws with OpenGL, which it chooses when it is loaded: set
+MUJOCO_GL to `egl` (Mesa or a GPU's driver) or `osmesa` before Python starts where there is no screen.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Camera:
         atexit.register(_close, weakref.ref(self))  # before OpenGL itself is unloaded
 
     def picture(self) -> Picture:
-        """What the body looks like now."""
+        """The body as it is now, (height, width, 3), 0 to 255."""
         _, data = self._bodies.simulation(*self._which)
         self._data.qpos[:] = data.qpos
         self._mj.mj_forward(self._model, self._data)

@@ -1,13 +1,13 @@
-"""The same worlds, one at a time, as gymnasium environments.
+"""The same environments, one at a time, with gymnasium's interface.
 
 | id | class |
 |---|---|
 | `pliant/SlipperyAnt-v0`, `.../SlipperyHalfCheetah-v0`, `.../SlipperyHopper-v0`, `.../SlipperyWalker2d-v0` | `SlipperyBody` |
 | `pliant/RewiredCartPole-v0` | `RewiredCart` |
 
-Thin: each holds a batch of one. `reset(seed=...)` begins the world anew, with the first ground or wiring of that seed; a plain
-`reset()` begins the next episode. Time limits are the world's own and count as truncation. Actions arrive as 32-bit numbers and
-are charged for in 64 (gymnasium charges in 32). Observations lie within ±1e10, where MuJoCo calls a number bad.
+Each holds a batch of one. `reset(seed=...)` begins the environment anew, with the first friction or wiring of that seed; a plain
+`reset()` begins the next episode. Time limits are the environment's own and count as truncation. Actions arrive as 32-bit numbers
+and their cost is computed in 64 bits (gymnasium: in 32). Observations lie within ±1e10, beyond which MuJoCo calls a number bad.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pliant.rl.environments.rendering import Camera
 
 BAD = 1e10  # MuJoCo's mjMAXVAL
 FARTHEST = 1e3  # a cart cannot reach it in an episode
-CHANGING = FrictionSchedule()  # the ground, unless another is asked for
+CHANGING = FrictionSchedule()  # the default friction
 
 
-class _World(gymnasium.Env[Floats, Any], ABC):
+class _Single(gymnasium.Env[Floats, Any], ABC):
     """What both have in common: a batch of one, and the end of an episode that the batch has already left behind."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (as gymnasium declares it)
-    world: MujocoBatch | RewiredCartPole
+    batch: MujocoBatch | RewiredCartPole
 
     def __init__(self, render_mode: str | None) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -45,11 +45,11 @@ class _World(gymnasium.Env[Floats, Any], ABC):
         self.render_mode = render_mode
         self._seeded = False
         self._anew(0)
-        self.metadata = {**self.metadata, "render_fps": round(1 / self.world.seconds)}
+        self.metadata = {**self.metadata, "render_fps": round(1 / self.batch.seconds)}
 
     @abstractmethod
     def _make(self, seed: int) -> MujocoBatch | RewiredCartPole:
-        """The world of a seed, at its beginning."""
+        """The environment of a seed, at its beginning."""
 
     @abstractmethod
     def _info(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class _World(gymnasium.Env[Floats, Any], ABC):
 
     def _anew(self, seed: int) -> None:
         self.close()
-        self.world = self._make(seed)
+        self.batch = self._make(seed)
         self._begun = True  # an episode of which nothing was shown yet
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
@@ -66,20 +66,20 @@ class _World(gymnasium.Env[Floats, Any], ABC):
             self._anew(seed if seed is not None else int(self.np_random.integers(2**31)))
             self._seeded = True
         elif not self._begun:
-            self.world.restart()
+            self.batch.restart()
         self._begun = False
-        return self.world.observations[0, 0].copy(), self._info()
+        return self.batch.observations[0, 0].copy(), self._info()
 
     def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         info = self._info()  # of the step taken, not of the episode that may follow it
         observation, reward, terminated, truncated = (
-            each[0, 0] for each in self.world.step(np.asarray(action)[None, None])
+            each[0, 0] for each in self.batch.step(np.asarray(action)[None, None])
         )
         self._begun = bool(terminated or truncated)
         return observation, float(reward), bool(terminated), bool(truncated), info
 
 
-class SlipperyBody(_World):
+class SlipperyBody(_Single):
     """A body on ground whose friction changes; `info["friction"]` says what it is. Raises what `MujocoBatch` raises.
 
     `friction` and the other options are those of `MujocoBatch`, but that the ground changes unless another is asked for.
@@ -109,7 +109,7 @@ class SlipperyBody(_World):
         self._size = (width, height)
         self._camera: Camera | None = None
         super().__init__(render_mode)
-        motors, size = cast(Continuous, self.world.actions), self.world.observation_size
+        motors, size = cast(Continuous, self.batch.actions), self.batch.observation_size
         self.observation_space = spaces.Box(-BAD, BAD, (size,), np.float64)
         self.action_space = spaces.Box(-motors.limit, motors.limit, (motors.size,), np.float32)
 
@@ -117,14 +117,14 @@ class SlipperyBody(_World):
         return MujocoBatch(seeds=[seed], **self._options)
 
     def _info(self) -> dict[str, Any]:
-        return {"friction": float(cast(MujocoBatch, self.world).frictions[0, 0])}
+        return {"friction": float(cast(MujocoBatch, self.batch).frictions[0, 0])}
 
     def render(self) -> Any:
         if self.render_mode is None:
             return None
         if self._camera is None:
             width, height = self._size
-            self._camera = Camera(cast(MujocoBatch, self.world), width=width, height=height)
+            self._camera = Camera(cast(MujocoBatch, self.batch), width=width, height=height)
         return self._camera.picture()
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ def _ground(friction: FrictionSchedule | float | None, changes: dict[str, Any]) 
     return replace(CHANGING, seed=given.pop("friction_seed", None), **given)
 
 
-class RewiredCart(_World):
+class RewiredCart(_Single):
     """Cart-pole, re-wired after every `period` steps; `info["task"]` is the number of the wiring."""
 
     def __init__(
@@ -168,9 +168,9 @@ class RewiredCart(_World):
         return RewiredCartPole(seeds=[seed], **self._options)
 
     def _info(self) -> dict[str, Any]:
-        return {"task": int(cast(RewiredCartPole, self.world).tasks[0])}
+        return {"task": int(cast(RewiredCartPole, self.batch).tasks[0])}
 
     def render(self) -> Any:
         if self.render_mode is None:
             return None
-        return cart_picture(cast(RewiredCartPole, self.world).states[0, 0], *self._size)
+        return cart_picture(cast(RewiredCartPole, self.batch).states[0, 0], *self._size)

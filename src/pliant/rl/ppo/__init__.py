@@ -1,11 +1,11 @@
-"""PPO with the article's settings and today's, several agents at once, through the public methods that replace units.
+"""PPO with the settings of Dohare et al. (2024) and with today's: several agents at once, their units replaced by public methods.
 
 settings       every number, and the presets
 agents         `PPO`: collect, update, iterate; restart, save, load
-acting         the rollout that agents act out; networks, policies, activations, rollout: what they act by and fill
-learning       the update; advantages, loss, products, adam, normalisation: its parts
-unit_method    what replaces units, and what is asked of a method of one's own
-in_place       parameters that stay where they lie; saved: which state is refused
+acting         collects a rollout, with networks, policies, activations, rollout
+learning       the update, with advantages, loss, products, adam, normalization
+unit_method    the method that replaces units, and the interface of a method of your own
+in_place       parameters that stay at one place in memory; saved: which states are refused
 measures       dormant units, ranks, weights, entropy
 """
 

@@ -1,10 +1,10 @@
 """Acting: several agents, each in its own copies of the environment, until a rollout is full.
 
-The noise of actions is drawn for a whole rollout, from a stream that names the agent's seed and the rollout's number. So nothing
-of it need be saved, and an agent acts alike whoever acts beside it.
+The noise of actions is drawn for a whole rollout, from a random stream keyed by the agent's seed and the rollout's number. So no
+generator need be saved, and an agent's actions do not depend on the agents beside it.
 
-An agent of whom an observation, an action or a reward is not finite has diverged: its numbers are 0 from there on, in the world
-and in what is learned from, and no other agent notices.
+An agent with an observation, an action or a reward that is not finite has diverged: its numbers are 0 from there on, in the
+environment and in the rollout, and the other agents are not affected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pliant.rl.environments.base import Continuous, Environments, Flags, Floats, Transition
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import RunningMoments, normalised_observations
+from pliant.rl.ppo.normalization import RunningMoments, normalized_observations
 from pliant.rl.ppo.rollout import Rollout
 from pliant.rl.ppo.settings import Settings
 from pliant.streams import generator
@@ -43,7 +43,7 @@ class Episodes(NamedTuple):
 
 
 class RolloutCollector:
-    """What agents do in their environments, and what they remember of it."""
+    """Steps the environments with the agents' actions and stores the rollout."""
 
     def __init__(
         self, environments: Environments, networks: ActorCritic, settings: Settings, seeds: Sequence[int], dtype: Any
@@ -51,7 +51,7 @@ class RolloutCollector:
         agents, copies, size = environments.agents, environments.copies, environments.observation_size
         self.environments, self.networks, self.settings, self.seeds = environments, networks, settings, seeds
         self._dtype = dtype
-        raw = settings.normalise_observations
+        raw = settings.normalize_observations
         self.rollout = Rollout(agents, settings.rollout_steps, copies, size, environments.actions, dtype, raw=raw)
         self.number = 0  # of the rollout at hand, from 0
         self.diverged_at = np.full(agents, -1, np.int64)
@@ -72,7 +72,7 @@ class RolloutCollector:
         return (self.number * self.rollout.steps + self.rollout.filled) * self.environments.copies
 
     def collect(self, steps: int) -> Episodes:
-        """So many steps of every copy; the episodes that end."""
+        """Take `steps` steps in every copy; the episodes that ended."""
         self.networks.check_places()
         noise = self._noise = self._draw_noise() if self._noise is None else self._noise
         spread = self.networks.policy.spread()
@@ -86,7 +86,7 @@ class RolloutCollector:
         return Episodes.of(ended)
 
     def _step(self, noise: Array, spread: Array) -> Transition:
-        """One step of every copy, written down."""
+        """Take one step in every copy and store it in the rollout."""
         rollout, now = self.rollout, self.rollout.filled
         seen = self.seen(self.environments.observations)
         outputs = self.networks.actor.now(seen)
@@ -105,7 +105,7 @@ class RolloutCollector:
         return transition._replace(observations=observations, rewards=rewards)
 
     def greedy_actions(self, observations: Floats | None = None) -> Array:
-        """Means, or the likeliest of discrete actions, of observations (agents, n, size), or of what is seen now.
+        """Mean actions, or the most probable of discrete ones, for `observations` (agents, n, size), or for the current ones.
 
         (agents, n[, size]); 0 for agents that have diverged. Raises `ValueError` for observations of another shape.
         """
@@ -114,23 +114,23 @@ class RolloutCollector:
         given = ours if observations is None else np.asarray(observations, np.float64)
         if given.ndim != 3 or (len(given), given.shape[2]) != (len(ours), ours.shape[2]):
             raise ValueError(
-                f"likeliest_actions: observations are (agents, n, size) = ({len(ours)}, n, {ours.shape[2]}), got {given.shape}"
+                f"greedy_actions: observations are (agents, n, size) = ({len(ours)}, n, {ours.shape[2]}), got {given.shape}"
             )
         with np.errstate(over="ignore", invalid="ignore"):
             outputs = self.networks.actor.now(self.seen(given))
         return self._given(_without(self.has_diverged, self.networks.policy.likeliest(outputs)))
 
     def seen(self, observations: Floats) -> Array:
-        """What the networks are shown of them, (agents, copies, size)."""
-        if self.settings.normalise_observations:
-            observations = normalised_observations(observations, self.experience)
+        """The observations as input of the networks, (agents, copies, size): normalized where the settings say so."""
+        if self.settings.normalize_observations:
+            observations = normalized_observations(observations, self.experience)
         shown = observations.astype(self._dtype)
         if not self._all_well:
             shown[self.has_diverged] = 0.0
         return shown
 
     def _given(self, actions: Array) -> Array:
-        """What the environments are given."""
+        """The actions as input of the environments: float64, clipped where the settings say so."""
         space = self.environments.actions
         if not isinstance(space, Continuous):
             return actions
@@ -138,19 +138,19 @@ class RolloutCollector:
         return np.clip(wide, -space.limit, space.limit) if self.settings.clip_actions else wide
 
     def _finite(self, *found: Array) -> tuple[Array, ...]:
-        """Arrays (agents, ...) as they are, but 0 for agents that have diverged, or do so now."""
+        """The arrays (agents, ...), with 0 for agents that have diverged before or with these numbers."""
         if self._all_well and all(isfinite(flat @ flat) for flat in [each.reshape(-1) for each in found]):
             return found  # no element can be infinite or NaN where the sum of squares is neither
         self.diverge(~np.logical_and.reduce([np.isfinite(each).reshape(len(each), -1).all(1) for each in found]))
         return tuple(_without(self.has_diverged, each) for each in found)
 
     def diverge(self, broken: Flags) -> None:
-        """Note which agents broke at this step, (agents,)."""
+        """Note which agents diverged at this step, (agents,)."""
         self.diverged_at = np.where(~self.has_diverged & broken, self.steps, self.diverged_at)
         self._all_well = not self.has_diverged.any()
 
     def _end_episodes(self, over: Flags, transition: Transition) -> list[tuple[int, int, float, int]]:
-        """The episodes that ended in this step; the states that were cut short are kept for their values."""
+        """The episodes that ended in this step; the last states of truncated ones are kept, for their values."""
         places = [(agent, copy) for agent, copy in np.argwhere(over).tolist() if not self.has_diverged[agent]]
         ended = [(agent, self.steps, self._returns[agent, copy], self._lengths[agent, copy]) for agent, copy in places]
         self._returns[over], self._lengths[over] = 0.0, 0
@@ -168,13 +168,13 @@ class RolloutCollector:
         return np.stack([self.networks.policy.noise(draws, shape) for draws in streams]).astype(self._dtype)
 
     def forget_episodes(self) -> None:
-        """The environments have begun new episodes of themselves: those that they cut off are not told of."""
+        """For when the environments themselves began new episodes: those cut off are not reported."""
         self._returns[:], self._lengths[:] = 0.0, 0
 
     # -- between rollouts ---------------------------------------------------------------------------------------------
 
     def begin_rollout(self) -> None:
-        """The rollout at hand was learned from."""
+        """Begin the next rollout, after an update from the current one."""
         if self.rollout.raw is not None:
             self.experience.update(
                 np.where(self.has_diverged[:, None, None], 0.0, self.rollout.raw.reshape(*self._all_states))
@@ -189,7 +189,7 @@ class RolloutCollector:
         return agents, -1, size
 
     def states(self, last: int | None = None) -> Array:
-        """What the agents were shown in the last full rollout, (agents, n, size), the `last` n of them."""
+        """Inputs of the networks in the last full rollout, (agents, n, size), or the `last` n of them."""
         shown = self.rollout.observations.reshape(*self._all_states)
         return shown if last is None else shown[:, -last:]
 
@@ -207,7 +207,7 @@ class RolloutCollector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.environments.load_state_dict(state["environments"])  # first: they refuse what is of another world
+        self.environments.load_state_dict(state["environments"])  # first: they refuse a state of another environment
         self.number = int(state["number"])
         self.rollout.load_state_dict(state["rollout"])
         self.diverged_at = state["diverged_at"].copy()

@@ -1,7 +1,7 @@
 """Activation functions twice: for learning, in PyTorch, and for acting, in place on NumPy arrays.
 
-One state at a time, a network is a few small products, and the time goes into calling them: NumPy's calls cost less. A test
-holds the two equal.
+For one state at a time, a forward is a few small matrix products, whose time is the overhead of the calls: NumPy's is smaller. A
+test compares the two forms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Activation:
-    """One function in both forms. `nonnegative`: what comes out is never below 0."""
+    """One function in both forms. `nonnegative`: its values are never below 0."""
 
     learning: Callable[[Tensor], Tensor]
     acting: Callable[[NDArray[Any]], object]  # in place

@@ -1,10 +1,10 @@
-"""One Adam for all agents of a stack, of whom some may begin anew.
+"""One Adam for all agents of a stack, some of which may restart.
 
     m <- β1 m + (1 - β1) g,   v <- β2 v + (1 - β2) g²,   w <- w - α (m / (1 - β1^t)) / (sqrt(v / (1 - β2^t)) + ε)
 
-g includes `weight_decay` times w. PyTorch's Adam counts t for a whole parameter, which here belongs to all agents. Where an agent
-has begun later than the others, its step is taken again with a t of its own: m and v do not depend on t, so that this is what
-an Adam of its own would do, to rounding.
+g includes `weight_decay` times w. PyTorch's Adam counts t per parameter, which here belongs to all agents. Where an agent has
+restarted later than the others, its step is computed again with its own t: m and v do not depend on t, so the result is that of
+an Adam of its own, to rounding.
 
 Source: Kingma and Ba, ICLR 2015, algorithm 1.
 """
@@ -23,7 +23,7 @@ from pliant.rl.ppo.settings import Settings
 
 
 class StackedAdam:
-    """Steps the parameters of all agents; `optimizer` is what methods attach to."""
+    """Steps the parameters of all agents; methods attach to its `optimizer`."""
 
     def __init__(self, networks: ActorCritic, agents: int, settings: Settings) -> None:
         self._parameters = dict(networks.named_parameters())
@@ -36,7 +36,7 @@ class StackedAdam:
             fused=True,
         )
         self._settings = settings
-        self.count = 0  # what the optimizer counts
+        self.count = 0  # steps of the optimizer
         self.own = np.zeros(agents, np.int64)  # steps of each agent since it began
 
     def step(self) -> None:
@@ -50,7 +50,7 @@ class StackedAdam:
 
     @torch.no_grad()
     def _step_again(self, parameter: Tensor, old: Tensor, late: Any) -> None:
-        """The step of the late agents from their own counts."""
+        """The step of the agents that restarted later, computed from their own counts."""
         moments = self.optimizer.state[parameter]
         counts = torch.from_numpy(self.own[late]).double().view(-1, *[1] * (parameter.dim() - 1))
         first, second = ((1.0 - beta**counts).to(parameter.dtype) for beta in self._settings.betas)
@@ -58,7 +58,7 @@ class StackedAdam:
         parameter[late] = old - self._settings.step_size * (moments["exp_avg"][late] / first) / size
 
     def restart(self, agent: int) -> None:
-        """Forget all about an agent, as when it began."""
+        """Clear the moments and the count of an agent."""
         self.own[agent] = 0
         if not self.own.any():
             self.count = 0

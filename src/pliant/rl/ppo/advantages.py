@@ -1,12 +1,12 @@
-"""How much better an action was than expected: generalised advantage estimation.
+"""How much better an action was than expected: generalized advantage estimation.
 
     δ[t] = r[t] + γ v'[t] - v[t],     v'[t] = value of the state that followed, 0 where there is no future
     A[t] = δ[t] + γ λ A[t+1],         A[t+1] = 0 where the episode ended at t
 
-    γ  `discount`     λ  `trace_decay`     value targets: A + v, before A is normalised
+    γ  `discount`     λ  `trace_decay`     value targets: A + v, before A is normalized
 
-Source: Schulman et al., ICLR 2016. Normalised A: (A - mean) / (standard deviation + ε), with n - 1, as in Dohare et al., Nature
-632 (2024), where ε is 0; where the deviation is 0 or not a number, they are centred and not divided.
+Source: Schulman et al., ICLR 2016. Normalized A: (A - mean) / (standard deviation + ε), with n - 1, as in Dohare et al., Nature
+632 (2024), where ε is 0; where the deviation is 0 or not a number, they are centered and not divided.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def advantages(
     return found
 
 
-def normalised(raw: NDArray[np.float64], epsilon: float = 0.0) -> NDArray[np.float64]:
+def normalized(raw: NDArray[np.float64], epsilon: float = 0.0) -> NDArray[np.float64]:
     """Of mean 0 and standard deviation 1 along the last axis: (..., n) -> (..., n).
 
-    >>> normalised(np.array([1.0, 2.0, 3.0]))
+    >>> normalized(np.array([1.0, 2.0, 3.0]))
     array([-1.,  0.,  1.])
     """
-    centred = raw - raw.mean(-1, keepdims=True)
-    deviation = raw.std(-1, ddof=1, keepdims=True) if raw.shape[-1] > 1 else np.zeros_like(centred)
-    return np.divide(centred, deviation + epsilon, out=centred, where=deviation > 0)
+    centered = raw - raw.mean(-1, keepdims=True)
+    deviation = raw.std(-1, ddof=1, keepdims=True) if raw.shape[-1] > 1 else np.zeros_like(centered)
+    return np.divide(centered, deviation + epsilon, out=centered, where=deviation > 0)

@@ -1,13 +1,13 @@
 """PPO for several agents side by side, with units replaced as it learns.
 
     collect   every agent acts in its own copies of the environment until the rollout is full
-    update    it learns from what it saw, `epochs` passes in minibatches; after each gradient step units are replaced
+    update    the agents learn from the rollout, `epochs` epochs in minibatches; after each gradient step units are replaced
 
-The agents share their settings and differ in seed. An agent's numbers depend on its seed alone: to the bit while it acts, and in
-learning but for the rounding of sums, which stacks of different size may take in another order.
+The agents share their settings and differ in seed. An agent's numbers depend on its seed alone: to the bit while it acts, and to
+rounding while it learns, because stacks of different size may add up in another order.
 
 Source: Schulman et al., arXiv 1707.06347 (2017); with continual backpropagation, Dohare et al., Nature 632 (2024). Departures:
-`pliant.rl.ppo.settings`, whose presets say what is the article's.
+`pliant.rl.ppo.settings`, whose presets say which settings are Dohare et al.'s.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pliant.base.deprecation import renamed_attributes
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.engine.unit_reset import UnitReset
 from pliant.rl.environments.base import Environments, Floats
@@ -29,7 +30,7 @@ from pliant.rl.ppo.adam import StackedAdam
 from pliant.rl.ppo.learning import learn, prepared
 from pliant.rl.ppo.measures import measures, weight_change
 from pliant.rl.ppo.networks import ActorCritic
-from pliant.rl.ppo.normalisation import RunningMoments, discounted_sums, normalised_rewards
+from pliant.rl.ppo.normalization import RunningMoments, discounted_sums, normalized_rewards
 from pliant.rl.ppo.saved import refuse_other_state
 from pliant.rl.ppo.settings import Settings, preset
 from pliant.rl.ppo.unit_method import MethodMaker, lacking, unit_method
@@ -40,7 +41,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did, each (agents,)."""
+    """Losses and changes of an update, each (agents,)."""
 
     policy_loss: Floats  # mean over its minibatches
     value_loss: Floats
@@ -48,20 +49,21 @@ class Update:
     replaced: NDArray[np.int64]  # units, so far
 
 
+@renamed_attributes({"likeliest_actions": "greedy_actions"})
 class PPO:
-    """Agents of one setting, one for each seed, in the environments given.
+    """Several agents with the same settings, one per seed, in the given environments.
 
     Args:
-        environments: with as many agents as there are seeds. If they have a `padding`, so many numbers at the end of an
-            observation are always 0, and no time goes into multiplying them.
+        environments: with as many agents as there are seeds. If they have a `padding`, that many numbers at the end of an
+            observation are always 0, and are not multiplied.
         settings: see `pliant.rl.ppo.settings`; `preset("ppo-cbp")` and others, or the name of a preset.
-        seeds: one for each agent, of its weights, actions and minibatches; those of the environments where they have `seeds`.
-        dtype: of the networks; float32 or float64.
-        method: of one's own, instead of the settings': from the networks, their optimizer, the groups of units and the seeds,
-            what replaces units (`UnitMethod`). It is stepped, counted, saved and restarted with the agents.
+        seeds: one per agent, of its weights, actions and minibatches; by default those of the environments, where they have
+        `seeds`. dtype: of the networks; float32 or float64.
+        method: a function that makes a method of your own (`UnitMethod`) from the networks, their optimizer, the groups of
+            units and the seeds, instead of that of the settings. It is stepped, counted, saved and restarted with the agents.
 
     Raises `ValueError` if environments, seeds and settings do not fit together, and `TypeError` if the environments or the
-    method lack what is asked of them.
+    method lack part of their interface.
 
     >>> from pliant.rl.environments import RewiredCartPole
     >>> from pliant.rl.ppo import PPO, preset
@@ -108,17 +110,17 @@ class PPO:
 
     @property
     def steps(self) -> int:
-        """Of each agent so far, all of its copies counted."""
+        """Environment steps of each agent so far, summed over its copies."""
         return self.acting.steps
 
     @property
     def updates(self) -> int:
-        """Rollouts that were learned from."""
+        """Updates so far, one per rollout."""
         return self.acting.number
 
     @property
     def diverged_at(self) -> NDArray[np.int64]:
-        """The agent's step at which a number of it was not finite any more, (agents,); -1 where all is well."""
+        """The environment step at which an agent diverged (one of its numbers was not finite), (agents,); -1 where none has."""
         return self.acting.diverged_at.copy()
 
     # -- acting and learning ------------------------------------------------------------------------------------------
@@ -133,10 +135,10 @@ class PPO:
         return self.acting.rollout.full
 
     def collect(self, steps: int | None = None) -> Episodes:
-        """Act for at most so many steps of each copy, and no further than to the end of the rollout.
+        """Act for at most `steps` steps in each copy, and no further than to the end of the rollout.
 
-        Raises `RuntimeError` if the rollout is full: `update()` comes first; or if a parameter was put elsewhere in memory, as by
-        setting its `.data`, for acting would go on with the old one.
+        Raises `RuntimeError` if the rollout is full (`update()` comes first), or if a parameter was moved in memory, as by
+        setting its `.data`: acting would go on with the old one.
         """
         if self.full:
             raise RuntimeError("the rollout is full: call update() before collect()")
@@ -145,7 +147,7 @@ class PPO:
         return self.acting.collect(left if steps is None else min(steps, left))
 
     def update(self) -> Update:
-        """Learn from the full rollout, and begin the next. Raises `RuntimeError` if it is not full."""
+        """Learn from the full rollout and begin the next. Raises `RuntimeError` if the rollout is not full."""
         acting = self.acting
         if not self.full:
             raise RuntimeError(
@@ -166,27 +168,28 @@ class PPO:
         return Update(policy, value, weight_change(before, self.networks), self.replaced())
 
     def _rewards(self) -> Floats:
-        """Of the full rollout, as the agents take them, (steps, agents, copies)."""
+        """The rollout's rewards, normalized where the settings say so, (steps, agents, copies)."""
         rollout = self.acting.rollout
-        if not self.settings.normalise_rewards:
+        if not self.settings.normalize_rewards:
             return rollout.rewards
         sums, self._discounted = discounted_sums(
             rollout.rewards, rollout.ended, self._discounted, self.settings.discount
         )
         self._rewards_so_far.update(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))
-        return normalised_rewards(rollout.rewards, self._rewards_so_far)
+        return normalized_rewards(rollout.rewards, self._rewards_so_far)
 
     def _orders(self) -> NDArray[np.int64]:
-        """How each agent shuffles the rollout in each pass, (epochs, agents, states)."""
+        """The order of each agent's states in each epoch, (epochs, agents, states)."""
         states = self.settings.rollout_steps * self.environments.copies
         streams = [generator(seed, "minibatch order", self.updates) for seed in self.seeds]
         return np.array([[draws.permutation(states) for draws in streams] for _ in range(self.settings.epochs)])
 
     def greedy_actions(self, observations: Floats | None = None) -> NDArray[Any]:
-        """What the agents would do without noise, as their environments take it: for looking on, not for learning.
+        """Actions without exploration noise, in the form that `step` of the environments takes: for evaluation.
 
-        Of what they see now, or of `observations` (agents, n, size) of another world: actions (agents, n[, size]). Nothing is
-        changed by asking. To see how well agents do, step a second world: steps taken in their own are none that they learn from.
+        For the current observations, or for `observations` (agents, n, size) of evaluation environments: actions
+        (agents, n[, size]). The agents are not changed. To evaluate them, step environments of their own: stepping the training
+        environments by hand would take steps that the agents do not learn from.
         """
         return self.acting.greedy_actions(observations)
 
@@ -197,7 +200,7 @@ class PPO:
         return np.array([group["replaced"] for group in self.method.stats().values()], np.int64).sum(axis=0)
 
     def measures(self, states: int | None = 1000) -> dict[str, NDArray[np.float64]]:
-        """How the networks do on the last so many states of the rollout just learned from: `pliant.rl.ppo.MEASURES`.
+        """Measures of the networks (`pliant.rl.ppo.MEASURES`) on the last `states` states of the rollout just learned from.
 
         Raises `RuntimeError` at any other time than after `update()`, when that rollout is no longer there.
         """
@@ -214,12 +217,12 @@ class PPO:
     # -- beginning anew -----------------------------------------------------------------------------------------------
 
     def restart(self, agents: Iterable[int] | None = None) -> None:
-        """New networks, and an Adam that has seen nothing, for some of the agents, or all: between two rollouts.
+        """Give some agents, or all, new networks and an Adam without state: between two rollouts.
 
-        An agent's new first weights are looked up by its seed and how often it was restarted. One that has diverged stays so.
-        Raises `RuntimeError` amid a rollout; `ValueError` for an agent that is not there, or if a part of them is named and
-        units are replaced by continual backprop or a method of your own, which remember all agents' units together, or with
-        optimizer_state="fresh", where fresh units count steps of their own and an agent that begins later cannot.
+        An agent's new initial weights are drawn from its seed and the number of its restarts. An agent that has diverged stays
+        diverged. Raises `RuntimeError` amid a rollout, and `ValueError` for an unknown agent. Also raises `ValueError` where only
+        some agents are named and units are replaced by continual backprop or a method of your own, whose state is shared by all
+        agents, or with optimizer_state="fresh", which counts steps per fresh unit, so that an agent restarted alone cannot.
         """
         self._between_rollouts("restart()")
         chosen = sorted(range(len(self.seeds)) if agents is None else set(map(index, agents)))
@@ -253,9 +256,9 @@ class PPO:
             )
 
     def forget_episodes(self) -> None:
-        """For after a call that began new episodes in all environments, as for a new task: those cut off are not told of.
+        """Call this after beginning new episodes in all environments, as for a new task: those cut off are not reported.
 
-        Raises `RuntimeError` amid a rollout, which would go on across the cut.
+        Raises `RuntimeError` amid a rollout, which would continue across the cut.
         """
         self._between_rollouts("forget_episodes()")
         self.acting.forget_episodes()
@@ -264,7 +267,7 @@ class PPO:
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that what follows depends on, as tensors, arrays, numbers, strings, and mappings of these."""
+        """Everything that the next step depends on, as tensors, arrays, numbers, strings, and mappings of these."""
         return {
             "format": FORMAT,
             "settings": self.settings.as_dict(),
@@ -281,7 +284,7 @@ class PPO:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`, to the bit.
 
-        Raises `ValueError`, and leaves all as it was, if it is of another format, settings, seeds, shape, dtype or world.
+        Raises `ValueError`, and changes nothing, if format, settings, seeds, shapes, dtype or environments differ.
         """
         here, measurable = self.state_dict(), self._measurable
         refuse_other_state(state, here)
@@ -314,7 +317,7 @@ class PPO:
     def load(self, path: StrPath) -> None:
         """Go on from what `save` wrote, to the bit, in a PPO of the same settings, seeds and environments.
 
-        Nothing in the file is run. Raises `ValueError`, and leaves all as it was, where it is of others, or damaged.
+        Nothing in the file is executed. Raises `ValueError`, and changes nothing, where they differ or the file is damaged.
         """
         self.load_state_dict(load_state(path))
 

@@ -1,7 +1,7 @@
-"""Parameters that stay where they lie: NumPy acts by them there, and Adam and the methods write to them there.
+"""Parameters that stay at one place in memory: NumPy reads them there to act, Adam and the methods write to them there.
 
-So a module of these is neither copied nor pickled, changes neither dtype nor device, and notices when a parameter of it was put
-elsewhere, as `parameter.data = ...` does.
+So a module of these is neither copied nor pickled, changes neither dtype nor device, and detects that a parameter was moved, as
+`parameter.data = ...` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class InPlace(nn.Module):
     """Raises `TypeError` instead of being copied or pickled, or of changing dtype or device."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `.to()`, `.double()` and their like come to. It is tried out first, so that a refusal changes nothing."""
+        """Called by `.to()` and `.double()`. `fn` is tried on an empty tensor first, so that a refusal changes nothing."""
         here = next(self.parameters())
         there = fn(torch.empty(0, dtype=here.dtype, device=here.device))
         if (there.dtype, there.device) != (here.dtype, here.device):

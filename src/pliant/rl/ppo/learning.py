@@ -1,10 +1,10 @@
-"""One update: what a rollout showed, learned in minibatches.
+"""One update: learning from a rollout, in minibatches.
 
-    1  values of all states, from the critic as it is
+    1  values of all states, from the critic before the update
     2  advantages and value targets
-    3  `epochs` times: shuffle, then one step of Adam for each minibatch; after each, units are replaced
+    3  `epochs` times: shuffle, then one step of Adam per minibatch; after each, units are replaced
 
-Each agent shuffles in its own order, which is looked up by its seed and the number of the rollout.
+Each agent shuffles in its own order, from a random stream keyed by its seed and the number of the rollout.
 
 Source: Schulman et al., arXiv 1707.06347 (2017), algorithm 1; Dohare et al., Nature 632 (2024), methods.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pliant.rl.environments.base import Floats
 from pliant.rl.ppo.adam import StackedAdam
-from pliant.rl.ppo.advantages import advantages, normalised
+from pliant.rl.ppo.advantages import advantages, normalized
 from pliant.rl.ppo.loss import Losses, Minibatch, clip_gradients, losses
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.rollout import Rollout
@@ -34,7 +34,8 @@ def prepared(
 ) -> Minibatch:
     """A full rollout as one batch of (agents, steps * copies).
 
-    `rewards` (steps, agents, copies) are as the agents take them; `last` (agents, copies, size) is what they see now.
+    `rewards` (steps, agents, copies) are normalized where the settings say so; `last` (agents, copies, size) are the networks'
+    inputs after the rollout.
     """
     values = _values(networks, rollout.observations)
     next_values = np.concatenate([values[1:], _values(networks, last[:, None])])
@@ -46,8 +47,8 @@ def prepared(
     raw = advantages(rewards, values, next_values, bootstrap, ended, settings.discount, settings.trace_decay)
     targets = _agent_first(raw + values)
     flat = _agent_first(raw)
-    if settings.normalise_advantages == "batch":
-        flat = normalised(flat, settings.advantage_epsilon)
+    if settings.normalize_advantages == "batch":
+        flat = normalized(flat, settings.advantage_epsilon)
     observations, actions, outputs = (
         torch.from_numpy(each).flatten(1, 2) for each in (rollout.observations, rollout.actions, rollout.outputs)
     )

@@ -1,4 +1,4 @@
-"""What PPO makes small, for each agent of a stack.
+"""PPO's loss, for each agent of a stack.
 
     ratio = π(a|s) / π_old(a|s)
     L = mean max(-ratio A, -clip(ratio, 1 - ε, 1 + ε) A)  +  c mean (target - v)²  -  e mean entropy
@@ -20,7 +20,7 @@ from pliant.rl.ppo.settings import Settings
 
 
 class Minibatch(NamedTuple):
-    """States of every agent, (agents, n, ...), and what was found about them before the update."""
+    """States of every agent, (agents, n, ...), with their actions, and advantages and targets computed before the update."""
 
     observations: Tensor
     actions: Tensor
@@ -59,12 +59,12 @@ def losses(networks: ActorCritic, batch: Minibatch, settings: Settings) -> Losse
 
 
 def _advantages(batch: Minibatch, settings: Settings) -> Tensor:
-    """Normalised within the minibatch where that is asked for."""
-    if settings.normalise_advantages != "minibatch":
+    """Normalized within the minibatch where the settings say so."""
+    if settings.normalize_advantages != "minibatch":
         return batch.advantages
-    centred = batch.advantages - batch.advantages.mean(-1, keepdim=True)
-    deviation = centred.square().sum(-1, keepdim=True).div(max(centred.shape[-1] - 1, 1)).sqrt()
-    return torch.where(deviation > 0, centred / (deviation + settings.advantage_epsilon), centred)
+    centered = batch.advantages - batch.advantages.mean(-1, keepdim=True)
+    deviation = centered.square().sum(-1, keepdim=True).div(max(centered.shape[-1] - 1, 1)).sqrt()
+    return torch.where(deviation > 0, centered / (deviation + settings.advantage_epsilon), centered)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""How the agents' networks do on states that they have just been in, one number an agent.
+"""Measures of plasticity of the agents' networks, on states of the last rollout: one number per agent.
 
 Source: Dohare et al., Nature 632 (2024), methods, from the measures of `pliant.diagnostics`: dormant units are those of
-`dormant_by_firing` in the mean of the hidden layers, ranks are of the actor's last hidden layer, the magnitude is of the matrix
-that enters it. A layer of which no unit fires on any of the states has rank 0 by both, so that a mean over agents can be below 1.
+`dormant_by_firing`, averaged over the hidden layers; ranks are of the actor's last hidden layer; the weight magnitude is of that
+layer's incoming matrix. A layer in which no unit fires on any of the states has rank 0 by both, so that a mean over agents can be
+below 1.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     actor    observation - hidden - ... - hidden - mean of the action, or a logit for each action
     critic   observation - hidden - ... - hidden - value
 
-Two separate networks of an agent, all weights uniform in [-bound, bound] with the bound of `pliant.base.initial` ("lecun":
-sqrt(3 / fan_in)), the output layers' included, biases 0. Each agent's first weights are drawn from its own seed in float64: they
-depend neither on the stack nor on the dtype.
+An agent has two separate networks. All weights, those of the output layers included, are initialized uniformly in [-bound, bound]
+with the bound of `pliant.base.initial` ("lecun": sqrt(3 / fan_in)); biases are 0. Each agent's initial weights are drawn from its
+own seed in float64: they depend neither on the stack nor on the dtype.
 
 Source: Dohare et al., Nature 632 (2024), methods.
 """
@@ -37,9 +37,9 @@ Array: TypeAlias = NDArray[Any]
 
 
 class Layer(StackedLinear):
-    """`StackedLinear` that learns faster.
+    """`StackedLinear` with a faster forward and backward.
 
-    `rectified`: a ReLU follows within it. Of its inputs, only the first `used` are ever other than 0.
+    `rectified`: a ReLU is applied to its outputs. Of its inputs, only the first `used` are ever other than 0.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Layer(StackedLinear):
 class Stack(InPlace):
     """One multilayer perceptron for each agent: (agents, n, inputs) -> (agents, n, outputs).
 
-    The last `padding` inputs are always 0, and are not multiplied; their weights are there, count in fan_in and decay.
+    The last `padding` inputs are always 0, and are not multiplied; their weights exist, count in fan_in and decay.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Stack(InPlace):
         return self
 
     def moved(self) -> list[str]:
-        """Parameters that are no longer where NumPy looks."""
+        """Names of the parameters that are no longer where NumPy's views are."""
         now = zip(self.named_parameters(), self._places, strict=True)
         return [name for (name, parameter), place in now if parameter.data_ptr() != place]
 
@@ -156,7 +156,7 @@ class ActorCritic(InPlace):
         return {"actor": self.actor, "critic": self.critic}
 
     def check_places(self) -> None:
-        """Raise `RuntimeError` where the agents would act by old weights: a parameter was put elsewhere in memory."""
+        """Raise `RuntimeError` where a parameter was moved in memory, so that the agents would act by old weights."""
         for name, stack in self.stacks().items():
             for parameter in stack.moved():
                 raise RuntimeError(
@@ -171,7 +171,7 @@ class ActorCritic(InPlace):
 
     @torch.no_grad()
     def redraw(self, agent: int, seed: int, life: int) -> None:
-        """The weights that a seed's agent begins its `life` with; 0 is the first."""
+        """Draw the initial weights of an agent: those after `life` restarts."""
         self.policy.restart(agent)
         for name, stack in self.stacks().items():
             layers = stack.linears()
@@ -184,7 +184,7 @@ class ActorCritic(InPlace):
                 layer.bias[agent] = 0.0
 
     def groups(self) -> list[UnitGroup]:
-        """The units of every hidden layer, actor's and critic's, and what reads them."""
+        """The hidden units of actor and critic, one group per layer."""
         return [
             UnitGroup(
                 name=f"{name}.{number}",

@@ -1,10 +1,10 @@
-"""Actions from what the actor says, and how likely they were.
+"""Policies: actions from the actor's outputs, and their log-probabilities.
 
     Gaussian   a = mean + exp(log_std) x,  x normal             log π = Σ -((a - mean) / std)² / 2 - log_std - log(2π) / 2
     Softmax    a = argmax(logit + x),      x Gumbel             log π = log softmax(logits)[a]
 
-The noise x is drawn for a whole rollout ahead, from a stream that names the agent's seed and the rollout. `log_std` is free, one
-for each size of the action, the same in all states. Gumbel noise makes the largest sum a draw from the softmax.
+The noise x is drawn ahead for a whole rollout, from a random stream keyed by the agent's seed and the rollout. `log_std` is a
+free parameter, one per dimension of the action, the same in all states. With Gumbel noise, the argmax is a draw from the softmax.
 
 Source: Dohare et al., Nature 632 (2024), for the Gaussian; Gumbel (1954) for the other.
 """
@@ -23,7 +23,7 @@ HALF_LOG_2PI = 0.5 * log(2.0 * pi)
 
 
 class Gaussian(nn.Module):
-    """Vectors, independent normal numbers around the actor's means."""
+    """Vectors of independent normal numbers around the actor's means."""
 
     def __init__(self, agents: int, size: int, start: float, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,16 +1,16 @@
-"""x W^T + b for each agent of a stack, and its gradients, as fast as the processor can.
+"""x W^T + b for each agent of a stack, and its gradients, fast on CPUs.
 
     y[s] = x[s] W[s]^T + b[s]        dx[s] = dy[s] W[s]        dW[s] = dy[s]^T x[s]        db[s] = Σ dy[s]
     rectified: y = max(y, 0), dy = 0 where y is 0
 
-Two ways. *Batched* products are what small networks ask for. For large ones in float32, each agent's goes to oneDNN, which
-PyTorch ships and uses for convolutions, while it leaves products to MKL. Measured on an AMD EPYC with AVX-512, one thread, 128 x
-256 x 256: 130 to 180 GFLOP/s against 70 to 90. The operator that reaches it, `_linear_pointwise`, is the one that `torch.compile`
-emits; where a PyTorch has none, or oneDNN is switched off (`torch.backends.mkldnn.enabled`), products are batched. A test holds
-the two equal.
+Two implementations. Small products are *batched*. For large ones in float32, each agent's product is computed by oneDNN, which
+PyTorch ships and uses for convolutions, while it computes products with MKL. Measured on an AMD EPYC with AVX-512, one thread,
+128 x 256 x 256: 130 to 180 GFLOP/s with oneDNN, 70 to 90 with MKL. The operator, `_linear_pointwise`, is the one that
+`torch.compile` emits; where a PyTorch has none, or oneDNN is switched off (`torch.backends.mkldnn.enabled`), products are
+batched. A test compares the two.
 
-Gradients of weights come in the weights' own memory order: autograd's, of W^T, has its last axes swapped and is copied at every
-step, for a quarter of an update's time.
+Gradients of weights have the weights' own memory order: autograd's, of W^T, has its last axes swapped and would be copied at
+every step, which takes a quarter of an update's time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-LARGE = 1 << 21  # multiplications of one product, from which on a call of its own is worth it
+LARGE = 1 << 21  # multiplications of one product, from which on a separate call is faster
 NARROW = 64  # rows and columns, likewise
 
 
@@ -68,7 +68,7 @@ class _Affine(torch.autograd.Function):
 
 
 def _one_product(x: Tensor, weight: Tensor) -> Callable[..., Tensor] | None:
-    """What multiplies one agent's matrices: oneDNN's operator; None where batched products serve better."""
+    """oneDNN's operator, which multiplies one agent's matrices; None where batched products are faster."""
     large = x.shape[1] * weight.shape[1] * weight.shape[2] >= LARGE and min(*x.shape[1:], *weight.shape[1:]) >= NARROW
     whole = x[0].is_contiguous() and weight.is_contiguous()  # some others it computes a hundred times slower
     if not large or not whole or x.dtype != torch.float32 or not torch.backends.mkldnn.enabled:

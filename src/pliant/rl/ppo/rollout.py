@@ -1,7 +1,8 @@
-"""What agents saw and did since they last learned.
+"""The rollout: observations, actions and rewards since the last update.
 
-Observations, actions and the actor's outputs are kept agent first, as learning reads them, (agents, steps, copies, ...); rewards
-and ends step first, as advantages are computed, (steps, agents, copies). `raw` are observations before they were normalised.
+Observations, actions and the actor's outputs are stored agent first, as learning needs them, (agents, steps, copies, ...);
+rewards and ends of episodes step first, as advantages need them, (steps, agents, copies). `raw` are observations before
+normalization.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pliant.rl.environments.base import ActionSpace, Continuous, Flags
 
 
 class Rollout:
-    """Room for `steps` steps of every copy; `filled` of them are there."""
+    """A buffer for `steps` steps of every copy, of which `filled` are stored."""
 
     _step_first = ("rewards", "terminated", "truncated")
 
@@ -54,7 +55,7 @@ class Rollout:
         return self.terminated | self.truncated
 
     def clear(self) -> None:
-        """Begin anew; what was there can be read until it is written over."""
+        """Begin anew; stored steps can be read until they are overwritten."""
         self.filled = 0
         self.cut.clear()
 

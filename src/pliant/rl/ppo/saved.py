@@ -1,4 +1,4 @@
-"""Whether a saved state is of the agents that are to go on from it: asked before anything of it is taken in."""
+"""The check that a saved state fits the agents that are to load it, made before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-State = Mapping[str, Any]
+from pliant.rl.ppo.settings import RENAMED
+
+StateDict = Mapping[str, Any]
 
 
-def refuse_other_state(state: State, here: State) -> None:
+def refuse_other_state(state: StateDict, here: StateDict) -> None:
     """Raise `ValueError` where two states differ in what cannot change while agents learn."""
     missing = [name for name in here if name not in state]
     if missing:
@@ -20,10 +22,11 @@ def refuse_other_state(state: State, here: State) -> None:
             raise ValueError(f"this state was saved with {what} {saved}; here it is {ours}")
 
 
-def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
-    """What, as saved, and as it is here; the format first, for the rest is read by it."""
+def _compared(state: StateDict, here: StateDict) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value in the saved state, value here; the format first, because it says how to read the rest."""
     yield "format", state["format"], here["format"]
-    yield "settings", *_differing(state["settings"], here["settings"])
+    settings: StateDict = state["settings"]
+    yield "settings", *_differing({RENAMED.get(name, name): settings[name] for name in settings}, here["settings"])
     yield "seeds", state["seeds"], here["seeds"]
     yield "replacement of units", *_replacing(state, here)
     saved: Mapping[str, Tensor] = state["parameters"]
@@ -34,7 +37,7 @@ def _compared(state: State, here: State) -> Iterator[tuple[str, Any, Any]]:
     yield "copies", state["acting"]["lengths"].shape[1], here["acting"]["lengths"].shape[1]
 
 
-def _replacing(state: State, here: State) -> tuple[str, str]:
+def _replacing(state: StateDict, here: StateDict) -> tuple[str, str]:
     """None is no method, and a method's state may be empty; earlier states were empty where there was none."""
     saved, ours = state["method"], here["method"]
     if saved == {} and ours != {}:
@@ -42,8 +45,8 @@ def _replacing(state: State, here: State) -> tuple[str, str]:
     return "off" if saved is None else "on", "off" if ours is None else "on"
 
 
-def _differing(saved: State, ours: State) -> tuple[str, str]:
-    """Of two groups of settings, those that differ."""
+def _differing(saved: StateDict, ours: StateDict) -> tuple[str, str]:
+    """The settings that differ, as text: saved, and here."""
     names = [name for name in {**ours, **saved} if saved.get(name, "absent") != ours.get(name, "absent")]
     told = [", ".join(f"{name}={each.get(name, 'absent')!r}" for name in names) for each in (saved, ours)]
     return told[0], told[1]

@@ -1,16 +1,17 @@
-"""What an agent is: every number of PPO under one name, and the presets.
+"""PPO's settings, and the presets.
 
-What each is called elsewhere, and what the presets take, in tables: docs/ppo.md.
+The tables of docs/ppo.md say what each setting is called in other libraries, and its value in each preset.
 
-All presets but `modern` are those of Dohare et al., Nature 632 (2024), as their code runs: Adam keeps the moments of replaced
-units, a replaced unit's mean is not handed over, counts are drawn, a time limit ends an episode like a fall, the environment is
-given the action as it was drawn, nothing is normalised but advantages. That code pads the ant's observations to 111 with zeros,
-which is the environment's to do.
+All presets but `modern` are those of Dohare et al., Nature 632 (2024), as their released code runs: Adam keeps the moments of
+replaced units, a replaced unit's mean is not handed over, counts are drawn, a time limit ends an episode like a fall, actions are
+not clipped before they are given to the environment, nothing is normalized but advantages. That code pads the ant's observations
+to 111 with zeros; here this is an option of the environment.
 
-`modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalised
-observations and rewards, the value of the last state where a time limit cuts, clipped actions, advantages normalised in each
-minibatch, gradients of at most norm 0.5. Its numbers are theirs or the article's, but for `value_weight`: 0.5 of the squared
-error is Stable-Baselines3's. Theirs, and CleanRL's, is 0.5 of half the square, which would be 0.25 here. No search was made.
+`modern` is what PPO has become since (Huang et al., "The 37 implementation details of PPO", ICLR blog track, 2022): normalized
+observations and rewards, bootstrapping from the last state at a time limit, clipped actions, advantages normalized in each
+minibatch, gradients of at most norm 0.5. Its numbers are those of Huang et al. or of Dohare et al., but for `value_weight`: 0.5
+of the squared error is Stable-Baselines3's. Huang et al.'s, and CleanRL's, is 0.5 of half the square, which would be 0.25 here.
+No search was made.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from types import NoneType
 from typing import Any, Literal, cast, get_args
 
 from pliant.base.choices import did_you_mean
+from pliant.base.deprecation import renamed_arguments, renamed_attributes
 from pliant.base.initial import INITS
 from pliant.engine.optimizer_state import Policy
 from pliant.engine.select import Count
@@ -31,40 +33,49 @@ from pliant.rl.ppo.activations import ACTIVATIONS
 
 Method = Literal["none", "cbp", "redo"]
 TimeLimit = Literal["terminal", "bootstrap"]
-Normalise = Literal["none", "minibatch", "batch"]
+Normalize = Literal["none", "minibatch", "batch"]
+RENAMED = {  # settings of the version before -> of this
+    "normalise_advantages": "normalize_advantages",
+    "normalise_observations": "normalize_observations",
+    "normalise_rewards": "normalize_rewards",
+}
 
 
+@renamed_arguments(RENAMED)
+@renamed_attributes(RENAMED)
 @dataclass(frozen=True)
 class Settings:
-    """PPO's settings; the defaults are the article's standard PPO.
+    """PPO's settings; the defaults are the standard PPO of Dohare et al. (2024).
 
-    Raises `ValueError` for what cannot be, or would do nothing, and `TypeError` for what is of another type.
+    Raises `ValueError` for a value out of range and for a setting that would have no effect, `TypeError` for a wrong type.
 
     >>> Settings(hidden=(64, 64), step_size=1e-3).minibatch_size
     128
     """
 
     rollout_steps: int = 2048  # steps of each copy of the environment between updates
-    epochs: int = 10  # passes over a rollout
-    minibatch_size: int = 128  # states, of one agent; divides a rollout's
+    epochs: int = 10  # per rollout
+    minibatch_size: int = 128  # states of one agent; divides the states of a rollout
     hidden: tuple[int, ...] = (256, 256)  # units of the actor's layers, and of the critic's
     activation: str = "relu"
-    init: str = "lecun"  # of all weights, those of the output layers and of fresh units included; biases start at 0
-    log_std: float = 0.0  # where the logarithm of the standard deviation of continuous actions starts
+    init: str = (
+        "lecun"  # distribution of all initial weights, output layers and fresh units included; biases start at 0
+    )
+    log_std: float = 0.0  # initial logarithm of the standard deviation of continuous actions
 
     discount: float = 0.99  # γ
     trace_decay: float = 0.95  # λ
     clip: float = 0.2  # of the probability ratio, ε
     value_weight: float = 1.0  # of the squared value error in the loss
     entropy_weight: float = 0.0
-    normalise_advantages: Normalise = "batch"  # over the rollout, over each minibatch, or not
+    normalize_advantages: Normalize = "batch"  # over the rollout, over each minibatch, or not
     advantage_epsilon: float = 0.0  # added to their standard deviation
-    max_gradient_norm: float | None = None  # of each agent; None does not clip
-    time_limit: TimeLimit = "terminal"  # what follows the last state before a time limit: nothing, or its value
+    max_gradient_norm: float | None = None  # per agent; None does not clip
+    time_limit: TimeLimit = "terminal"  # value of the last state before a time limit: 0, or the critic's ("bootstrap")
 
-    normalise_observations: bool = False
-    normalise_rewards: bool = False
-    clip_actions: bool = False  # to the motors' limits, before the environment sees them
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
+    clip_actions: bool = False  # to the motors' limits, before they are given to the environment
 
     step_size: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -77,7 +88,7 @@ class Settings:
     decay_rate: float = 0.99  # cbp: of running averages
     utility: str = "contribution"  # cbp
     count: Count = "bernoulli"  # cbp
-    hand_over_mean: bool = False  # cbp: move a replaced unit's mean contribution into what it fed
+    hand_over_mean: bool = False  # cbp: add a replaced unit's mean contribution to the biases of its consumers
     tau: float = 0.1  # redo: share of the layer's mean activity
     period: int = 100  # redo: gradient steps
     optimizer_state: Policy = "keep"  # cbp, redo: what Adam keeps of replaced units
@@ -115,7 +126,7 @@ class Settings:
         self._check_readers()
 
     def _check_readers(self) -> None:
-        """Raise for a setting that the method does not read, unless it is as by default."""
+        """Raise for a setting that the method does not use, unless it has its default."""
         for field in fields(self):
             readers = READ_BY.get(field.name)
             if readers and self.method not in readers and getattr(self, field.name) != field.default:
@@ -123,8 +134,8 @@ class Settings:
                     f"Settings: {field.name} = {getattr(self, field.name)!r} is read by method {' or '.join(readers)}, not "
                     f"{self.method}: leave it out, or change the method"
                 )
-        if self.normalise_advantages == "none" and self.advantage_epsilon:
-            raise ValueError("Settings: advantage_epsilon needs normalise_advantages='batch' or 'minibatch'")
+        if self.normalize_advantages == "none" and self.advantage_epsilon:
+            raise ValueError("Settings: advantage_epsilon needs normalize_advantages='batch' or 'minibatch'")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,12 +154,12 @@ def _check_type(name: str, value: object, kind: Any, wanted: str) -> None:
 
 
 def _is_a(kind: Any, value: object) -> bool:
-    """Whether it is one, where True and False are no numbers."""
+    """Whether `value` is of that kind, where True and False are no numbers."""
     return isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object))
 
 
 def _row(name: str, value: object, kind: type, wanted: str) -> tuple[Any, ...]:
-    """As a tuple, which can be hashed; a list is welcome."""
+    """`value` as a tuple, which can be hashed; a list is accepted."""
     held = tuple(cast(Iterable[Any], value)) if isinstance(value, Iterable) else (None,)
     if not all(_is_a(kind, each) for each in held):
         raise TypeError(f"Settings: {name} must be {wanted}, got {value!r}")
@@ -163,7 +174,7 @@ def _check(settings: Settings, name: str, fits: bool, wanted: str) -> None:
 _CHOICES: Mapping[str, Sequence[str]] = {
     "activation": tuple(ACTIVATIONS),
     "init": INITS,
-    "normalise_advantages": get_args(Normalise),
+    "normalize_advantages": get_args(Normalize),
     "time_limit": get_args(TimeLimit),
     "method": get_args(Method),
     "utility": tuple(UTILITIES),
@@ -189,7 +200,7 @@ ELSEWHERE: Mapping[str, str] = {  # what Stable-Baselines3, CleanRL and papers c
     **dict.fromkeys(("net_arch", "policy_kwargs", "hidden_sizes"), "hidden"),
     **dict.fromkeys(("gae_lambda", "lam"), "trace_decay"),
     **dict.fromkeys(("clip_range", "clip_coef", "clip_eps"), "clip"),
-    **dict.fromkeys(("normalize_advantage", "norm_adv"), "normalise_advantages"),
+    **dict.fromkeys(("normalize_advantage", "norm_adv"), "normalize_advantages"),
     **dict.fromkeys(("l2", "l2_weight"), "weight_decay"),
     "activation_fn": "activation",
     "log_std_init": "log_std",
@@ -198,8 +209,8 @@ ELSEWHERE: Mapping[str, str] = {  # what Stable-Baselines3, CleanRL and papers c
     "ent_coef": "entropy_weight",
     "max_grad_norm": "max_gradient_norm",
     "eps": "adam_epsilon",
-    "norm_obs": "normalise_observations",
-    "norm_reward": "normalise_rewards",
+    "norm_obs": "normalize_observations",
+    "norm_reward": "normalize_rewards",
 }
 
 _TUNED = Settings(betas=(0.99, 0.99))
@@ -213,11 +224,11 @@ PRESETS: Mapping[str, Settings] = {
         step_size=3e-4,
         value_weight=0.5,
         max_gradient_norm=0.5,
-        normalise_advantages="minibatch",
+        normalize_advantages="minibatch",
         advantage_epsilon=1e-8,
         time_limit="bootstrap",
-        normalise_observations=True,
-        normalise_rewards=True,
+        normalize_observations=True,
+        normalize_rewards=True,
         clip_actions=True,
         weight_decay=1e-4,
         method="cbp",
@@ -229,7 +240,7 @@ PRESETS: Mapping[str, Settings] = {
 
 
 def preset(name: str, **changes: Any) -> Settings:
-    """The preset of that name, with changes. Raises `ValueError` for an unknown name or setting, saying which may be meant.
+    """The preset of that name, with changes. Raises `ValueError` for an unknown name or setting, naming the nearest.
 
     >>> preset("ppo-cbp", replacement_rate=1e-3).betas
     (0.99, 0.99)
@@ -238,5 +249,6 @@ def preset(name: str, **changes: Any) -> Settings:
     for change in changes:
         if change in ELSEWHERE:
             raise ValueError(f"PPO: setting '{change}' is called {ELSEWHERE[change]} here (all of them: docs/ppo.md)")
-        _check_choice("setting", change, tuple(field.name for field in fields(Settings)), likeness=0.65)
+        if change not in RENAMED:
+            _check_choice("setting", change, tuple(field.name for field in fields(Settings)), likeness=0.65)
     return replace(PRESETS[name], **cast(Any, changes))

@@ -1,4 +1,4 @@
-"""What replaces units of actors and critics while they learn: a public method on the engine's run axis, or one's own."""
+"""The method that replaces units of actors and critics: continual backprop or ReDo on the engine's run axis, or a user's own."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pliant.units import UnitGroup
 
 
 class UnitMethod(Protocol):
-    """What PPO asks of a method."""
+    """The interface that PPO needs of a method."""
 
     def step(self) -> None:
         """Called after each step of Adam."""
         ...
 
     def stats(self) -> Mapping[str, Mapping[str, Any]]:
-        """For each group of units, by any name: "replaced", how many so far, one number an agent."""
+        """For each group of units, by any name: "replaced", the units replaced so far, one number per agent."""
         ...
 
     def restart(self) -> None:
-        """All agents have new networks, and Adam has seen nothing."""
+        """Called when all agents have new networks and Adam has no state."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on: tensors, arrays, numbers, strings, and mappings and lists of these."""
+        """Everything that the next step depends on: tensors, arrays, numbers, strings, and mappings and lists of these."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on from there. Raises `ValueError` for a state that does not fit."""
+        """Go on from that state. Raises `ValueError` for a state that does not fit."""
         ...
 
 
@@ -49,7 +49,7 @@ def unit_method(
     seeds: Sequence[int],
     own: MethodMaker | None = None,
 ) -> UnitMethod | None:
-    """What replaces units, of actors and critics alike; its `step()` is called after each gradient step."""
+    """The method that replaces units of actors and critics; its `step()` is called after each gradient step."""
     if own is not None:
         return _own(own, networks, optimizer, settings, seeds)
     if settings.method == "cbp":
@@ -95,5 +95,5 @@ def _own(
 
 
 def lacking(given: object, protocol: type) -> list[str]:
-    """Names of a protocol that it does not have."""
+    """The names of `protocol` that `given` lacks."""
     return [name for name in vars(protocol) if not name.startswith("_") and not hasattr(given, name)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from pliant.units.models import operation_name, tensors_in
-from pliant.units.trace.record import Record
+from pliant.units.trace.record import TraceRecord
 from pliant.units.trace.shadows import Arrays
 
 
@@ -22,7 +22,7 @@ from pliant.units.trace.shadows import Arrays
 class Call:
     """An ATen operation with its arguments and result."""
 
-    record: Record
+    record: TraceRecord
     op: OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]

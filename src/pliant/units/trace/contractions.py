@@ -24,7 +24,7 @@ from pliant.units.trace.call import Call
 from pliant.units.trace.elementwise import pointwise
 from pliant.units.trace.labels import NONE, by_group, compress, distinct, uniform
 from pliant.units.trace.lanes import Lanes, lanes
-from pliant.units.trace.record import Product, Record
+from pliant.units.trace.record import Product, TraceRecord
 from pliant.units.trace.shadows import Arrays
 from pliant.units.trace.taps import find_tap
 
@@ -179,7 +179,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
         record.take_mean(product, call.output, -1, bias)
 
 
-def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tuple[Fate, Tensor]]:
+def _fates(record: TraceRecord, arrays: Arrays, operands: Operands) -> dict[int, tuple[Fate, Tensor]]:
     """What becomes of each family: read with labels (batch, 1, k), passed with labels (batch, n, 1), or dead."""
     k = operands.blocks.shape[1]
     columns = {family: uniform(labels, (1,)) for family, labels in arrays.items()}
@@ -189,7 +189,7 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
     for family, labels in arrays.items():
         column, through = columns[family], passes[family]
         if through is not None and not operands.pointwise:
-            through = uniform(through, (1,))  # what fills gaps, as padding does, is its neighbours' channel
+            through = uniform(through, (1,))  # what fills gaps, as padding does, is its neighbors' channel
         depthwise = operands.groups > 1 and k == 1
         one_of_many = told_apart or record.sizes[family] > 1
         gate = k > 1 and through is not None and one_of_many and _single(record, through)
@@ -204,7 +204,7 @@ def _fates(record: Record, arrays: Arrays, operands: Operands) -> dict[int, tupl
     return fates
 
 
-def _reads_more(record: Record, arrays: Arrays, column: Tensor, operands: Operands) -> bool:
+def _reads_more(record: TraceRecord, arrays: Arrays, column: Tensor, operands: Operands) -> bool:
     """Whether a position that a unit owns also meets numbers that are no unit's, other than zeros that fill a gap."""
     if not any(((labels == NONE) & (column != NONE)).any() for labels in arrays.values()):
         return False
@@ -218,12 +218,12 @@ def _reads_more(record: Record, arrays: Arrays, column: Tensor, operands: Operan
     return bool((filled & (column != NONE)).any())
 
 
-def _single(record: Record, labels: Tensor) -> bool:
+def _single(record: TraceRecord, labels: Tensor) -> bool:
     """Whether no label is a set of several atoms."""
     return not any(label in record.labels.sets for label in distinct(labels))
 
 
-def _ragged(record: Record, labels: Tensor) -> Tensor | None:
+def _ragged(record: TraceRecord, labels: Tensor) -> Tensor | None:
     """Unions over n, if those of different k share no atom (early steps of a recurrence depend on fewer)."""
     column = record.labels.reduce(labels, (1,))
     sets = [record.labels.members(label) for label in distinct(column)]
@@ -231,12 +231,12 @@ def _ragged(record: Record, labels: Tensor) -> Tensor | None:
     return column if len(sets) > 1 and disjoint else None
 
 
-def _joined(record: Record, passing: Arrays, begun: Arrays) -> Arrays:
+def _joined(record: TraceRecord, passing: Arrays, begun: Arrays) -> Arrays:
     """A family that passes through its own weight keeps both labels."""
     return {f: record.labels.join(passing[f], labels) if f in passing else labels for f, labels in begun.items()}
 
 
-def _both_lanes(record: Record, operands: Operands) -> tuple[list[Lanes] | None, list[Lanes] | None]:
+def _both_lanes(record: TraceRecord, operands: Operands) -> tuple[list[Lanes] | None, list[Lanes] | None]:
     """Where the rows and columns of the weight lie in its parameters; found once for each view of a parameter."""
     weight, memory = operands.weight, record.memory
     view = memory.key(weight), weight.storage_offset(), weight.size(), weight.stride(), operands.blocks.shape
@@ -277,7 +277,7 @@ def _computed_weight(call: Call, activation: Tensor, weight: Tensor) -> None:
     call.followed = True
 
 
-def _is_weight(record: Record, tensor: Tensor) -> bool:
+def _is_weight(record: TraceRecord, tensor: Tensor) -> bool:
     if not record.memory.has_addresses(tensor):
         return False
     if record.memory.holds_parameter(tensor):

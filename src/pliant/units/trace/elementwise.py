@@ -10,7 +10,7 @@ from torch import Tensor
 from pliant.base.initial import GAINS, leaky_relu_gain
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import compress
-from pliant.units.trace.record import Record, Role
+from pliant.units.trace.record import Role, TraceRecord
 from pliant.units.trace.shadows import Arrays
 from pliant.units.trace.sources import Sources, followed, leave, meet, sources
 
@@ -88,7 +88,7 @@ def _join(call: Call, meeting: list[tuple[Tensor, Tensor]]) -> Tensor:
     return joined
 
 
-def _is_statistic(record: Record, x: Tensor, known: Tensor, statistic: Tensor, of_all: Tensor) -> bool:
+def _is_statistic(record: TraceRecord, x: Tensor, known: Tensor, statistic: Tensor, of_all: Tensor) -> bool:
     """Whether `statistic` is broadcast over exactly the units of `x` that it depends on."""
     if statistic.dim() != x.dim():
         return False
@@ -113,7 +113,7 @@ def _note_gain(call: Call) -> None:
             call.record.gains.setdefault(family, set()).add(gain)
 
 
-def _note_residual(record: Record, operands: Sequence[Tensor], arrays: list[Arrays]) -> None:
+def _note_residual(record: TraceRecord, operands: Sequence[Tensor], arrays: list[Arrays]) -> None:
     """A sum of x and F(x), each with units that the other has not: channels of a stream."""
     for stream, branch in ((0, 1), (1, 0)):
         old, new = record.memory.shadow(operands[stream]), record.memory.shadow(operands[branch])
@@ -124,7 +124,7 @@ def _note_residual(record: Record, operands: Sequence[Tensor], arrays: list[Arra
             record.residual.update(*arrays)
 
 
-def _note_bias(record: Record, operands: Sequence[Tensor], bias: Tensor) -> None:
+def _note_bias(record: TraceRecord, operands: Sequence[Tensor], bias: Tensor) -> None:
     """A bias that is added to the very result of a product takes over mean contributions like the product's own."""
     for operand in operands:
         product = record.product_of(operand)

@@ -16,7 +16,7 @@ from pliant.units.map import UnitMap
 from pliant.units.trace.labels import ints
 from pliant.units.trace.lanes import Lane, Lanes
 from pliant.units.trace.leftovers import left_alone
-from pliant.units.trace.record import Product, Record
+from pliant.units.trace.record import Product, TraceRecord
 from pliant.units.trace.table import PartRole, Signature, UnitTable
 from pliant.units.trace.taps import example_calls, returns_always
 from pliant.units.trace.verdicts import Facts, Options, Verdicts
@@ -26,7 +26,7 @@ __all__ = ["Options", "unit_map"]
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
-def unit_map(record: Record, model: nn.Module, options: Options) -> UnitMap:
+def unit_map(record: TraceRecord, model: nn.Module, options: Options) -> UnitMap:
     """The plan for what one forward recorded."""
     table = UnitTable(record)
     verdicts = Verdicts(table, options)
@@ -221,7 +221,7 @@ class _Builder:
         return gains.pop() if len(gains) == 1 else GAINS["relu"]
 
 
-def _unreached(record: Record) -> tuple[str, ...]:
+def _unreached(record: TraceRecord) -> tuple[str, ...]:
     """Trainable parameters that took no part in the forward."""
     trainable = enumerate(record.memory.parameters)
     return tuple(record.memory.names[n] for n, p in trainable if p.requires_grad and n not in record.reached)

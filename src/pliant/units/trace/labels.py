@@ -118,7 +118,7 @@ def runs(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uniform(labels: Tensor, dims: Sequence[int]) -> Tensor | None:
-    """The label that every labelled element along `dims` has (sizes 1 there), or None where two differ."""
+    """The label that every labeled element along `dims` has (sizes 1 there), or None where two differ."""
     if not dims:
         return labels
     one = labels.amax(tuple(dims), keepdim=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pliant.units.groups import BN, PlanRow, Skipped
-from pliant.units.trace.record import Record
+from pliant.units.trace.record import TraceRecord
 from pliant.units.trace.table import Signature, UnitTable
 
 
@@ -41,7 +41,7 @@ def _held(rows: Sequence[PlanRow]) -> set[str]:
     return held | {f"{norm}.{leaf}" for norm in norms for leaf in ("weight", "bias")}
 
 
-def _why_nobody_owns(record: Record, number: int) -> str:
+def _why_nobody_owns(record: TraceRecord, number: int) -> str:
     owner = record.memory.names[number].rpartition(".")[0]
     computed = [why for why in record.elsewhere.values() if why.endswith(f"in '{owner}')")]
     if number in record.elsewhere or number in record.functions:

@@ -1,7 +1,7 @@
 """Norms: labels pass; units that share a mean or variance are mixed; a scale and a shift belong to what they meet.
 
 batch norm          a statistic for each channel                           nothing is mixed
-layer, RMS norm     one over the normalised axes of each example           all units along them
+layer, RMS norm     one over the normalized axes of each example           all units along them
 group norm          one over the channels of a group                       the units of the group
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import by_group, by_position
-from pliant.units.trace.record import Normed, Record, Role
+from pliant.units.trace.record import Normed, Role, TraceRecord
 from pliant.units.trace.shadows import Arrays
 from pliant.units.trace.sources import leave, meet, sources
 
@@ -65,7 +65,7 @@ def group_norm(call: Call) -> None:
     _pass(call, x, arrays)
 
 
-def _is_among(record: Record, operand: Tensor, parameters: set[int]) -> bool:
+def _is_among(record: TraceRecord, operand: Tensor, parameters: set[int]) -> bool:
     """Whether an operand is a copy of parameters among these, by identity."""
     memory = record.memory
     made_of = memory.parameters_in(operand) if memory.has_addresses(operand) else frozenset[int]()

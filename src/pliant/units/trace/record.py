@@ -93,7 +93,7 @@ class Normed:
     labels: Tensor
 
 
-class Record:
+class TraceRecord:
     """The record of one forward, and the means to write it."""
 
     def __init__(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import NONE, broadcast, compress, uniform
-from pliant.units.trace.record import Record
+from pliant.units.trace.record import TraceRecord
 from pliant.units.trace.shadows import Arrays, source
 
 MANY = -2
@@ -28,7 +28,7 @@ LARGEST = 2**20  # elements; a larger parameter is no vector of units, and what 
 Sources = dict[int, Tensor]  # number of the parameter -> index of the element, broadcasts to the tensor's shape
 
 
-def sources(record: Record, tensor: Tensor, *, copies: bool = True) -> Sources:
+def sources(record: TraceRecord, tensor: Tensor, *, copies: bool = True) -> Sources:
     """What a tensor is a function of; with `copies`, also what it is itself made of."""
     memory = record.memory
     found = {number: memory.labels(tensor, source(number)) for number in memory.sources(tensor)}
@@ -45,7 +45,7 @@ def sources(record: Record, tensor: Tensor, *, copies: bool = True) -> Sources:
     return found
 
 
-def followed(record: Record, tensor: Tensor) -> bool:
+def followed(record: TraceRecord, tensor: Tensor) -> bool:
     """Whether functions of a tensor's parameters are small enough to be followed."""
     return all(record.memory.parameters[n].numel() <= LARGEST for n in record.memory.parameters_in(tensor))
 

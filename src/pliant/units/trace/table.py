@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pliant.units.trace.labels import NONE, distinct, ints, runs, values
 from pliant.units.trace.lanes import Lane
-from pliant.units.trace.record import Record, Role
+from pliant.units.trace.record import Role, TraceRecord
 
 PartRole = Literal["incoming", "outgoing", "norm"] | Role
 
@@ -40,7 +40,7 @@ Signature = tuple[tuple[int, int], ...]  # numbers of a unit's parts, and how ma
 class UnitTable:
     """Units of a record, by the number of their smallest atom."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: TraceRecord) -> None:
         self.record = record
         self._smallest = record.labels.smallest()  # atom of each label
         self.unit_of_atom = _components(len(self._smallest), self._edges())

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from pliant.units.groups import Tap
 from pliant.units.models import tensors_in
 from pliant.units.trace.labels import by_position
-from pliant.units.trace.record import Frame, Product, Record
+from pliant.units.trace.record import Frame, Product, TraceRecord
 
 
-def find_tap(record: Record, product: Product, activation: Tensor, weight: Tensor, axis: int) -> Tap | None:
+def find_tap(record: TraceRecord, product: Product, activation: Tensor, weight: Tensor, axis: int) -> Tap | None:
     """The tap of a product; its positions are the rows of `product.inputs`."""
     same = record.memory.identity(activation)
     nonnegative = record.memory.shadow(activation).nonnegative
@@ -51,7 +51,7 @@ def find_tap(record: Record, product: Product, activation: Tensor, weight: Tenso
     return Tap(record.module, "operand", axis, parameter=record.memory.names[number])
 
 
-def _axis(record: Record, product: Product, tensor: Tensor, space: int | None) -> int | None:
+def _axis(record: TraceRecord, product: Product, tensor: Tensor, space: int | None) -> int | None:
     """The axis along which the tensor has one position for each input row, with the same labels.
 
     `space`: axes behind the channels of a convolution's input, None for any other product.
@@ -63,7 +63,7 @@ def _axis(record: Record, product: Product, tensor: Tensor, space: int | None) -
     return None
 
 
-def _carries(record: Record, product: Product, tensor: Tensor, axis: int) -> bool:
+def _carries(record: TraceRecord, product: Product, tensor: Tensor, axis: int) -> bool:
     for family, labels in product.reads.items():
         if family not in record.memory.families(tensor) or tensor.shape[axis] != len(labels):
             return False
@@ -73,7 +73,7 @@ def _carries(record: Record, product: Product, tensor: Tensor, axis: int) -> boo
     return True
 
 
-def returns_always(record: Record, product: Product, tap: Tap) -> bool:
+def returns_always(record: TraceRecord, product: Product, tap: Tap) -> bool:
     """Whether every call of the tapped module returns what the product reads, and no call something else."""
     returned = [
         tensor
@@ -83,7 +83,7 @@ def returns_always(record: Record, product: Product, tap: Tap) -> bool:
     return all(_carries(record, product, tensor, tap.axis) for tensor in returned)
 
 
-def example_calls(record: Record, tap: Tap, users: Iterable[Product]) -> tuple[bool, ...] | None:
+def example_calls(record: TraceRecord, tap: Tap, users: Iterable[Product]) -> tuple[bool, ...] | None:
     """Which of a tapped module's calls in one forward show examples; None if all of them do.
 
     A call that reads units and nothing of the model's inputs is auxiliary: an identity matrix or zeros sent through a part of
@@ -98,14 +98,14 @@ def example_calls(record: Record, tap: Tap, users: Iterable[Product]) -> tuple[b
     return tuple(call not in others for call in range(record.calls[tap.module])) if examples and others else None
 
 
-def _returned(record: Record, tap: Tap) -> list[Frame]:
+def _returned(record: TraceRecord, tap: Tap) -> list[Frame]:
     """The calls that returned what an output tap shows."""
     place = tap.module, tap.argument
     found = [frame for frame, argument, _ in record.outputs.values() if (frame.name, argument) == place]
     return found if tap.at == "output" else []
 
 
-def note_outputs(record: Record, frame: Frame, output: Any) -> None:
+def note_outputs(record: TraceRecord, frame: Frame, output: Any) -> None:
     """Remember what a module returned, and by label what a recurrent module returned."""
     if isinstance(frame.module, nn.RNNBase):
         sequence = next(tensors_in(output))

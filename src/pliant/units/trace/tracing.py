@@ -29,7 +29,7 @@ from pliant.units.map import UnitMap
 from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
-from pliant.units.trace.record import Frame, Record
+from pliant.units.trace.record import Frame, TraceRecord
 from pliant.units.trace.rules import rule_of, unknown
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
@@ -94,7 +94,7 @@ def trace(
 class Shadowing(TorchDispatchMode):
     """Runs each operation, then its rule. Keeps a copy of whatever parameter is about to be written."""
 
-    def __init__(self, record: Record, *, branches: bool) -> None:
+    def __init__(self, record: TraceRecord, *, branches: bool) -> None:
         super().__init__()
         self.record = record
         self.branches = branches  # another input may take another way: signs are not to be trusted
@@ -166,12 +166,12 @@ def _note_ancestry(call: Call, *, constant: bool) -> None:
             shadow.made_by = record.step
 
 
-def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
+def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
     """One forward under the mode."""
     inner = unwrapped(model)
     args, kwargs = arguments(example)
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
-    record = Record(dict(model.named_parameters()), modules, prefix_of(model))
+    record = TraceRecord(dict(model.named_parameters()), modules, prefix_of(model))
     for record.step, tensor in enumerate(tensors_in((args, kwargs))):
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
@@ -197,12 +197,12 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> Record:
     return record
 
 
-def _escape(record: Record, tensor: Tensor, reason: str) -> None:
+def _escape(record: TraceRecord, tensor: Tensor, reason: str) -> None:
     record.escaped += [(reason, labels) for labels in record.arrays(tensor).values()]
 
 
 @contextmanager
-def _watched(record: Record) -> Generator[None]:
+def _watched(record: TraceRecord) -> Generator[None]:
     """Hooks that keep the stack of running modules; without the mode, they run no operation of the model."""
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -244,7 +244,7 @@ def _check_model(model: nn.Module) -> None:
         if isinstance(module, LazyModuleMixin) and cast(Any, module).has_uninitialized_params():
             raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
-            raise ValueError(f"trace: '{path}' of {name} is quantised; quantised models do not learn and have no units")
+            raise ValueError(f"trace: '{path}' of {name} is quantized; quantized models do not learn and have no units")
     for path, module in cast(Any, model.named_modules()):
         held: list[Any] = [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]
         if any(isinstance(each, Tensor) and each.is_inference() for each in held):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pliant.units.groups import Kind
 from pliant.units.trace.labels import distinct
 from pliant.units.trace.lanes import Lane
-from pliant.units.trace.record import Record
+from pliant.units.trace.record import TraceRecord
 from pliant.units.trace.table import PartRole, Signature, UnitTable
 
 
@@ -183,7 +183,7 @@ class Verdicts:
         return ", ".join(f"'{self.record.memory.names[number]}'" for number in sorted(numbers))
 
 
-def _lanes_of_parameters(record: Record) -> tuple[dict[int, set[Lane | None]], dict[int, set[Lane | None]]]:
+def _lanes_of_parameters(record: TraceRecord) -> tuple[dict[int, set[Lane | None]], dict[int, set[Lane | None]]]:
     """For each parameter the lanes along which products read it, and along which they compute; None for a use that is no lane."""
     readers: dict[int, set[Lane | None]] = defaultdict(set)
     writers: dict[int, set[Lane | None]] = defaultdict(set)
@@ -195,7 +195,7 @@ def _lanes_of_parameters(record: Record) -> tuple[dict[int, set[Lane | None]], d
     return readers, writers
 
 
-def _unexplained(record: Record) -> dict[Lane, Tensor]:
+def _unexplained(record: TraceRecord) -> dict[Lane, Tensor]:
     """Positions that some product reads with something that is no unit's."""
     found: dict[Lane, Tensor] = {}
     for product in record.products:

@@ -3,7 +3,7 @@
 It lies on the CPU in float64 (`double`), in evaluation mode, computes attention as matrix products, and starts every pass
 from the same state (`state`). Batch norms keep statistics that fit the example inputs: with those of a fresh model a deep
 network's signals fade, and a difference can round to nothing. For the same reason nothing in it is zero that could be
-otherwise, nor are two entries of a vector alike: behind a zero-initialised head, or a residual branch whose last scale starts
+otherwise, nor are two entries of a vector alike: behind a zero-initialized head, or a residual branch whose last scale starts
 at 0, every difference is zero, and where all scales are 1 none tells its unit. Under `held_norms` layer, group and RMS norms
 divide by what they divided by in the untouched model; then units that meet only in a norm's statistics are as separate as any
 others.
@@ -33,7 +33,7 @@ from pliant.units.models import tensors_in
 from pliant.units.verify.double import DoubleOnly, double_copy, long
 from pliant.units.verify.held_norms import HeldNorms
 from pliant.units.verify.remembered import Remembered
-from pliant.units.verify.state import State
+from pliant.units.verify.state import ModelState
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -53,7 +53,7 @@ class Probe:
             self.model = double_copy(model)
             self.calls: list[Call] = [tree_map(_long, call) for call in calls(example_inputs)]
             _make_distinct(self.model, torch.Generator().manual_seed(seed))
-        self.state = State(self.model)
+        self.state = ModelState(self.model)
         self.remembered = Remembered([*self.model.parameters()])
         self.watch: TorchDispatchMode | None = None  # sees every operation
         self._calibrate()
@@ -132,7 +132,7 @@ class Probe:
     @contextmanager
     def watching(self, tap: Tap, module: nn.Module, parameter: Tensor | None) -> Generator[list[Tensor]]:
         """Inside, the list collects what passes the tap, (rows, entries) a call, read by the hooks the methods use."""
-        seen = _Seen(self, tap, module, parameter)
+        seen = _CallRecorder(self, tap, module, parameter)
         handle = attach(seen, always)
         try:
             yield seen.passes
@@ -190,7 +190,7 @@ class Probe:
             buffer.copy_(value)
 
 
-class _Seen:
+class _CallRecorder:
     """A recorder that keeps what it is shown. Under reentrant checkpointing the recomputation shows the same numbers."""
 
     def __init__(self, probe: Probe, tap: Tap, module: nn.Module, parameter: Tensor | None) -> None:

@@ -26,7 +26,7 @@ Restore = Callable[[], object]
 _ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.dtype, torch.device)
 
 
-class State:
+class ModelState:
     """All that can change in a model, as it is now."""
 
     def __init__(self, model: nn.Module) -> None:

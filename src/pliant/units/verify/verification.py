@@ -7,7 +7,7 @@ On a copy of the model (`probe`) each group goes through the tests of `trial`. T
     vacuous      the example inputs prove nothing: whatever is redrawn, the output stays
     wrong        a reset would change the model, or leave a part of a unit behind; `why` says which
 
-A wrong group may pass where everything is small. With a zero-initialised head every group does, and in float32, with the batch
+A wrong group may pass where everything is small. With a zero-initialized head every group does, and in float32, with the batch
 norms of a fresh GoogLeNet, 7 of 19 wrong ones did; hence the care that goes into the copy.
 """
 

@@ -1,13 +1,13 @@
 """A quick trial of a whole plan, as a net under the tracer: a few forwards of a float64 copy find what is wrong in it.
 
-    exchange   a unit that is complete can change places with its neighbour: incoming, own, statistics and outgoing entries of
+    exchange   a unit that is complete can change places with its neighbor: incoming, own, statistics and outgoing entries of
                units 2k and 2k+1 of every group are swapped at once, and the outputs agree to 1e-9
     cut        of half of the groups at a time, half of the units have their outgoing weights zeroed and their incoming ones
                redrawn: outputs are the same to the last bit (norms over units hold their statistics meanwhile)
 
 An entry that the plan forgot stays behind in an exchange; a reader that it does not know sees a redraw. What fails is bisected
 by group, and decided by the tests of `verify`: constants of a unit's place (a table of frequencies, a mask) make units
-unexchangeable though they are rightly planned. Neighbours lie in one group of a grouped convolution or norm, if its size is even.
+unexchangeable though they are rightly planned. Neighbors lie in one group of a grouped convolution or norm, if its size is even.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class _WholePlan:
                 yield group.name, found.why
 
     def exchange_shows(self, groups: _Groups) -> bool:
-        """Whether the outputs notice that neighbours changed places."""
+        """Whether the outputs notice that neighbors changed places."""
         for group in groups:
-            self.benches[group].exchange(_neighbours(group.units))
+            self.benches[group].exchange(_neighbors(group.units))
         return not close(self._outputs_and_restore(groups), self.probe.start)
 
     def cut_shows(self, groups: _Groups) -> bool:
@@ -119,10 +119,10 @@ class _WholePlan:
         return outputs
 
 
-def _neighbours(units: int) -> Tensor:
-    """An order in which units 2k and 2k + 1 have changed places; a last one without a neighbour stays.
+def _neighbors(units: int) -> Tensor:
+    """An order in which units 2k and 2k + 1 have changed places; a last one without a neighbor stays.
 
-    >>> _neighbours(5).tolist()
+    >>> _neighbors(5).tolist()
     [1, 0, 3, 2, 4]
     """
     order = torch.arange(units)

@@ -1,4 +1,4 @@
-"""A small world for tests: x <- 0.95 x + B a, reward -|x|², an end where x leaves the box, a time limit."""
+"""A small environment for tests: x <- 0.95 x + B a, reward -|x|², an end where x leaves the box, a time limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pliant.streams import generator, stream_key, uniform
 SIZE = 3  # of the state
 
 
-class LinearWorld:
+class LinearEnvironment:
     """`broken` = (agent, step, what): from that step on the agent's "observations" or "rewards" are not finite."""
 
     def __init__(
@@ -71,22 +71,22 @@ class LinearWorld:
 
 
 class Padded:
-    """A world whose observations have two zeros behind them; `told` is what it says of that."""
+    """An environment whose observations have two zeros behind them; `told` is what it says of that."""
 
-    def __init__(self, world: LinearWorld, told: int) -> None:
-        self.world, self.observation_size = world, world.observation_size + 2
+    def __init__(self, environment: LinearEnvironment, told: int) -> None:
+        self.environment, self.observation_size = environment, environment.observation_size + 2
         if told:
             self.padding = told
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.world, name)
+        return getattr(self.environment, name)
 
     @property
     def observations(self) -> Any:
-        return np.pad(self.world.observations, ((0, 0), (0, 0), (0, 2)))
+        return np.pad(self.environment.observations, ((0, 0), (0, 0), (0, 2)))
 
     def step(self, actions: Any) -> Transition:
-        after = self.world.step(actions)
+        after = self.environment.step(actions)
         return after._replace(observations=np.pad(after.observations, ((0, 0), (0, 0), (0, 2))))
 
 

@@ -1,13 +1,14 @@
-"""Observations and rewards brought to one size, each agent's by its own experience.
+"""Observations and rewards normalized by running moments, per agent.
 
-    observations   (o - mean) / sqrt(variance + 1e-8), cut at ±10
-    rewards        r / sqrt(variance of the discounted sum of rewards so far + 1e-8), cut at ±10
+    observations   (o - mean) / sqrt(variance + 1e-8), clipped to ±10
+    rewards        r / sqrt(variance of the discounted sum of rewards so far + 1e-8), clipped to ±10
 
-Mean and variance are of all the agent has seen. Source: Engstrom et al., ICLR 2020; Huang et al. (2022), details 4 to 7 of
-continuous control.
+Mean and variance are over all of the agent's steps so far. Source: Engstrom et al., ICLR 2020; Huang et al. (2022), details 4 to
+7 of continuous control.
 
-Departure: they move once a rollout, not at every step: the observations' when it has been learned from, so that all of a rollout
-is seen alike (the first one as it is), and the rewards' before, so that a rollout counts in what scales it.
+Departure: the moments are updated once per rollout, not at every step: those of observations after the update, so that one
+rollout is normalized by the same moments throughout (the first not at all), those of rewards before it, so that a rollout's own
+rewards count in its scale.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ class RunningMoments:
             setattr(self, name, state[name].copy())
 
 
-def normalised_observations(observations: Floats, moments: RunningMoments) -> Floats:
-    """(agents, n, size), normalised."""
+def normalized_observations(observations: Floats, moments: RunningMoments) -> Floats:
+    """(agents, n, size), normalized."""
     scaled = (observations - moments.mean[:, None]) / np.sqrt(moments.variance[:, None] + TINY)
     return np.clip(scaled, -LARGEST, LARGEST)
 
 
-def normalised_rewards(rewards: Floats, moments: RunningMoments) -> Floats:
+def normalized_rewards(rewards: Floats, moments: RunningMoments) -> Floats:
     """(steps, agents, copies), scaled and not shifted."""
     return np.clip(rewards / np.sqrt(moments.variance[:, None] + TINY), -LARGEST, LARGEST)
 
