@@ -1,49 +1,45 @@
 """What every method promises, on every network and with every optimizer: one grid.
 
-    METHODS    a method is one row: how it is built, when it is off, and which promises it cannot keep, with the reason
-    NETWORKS   OPTIMIZERS    the other two sides of the grid
-    PROMISES   functions of a cell, which raise `AssertionError` where the promise is broken
+    METHODS     a method is one row: how it is built, when it is off, and which promises it cannot keep, with the reason
+    PROMISES    functions of a cell (method, network, optimizer), which raise `AssertionError` where the promise is broken
 
 Runs are compared to the bit unless a promise says otherwise, and in each of them something happened: 20 units or more were
 replaced in every group, and the network is another than without the method.
 """
 
 import copy
-import io
 import pickle
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.testing import assert_close
 
 import pliant
-from tests.networks import batch, convnet, enough, mlp, recurrent, transformer
+from tests.methods.runs import (
+    NETWORKS,
+    OPTIMIZERS,
+    STEPS,
+    Cell,
+    Run,
+    acted,
+    acted_at_all,
+    alike,
+    differences,
+    plain,
+    plain_weights,
+    same,
+    same_methods,
+    weights,
+)
 
-STEPS = 32  # enough for 20 replacements among five units
-
-# -- the sides of the grid -----------------------------------------------------------------------------------------------
-
-NETWORKS = {  # how it is built, and the shape of an example
-    "mlp": (mlp, (6,)),
-    "convnet": (convnet, (2, 8, 8)),
-    "transformer": (transformer, (4, 6)),
-    "recurrent": (recurrent, (3, 6)),
-}
-
-OPTIMIZERS = {
-    "momentum": lambda parameters, **also: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, **also),
-    "adam": lambda parameters, **also: torch.optim.Adam(parameters, lr=0.003, **also),
-    "adamw": lambda parameters, **also: torch.optim.AdamW(parameters, lr=0.003, **also),
-}
+# -- one row for each method ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -142,13 +138,10 @@ OF_NO_SIZE = {
     "a_state_of_other_sizes_is_refused_and_changes_nothing": "the state has no sizes: it fits any network of these names"
 }
 ANY_SIZE = {"a_state_of_other_sizes_is_refused_and_changes_nothing": "a fault: targets of any size are taken"}
-TWO_OF_A_KIND = {
-    name: "two of one class on the same units refuse one another"
-    for name in (
-        "built_before_continual_backprop_it_keeps_its_word",
-        "built_after_continual_backprop_it_keeps_its_word",
-    )
-}
+TWO_OF_A_KIND = dict.fromkeys(
+    ["built_before_continual_backprop_it_keeps_its_word", "built_after_continual_backprop_it_keeps_its_word"],
+    "two of one class on the same units refuse one another",
+)
 OFTEN = {"replacement_rate": 0.3, "maturity_threshold": 1, "seed": 1}
 
 METHODS = [
@@ -235,177 +228,6 @@ METHODS = [
 ]
 
 BESIDE = METHODS[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    method: Method
-    network: str
-    optimizer: str
-
-    def __str__(self) -> str:
-        return f"{self.method.name}, {self.network}, {self.optimizer}"
-
-
-# -- a network in training -----------------------------------------------------------------------------------------------
-
-
-class Run:
-    """A network in training, with the methods of a cell or without any."""
-
-    def __init__(
-        self,
-        cell,
-        methods=None,  # rows, in the order in which they are built; None: the cell's
-        *,
-        off=False,
-        dtype=torch.float32,
-        device="cpu",
-        initial=0,
-        split=False,
-        wrap=lambda model: model,
-        apart=False,
-        fused=False,
-        **settings,
-    ):
-        build, self.shape = NETWORKS[cell.network]
-        self.dtype, self.device = dtype, device
-        self.inner = build(seed=initial).to(device=device, dtype=dtype)
-        if apart:
-            examples_apart(self.inner)
-        self.model = wrap(self.inner)
-        parameters = [list(child.parameters()) for child in self.inner.children()]
-        parameters = [each for each in parameters if each]
-        half = len(parameters) // 2
-        self.first_parts = [name for name, child in self.inner.named_children() if [*child.parameters()]][:half]
-        parts = [sum(parameters[:half], []), sum(parameters[half:], [])] if split else [self.inner.parameters()]
-        self.optimizers = [OPTIMIZERS[cell.optimizer](part, **({"fused": True} if fused else {})) for part in parts]
-        given = self.optimizers if split else self.optimizers[0]
-        x = torch.zeros(2, *self.shape, dtype=dtype, device=device)
-        self.methods = []
-        for row in [cell.method] if methods is None else methods:
-            mine = row is cell.method
-            changed = {**row.settings, **(row.off if off and mine else {}), **(settings if mine else {})}
-            self.methods.append(row.build(self.model, given, x, **changed))
-
-    def batch(self, number, size=8):
-        return [each.to(device=self.device, dtype=self.dtype) for each in batch(number, self.shape, size)]
-
-    def loss(self, x, y, model=None):
-        return nn.functional.mse_loss((model or self.model)(x), y)
-
-    def train(self, numbers, step=None, after=lambda: None):
-        """One optimizer step for each number, each on its own batch."""
-        for number in numbers:
-            torch.manual_seed(number)  # dropout
-            (step or one_step)(self, number)
-            after()
-        return self
-
-    def zero_grad(self):
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-
-    def step(self, number):
-        """The second optimizer, where there are two, steps every second time."""
-        for optimizer in self.optimizers if number % 2 else self.optimizers[:1]:
-            optimizer.step()
-        self.tick()
-
-    def tick(self):
-        for method in self.methods:
-            if isinstance(method, Every):
-                method.tick([other for other in self.methods if other is not method])
-
-    def parts(self):
-        return [self.inner, *self.optimizers, *self.methods]
-
-    def save(self):
-        saved = io.BytesIO()
-        torch.save([each.state_dict() for each in self.parts()], saved)
-        return saved.getvalue()
-
-    def load(self, saved):
-        for each, state in zip(self.parts(), torch.load(io.BytesIO(saved), weights_only=True), strict=False):
-            each.load_state_dict(state)
-        return self
-
-
-def one_step(run, number):
-    x, y = run.batch(number)
-    run.zero_grad()
-    run.loss(x, y).backward()
-    run.step(number)
-
-
-def examples_apart(model):
-    """Batch norms and dropout as in evaluation, so that what becomes of an example does not depend on the others."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
-            module.eval()
-
-
-def plain(cell, steps=STEPS, **how):
-    return Run(cell, [], **how).train(range(steps))
-
-
-@lru_cache(maxsize=64)
-def plain_weights(network, optimizer, steps):
-    return copy.deepcopy(plain(Cell(BESIDE, network, optimizer), steps).inner.state_dict())
-
-
-def acted(run, other):
-    """Something happened: without this an equality could hold with the method commented out. `other` is without it."""
-    for method in run.methods:
-        if hasattr(method, "stats"):
-            enough(method)
-    other = other if isinstance(other, dict) else other.inner.state_dict()
-    own = {name: each for name, each in run.inner.named_parameters()}
-    assert any(not torch.equal(own[name], other[name]) for name in own), "nothing happened"
-    assert all(each.isfinite().all() for each in own.values())
-
-
-def acted_at_all(run, cell):
-    acted(run, plain_weights(cell.network, cell.optimizer, STEPS))
-
-
-def differences(first, second, path=""):
-    """Where two states differ, to the bit."""
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        keys = {*first, *second}
-        missing = [f"{path}/{key}" for key in keys if (key in first) != (key in second)]
-        both = [key for key in first if key in second]
-        return missing + [each for key in both for each in differences(first[key], second[key], f"{path}/{key}")]
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
-        pairs = enumerate(zip(first, second, strict=True))
-        return [each for place, pair in pairs for each in differences(*pair, f"{path}/{place}")]
-    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
-        alike = (first.dtype, first.device, first.shape) == (second.dtype, second.device, second.shape)
-        return [] if alike and torch.equal(first.nan_to_num(), second.nan_to_num()) else [path]
-    return [] if type(first) is type(second) and first == second else [path]
-
-
-def same(first, second):
-    """The same networks and optimizers."""
-    pairs = zip([first.inner, *first.optimizers], [second.inner, *second.optimizers], strict=True)
-    assert differences(*zip(*((a.state_dict(), b.state_dict()) for a, b in pairs), strict=True)) == []
-
-
-def same_methods(first, second):
-    for a, b in zip(first.methods, second.methods, strict=True):
-        assert differences(a.state_dict(), b.state_dict()) == []
-
-
-def alike(first, second):
-    """The same replacements, and the same parameters but for rounding in float64."""
-    assert_close(weights(first), weights(second), rtol=1e-7, atol=1e-9)
-    for a, b in zip(first.methods, second.methods, strict=True):
-        if hasattr(a, "stats"):
-            assert a.stats() == b.stats()
-
-
-def weights(run):
-    return torch.cat([parameter.detach().flatten() for parameter in run.inner.parameters()])
 
 
 # -- off, seeds, saving --------------------------------------------------------------------------------------------------
@@ -520,14 +342,10 @@ def a_copy_of_the_method_is_refused(cell):
     refused(lambda: pickle.dumps(method), TypeError, r"save its state_dict\(\)")
 
 
-def refused(act, error, says=""):
+def refused(act, error, says=None):
     """`act` raises such an error, which says what to do."""
-    try:
+    with pytest.raises(error, match=says):
         act()
-    except error as raised:
-        assert re.search(says, str(raised)), str(raised)
-    else:
-        raise AssertionError("it was not refused")
 
 
 # -- hooks ---------------------------------------------------------------------------------------------------------------
@@ -584,7 +402,7 @@ def it_goes_with_two_optimizers(cell):
 def acted_in_half(run, without):
     for method in run.methods:
         for name, group in method.stats().items() if hasattr(method, "stats") else ():
-            assert group["steps"] == (STEPS if name.split(".")[0] in run.first_parts else STEPS // 2)
+            assert group["steps"] == (STEPS if name.split(".")[0] in run.first_layers else STEPS // 2)
             assert sum(group["replaced"]) >= 10
     for optimizer in run.optimizers:
         own = {id(each) for settings in optimizer.param_groups for each in settings["params"]}
@@ -806,6 +624,6 @@ def broken(promise, cell):
     """Whether the promise does not hold there."""
     try:
         promise(cell)
-    except (AssertionError, AttributeError, TypeError, ValueError):
+    except (AssertionError, pytest.fail.Exception, AttributeError, TypeError, ValueError):
         return True
     return False

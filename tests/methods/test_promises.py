@@ -5,13 +5,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.methods.promises import METHODS, NETWORKS, OPTIMIZERS, PROMISES, Cell, broken, ranks_stay_equal
+from tests.methods.promises import METHODS, PROMISES, broken, ranks_stay_equal
+from tests.methods.runs import NETWORKS, OPTIMIZERS, Cell
 
 PAIRS = [(network, optimizer) for network in NETWORKS for optimizer in OPTIMIZERS]
 
 
 def cells():
-    """By default a method keeps a promise on one pair of network and optimizer, and the next promise on another; the rest is slow."""
+    """By default a method keeps a promise on one network with one optimizer, the next one on others; the rest is slow."""
     found = []
     for row, method in enumerate(METHODS):
         kept = [promise for promise in PROMISES if promise.__name__ not in method.cannot]
