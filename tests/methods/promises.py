@@ -10,6 +10,7 @@ replaced in every group, and the network is another than without the method.
 import copy
 import pickle
 import random
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,6 @@ from tests.methods.runs import (
     alike,
     differences,
     plain,
-    plain_weights,
     same,
     same_methods,
     weights,
@@ -471,19 +471,20 @@ def a_step_that_a_grad_scaler_skips_is_none(cell, fused=False, then=lambda run: 
 
         return step
 
-    def trained(numbers):
+    def trained(numbers, methods=None):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=10_000)
-        run = Run(cell, fused=fused).train(numbers, with_scaler(scaler))
-        return run, scaler
+        run = Run(cell, methods, fused=fused).train(numbers, with_scaler(scaler))
+        assert scaler.get_scale() == 2.0 ** (20 - sum(map(overflows, numbers))), "no step was skipped"
+        return run
 
-    (run, scaler), (other, _) = trained(range(48)), trained([step for step in range(48) if not overflows(step)])
-    assert scaler.get_scale() == 2.0 ** (20 - sum(map(overflows, range(48)))), "no step was skipped"
-    taken = 48 - sum(map(overflows, range(48)))
-    acted(run, plain_weights(cell.network, cell.optimizer, STEPS))
+    numbers = range(48)
+    taken = [number for number in numbers if not overflows(number)]
+    run, other = trained(numbers), trained(taken)
+    acted(run, trained(numbers, methods=[]))
     assert torch.equal(weights(run), weights(other))
     same_methods(run, other)
     if hasattr(run.methods[0], "stats"):
-        assert {group["steps"] for group in run.methods[0].stats().values()} == {taken}
+        assert {group["steps"] for group in run.methods[0].stats().values()} == {len(taken)}
 
 
 def a_fused_step_that_a_grad_scaler_skips_is_none(cell):
@@ -505,9 +506,11 @@ def a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped(cell):
 def a_compiled_model_trains_as_in_eager_mode(cell):
     """In float64, to rounding: means of activity are summed in another order there."""
     torch._dynamo.reset()
+    how = {"dtype": torch.float64}
     try:
-        how = {"dtype": torch.float64}
-        compiled = Run(cell, wrap=lambda model: torch.compile(model, backend="eager"), **how).train(range(STEPS))
+        with warnings.catch_warnings():  # Dynamo's own, where a hook runs after a recurrent layer has ended a graph
+            warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
+            compiled = Run(cell, wrap=lambda model: torch.compile(model, backend="eager"), **how).train(range(STEPS))
     finally:
         torch._dynamo.reset()
     acted(compiled, plain(cell, **how))

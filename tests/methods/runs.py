@@ -133,13 +133,13 @@ def examples_apart(model):
             module.eval()
 
 
-def plain(cell, steps=STEPS, **how):
-    return Run(cell, [], **how).train(range(steps))
+def plain(cell, **how):
+    return Run(cell, [], **how).train(range(STEPS))
 
 
 @lru_cache(maxsize=64)
-def plain_weights(network, optimizer, steps):
-    return plain(Cell(None, network, optimizer), steps).inner.state_dict()
+def plain_weights(network, optimizer):
+    return plain(Cell(None, network, optimizer)).inner.state_dict()
 
 
 def acted(run, other):
@@ -154,7 +154,7 @@ def acted(run, other):
 
 
 def acted_at_all(run, cell):
-    acted(run, plain_weights(cell.network, cell.optimizer, STEPS))
+    acted(run, plain_weights(cell.network, cell.optimizer))
 
 
 def differences(first, second, path=""):
