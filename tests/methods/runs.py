@@ -50,9 +50,9 @@ class Run:
         dtype=torch.float32,
         device="cpu",
         initial=0,
-        split=False,
+        split=False,  # the first layers have one optimizer, the others another
         wrap=lambda model: model,
-        apart=False,
+        apart=False,  # no example depends on the others of its batch
         fused=False,
         **settings,
     ):
@@ -67,7 +67,9 @@ class Run:
         parts = [[], []] if split else [[]]
         for name, parameters in layers.items():
             parts[0 if name in self.first_layers else -1].extend(parameters)
-        self.optimizers = [OPTIMIZERS[cell.optimizer](part, **({"fused": True} if fused else {})) for part in parts]
+        kinds = [cell.optimizer, *(name for name in OPTIMIZERS if name != cell.optimizer)]
+        also = {"fused": True} if fused else {}
+        self.optimizers = [OPTIMIZERS[kind](part, **also) for kind, part in zip(kinds, parts, strict=False)]
         given = self.optimizers if split else self.optimizers[0]
         x = torch.zeros(2, *self.shape, dtype=dtype, device=device)
         self.methods = []

@@ -1,11 +1,16 @@
 """The grid can fail: a small method that keeps every promise, and ways to break one, each of which is noticed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch.optim import Optimizer
 
+import pliant
 from tests.methods import promises
-from tests.methods.promises import METHODS, PROMISES, Method, on_parameters
+from tests.methods.promises import METHODS, PROMISES, Method, on_parameters, resets_units
 from tests.methods.runs import Cell
 
 
@@ -16,7 +21,8 @@ class Noise:
         if size < 0:
             raise ValueError("size must be 0 or more")
         self.optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        self.shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        plain = getattr(model, "_orig_mod", model)
+        self.shapes = {name: list(parameter.shape) for name, parameter in plain.named_parameters()}
         if not {*model.parameters()} & {*stepped(self.optimizers)}:
             raise ValueError("the optimizer steps none of these parameters")
         self.size, self.seed, self.steps = size, seed, 0
@@ -43,6 +49,12 @@ class Noise:
 
     def state_dict(self):
         return {"kind": "noise", "shapes": self.shapes, "seed": self.seed, "steps": self.steps}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.detach()
 
     def load_state_dict(self, state):
         if state.get("kind") != "noise" or state["shapes"] != self.shapes or "format" in state:
@@ -242,6 +254,19 @@ def test_a_method_that_breaks_a_promise_is_noticed(kind):
         BROKEN[kind](Cell(row(kind), "mlp", "adam"))
 
 
+def a_rank_to_itself(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    alone = replace(METHODS[0], build=resets_units(pliant.ContinualBackprop, process_group=None))
+    with pytest.raises(AssertionError, match="the ranks differ"):
+        promises.ranks_stay_equal(Cell(alone, "mlp", "adam"), rank)
+    dist.destroy_process_group()
+
+
+def test_ranks_that_do_not_share_their_statistics_are_noticed(tmp_path):
+    mp.spawn(a_rank_to_itself, args=(tmp_path,), nprocs=2)
+
+
 # -- with the effect commented out ---------------------------------------------------------------------------------------
 
 ABOUT_NO_EFFECT = [
@@ -260,6 +285,6 @@ ABOUT_NO_EFFECT = [
     ],
 )
 def test_a_method_that_does_nothing_keeps_no_promise(promise, method):
-    nothing = Method(method.name, method.build, {**method.settings, **method.off}, method.off, method.wrong)
+    nothing = replace(method, settings={**method.settings, **method.off})
     with pytest.raises(NOTICED):
         promise(Cell(nothing, "mlp", "adam"))
