@@ -135,7 +135,6 @@ NO_DRAW = {"another_seed_gives_another_network": "it draws nothing"}
 OF_NO_SIZE = {
     "a_state_of_other_sizes_is_refused_and_changes_nothing": "the state has no sizes: it fits any network of these names"
 }
-ANY_SIZE = {"a_state_of_other_sizes_is_refused_and_changes_nothing": "a fault: targets of any size are taken"}
 TWO_OF_A_KIND = dict.fromkeys(
     ["built_before_continual_backprop_it_keeps_its_word", "built_after_continual_backprop_it_keeps_its_word"],
     "two of one class on the same units refuse one another",
@@ -182,7 +181,7 @@ METHODS = [
         settings={"strength": 0.02},
         off={"strength": 0.0},
         wrong={"strength": -1.0},
-        cannot=NO_DRAW | ANY_SIZE,
+        cannot=NO_DRAW,
     ),
     Method(
         "shrink and perturb",

@@ -98,3 +98,10 @@ def _unpacked(value: Any) -> Any:
     if held.keys() == {_NUMBER}:
         return held[_NUMBER].numpy()[()]
     return {key: _unpacked(each) for key, each in held.items()}
+
+
+def fill(tensor: Tensor, held: Tensor, name: str) -> None:
+    """Write what is `held` in a state into `tensor`. Raises `ValueError` where it has another shape."""
+    if held.shape != tensor.shape:
+        raise ValueError(f"'{name}' of this state has shape {tuple(held.shape)}, here it is {tuple(tensor.shape)}")
+    tensor.copy_(held)

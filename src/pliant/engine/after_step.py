@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import index
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -134,10 +135,12 @@ class AfterStep(WholeParameters, ABC):
         counts = {"steps": list(self.steps), "owed": owed, "by_hand": self.by_hand}
         return {**self.settings(), "seeds": list(self.seeds), **counts}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; strengths may change. Raises `ValueError` for other settings or other parameters."""
+    def _load(self, state: dict[str, Any]) -> None:
+        """Strengths may be others."""
         self._check_saved(state, self.settings())
-        self.seeds, self.steps, self.by_hand = list(state["seeds"]), list(state["steps"]), int(state["by_hand"])
+        self.seeds = [index(seed) for seed, _ in zip(state["seeds"], self.seeds, strict=True)]
+        self.steps = [index(steps) for steps, _ in zip(state["steps"], self.steps, strict=True)]
+        self.by_hand = index(state["by_hand"])
         owed = enumerate(state.get("owed", ()))
         self._late.clear({number: [None] * int(count) for number, count in owed if count})
 

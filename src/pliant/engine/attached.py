@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from operator import index
 from threading import Lock
 from typing import Any, Self
@@ -122,9 +123,21 @@ class Attached(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
 
-    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`. Raises `ValueError` if it was saved for something else."""
+        """Go on from `state_dict()`. Raises `ValueError`, with nothing changed, if it is of something else or damaged."""
+        before = deepcopy(self.state_dict())
+        try:
+            self._load(state)
+        except Exception as error:
+            self._load(before)
+            if isinstance(error, ValueError):
+                raise
+            lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"this state of {type(self).__name__} is not as it was saved: {lacks}") from error
+
+    @abstractmethod
+    def _load(self, state: dict[str, Any]) -> None:
+        """Go on from a state; what raises may have changed anything."""
 
     def _check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
         """Raise `ValueError` unless `state` was saved with the entries of `here`."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.base.saving import fill
 from pliant.engine.activity import Reading
 from pliant.engine.averaging import corrected, running_average
 from pliant.engine.statistics import ActivityStatistics, Means, Span, home_of_groups
@@ -159,7 +160,7 @@ class RunningUtility:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in _Averages.names:
             for kept, held in zip(self._kept.values(), state[name], strict=True):
-                getattr(kept, name).copy_(held)
+                fill(getattr(kept, name), held, name)
 
 
 class _Averages:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from pliant.base.saving import fill
 from pliant.engine.activity import Reader, Reading
 from pliant.engine.magnitude import SCRATCH, Magnitude
 from pliant.units.bound import BoundGroup, NamedModel
@@ -382,8 +383,10 @@ class ActivityStatistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = dict(zip(self.groups, map(int, state["steps"]), strict=True))
-        self._born.copy_(state["born"])
-        self._sums.copy_(state["sums"])
+        if min(self.steps.values()) < 0:
+            raise ValueError(f"steps of groups are 0 or more, not {state['steps']}")
+        fill(self._born, state["born"], "born")
+        fill(self._sums, state["sums"], "sums")
         for reader, held in zip(self.readers, state["activity"], strict=True):
             reader.load_state_dict(held)
 

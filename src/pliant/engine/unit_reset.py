@@ -311,8 +311,7 @@ class UnitReset(Attached):
             "generators": [generator.get_state() for generator in self.generators],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`. Raises `ValueError` if it was saved for other units or by another format."""
+    def _load(self, state: dict[str, Any]) -> None:
         if state.get("format") != FORMAT:
             raise ValueError(f"this state has format {state.get('format')}, this version reads {FORMAT}")
         self.plan.check_fingerprint(state["fingerprint"])
@@ -328,7 +327,7 @@ class UnitReset(Attached):
         }
         self._late.clear({each: groups for each, groups in owed.items() if groups})
         self._replaced.load_state_dict(state["counts"])
-        self.seeds = list(state["seeds"])
+        self.seeds = [int(seed) for seed, _ in zip(state["seeds"], self.seeds, strict=True)]
         self.select.bind(self.groups, self.seeds)
         for name in ("score", "select", "forget"):
             getattr(self, name).load_state_dict(state[name])

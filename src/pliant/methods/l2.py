@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.base.choices import one_of
+from pliant.base.saving import fill
 from pliant.engine.attached import Optimizers
 from pliant.engine.pull import Pull
 from pliant.engine.whole_parameters import Which
@@ -84,11 +85,10 @@ class L2(Pull):
         targets = [self._targets[place.parameter].clone() for place in self.places] if self._targets else []
         return {"format": FORMAT, "toward": self.toward, "names": self.names, "targets": targets}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; `strength` may change. Raises `ValueError` for another target or other parameters."""
+    def _load(self, state: dict[str, Any]) -> None:
         self._check_saved(state, {"format": FORMAT, "toward": self.toward, "names": self.names})
         for place, held in zip(self.places if self._targets else (), state["targets"], strict=True):
-            self._targets[place.parameter] = held.to(place.parameter, copy=True)
+            fill(self._target(place.parameter), held, place.name)
 
 
 def away_from(targets: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
