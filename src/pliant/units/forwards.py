@@ -96,7 +96,7 @@ class Forwards:
         if tap.calls is not None and calls != len(tap.calls):
             raise RuntimeError(
                 f"'{tap.module}' was called {calls} times in a forward, and {len(tap.calls)} times when it was traced. Some "
-                f"calls are auxiliary, with nothing of the model's inputs in them, and only their order tells which. Exclude "
+                f"calls are auxiliary: they do not depend on the model's inputs, and only their order says which. Exclude "
                 f"its group, or make them in every forward, or outside of it under torch.no_grad()"
             )
 

@@ -81,7 +81,7 @@ def _pass(call: Call, x: Tensor, arrays: Arrays) -> None:
 
 
 def _mix(call: Call, arrays: Arrays, dims: list[int]) -> None:
-    """All units that share a statistic, of whatever family."""
+    """Mark all units that share a statistic, of any family."""
     shared: Tensor | None = None
     for labels in arrays.values():
         union = call.record.labels.reduce(labels, dims)

@@ -7,7 +7,7 @@ every in-place write through a view holds for all others:
     addresses    the element of a parameter that this number is
     sources      the element of a parameter that it is a function of: one array per parameter, see `sources`
 
-Addresses count through all parameters in the order of `named_parameters`, each in its logical order whatever its strides.
+Addresses count through all parameters in the order of `named_parameters`, each in its logical order, for any strides.
 """
 
 # pyright: reportPrivateUsage=false

@@ -140,7 +140,7 @@ class Bench:
         moved = torch.zeros(self.group.units, dtype=torch.bool)
         for consumer, old, new in zip(self.watched, start.taps, taps, strict=True):
             found = differ(old, new)
-            if len(found):  # else other examples are sent there, which tells nothing
+            if len(found):  # else other examples are sent there, which proves nothing
                 moved |= found[entries(consumer, self.group.units)].any(1)
         return moved
 

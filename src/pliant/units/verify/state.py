@@ -69,7 +69,7 @@ class ModelState:
 
 
 def mark(tensor: Tensor) -> tuple[Any, ...]:
-    """What tells whether a tensor was written: its version, and some of its entries, since writes to `.data` have none."""
+    """Differs once a tensor was written: its version, and some of its entries, as writes to `.data` keep the version."""
     size = tensor.untyped_storage().nbytes() // tensor.element_size()
     step = max(size // 64, 1)
     some = tensor.detach().as_strided((size // step,), (step,), 0)

@@ -56,7 +56,7 @@ def tried(groups: Sequence[UnitGroup], model: nn.Module, example_inputs: Any, *,
         probe = _probe(unwrapped(model), example_inputs, seed)
         with torch.no_grad():
             return Tried(dict(_WholePlan(groups, probe, prefix_of(model), seed).wrong()))
-    except Exception as error:  # whatever a copy of somebody's model raises: a net must not stop anyone
+    except Exception as error:  # whatever the copy raises: a check must not stop training
         said = str(error).partition("\n")[0] or type(error).__name__
         return Tried(note=f"not tried: {said}")
 
