@@ -24,6 +24,42 @@ def convnet(seed=0, bias=True):
     )
 
 
+class Transformer(nn.Module):
+    """One encoder layer over four tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(6, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.layer(self.embed(x)).mean(1))
+
+
+class Recurrent(nn.Module):
+    """A GRU over three numbers of a sequence, between two hidden layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.core = nn.Linear(6, 9), nn.GRU(9, 6, batch_first=True)
+        self.middle, self.head = nn.Linear(6, 9), nn.Linear(9, 2)
+
+    def forward(self, x):
+        states, _ = self.core(self.first(x).relu())
+        return self.head(self.middle(states[:, -1]).relu())
+
+
+def transformer(seed=0):
+    torch.manual_seed(seed)
+    return Transformer()
+
+
+def recurrent(seed=0):
+    torch.manual_seed(seed)
+    return Recurrent()
+
+
 NETWORKS = {"mlp": (mlp, (6,)), "convnet": (convnet, (2, 8, 8))}
 
 OPTIMIZERS = {

@@ -1,6 +1,5 @@
 import copy
 import gc
-import io
 import math
 import re
 import weakref
@@ -13,7 +12,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant import BN, ContinualBackprop, Slice, Tap, UnitGroup, UnitReset, chain_groups
-from pliant.engine.optimizer_state.units import OptimizerState
+from pliant.engine.optimizer_state import OptimizerState
 from pliant.engine.redraw import Redraw
 from pliant.engine.score import RunningUtility
 from pliant.streams import stream_key
@@ -34,98 +33,26 @@ def same(first, second):
     )
 
 
-GRID = pytest.mark.parametrize(("network", "optimizer"), [(n, o) for n in NETWORKS for o in OPTIMIZERS])
+# -- what it keeps of units ----------------------------------------------------------------------------------------------
 
 
-# -- promises that hold for every network and optimizer ---------------------------------------------------------
-
-
-@GRID
-def test_rate_zero_observes_but_training_stays_bit_identical(network, optimizer):
-    build, shape = NETWORKS[network]
-    plain, watched = build(), build()
-    watcher, cbp = attached(watched, optimizer, replacement_rate=0.0)
-    before = [generator.get_state() for generator in cbp.generators]
-    train(plain, OPTIMIZERS[optimizer](plain.parameters()), range(30), shape)
-    train(watched, watcher, range(30), shape)
-    assert same(plain, watched)
-    assert all(torch.equal(a.get_state(), b) for a, b in zip(cbp.generators, before, strict=True))
+def test_at_rate_zero_it_observes_and_draws_nothing():
+    model = mlp()
+    stepper, cbp = attached(model, replacement_rate=0.0)
+    before = cbp.state_dict()["generators"][0]
+    train(model, stepper, range(30))
+    assert torch.equal(cbp.state_dict()["generators"][0], before)
     assert all((age == 30).all() for age in cbp.ages().values())
-    assert all(cbp.score.value(group, cbp.generators).any() for group in cbp.groups)
+    assert all((utility > 0).any() for utility in cbp.utilities().values())
 
 
-@GRID
-def test_stopping_and_resuming_changes_nothing(network, optimizer):
-    build, shape = NETWORKS[network]
-    straight = build()
-    straight_optimizer, straight_cbp = attached(straight, optimizer)
-    train(straight, straight_optimizer, range(120), shape)
-    enough(straight_cbp)
-
-    first = build()
-    first_optimizer, first_cbp = attached(first, optimizer)
-    train(first, first_optimizer, range(61), shape)
-    saved = io.BytesIO()
-    torch.save(
-        {"model": first.state_dict(), "optimizer": first_optimizer.state_dict(), "cbp": first_cbp.state_dict()}, saved
-    )
-    train(first, first_optimizer, range(61, 70), shape)  # what was saved must not follow
-
-    saved.seek(0)
-    loaded = torch.load(saved, weights_only=True)
-    second = build(seed=5)
-    second_optimizer, second_cbp = attached(second, optimizer, seed=99)
-    second.load_state_dict(loaded["model"])
-    second_optimizer.load_state_dict(loaded["optimizer"])
-    second_cbp.load_state_dict(loaded["cbp"])
-    train(second, second_optimizer, range(61, 120), shape)
-    assert same(straight, second)
-    assert straight_cbp.stats() == second_cbp.stats()
-
-
-@GRID
-def test_a_seed_repeats_itself_and_another_does_not(network, optimizer):
-    build, shape = NETWORKS[network]
-    models = [build() for _ in range(3)]
-    for model, seed in zip(models, (1, 1, 2), strict=True):
-        stepper, cbp = attached(model, optimizer, seed=seed)
-        train(model, stepper, range(120), shape)
-        enough(cbp)
-    assert same(models[0], models[1])
-    assert not same(models[0], models[2])
-
-
-@GRID
-def test_dtype_is_kept(network, optimizer):
-    build, shape = NETWORKS[network]
-    model = build().double()
-    stepper, cbp = attached(model, optimizer)
-    train(model, stepper, range(30), shape, dtype=torch.float64)
-    assert all(parameter.dtype is torch.float64 for parameter in model.parameters())
-    assert cbp.score.value(cbp.groups[0], cbp.generators).dtype is torch.float64
-
-
-@GRID
-def test_the_global_random_state_is_read_not_drawn(network, optimizer):
-    build, shape = NETWORKS[network]
-    model = build()
+def test_without_a_seed_torch_s_initial_seed_is_read_and_not_drawn_from():
+    model = mlp()
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    stepper, cbp = attached(model, optimizer, seed=None)
+    _, cbp = attached(model, seed=None)
     assert torch.equal(torch.get_rng_state(), before)
     assert cbp.seeds == [7]
-    model.eval()
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.train()
-    state = torch.get_rng_state()
-    for step in range(60):
-        x, y = batch(step, shape)
-        stepper.zero_grad()
-        nn.functional.mse_loss(model(x), y).backward()
-        stepper.step()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert sum(replaced(cbp).values()) >= 20
 
 
 # -- what a replacement does -------------------------------------------------------------------------------------
@@ -327,14 +254,16 @@ def test_init_module_draws_what_the_layer_s_own_reset_draws_and_not_from_the_glo
             nn.init.zeros_(self.bias)
 
     model = nn.Sequential(Scaled(6, 40), nn.ReLU(), nn.Linear(40, 2))
-    _, cbp = attached(model, attach=False)
+    with torch.no_grad():
+        model[2].weight[:, [3, 7]] = 0.0  # the least useful
+    _, cbp = attached(model, attach=False, replacement_rate=2 / 40, maturity_threshold=0)
     before = torch.get_rng_state()
-    model(torch.zeros(2, 6))
     nn.init.zeros_(model[0].weight.data)
-    cbp._replace(
-        {cbp.groups[0]: SelectedUnits(torch.zeros(2, dtype=torch.int64), torch.tensor([3, 7]), torch.ones(2), [2])}
-    )
+    nn.init.ones_(model[0].bias.data)
+    model(torch.ones(2, 6)).sum().backward()
+    cbp.step()
     assert torch.equal(torch.get_rng_state(), before)
+    assert (ages(cbp)[0] == 0).nonzero().flatten().tolist() == [3, 7]
     fresh = model[0].weight[[3, 7]]
     assert fresh.mean().item() == pytest.approx(5.0, abs=0.2)
     assert not torch.equal(fresh[0], fresh[1])
@@ -342,25 +271,6 @@ def test_init_module_draws_what_the_layer_s_own_reset_draws_and_not_from_the_glo
 
 
 # -- training loops ----------------------------------------------------------------------------------------------
-
-
-def test_gradient_accumulation_equals_the_joint_batch():
-    joint, parts = mlp(dtype=torch.float64), mlp(dtype=torch.float64)
-    joint_optimizer, joint_cbp = attached(joint, "adam")
-    parts_optimizer, _ = attached(parts, "adam")
-    for step in range(80):
-        x, y = batch(step, (6,), dtype=torch.float64)
-        for model, optimizer, pieces in (
-            (joint, joint_optimizer, [slice(0, 8)]),
-            (parts, parts_optimizer, [slice(0, 3), slice(3, 8)]),
-        ):
-            optimizer.zero_grad()
-            for piece in pieces:
-                (nn.functional.mse_loss(model(x[piece]), y[piece], reduction="sum") / 16).backward()
-            optimizer.step()
-    enough(joint_cbp)
-    for a, b in zip(joint.parameters(), parts.parameters(), strict=True):
-        assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 def test_evaluation_and_no_grad_passes_are_not_seen():
@@ -380,12 +290,29 @@ def test_evaluation_and_no_grad_passes_are_not_seen():
     assert same(plain, visited)
 
 
-def test_a_smaller_last_batch_is_just_another_batch():
-    model = mlp()
-    stepper, cbp = attached(model)
-    train(model, stepper, range(60), size=8)
-    train(model, stepper, range(60, 120), size=3)
-    enough(cbp)
+def test_passes_of_a_step_weigh_by_their_examples():
+    """Three examples of activity 1, then one of 5: the mean is (3 + 5) / 4 = 2, that of the passes would be 3."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    _, cbp = attached(model, attach=False, decay_rate=0.0)
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+    model[1](torch.ones(3, 1))
+    model[1](torch.full((1, 1), 5.0))
+    cbp.step()
+    assert cbp.utilities()["0"].item() == 2.0
+
+
+def test_steps_weigh_alike_however_small_their_batch():
+    """A mean of 1 over four examples, then of 5 over one; with η = 0.5 their weights are 0.25 and 0.5: 2.75 / 0.75."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    _, cbp = attached(model, attach=False, decay_rate=0.5)
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+    model[1](torch.ones(4, 1))
+    cbp.step()
+    model[1](torch.full((1, 1), 5.0))
+    cbp.step()
+    assert cbp.utilities()["0"].item() == pytest.approx(2.75 / 0.75)
 
 
 def test_layers_without_bias_work_and_hand_nothing_over():
@@ -394,39 +321,6 @@ def test_layers_without_bias_work_and_hand_nothing_over():
     train(model, stepper, range(120))
     enough(cbp)
     assert [row.hand_over for row in cbp.plan.rows] == ["none", "none"]
-
-
-def test_a_copy_of_the_model_feeds_nothing_and_trains_by_itself():
-    model, alone = mlp(), mlp()
-    stepper, cbp = attached(model)
-    alone_optimizer, _ = attached(alone)
-    train(model, stepper, range(40))
-    train(alone, alone_optimizer, range(40))
-    twin = copy.deepcopy(model)
-    twin_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
-    train(model, stepper, range(40, 80), after=lambda: train(twin, twin_optimizer, [3]))
-    train(alone, alone_optimizer, range(40, 80))
-    enough(cbp)
-    assert same(model, alone)
-
-
-def test_a_pickled_model_carries_no_method():
-    model = mlp()
-    attached(model)
-    saved = io.BytesIO()
-    torch.save(model, saved)
-    saved.seek(0)
-    twin = torch.load(saved, weights_only=False)
-    train(twin, torch.optim.SGD(twin.parameters(), lr=0.1), range(3))
-    assert same(mlp(), model)
-
-
-def test_copying_or_pickling_the_method_is_an_error_that_says_what_to_do():
-    _, cbp = attached(mlp())
-    with pytest.raises(TypeError, match=r"load this one's state_dict\(\)"):
-        copy.deepcopy(cbp)
-    with pytest.raises(TypeError, match=r"save its state_dict\(\)"):
-        torch.save(cbp, io.BytesIO())
 
 
 def test_its_repr_says_how_far_it_is():
@@ -490,17 +384,6 @@ def test_a_method_goes_with_its_optimizer_and_is_then_in_nobody_s_way():
     ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=x)
 
 
-def test_detached_training_is_plain_training():
-    plain, left = mlp(), mlp()
-    optimizer = OPTIMIZERS["sgd"](left.parameters())
-    with ContinualBackprop(left, optimizer, groups=chain_groups(left), **OFTEN):
-        pass
-    train(plain, OPTIMIZERS["sgd"](plain.parameters()), range(40))
-    train(left, optimizer, range(40))
-    assert same(plain, left)
-    assert not any(module._forward_pre_hooks for module in left.modules())
-
-
 def test_stepping_by_hand_equals_stepping_by_hook():
     hooked, manual = mlp(), mlp()
     hooked_optimizer, cbp = attached(hooked, "adam")
@@ -509,21 +392,6 @@ def test_stepping_by_hand_equals_stepping_by_hook():
     train(manual, manual_optimizer, range(100), after=by_hand.step)
     enough(cbp)
     assert same(hooked, manual)
-
-
-def test_two_optimizers_each_clock_their_own_groups():
-    model = mlp()
-    first = torch.optim.SGD(model[0].parameters(), lr=0.01)
-    second = torch.optim.Adam([*model[2].parameters(), *model[4].parameters()], lr=0.01)
-    cbp = ContinualBackprop(model, [first, second], groups=chain_groups(model), **OFTEN)
-    for step in range(40):
-        x, y = batch(step, (6,))
-        model.zero_grad()
-        nn.functional.mse_loss(model(x), y).backward()
-        first.step()
-        if step % 2:
-            second.step()
-    assert [group["steps"] for group in cbp.stats().values()] == [40, 20]
 
 
 class CountReads(TorchDispatchMode):
@@ -552,7 +420,8 @@ class CountReads(TorchDispatchMode):
 
 @pytest.mark.parametrize("utility", ["contribution", "adaptable_contribution", "random"])
 @pytest.mark.parametrize("count", ["accumulate", "bernoulli"])
-@GRID
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_no_step_reads_the_device(network, optimizer, count, utility):
     build, shape = NETWORKS[network]
     model = build()
@@ -773,13 +642,15 @@ def test_kaiming_uses_the_gain_of_the_activation_and_xavier_both_sides_of_a_conv
     assert drawn["xavier"] == pytest.approx(5 / 3 * (6 / (18 + 64 * 9)) ** 0.5, rel=0.02)
 
 
-def test_statistics_of_a_half_precision_model_are_kept_in_float32():
-    model = mlp().bfloat16()
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
+)
+def test_utilities_are_kept_in_float32_or_better(dtype, kept):
+    model = mlp(dtype=dtype)
     optimizer, cbp = attached(model)
-    train(model, optimizer, range(60), dtype=torch.bfloat16)
+    train(model, optimizer, range(60), dtype=dtype)
     enough(cbp, least=10)
-    assert cbp.score.value(cbp.groups[0], cbp.generators).dtype is torch.float32
-    assert all(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
+    assert {utility.dtype for utility in cbp.utilities().values()} == {kept}
 
 
 def test_resuming_between_two_accumulated_passes_changes_nothing():
@@ -875,15 +746,16 @@ def test_activity_can_be_read_at_the_output_of_a_module():
     assert same(*models)
 
 
-def test_random_utility_draws_from_the_method_s_own_generators_and_anew_each_time():
+def test_random_utility_is_drawn_from_the_method_s_own_generator_and_anew_at_each_replacement():
     model = mlp()
-    _, cbp = attached(model, utility="random")
+    optimizer, cbp = attached(model, utility="random", replacement_rate=1 / 12, maturity_threshold=0)
     own = torch.Generator().manual_seed(stream_key(cbp.seeds[0], "fresh units"))
-    state = torch.get_rng_state()
-    first, second = (cbp.score.value(cbp.groups[0], cbp.generators) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(first, second)
-    assert torch.equal(first[0], torch.rand(12, generator=own))
+    drawn = cbp.utilities()["0"]
+    assert torch.equal(drawn[0], torch.rand(12, generator=own))
+    assert torch.equal(cbp.utilities()["0"], drawn)  # to look is not to draw
+    train(model, optimizer, [0])
+    assert (ages(cbp)[0] == 0).nonzero().flatten().tolist() == [drawn[0].argmin().item()]
+    assert not torch.equal(cbp.utilities()["0"], drawn)
 
 
 def test_stats_say_what_was_replaced_and_when():
@@ -924,7 +796,7 @@ def test_accumulated_passes_are_centred_on_the_passes_so_far():
     model[1](torch.tensor([[1.0]]))
     model[1](torch.tensor([[3.0]]))
     cbp.step()
-    assert_close(cbp.score.value(cbp.groups[0], []), torch.tensor([[0.5]]))
+    assert_close(cbp.utilities()["0"], torch.tensor([[0.5]]))
 
 
 class HalfOfTheFirst:

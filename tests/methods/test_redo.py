@@ -85,26 +85,6 @@ def test_a_layer_that_fell_silent_lives_and_learns_again():
     assert loss().item() < 0.9 * before
 
 
-def test_stopping_and_resuming_changes_nothing():
-    def start():
-        model = mlp()
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        return model, optimizer, ReDo(model, optimizer, groups=chain_groups(model), tau=0.8, period=7, seed=3)
-
-    straight, optimizer, redo = start()
-    train(straight, optimizer, range(160))
-    assert all(count >= 20 for count in replaced(redo).values())
-
-    first, first_optimizer, first_redo = start()
-    train(first, first_optimizer, range(40))
-    second, second_optimizer, second_redo = start()
-    second.load_state_dict(first.state_dict())
-    second_optimizer.load_state_dict(first_optimizer.state_dict())
-    second_redo.load_state_dict(first_redo.state_dict())
-    train(second, second_optimizer, range(40, 160))
-    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), second.parameters(), strict=True))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

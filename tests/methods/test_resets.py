@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from pliant import ContinualBackprop, chain_groups, reset_head, reset_network, reset_optimizer
-from pliant.engine.optimizer_state.units import RULES
+from pliant.engine.optimizer_state import RULES
 from pliant.streams import stream_key
 from tests.networks import ages, batch, convnet, enough, mlp, replaced, train
 

@@ -47,7 +47,7 @@ class Reader:
         self.tap, self.module, self.parameter = tap, module, parameter
         self.runs = runs
         axis = tap.axis_at(module)
-        self.axis = axis if axis < 0 or runs is None else axis + 1  # of what is read, run axis included
+        self.axis = axis if axis < 0 or runs is None else axis + 1  # of the recorded activity, run axis included
         self.entries = 0
         self.ran = False
         self.captured = False  # a CUDA graph holds the reading: replaying it runs no Python
@@ -60,7 +60,7 @@ class Reader:
         self.sums: dict[Reading, Tensor] = {}
 
     def allocate(self, sums: dict[Reading, Tensor]) -> None:
-        """Where to sum what is read, by reading: (entries,), or (runs, entries) for a stack. Views of the group statistics'."""
+        """Where to sum the activity, by reading: (entries,), or (runs, entries) for a stack. Views of the group statistics'."""
         self.sums = sums
         self.reads_magnitude = "magnitude" in sums and not self.tap.nonnegative  # else |h| = h
         like = sums["mean"]

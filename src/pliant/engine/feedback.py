@@ -1,18 +1,22 @@
-"""Notices a copy of the weights that is fed back and undoes half of a replacement.
+"""Detects a copy of the weights that is fed back into the model and undoes half of a replacement.
 
-Lookahead's slow weights, an average that was swapped in and not back, averaging over workers, an earlier `load_state_dict`: the
-weights of a unit just replaced move back towards what they were, while its optimizer state and its age are new.
+Lookahead's slow weights, a weight average that was swapped in and not back, averaging over workers, an earlier `load_state_dict`
+have this in common: after them, the weights of a unit that was just replaced have moved back towards the old unit's, while its
+optimizer state and its age are those of a new one.
 
-    b   weights out of the units just replaced, before      a   right after
-    l   as the last step left them                          e   as they are when the next one begins
+    b   outgoing weights of the replaced units, before      a   right after the replacement
+    l   as the last optimizer step left them                e   as they are when the next step begins
 
     fed back if  cos(e - l, b - a) >= min(0.98, 5 / sqrt(n))  and  |e - l| >= |b - a| / 100,  of n >= 6 entries
 
-over the parameters in which anything moved; where fewer than `MANY` weights leave the units, those into them count too.
-Unrelated numbers (noise of the user's own, a head drawn anew) have a cosine of 0 +- 1 / sqrt(n), so five times that is no
-chance; few entries must point nearly the same way. What this library writes itself is known to it and no change. Only these
-entries are looked at, when the next step begins; in the first `LOOKS` steps in which there is anything to look at `HORIZON`
-steps long, since Lookahead feeds back every k-th step. On CUDA the answer comes one step late: the host does not wait.
+over the parameters in which anything moved; where fewer than `MANY` weights leave the units, their incoming weights count too.
+Changes that have nothing to do with it (noise that a user adds, a head drawn anew) have a cosine of 0 +- 1 / sqrt(n);
+five times that does not happen by chance, and where entries are few they must point nearly the same way. What methods of this
+library write is known to them (`written`) and is no change.
+
+Only entries of replaced units are read, when the next step begins. Lookahead feeds back every k-th step, so for the first
+`LOOKS` steps with anything to read, replaced units are followed for `HORIZON` steps, afterwards for one. On CUDA the
+answer comes one step late, so that the host need not wait.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ all of its parameters are known to have been drawn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pliant.base.process import random_state
 from pliant.units.models import unwrapped
@@ -57,13 +57,18 @@ class FreshCopy:
         self._check_drawn()
         return self.copy
 
+    def numbers_like(self, parameters: Mapping[str, Tensor], seed: int) -> list[Tensor]:
+        """What a network drawn anew under `seed` starts with, for each of these parameters by its name in the network."""
+        drawn = dict(self.draw(seed).named_parameters())
+        return [drawn[name].detach().to(parameter) for name, parameter in parameters.items()]
+
     def _check_drawn(self) -> None:
         for name, parameter in self.copy.named_parameters():
             if parameter.isnan().any():
                 kind = type(self.copy.get_submodule(name.rpartition(".")[0])).__name__
                 raise ValueError(
                     f"'{name}' ({kind}) cannot be drawn anew: no reset_parameters() writes it. Give init=, a function that "
-                    f"is called with every module and initialises what it knows, or define {kind}.reset_parameters()"
+                    f"is called with every module and initializes what it knows, or define {kind}.reset_parameters()"
                 )
 
 

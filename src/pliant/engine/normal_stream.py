@@ -66,3 +66,18 @@ def _signed(number: int) -> int:
     """The int64 with the same bits."""
     number &= (1 << 64) - 1
     return number - (1 << 64) if number >> 63 else number
+
+
+def normal_like(tensors: Sequence[Tensor], keys: Sequence[int]) -> list[Tensor]:
+    """One normal number for each entry of tensors whose axis 0, with several keys, is the run; a run's depend on its key alone.
+
+    Float32, each on the device of its tensor.
+    """
+    sizes = [tensor.numel() // len(keys) for tensor in tensors]
+    drawn: dict[torch.device, Sequence[Tensor]] = {}
+    numbers: list[Tensor] = []
+    for place, tensor in enumerate(tensors):
+        if tensor.device not in drawn:
+            drawn[tensor.device] = standard_normal(keys, sum(sizes), tensor.device).split(sizes, dim=1)
+        numbers.append(drawn[tensor.device][place].reshape(tensor.shape))
+    return numbers

@@ -1,19 +1,92 @@
-"""Which of the planned units a method may reset: those given by hand, or found and stepped by its optimizers."""
+"""Where a method that resets units attaches: which units of a model it may reset, and whether it may be there at all."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal, TypedDict
 
+import torch.distributed as dist
+from torch import nn
 from torch.optim import Optimizer
 
+from pliant.engine.data_parallel import Ranks
 from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.entries import BoundSlice
+from pliant.units.forwards import Mask
 from pliant.units.groups import Skipped, UnitGroup
 from pliant.units.map import UnitMap
-from pliant.units.verify.whole_plan import Tried
+from pliant.units.trace import trace
+from pliant.units.verify import Tried, tried
 
 log = logging.getLogger("pliant")
+
+
+class Where(TypedDict, total=False):
+    """Where a method attaches: what `UnitReset` takes beside the four parts, and every method passes on.
+
+    example_inputs: what one forward takes (a tensor, a tuple of positional or a mapping of keyword arguments, or a list of
+        those): the units are found by `pliant.units.trace`. Or
+    groups: the units by hand, from `chain_groups`, or an edited `UnitMap`.
+    include, exclude: patterns of group or parameter names (`fnmatch`), see `UnitMap`.
+    strict, residual, heads: which kinds of units are found, see `pliant.units.trace`; False each.
+    trial: try the units that were found on a float64 copy, in a few forwards, and leave alone what is wrong; True. Rank 0 does
+        it for all. See `pliant.units.verify.whole_plan`.
+    seed: of all draws, or one for each run of a stack; None takes `torch.initial_seed()`, under data parallelism that of
+        rank 0. Two methods with the same seed draw the same random numbers: give an actor and a critic seeds of their own.
+    attach: True resets by itself after `optimizer.step()`; False waits for you to call `step()` there, and takes a call that no
+        step of the optimizer came before for none (a GradScaler left it out), unless steps are replayed.
+    process_group: "auto" shares statistics over the ranks of a DistributedDataParallel model; a process group does so for any
+        model that is the same on all its ranks; None leaves every rank to itself.
+    mask: which positions of a batch are real, where some are padding: the name of an argument of the model's forward
+        (`mask="attention_mask"`, True or 1 at real positions), or a function of all its arguments that gives such a tensor
+        (`mask=lambda ids: ids != 0`) of shape (batch, positions). Activity, utilities and the means handed over are then those
+        of real positions, see `pliant.units.forwards`. A step without any leaves averages as they are.
+    """
+
+    groups: Sequence[UnitGroup] | UnitMap | None
+    example_inputs: Any
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    strict: bool
+    residual: bool
+    heads: bool
+    trial: bool
+    seed: int | Sequence[int] | None
+    attach: bool
+    process_group: dist.ProcessGroup | Literal["auto"] | None
+    mask: Mask | None
+
+
+def planned(
+    model: nn.Module, names: NamedModel, optimizers: Sequence[Optimizer], ranks: Ranks, where: Where, *, activity: bool
+) -> UnitMap:
+    """The units to reset: given by hand, or found by running the model, stepped by an optimizer and passed by a trial.
+
+    `activity`: they must be such that their activity can be read. Raises `ValueError` for what does not fit.
+    """
+    groups, example_inputs = where.get("groups"), where.get("example_inputs")
+    if (groups is None) == (example_inputs is None):
+        raise ValueError(
+            "give either example_inputs=x (the units are found by running the model on it) or groups=[UnitGroup(...), ...]"
+        )
+    strict, residual, heads = (where.get(kind, False) for kind in ("strict", "residual", "heads"))
+    if groups is None:
+        units = trace(
+            model, example_inputs, activity=activity, trial=False, strict=strict, residual=residual, heads=heads
+        )
+    else:
+        units = given_units(names, groups, {"strict": strict, "residual": residual, "heads": heads})
+    units = units.include(*_patterns(where.get("include", ()))).exclude(*_patterns(where.get("exclude", ())))
+    if groups is not None:
+        return units
+    units = stepped_units(units, names, optimizers)
+    if not where.get("trial", True):
+        return units
+    found = tried(units.groups, model, example_inputs) if ranks.leads else Tried()
+    return passed_units(units, *ranks.agree_on([found]))
 
 
 def given_units(names: NamedModel, groups: Sequence[UnitGroup] | UnitMap, kinds: Mapping[str, bool]) -> UnitMap:
@@ -63,4 +136,68 @@ def warnings_of(units: UnitMap) -> list[str]:
     if not units.unreached:
         return []
     names = ", ".join(units.unreached)
-    return [f"never ran with the example inputs: {names}. Should it train, the first step raises: it may read units"]
+    return [
+        f"never ran with the example inputs: {names}. If one receives a gradient, the first step raises, because it may consume "
+        f"units that the plan does not know"
+    ]
+
+
+# -- whether a method may be there ------------------------------------------------------------------------------------
+
+
+def check_groups(groups: Sequence[BoundGroup], *, activity: bool) -> None:
+    """Raise `ValueError` unless no group is named twice, no slice is in two groups, all have as many runs, and, where `activity`
+    is needed, each has a tap."""
+    if not groups:
+        raise ValueError("no groups are left, so no unit could ever be replaced: none were given, or all are excluded")
+    twice = [name for name, count in Counter(group.name for group in groups).items() if count > 1]
+    if twice:
+        raise ValueError(f"the same group is given more than once: {'; '.join(twice)}")
+    sides = {
+        "incoming": [place for group in groups for part in group.incoming for place in _places(part)],
+        "outgoing": [place for group in groups for part in group.outgoing for place in _places(part)],
+    }
+    for kind, found in sides.items():
+        claims = Counter(place for place, _ in found)
+        twice = sorted({name for place, name in found if claims[place] > 1})
+        if twice:
+            raise ValueError(f"the same {kind} slice is given more than once: {'; '.join(twice)}")
+    if len({group.spec.runs for group in groups}) > 1:
+        raise ValueError("all groups must have the same number of runs")
+    for group in groups:
+        if activity and not group.spec.taps:
+            raise ValueError(
+                f"group '{group.name}' has no tap to read its activity from; give one, or use utility='weight'"
+            )
+
+
+def check_alone(kind: str, groups: Iterable[BoundGroup], taken: Iterable[BoundGroup]) -> None:
+    """Raise `ValueError` where a unit is among those `taken` by another method of the same `kind`, each at its own rate.
+
+    Units are the same if a weight that enters them is, whatever model they were found in and whatever their names.
+    """
+    theirs = {place for group in taken for place in _entered(group)}
+    shared = [group.name for group in groups if not theirs.isdisjoint(_entered(group))]
+    if shared:
+        raise ValueError(
+            f"units of '{shared[0]}' are already reset by a {kind} that is attached to this optimizer: detach() that one first, "
+            "or exclude its units here"
+        )
+
+
+def _places(part: BoundSlice) -> list[tuple[object, str]]:
+    """Which entries a slice owns, whatever name they go by, and that name."""
+    spec = part.part
+    name = f"{spec.parameter}, axis {spec.axis}"
+    if spec.index is None:
+        return [((id(part.parameter), spec.axis, spec.shape, position), name) for position in range(part.index.numel())]
+    return [((id(part.parameter), spec.axis, spec.shape, position), name) for row in spec.index for position in row]
+
+
+def _entered(group: BoundGroup) -> set[object]:
+    """What tells a group's units from all others: the entries through which numbers enter them."""
+    return {place for part in group.incoming for place, _ in _places(part)}
+
+
+def _patterns(given: str | Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given

@@ -13,6 +13,7 @@ replacement; ours is the same count without the rounding of a running sum.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor, inf
 from typing import Any
@@ -100,6 +101,25 @@ class Schedule:
             # what the old rate owed is settled, and the new one starts now: it must not claim the past at once
             self.replaced = self.eligible_unit_steps = 0
         self.arriving = {int(step): int(count) for step, count in state["arriving"]}
+
+
+class Replaced:
+    """How many units of each group were replaced, by run, and at which step of the group the last of them."""
+
+    def __init__(self, runs_of_groups: Mapping[str, int]) -> None:
+        self.counts = {name: [0] * runs for name, runs in runs_of_groups.items()}
+        self.last: dict[str, int | None] = dict.fromkeys(runs_of_groups)
+
+    def add(self, name: str, counts: Sequence[int], step: int) -> None:
+        self.counts[name] = [before + count for before, count in zip(self.counts[name], counts, strict=True)]
+        self.last[name] = step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: {"replaced": list(counts), "last": self.last[name]} for name, counts in self.counts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.counts:
+            self.counts[name], self.last[name] = list(state[name]["replaced"]), state[name]["last"]
 
 
 def least_useful(utility: Tensor, age: Tensor, count: int, maturity_threshold: int) -> Tensor:

@@ -5,7 +5,7 @@ groups there are.
     columns   of groups: `columns[:, j]` is entry `entry_of_column[j]`; the columns of a unit stand together
     units     of groups, one after another
 
-Groups with equally many columns a unit are neighbours, and neighbours that ran in a step are one `Span`: its columns viewed
+Groups with equally many columns per unit are neighbours, and neighbours that ran in a step are one `Span`: its columns viewed
 as (runs, units, width) lie on its units.
 """
 
@@ -29,13 +29,24 @@ from pliant.units.groups import Tap
 from pliant.units.hooks import attach
 
 
+def side_by_side(
+    groups: Sequence[BoundGroup], names: NamedModel, optimizers: Iterable[Optimizer], *, masked: bool
+) -> list[ActivityStatistics]:
+    """Statistics of groups that are on one device and step together; with `masked`, over real positions."""
+    clocks = {id(p): each for each in optimizers for settings in each.param_groups for p in settings["params"]}
+    together: dict[tuple[torch.device, Optimizer | None], list[BoundGroup]] = {}
+    for group in groups:
+        together.setdefault((group.first.device, clocks.get(id(group.first))), []).append(group)
+    return [ActivityStatistics(found, names, clock, masked=masked) for (_, clock), found in together.items()]
+
+
 def home_of_groups(all_statistics: Iterable[ActivityStatistics]) -> dict[BoundGroup, ActivityStatistics]:
     """Where the statistics of each group are."""
     return {group: statistics for statistics in all_statistics for group in statistics.groups}
 
 
 class Span(NamedTuple):
-    """Neighbouring groups with `width` columns a unit: their places among all units and all columns."""
+    """Neighbouring groups with `width` columns per unit: their places among all units and all columns."""
 
     units: slice
     columns: slice
@@ -65,7 +76,9 @@ class Means:
 class ActivityStatistics:
     """Groups on one device that step together: their readers, ages and places. All have equally many runs."""
 
-    def __init__(self, groups: Sequence[BoundGroup], names: NamedModel, clock: Optimizer | None) -> None:
+    def __init__(
+        self, groups: Sequence[BoundGroup], names: NamedModel, clock: Optimizer | None, *, masked: bool = False
+    ) -> None:
         self.clock = clock
         self.groups = sorted(groups, key=lambda group: group.columns)
         self.runs = groups[0].runs
@@ -78,11 +91,11 @@ class ActivityStatistics:
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
         self._all_spans = _joined(self._spans.values())
-        # at which step of its group each unit was new: ages follow without an operation a step
+        # at which step of its group each unit was new: ages follow without an operation per step
         self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
         self._all_ran = False
-        self.masked = False  # whether some positions of what is read are padding
+        self.masked = masked  # whether some positions of the recorded activity are padding
         self._place_readers(names)
         self._place_outgoing()
 
@@ -197,6 +210,11 @@ class ActivityStatistics:
         born[chosen.where] = (
             now if chosen.all_at_full_strength else torch.where(chosen.strength >= 1.0, now, born[chosen.where])
         )
+
+    def count_step(self, groups: Iterable[BoundGroup]) -> None:
+        """These groups made a step."""
+        for group in groups:
+            self.steps[group] += 1
 
     def ran(self) -> list[BoundGroup]:
         """The groups of which anything was read since the last step. One without a tap always counts as read."""

@@ -1,16 +1,16 @@
-"""Which steps of an optimizer were taken: one that was not is no step for any method.
+"""Which steps of an optimizer were taken. A step that a GradScaler skipped counts for no method.
 
-A GradScaler leaves out a step whose gradients overflowed. Most optimizers are then not called, and no hook of theirs runs. A
-fused one is called all the same and decides by `optimizer.found_inf`, on the device. (A step without any gradient is one: so
-it was asked for.)
+A GradScaler skips a step whose gradients overflowed. Most optimizers are then not called, and none of their hooks runs. A fused
+optimizer is called nevertheless, and its kernel reads `optimizer.found_inf` on the device. (A step in which no parameter has a
+gradient counts: it was asked for.)
 
-Where that flag lies on the CPU it is read. On CUDA a read would make the host wait for the device at every step, so the
-host learns of a step when the next one ends, from a copy that was started in time (`Pending`).
+A flag on the CPU is read at once. Reading one on CUDA would make the host wait for the device at every step, so there the host
+learns of a step when the next one ends, from a copy that was started in time (`Pending`).
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -84,3 +84,47 @@ def _either(first: Outcome, second: Outcome) -> Outcome:
     if first is False or second is False:
         return second if first is False else first
     return first | second if isinstance(first, Tensor) and isinstance(second, Tensor) else True
+
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+
+class LateSteps(Generic[Key, Item]):
+    """Steps of which only the device knows so far whether they were taken, and what is owed to those that were.
+
+    For each key, such as an optimizer, the items that made such a step.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[Key, tuple[Pending, list[Item]]] = {}
+        self._owed: dict[Key, list[Item]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pending or self._owed)
+
+    def add(self, key: Key, taken: Tensor, items: list[Item]) -> None:
+        """Items made a step of which `taken`, a boolean scalar, will say whether it was one."""
+        self._pending[key] = Pending(taken), items
+
+    def settle(self) -> list[tuple[Key, list[Item]]]:
+        """Wait until it is known of all, and return what made a step that was taken; it is owed from here on."""
+        found: list[tuple[Key, list[Item]]] = []
+        while self._pending:
+            key, (taken, items) = self._pending.popitem()
+            if taken.wait():
+                self._owed.setdefault(key, []).extend(items)
+                found.append((key, items))
+        return found
+
+    def pop(self, key: Key) -> list[Item]:
+        """What is owed, which is then owed no more."""
+        return self._owed.pop(key, [])
+
+    @property
+    def owed(self) -> dict[Key, list[Item]]:
+        return self._owed
+
+    def clear(self, owed: dict[Key, list[Item]] | None = None) -> None:
+        """Nothing is pending, and what is given is owed."""
+        self._pending, self._owed = {}, owed or {}

@@ -5,12 +5,12 @@
     Û[i]  = U[i] / (1 - η^age[i])            corrected for its start at 0, each unit by its own age
 
 Source: Dohare et al., Nature 632 (2024), eq. 1 and the released code, whose names are kept. Two differences
-from the article: |h| is averaged over the batch (equal at batch size 1), and outgoing weights are averaged,
+from Dohare et al. (2024): |h| is averaged over the batch (equal at batch size 1), and outgoing weights are averaged,
 not summed (a constant factor within a group; ranks agree). After a flatten a unit has several columns;
 the product is taken per column and then averaged, as the released code does, but each column is centred on
 its own mean, where the released code centres all of them on one.
 
-Formulas take and give one number a column, (..., columns); `pliant.engine.score` adds them up by unit.
+Formulas take and give one number per column, (..., columns); `pliant.engine.score` adds them up by unit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def weight(seen: Seen) -> Tensor:
 
 
 def contribution(seen: Seen) -> Tensor:
-    """mean |w_out| x mean |h|, the article's"""
+    """mean |w_out| x mean |h|, that of Dohare et al. (2024)"""
     return seen.outgoing * seen.magnitude
 
 

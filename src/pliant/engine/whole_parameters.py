@@ -1,23 +1,20 @@
-"""Methods that act on whole parameters around each optimizer step: which parameters, and living with the model.
+"""Methods that act on whole parameters around each optimizer step: which parameters, and where they are in the model.
 
-A method here is hooked to the optimizers alone. The model carries nothing, so copies of it, and copies of its
-optimizer, know of no method.
+A method here is hooked to the optimizers alone. The model carries nothing, so copies of it, and copies of its optimizer, know
+of no method.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import ABC
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from operator import index
-from typing import Any, Self
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from pliant.engine.attached import Attached, Optimizers, each_of, home_of_parameters
 from pliant.units.models import plain_name, unwrapped
 
 Which = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
@@ -28,33 +25,39 @@ class Place:
     """A parameter where it lies in the model."""
 
     name: str  # without the prefixes that DistributedDataParallel and `torch.compile` add
+    path: str  # its name in the network inside of these
     parameter: nn.Parameter
     home: nn.Module
     leaf: str
     optimizer: int  # which of those given steps it
 
 
-class WholeParameters(ABC):
-    """What the methods share: the parameters chosen, the hooks on their optimizers, and saving.
+class WholeParameters(Attached, ABC):
+    """What the methods share: the parameters chosen, and saving.
 
     Args:
         model: the network that trains.
         optimizer: what steps it, or several; each parameter is looked up in its own.
         parameters: names or patterns (`fnmatch`), or a function (name, parameter) -> bool; None takes all. In any case
             only those of the model that an optimizer given steps, if one is.
+        attach: as for `Attached`.
 
     Raises `ValueError` if none are left, if two of the optimizers step the same one, or a pattern matches no name.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None, parameters: Which) -> None:
-        self.optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer or ())
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizers | None, parameters: Which, *, attach: bool = True
+    ) -> None:
+        super().__init__(each_of(optimizer), attach=attach)
         self.places = places_of(model, None if optimizer is None else self.optimizers, parameters)
-        self._handles: list[RemovableHandle] = []
 
     @property
     def names(self) -> list[str]:
         """The parameters acted on."""
         return [place.name for place in self.places]
+
+    def _touched(self) -> Iterable[Tensor]:
+        return [place.parameter for place in self.places]
 
     def check_places(self) -> None:
         """Raise `RuntimeError` if a parameter is no longer the model's."""
@@ -66,61 +69,17 @@ class WholeParameters(ABC):
                     f"is now"
                 )
 
-    # -- attaching and saving -----------------------------------------------------------------------------------------
-
-    def detach(self) -> None:
-        """Remove every hook."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.detach()
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
-
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`. Raises `ValueError` if it was saved for something else."""
-
-    def check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
-        """Raise `ValueError` unless `state` was saved with the entries of `here`."""
-        for name, mine in here.items():
-            if state.get(name) != mine:
-                raise ValueError(
-                    f"this state of {type(self).__name__} was saved with {name} = {state.get(name)}, here it is {mine}"
-                )
-
-    def __deepcopy__(self, memo: object) -> Self:
-        raise TypeError(
-            f"{type(self).__name__} holds hooks on one optimizer and cannot be copied. Copy the model and its optimizer, build "
-            f"a new {type(self).__name__} on the copies, and load this one's state_dict()"
-        )
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError(
-            f"{type(self).__name__} holds hooks on one optimizer and cannot be pickled; save its state_dict()"
-        )
-
 
 def places_of(model: nn.Module, optimizers: Sequence[Optimizer] | None, parameters: Which = None) -> list[Place]:
-    """The chosen parameters of `model` that one of `optimizers` steps, in the model's order, each once."""
-    owner: dict[nn.Parameter, int] = {} if optimizers is not None else dict.fromkeys(model.parameters(), 0)
-    for number, optimizer in enumerate(optimizers or ()):
-        for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
-            if owner.setdefault(parameter, number) != number:
-                raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
-    found: list[Place] = []
+    """The chosen parameters of `model` that one of `optimizers` steps, in the model's order, each once; None: of all."""
+    home = None if optimizers is None else home_of_parameters(optimizers)
     network = unwrapped(model)
+    found: list[Place] = []
     for full, parameter in network.named_parameters():
-        if parameter in owner:
+        if home is None or parameter in home:
             path, _, leaf = full.rpartition(".")
-            found.append(Place(plain_name(full), parameter, network.get_submodule(path), leaf, owner[parameter]))
+            number = 0 if optimizers is None or home is None else optimizers.index(home[parameter])
+            found.append(Place(plain_name(full), full, parameter, network.get_submodule(path), leaf, number))
     places = _chosen(found, parameters)
     if not places:
         raise ValueError(
@@ -141,23 +100,3 @@ def _chosen(places: Sequence[Place], parameters: Which) -> list[Place]:
             known = ", ".join(place.name for place in places)
             raise ValueError(f"parameters={pattern!r} matches none that the optimizer steps; those are: {known}")
     return [place for place in places if any(fnmatchcase(place.name, pattern) for pattern in patterns)]
-
-
-def seeds_of_runs(seed: int | Sequence[int] | None, runs: int) -> list[int]:
-    """One seed a run; from a number, that and the following ones. None takes `torch.initial_seed()`, which is not drawn from.
-
-    >>> seeds_of_runs(7, runs=3)
-    [7, 8, 9]
-    """
-    if seed is None or not isinstance(seed, Sequence):
-        first = torch.initial_seed() if seed is None else index(seed)
-        return [first + run for run in range(runs)]
-    if len(seed) != runs:
-        raise ValueError(f"{len(seed)} seeds for {runs} runs; give one each, or one number")
-    return [index(each) for each in seed]
-
-
-def is_captured(places: Sequence[Place]) -> bool:
-    """Whether what happens now is recorded in a CUDA graph, whose replay calls no hook."""
-    on_cuda = any(place.parameter.device.type == "cuda" for place in places)
-    return on_cuda and torch.cuda.is_current_stream_capturing()

@@ -17,17 +17,46 @@ Source: Dohare et al., Nature 632 (2024), algorithm 1. Departures are named wher
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import TypedDict, Unpack, cast
 
 from torch import nn
 from torch.optim import Optimizer
 
-from pliant.engine.optimizer_state.units import OptimizerState, Policy
+from pliant.engine.optimizer_state import OptimizerState, Policy
+from pliant.engine.planning import Where
 from pliant.engine.redraw import Init, Redraw
 from pliant.engine.score import RunningUtility
 from pliant.engine.select import Count, Eligible, ReplacementRate
-from pliant.engine.unit_reset import UnitReset, Where
+from pliant.engine.unit_reset import UnitReset
 from pliant.engine.utility import Utility
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of continual backpropagation, for whoever passes them on: callbacks, PPO, experiments.
+
+    Their meaning and their defaults are those of `ContinualBackprop`, and stand nowhere else.
+    """
+
+    replacement_rate: float
+    maturity_threshold: int
+    decay_rate: float
+    utility: str | Utility
+    count: Count
+    eligible: Eligible
+    hand_over_mean: bool
+    optimizer_state: Policy
+    init: Init
+
+
+def parameters_of(settings: object) -> Parameters:
+    """Those that `settings` has as attributes of the same names (a config, a dataclass).
+
+    >>> from types import SimpleNamespace
+    >>> parameters_of(SimpleNamespace(replacement_rate=1e-3, step_size=0.1))
+    {'replacement_rate': 0.001}
+    """
+    names = Parameters.__annotations__
+    return cast(Parameters, {name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
 
 class ContinualBackprop(UnitReset):
@@ -47,7 +76,7 @@ class ContinualBackprop(UnitReset):
         init: what fresh incoming weights are drawn from: "module" (as the layer's own reset, or as the network started, where
             that is another scale), a name, or a callable, see `pliant.engine.redraw.Redraw`.
         where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
-            `residual`, `heads`, `trial`, `seed`, `attach`, `process_group` and `mask` as in `pliant.engine.unit_reset.UnitReset`.
+            `residual`, `heads`, `trial`, `seed`, `attach`, `process_group` and `mask` as in `pliant.engine.planning.Where`.
 
     Raises `ValueError` or `TypeError` at construction for what does not fit.
 

@@ -18,11 +18,12 @@ from typing import Unpack
 from torch import nn
 from torch.optim import Optimizer
 
-from pliant.engine.optimizer_state.units import OptimizerState, Policy
+from pliant.engine.optimizer_state import OptimizerState, Policy
+from pliant.engine.planning import Where
 from pliant.engine.redraw import Init, Redraw
 from pliant.engine.score import Dormancy
 from pliant.engine.select import Threshold
-from pliant.engine.unit_reset import UnitReset, Where
+from pliant.engine.unit_reset import UnitReset
 
 
 class ReDo(UnitReset):

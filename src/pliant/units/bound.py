@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.base.choices import did_you_mean
-from pliant.units.entries import BoundSlice
+from pliant.units.entries import BoundSlice, SelectedUnits
 from pliant.units.groups import BN, AffineEntry, PlanRow, Slice, Tap, UnitGroup
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -119,6 +119,12 @@ class BoundGroup:
         return [
             (home, leaf, part.parameter) for home, (_, _, leaf), part in zip(homes, stems, self.slices(), strict=True)
         ]
+
+    def clear_gradients(self, chosen: SelectedUnits) -> None:
+        """What the chosen units' entries have in `.grad` becomes zero, by their strength."""
+        for part in self.slices():
+            if part.parameter.grad is not None:
+                part.write(chosen, 0.0, part.parameter.grad)
 
     # -- weights as the utilities see them ----------------------------------------------------------------------
 

@@ -115,6 +115,16 @@ class UnitMap:
         """One line per group, without the prefixes of DistributedDataParallel and `torch.compile`."""
         return [plain_name(row.fingerprint()) for row in self.rows]
 
+    def check_fingerprint(self, saved: Sequence[str]) -> None:
+        """Raise `ValueError` unless something was saved for the units of this plan."""
+        ours = self.fingerprint()
+        if ours != list(saved):
+            theirs = [f"saved: {line}" for line in saved if line not in ours]
+            here = [f"here: {line}" for line in ours if line not in saved]
+            raise ValueError(
+                f"this state was saved for other units; {'; '.join(theirs + here) or 'their order differs'}"
+            )
+
     def __str__(self) -> str:
         head = ("group", "kind", "units", "incoming", "outgoing", "activity", "hand-over", "init std / now")
         lines = aligned([head, *(row.cells() for row in self.rows)])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pliant import ContinualBackprop, chain_groups
-from pliant.engine.optimizer_state.units import RULES, OptimizerState
+from pliant.engine.optimizer_state import RULES, OptimizerState
 from pliant.engine.optimizer_state.young import NEVER
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import SelectedUnits

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pliant.engine.optimizer_state.units import OptimizerState
+from pliant.engine.optimizer_state import OptimizerState
 from pliant.engine.optimizer_state.young import ages, steps_of_youth
 from pliant.engine.optimizer_state.young.moves import SparseUpdate
 from pliant.units.bound import BoundGroup

@@ -1,4 +1,4 @@
-"""What each optimizer remembers about a weight, and how to forget it.
+"""Forgets what optimizers remember of replaced units, as `rules` says.
 
 A replaced unit must not be moved by the momentum of its predecessor. Policies:
 
@@ -8,15 +8,6 @@ A replaced unit must not be moved by the momentum of its predecessor. Policies:
     zero    averages and sizes 0, the step counter that entries share goes on (small second moments under a large
             counter: up to 6.6 step sizes at once, with Adam's defaults)
     keep    nothing is touched (to replicate codes that did so)
-
-State is of six kinds, and `RULES` says which key of which optimizer is of which:
-
-    average   of gradients, or of steps: 0
-    size      of gradients: 0, or filled
-    peak      largest size so far: like size
-    value     a copy of the parameter: its new value
-    start     what the optimizer starts it at, from the setting named
-    shared    by all entries of the parameter: goes on
 
 What "fresh" takes beyond that:
 
@@ -33,8 +24,8 @@ State of a broadcast shape (Adafactor's row and column sizes) is a unit's own on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal, cast, get_args
 
@@ -43,55 +34,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.base.choices import one_of
-from pliant.engine.optimizer_state.young import Averages, YoungEntries
+from pliant.engine.attached import home_of_parameters
+from pliant.engine.optimizer_state.rules import check_keys, rule_of, settings_of
+from pliant.engine.optimizer_state.young import YoungEntries
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import BoundSlice, SelectedUnits
 
 Policy = Literal["fresh", "fill", "zero", "keep"]
 
-
-@dataclass(frozen=True)
-class Rule:
-    """State keys of an optimizer by kind; `start` maps a key to the setting that it starts from."""
-
-    average: tuple[str, ...] = ()
-    size: tuple[str, ...] = ()
-    peak: tuple[str, ...] = ()
-    value: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ("step",)
-    start: Mapping[str, str] | None = None
-    counted: Averages | None = None  # what "fresh" counts by entry
-    fills: bool = False  # "fresh" cannot be exact
-    note: str = ""
-
-    @property
-    def keys(self) -> set[str]:
-        return {*self.average, *self.size, *self.peak, *self.value, *self.shared, *(self.start or {})}
-
-
-_ADAM = Averages("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-_FREE = Averages(None, "exp_avg_sq", count="k", decay_in_gradient=False)
-_X = "the average x starts at a unit's new value and goes on with the weights that all entries share"
-
-RULES: dict[str, Rule] = {  # package.class
-    "torch.SGD": Rule(average=("momentum_buffer",)),
-    "torch.Adam": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=_ADAM),
-    "torch.AdamW": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=replace(_ADAM, decay_in_gradient=False)),
-    "torch.Adamax": Rule(("exp_avg",), ("exp_inf",), counted=Averages("exp_avg", None, decay_in_gradient=True)),
-    "torch.NAdam": Rule(("exp_avg",), ("exp_avg_sq",), shared=("step", "mu_product"), fills=True),
-    "torch.RAdam": Rule(("exp_avg",), ("exp_avg_sq",), fills=True),
-    "torch.RMSprop": Rule(("momentum_buffer", "grad_avg"), ("square_avg",), note="a fresh unit's first step is up to "
-                          "1 / sqrt(1 - alpha) step sizes, as RMSprop's own; optimizer_state='fill' avoids it"),
-    "torch.Adadelta": Rule(("acc_delta",), ("square_avg",)),
-    "torch.Adagrad": Rule(start={"sum": "initial_accumulator_value"}, note="the decay of the step size by lr_decay goes on"),
-    "torch.Rprop": Rule(("prev",), start={"step_size": "lr"}),
-    "torch.ASGD": Rule(value=("ax",), shared=("step", "eta", "mu"), note="the decay of the step size goes on"),
-    "torch.Adafactor": Rule(size=("row_var", "col_var", "variance"), fills=True),
-    "torch.Muon": Rule(("momentum_buffer",), note="experimental: every entry of a matrix takes part in every other's step"),
-    "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
-    "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
-    "schedulefree.RAdamScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), fills=True, note=_X),
-}  # fmt: skip
+_OTHERWISE = "Use optimizer_state='keep' to leave stale state in replaced units"
 
 
 class OptimizerState:
@@ -99,28 +50,23 @@ class OptimizerState:
 
     def __init__(self, policy: Policy = "fresh") -> None:
         self.policy: Policy = one_of("optimizer_state", policy, get_args(Policy))
+        self._young: dict[Optimizer, YoungEntries] = {}  # of those that it has joined
 
     def bind(self, optimizers: Sequence[Optimizer], groups: Sequence[BoundGroup]) -> None:
         """Look every parameter up in its optimizer. Raises `ValueError` where one has none or two, or a rule is missing."""
         self._groups = list(groups)
-        self._home: dict[nn.Parameter, Optimizer] = {}
-        for optimizer in optimizers:
-            for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
-                if self._home.setdefault(parameter, optimizer) is not optimizer:
-                    raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
+        self._home = home_of_parameters(optimizers)
         used: dict[Optimizer, list[BoundSlice]] = {}
         for group in self._groups:
             for part in group.slices():
                 self._check(group, part)
                 used.setdefault(self._optimizer(part), []).append(part)
-        self._rules = {optimizer: RULES[_name(optimizer)] for optimizer in used if self.policy != "keep"}
-        self._young = {
-            optimizer: YoungEntries.of(optimizer, rule.counted)
-            for optimizer, rule in self._rules.items()
-            if rule.counted is not None and self.policy == "fresh"
-        }
-        for optimizer, young in self._young.items():
-            young.join(optimizer, used[optimizer])
+        self._rules = {optimizer: rule_of(optimizer, _OTHERWISE) for optimizer in used if self.policy != "keep"}
+        for optimizer, rule in self._rules.items():
+            if rule.counted is not None and self.policy == "fresh":
+                young = YoungEntries.of(optimizer, rule.counted)
+                young.join(optimizer, used[optimizer])
+                self._young[optimizer] = young
 
     def detach(self) -> None:
         """Leave the optimizers alone from here on."""
@@ -130,7 +76,7 @@ class OptimizerState:
 
     @property
     def notes(self) -> list[str]:
-        """Where "fresh" is not quite that, one line an optimizer; for the plan."""
+        """Where "fresh" is not quite that, one line per optimizer; for the plan."""
         found: list[str] = []
         for optimizer, rule in self._rules.items() if self.policy == "fresh" else ():
             filled = "optimizer_state='fill': 'fresh' is not possible with its shared state" if rule.fills else ""
@@ -142,7 +88,7 @@ class OptimizerState:
         return self._home[parameter]
 
     def _optimizer(self, part: BoundSlice) -> Optimizer:
-        return self._home[cast(nn.Parameter, part.parameter)]
+        return self._home[part.parameter]
 
     # -- what can be forgotten ------------------------------------------------------------------------------------
 
@@ -156,14 +102,8 @@ class OptimizerState:
             )
         if self.policy == "keep":
             return
-        if _name(optimizer) not in RULES:
-            known = ", ".join(name.partition(".")[2] for name in RULES)
-            raise ValueError(
-                f"no rule to forget the state of {type(optimizer).__name__} (known: {known}). Use one of them, "
-                f"or optimizer_state='keep' to leave stale state in replaced units"
-            )
-        _check_keys(optimizer, RULES[_name(optimizer)], part)
-        self._check_settings(_settings(optimizer, parameter))
+        check_keys(optimizer, rule_of(optimizer, _OTHERWISE), parameter, _OTHERWISE, f" for '{part.part.parameter}'")
+        self._check_settings(settings_of(optimizer, parameter))
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """At construction and, since a schedule may have changed them, at every reset."""
@@ -184,14 +124,15 @@ class OptimizerState:
             state: dict[str, Any] = optimizer.state.get(part.parameter, {})
             if not state:
                 continue
-            _check_keys(optimizer, self._rules[optimizer], part)
+            parameter = cast(nn.Parameter, part.parameter)
+            check_keys(optimizer, self._rules[optimizer], parameter, _OTHERWISE, f" for '{part.part.parameter}'")
             self._forget(optimizer, part, chosen, {k: v for k, v in state.items() if isinstance(v, Tensor)})
             if optimizer in self._young:
                 self._young[optimizer].rejuvenate(optimizer, part, chosen)
 
     def _forget(self, optimizer: Optimizer, part: BoundSlice, chosen: SelectedUnits, state: dict[str, Tensor]) -> None:
         rule = self._rules[optimizer]
-        settings = _settings(optimizer, cast(nn.Parameter, part.parameter))
+        settings = settings_of(optimizer, cast(nn.Parameter, part.parameter))
         self._check_settings(settings)
         if rule.value and not settings.get("train_mode", True):
             raise RuntimeError(
@@ -229,25 +170,6 @@ class OptimizerState:
                 optimizer = self._optimizer(part)
                 if optimizer in self._young:
                     self._young[optimizer].load(optimizer, part, state.get(f"{group.name}|{number}"))
-
-
-def _name(optimizer: Optimizer) -> str:
-    kind = type(optimizer)
-    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-
-
-def _check_keys(optimizer: Optimizer, rule: Rule, part: BoundSlice) -> None:
-    unknown = sorted(set(optimizer.state.get(part.parameter, {})) - rule.keys)
-    if unknown:
-        raise ValueError(
-            f"{type(optimizer).__name__} keeps {', '.join(map(repr, unknown))} for '{part.part.parameter}', and no rule says how "
-            f"to forget it. Use optimizer_state='keep' to leave stale state in replaced units"
-        )
-
-
-def _settings(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
-    """The settings a parameter is stepped with now: loading a state or a schedule may have replaced them."""
-    return next(each for each in optimizer.param_groups if any(p is parameter for p in each["params"]))
 
 
 def _within(part: BoundSlice, memory: Tensor) -> BoundSlice | None:

@@ -26,7 +26,7 @@ from typing import Any, Literal, cast, get_args
 from pliant.base.choices import did_you_mean
 from pliant.base.deprecation import renamed_arguments, renamed_attributes
 from pliant.base.initial import INITS
-from pliant.engine.optimizer_state.units import Policy
+from pliant.engine.optimizer_state import Policy
 from pliant.engine.select import Count
 from pliant.engine.utility import UTILITIES
 from pliant.rl.ppo.activations import ACTIVATIONS

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pliant.methods import ContinualBackprop, ReDo
+from pliant.methods.continual_backprop import parameters_of
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.settings import Settings
 from pliant.units import UnitGroup
@@ -56,16 +57,9 @@ def unit_method(
             networks,
             optimizer,
             groups=networks.groups(),
-            replacement_rate=settings.replacement_rate,
-            maturity_threshold=settings.maturity_threshold,
-            decay_rate=settings.decay_rate,
-            utility=settings.utility,
-            count=settings.count,
-            hand_over_mean=settings.hand_over_mean,
-            optimizer_state=settings.optimizer_state,
-            init=settings.init,
             seed=seeds,
             attach=False,
+            **parameters_of(settings),
         )
     if settings.method == "redo":
         return ReDo(

@@ -80,7 +80,7 @@ def steps_of_youth(beta: float, dtype: torch.dtype) -> int:
 class MissingWeights:
     """W by age, for one β, of the positions of some parameters.
 
-    Ages grow by one a step. So positions keep their places while the table moves on under them, for up to `AHEAD` steps, and
+    Ages grow by one per step. So positions keep their places while the table moves on under them, for up to `AHEAD` steps, and
     a step takes one lookup.
     """
 

@@ -1,7 +1,7 @@
-"""Parameters that one optimizer steps alike: their ages, and what is planned for the next steps.
+"""Parameters that one optimizer steps with the same settings: the ages of their entries, and the plan of the next steps.
 
-What is to be moved, and where W is looked up, holds until a unit is reset or, by the host's count, some are young no
-more. Until then a step costs its moves and little else.
+Which entries are to be moved, and where their weights W are looked up, holds until a unit is reset or, by the host's count, some
+entries have converged. Until then a step costs the moves themselves and little else.
 """
 
 from __future__ import annotations

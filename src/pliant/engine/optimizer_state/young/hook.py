@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from pliant.engine.attached import when_gradients_are_there
 from pliant.engine.optimizer_state.young.ages import Ages
 from pliant.engine.optimizer_state.young.averages import Averages, steps_of_youth
 from pliant.engine.optimizer_state.young.batch import Batch
@@ -91,17 +92,7 @@ class YoungEntries:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Make up for the shared count, at once or when the closure that finds the gradients has run."""
-        closure: Callable[[], Any] | None = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._make_up(optimizer)
-            return None
-
-        def then_make_up() -> Any:
-            loss = closure()
-            self._make_up(optimizer)
-            return loss
-
-        return (args[0], then_make_up, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+        return when_gradients_are_there(args, kwargs, lambda: self._make_up(optimizer))
 
     @torch.no_grad()
     def _make_up(self, optimizer: Optimizer) -> None:

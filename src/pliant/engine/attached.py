@@ -1,0 +1,204 @@
+"""What hangs on one or several optimizers: hooks around their steps, which of these were taken, and living with the model.
+
+Every method of this library is `Attached`. Its subclasses say what to do before and after a step; here stands, once, what is
+the same for all: a step is counted when it was taken (`pliant.engine.taken_steps`), a closure runs forward and backward inside
+of it, a CUDA graph replays it without hooks, copies and pickles are refused, and nothing is left behind when construction fails.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from operator import index
+from threading import Lock
+from typing import Any, Self
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from pliant.engine.taken_steps import Clock
+
+Optimizers = Optimizer | Sequence[Optimizer]
+
+_ALL: WeakSet[Attached] = WeakSet()  # those that act by themselves
+_LOCK = Lock()  # threads attach to models of their own
+
+
+class Attached(ABC):
+    """A method that acts around the steps of optimizers.
+
+    Args:
+        optimizers: those it is attached to.
+        attach: True steps by itself after `optimizer.step()`; False waits for `step()`.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], *, attach: bool = True) -> None:
+        self.optimizers = tuple(optimizers)
+        self._steps_by_itself = attach
+        self._clocks = {each: Clock() for each in self.optimizers}
+        self._handles: list[RemovableHandle] = []
+
+    # -- around a step ------------------------------------------------------------------------------------------------
+
+    def _begins(self, optimizer: Optimizer) -> None:  # noqa: B027  (nothing to do, as a rule)
+        """A step begins."""
+
+    def _ended(self, optimizer: Optimizer) -> None:  # noqa: B027
+        """A step has ended; with `attach=False` nothing is to happen by itself."""
+
+    @abstractmethod
+    def _touched(self) -> Iterable[Tensor]:
+        """The parameters acted on."""
+
+    def _follow_steps(self) -> None:
+        """Hooks on all optimizers that have any. From here on construction must not fail, but within `_or_nothing_left`."""
+        self._on_cuda = any(parameter.device.type == "cuda" for parameter in self._touched())
+        for each in self.optimizers:
+            if self._steps_by_itself or hasattr(each, "_optimizer_step_post_hooks"):
+                before, after = each.register_step_pre_hook, each.register_step_post_hook
+                self._handles += [before(self._before_step), after(self._after_step)]
+        if self._steps_by_itself:
+            with _LOCK:
+                _ALL.add(self)
+
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if not self._is_captured():
+            self._begins(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if self._is_captured():
+            self._clocks[optimizer].recorded()
+            if self._steps_by_itself:
+                raise RuntimeError(
+                    f"{type(optimizer).__name__}.step() is being captured in a CUDA graph, whose replay calls no hook. Build "
+                    f"{type(self).__name__} with attach=False, and call its step() after every replay"
+                )
+            return
+        self._clocks[optimizer].after(optimizer)
+        self._ended(optimizer)
+
+    def _is_captured(self) -> bool:
+        """Whether what happens now is recorded in a CUDA graph."""
+        return self._on_cuda and torch.cuda.is_current_stream_capturing()
+
+    # -- attaching and detaching --------------------------------------------------------------------------------------
+
+    def _beside(self) -> list[Self]:
+        """Other methods of this very kind that act by themselves after steps of an optimizer of ours."""
+        with _LOCK:
+            others = [each for each in _ALL if type(each) is type(self) and each is not self]
+        return [each for each in others if not {*each.optimizers}.isdisjoint(self.optimizers)]
+
+    @contextmanager
+    def _or_nothing_left(self) -> Generator[None]:
+        """If construction fails inside, every hook is taken off again."""
+        try:
+            yield
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Remove every hook."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        with _LOCK:
+            _ALL.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`. Raises `ValueError` if it was saved for something else."""
+
+    def _check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
+        """Raise `ValueError` unless `state` was saved with the entries of `here`."""
+        for name, mine in here.items():
+            if state.get(name) != mine:
+                raise ValueError(
+                    f"this state of {type(self).__name__} was saved with {name} = {state.get(name)}, here it is {mine}"
+                )
+
+    def __deepcopy__(self, memo: object) -> Self:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} holds hooks on one model and its optimizer and cannot be copied. Copy the model and its optimizer, build a "
+            f"new {name} on the copies, and load this one's state_dict()"
+        )
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(
+            f"{type(self).__name__} holds hooks on one model and its optimizer and cannot be pickled; save its state_dict()"
+        )
+
+
+def each_of(optimizer: Optimizers | None) -> tuple[Optimizer, ...]:
+    """The optimizers given, one, several or none, each inside the wrappers that only pass its steps on."""
+    return tuple(map(inner, (optimizer,) if isinstance(optimizer, Optimizer) else optimizer or ()))
+
+
+def inner(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside a wrapper that is called an `Optimizer` and has none of its hooks, such as Accelerate's."""
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and isinstance(
+        wrapped := getattr(optimizer, "optimizer", None), Optimizer
+    ):
+        optimizer = wrapped
+    return optimizer
+
+
+def home_of_parameters(optimizers: Iterable[Optimizer]) -> dict[Tensor, Optimizer]:
+    """The optimizer that steps each parameter. Raises `ValueError` if two of them step the same one."""
+    home: dict[Tensor, Optimizer] = {}
+    for optimizer in optimizers:
+        for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
+            if home.setdefault(parameter, optimizer) is not optimizer:
+                raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
+    return home
+
+
+def when_gradients_are_there(
+    args: Any, kwargs: Any, then: Callable[[], None], again: Callable[[], None] = lambda: None
+) -> Any:
+    """For a pre-hook to return: `then` runs now or, where the step is given a closure that finds the gradients, after each call
+    of it, before which comes `again`."""
+    closure: Callable[[], Any] | None = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        then()
+        return None
+
+    def closure_and_then() -> Any:
+        again()
+        loss = closure()
+        then()
+        return loss
+
+    return (args[0], closure_and_then, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+
+
+def seeds_of_runs(seed: int | Sequence[int] | None, runs: int) -> list[int]:
+    """One seed per run; from a number, that and the following ones. None takes `torch.initial_seed()`, which is not drawn from.
+
+    >>> seeds_of_runs(7, runs=3)
+    [7, 8, 9]
+    """
+    if seed is None or not isinstance(seed, Sequence):
+        first = torch.initial_seed() if seed is None else index(seed)
+        return [first + run for run in range(runs)]
+    if len(seed) != runs:
+        raise ValueError(f"{len(seed)} seeds for {runs} runs; give one each, or one number")
+    return [index(each) for each in seed]

@@ -1,0 +1,93 @@
+"""What each optimizer remembers about a weight, by kind: one table for all who forget it.
+
+    average   of gradients, or of steps: 0
+    size      of gradients: 0, or filled
+    peak      largest size so far: like size
+    value     a copy of the parameter: its new value
+    start     what the optimizer starts it at, from the setting named
+    shared    by all entries of the parameter: goes on where only some entries are forgotten
+
+`units` forgets what belongs to replaced units, `whole` what belongs to whole parameters or to the entries under a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+from pliant.engine.optimizer_state.young import Averages
+
+Policy = Literal["fresh", "fill", "zero", "keep"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """State keys of an optimizer by kind; `start` maps a key to the setting that it starts from."""
+
+    average: tuple[str, ...] = ()
+    size: tuple[str, ...] = ()
+    peak: tuple[str, ...] = ()
+    value: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ("step",)
+    start: Mapping[str, str] | None = None
+    counted: Averages | None = None  # what "fresh" counts by entry
+    fills: bool = False  # "fresh" cannot be exact
+    note: str = ""
+
+    @property
+    def keys(self) -> set[str]:
+        return {*self.average, *self.size, *self.peak, *self.value, *self.shared, *(self.start or {})}
+
+
+_ADAM = Averages("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_FREE = Averages(None, "exp_avg_sq", count="k", decay_in_gradient=False)
+_X = "the average x starts at a unit's new value and goes on with the weights that all entries share"
+
+RULES: dict[str, Rule] = {  # package.class
+    "torch.SGD": Rule(average=("momentum_buffer",)),
+    "torch.Adam": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=_ADAM),
+    "torch.AdamW": Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), counted=replace(_ADAM, decay_in_gradient=False)),
+    "torch.Adamax": Rule(("exp_avg",), ("exp_inf",), counted=Averages("exp_avg", None, decay_in_gradient=True)),
+    "torch.NAdam": Rule(("exp_avg",), ("exp_avg_sq",), shared=("step", "mu_product"), fills=True),
+    "torch.RAdam": Rule(("exp_avg",), ("exp_avg_sq",), fills=True),
+    "torch.RMSprop": Rule(("momentum_buffer", "grad_avg"), ("square_avg",), note="a fresh unit's first step is up to "
+                          "1 / sqrt(1 - alpha) step sizes, as RMSprop's own; optimizer_state='fill' avoids it"),
+    "torch.Adadelta": Rule(("acc_delta",), ("square_avg",)),
+    "torch.Adagrad": Rule(start={"sum": "initial_accumulator_value"}, note="the decay of the step size by lr_decay goes on"),
+    "torch.Rprop": Rule(("prev",), start={"step_size": "lr"}),
+    "torch.ASGD": Rule(value=("ax",), shared=("step", "eta", "mu"), note="the decay of the step size goes on"),
+    "torch.Adafactor": Rule(size=("row_var", "col_var", "variance"), fills=True),
+    "torch.Muon": Rule(("momentum_buffer",), note="experimental: every entry of a matrix takes part in every other's step"),
+    "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
+    "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
+    "schedulefree.RAdamScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), fills=True, note=_X),
+}  # fmt: skip
+
+
+def rule_of(optimizer: Optimizer, otherwise: str) -> Rule:
+    """The optimizer's rule. Raises `ValueError` where there is none, which says what to do `otherwise`."""
+    kind = type(optimizer)
+    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    if name not in RULES:
+        known = ", ".join(each.partition(".")[2] for each in RULES)
+        raise ValueError(f"no rule to forget the state of {kind.__name__} (known: {known}). {otherwise}")
+    return RULES[name]
+
+
+def check_keys(optimizer: Optimizer, rule: Rule, parameter: nn.Parameter, otherwise: str, of: str = "") -> None:
+    """Raise `ValueError` if the optimizer keeps something for the parameter of which the rule says nothing."""
+    unknown = sorted(set(optimizer.state.get(parameter, {})) - rule.keys)
+    if unknown:
+        raise ValueError(
+            f"{type(optimizer).__name__} keeps {', '.join(map(repr, unknown))}{of}, and no rule says how to forget it. "
+            f"{otherwise}"
+        )
+
+
+def settings_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
+    """The settings a parameter is stepped with now: loading a state or a schedule may have replaced them."""
+    return next(each for each in optimizer.param_groups if any(p is parameter for p in each["params"]))

@@ -1,0 +1,111 @@
+"""Methods that pull parameters: they add to the gradient just before the optimizer reads it.
+
+    g <- g + λ d(θ)        λ is `strength`, d the `direction` of the method
+
+After the step `.grad` is the loss's own again. This is coupled, as the optimizers' own `weight_decay` is: Adam scales it. With
+a closure the pull is added after each call of it, and is not part of the loss that the closure returns. A GradScaler needs
+nothing: the pull is added to the unscaled gradient, or scaled alike for a fused optimizer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from pliant.engine.attached import Optimizers, when_gradients_are_there
+from pliant.engine.whole_parameters import Which, WholeParameters
+
+
+class Pull(WholeParameters, ABC):
+    """Adds `strength` times a direction to the gradient of each parameter that has one.
+
+    Args:
+        model: the network.
+        optimizer: what steps it, or several.
+        strength: λ; 0 does nothing.
+        parameters: which, see `WholeParameters`.
+
+    Raises `ValueError` at construction for what does not fit.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizers, *, strength: float, parameters: Which = None) -> None:
+        super().__init__(model, optimizer, parameters)
+        if not 0.0 <= strength < float("inf"):
+            raise ValueError(f"strength must be 0 or more, got {strength}")
+        if any(isinstance(each, LBFGS) for each in self.optimizers):
+            raise ValueError("LBFGS searches along the loss, so the penalty must be part of it: add it in the closure")
+        self.strength = strength
+        self._pulled: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}  # the loss's gradient, and ours in its place
+
+    @abstractmethod
+    def direction(self, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor]:
+        """d(θ) of each of these parameters, of its shape; new tensors, or the parameters themselves."""
+
+    def _follow_steps(self) -> None:
+        """Our hook runs before those of other methods, which are to see the gradient that the optimizer will.
+
+        The pull is part of the step: it is recorded in a CUDA graph and replayed with it.
+        """
+        numbers = {each: number for number, each in enumerate(self.optimizers)}
+        self._stepped_by = {
+            each: [place.parameter for place in self.places if place.optimizer == number]
+            for each, number in numbers.items()
+        }
+        with self._or_nothing_left():
+            for each in self.optimizers:
+                first = each.register_step_pre_hook(self._pull_before_step)
+                cast(OrderedDict[int, Any], first.hooks_dict_ref()).move_to_end(first.id, last=False)
+                self._handles += [first, each.register_step_post_hook(self._restore_after_step)]
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def _pull_before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        self.check_places()
+        return when_gradients_are_there(args, kwargs, lambda: self._pull(optimizer), lambda: self._restore(optimizer))
+
+    def _restore_after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._restore(optimizer)
+
+    @torch.no_grad()
+    def _pull(self, optimizer: Optimizer) -> None:
+        """Put g + λ d in the place of g."""
+        if not self.strength:
+            return
+        wanted = {each for each in self._stepped_by[optimizer] if not self._is_pulled(each)}
+        for settings in optimizer.param_groups:
+            stepped = [parameter for parameter in settings["params"] if parameter in wanted]
+            if stepped:
+                sign = -1.0 if settings.get("maximize", False) else 1.0
+                scale: Tensor | None = getattr(optimizer, "grad_scale", None)  # a GradScaler's, for fused steps
+                self._pull_alike(stepped, sign * self.strength, scale)
+
+    def _pull_alike(self, parameters: list[nn.Parameter], strength: float, scale: Tensor | None) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if any(gradient.layout is not torch.strided for gradient in gradients):
+            raise RuntimeError(
+                f"{type(self).__name__} needs dense gradients, as weight_decay does: use sparse=False, or leave that parameter "
+                "out"
+            )
+        added = self.direction(parameters)
+        if scale is not None:
+            added = torch._foreach_mul(added, scale.to(gradients[0].device))  # pyright: ignore
+        pulled = cast(list[Tensor], torch._foreach_add(gradients, added, alpha=strength))  # pyright: ignore
+        for parameter, gradient, ours in zip(parameters, gradients, pulled, strict=True):
+            self._pulled[parameter], parameter.grad = (gradient, ours), ours
+
+    def _is_pulled(self, parameter: nn.Parameter) -> bool:
+        """Nothing is left to do: no gradient, or ours already (a step within a step, or one that raised and is tried again)."""
+        return parameter.grad is None or parameter.grad is self._pulled.get(parameter, (None, None))[1]
+
+    def _restore(self, optimizer: Optimizer) -> None:
+        """The gradients are the loss's own again."""
+        for parameter in [each for each in self._stepped_by[optimizer] if each in self._pulled]:
+            own, ours = self._pulled.pop(parameter)
+            if parameter.grad is ours:
+                parameter.grad = own
