@@ -226,7 +226,7 @@ def test_what_only_one_kernel_knows_decides_which_one_is_taken():
     assert compiled(kernel="auto").kernel == "lanes"
     assert compiled(kernel="auto", dropout=0.1).kernel == "rows"
     assert compiled(kernel="auto", normalization="layer").kernel == "rows"
-    with pytest.raises(ValueError, match="lanes kernel knows no normalization and no dropout; take kernel='rows'"):
+    with pytest.raises(ValueError, match="lanes kernel supports no normalization and no dropout; use kernel='rows'"):
         compiled(kernel="lanes", dropout=0.1, normalization="layer")
     with pytest.raises(
         ValueError, match=r"dropout must be below 1 in float64, not 1\.0: a layer without units learns nothing"

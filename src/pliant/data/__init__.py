@@ -4,8 +4,8 @@
 >>> [name for name in data.CATALOG]
 ['mnist', 'fashion-mnist', 'cifar-10', 'cifar-100', 'tiny-imagenet', 'imagenet']
 
-`load` gives one by name; `available` tells whether it is here. Images are bytes in one array, memory-mapped where they
-are many, and every set has a hash: two runs that name the same hash learn from the same bytes in the same order.
+`load` returns one by name; `available` says whether it can be loaded without a download. Images are bytes in one array,
+memory-mapped if large, and every set has a hash: two runs with the same hash learn from the same bytes in the same order.
 """
 
 from pliant.data.catalog import CATALOG

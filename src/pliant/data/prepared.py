@@ -4,9 +4,9 @@
                           labels.npy    (n,)
                           set.json      the counts, the classes and the SHA-256 of pixels and labels
 
-KEY is of the listing: an image added, removed or changed makes another. The hash is compared at every opening (a
-fraction of a second for 330 MB); what does not agree is made again. A folder appears whole or not at all: it is written
-under another name, put on the disk, and renamed, by one process at a time.
+KEY is a hash of the listing: it changes when an image is added, removed or changed. The SHA-256 is compared at every opening
+(a fraction of a second for 330 MB); if it differs, the set is prepared again. A folder appears complete or not at all: it is
+written under another name, flushed to disk, and renamed, by one process at a time.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def descend_lanes(w, begin, x, step, delta, keep, back):
 
 @compiled
 def adam_lanes(w, m, v, begin, x, delta, weight_decay, beta1, beta2, eps, rate_in, rate_out, scale_in, scale_out, back):
-    """Adam's step on a layer, bias included; `back` receives old w . delta. An entry goes by the younger of its two units."""
+    """Adam's step on a layer, bias included; `back` receives old w . delta. An entry has the age of its younger unit."""
     outputs, inputs, decay = delta.shape[0], x.shape[0], load(weight_decay, 0)
     for j in range(inputs):
         total = spread(w.dtype.type(0))

@@ -1,7 +1,7 @@
 """A `UnitGroup` found in a live model: its parameters, and its consumers.
 
-Outgoing slices that are read at one tap form a `Consumer`. The group's columns are those of its consumers, one after another:
-what a unit did is known, and its mean handed over, by column.
+Outgoing slices with the same tap form a `Consumer`. The group's columns are those of its consumers, one after another: activity
+is recorded, and its mean handed over, per column.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 @dataclass(eq=False)
 class Consumer:
-    """What reads a group at one tap: outgoing slices, and the columns of the group that stand for them."""
+    """The consumer of a group at one tap: outgoing slices, and the columns of the group at that tap."""
 
     tap: Tap | None
     slices: list[BoundSlice]
@@ -35,7 +35,7 @@ class Consumer:
 
     @property
     def rows(self) -> int:
-        """Weights that leave each column."""
+        """Outgoing weights per column."""
         return sum(prod(part.row) for part in self.slices)
 
     @property
@@ -72,7 +72,7 @@ class BoundGroup:
 
     @property
     def columns(self) -> int:
-        """Entries that stand for one unit, over all taps."""
+        """Columns per unit, over all taps."""
         return sum(consumer.repeat for consumer in self.consumers)
 
     @property
@@ -81,18 +81,18 @@ class BoundGroup:
         return self.first.dtype if self.first.dtype.itemsize >= 4 else torch.float32
 
     def slices(self) -> list[BoundSlice]:
-        """Every part of a parameter that is a unit's: incoming, outgoing, own."""
+        """Every slice of a unit: incoming, outgoing, affine."""
         return [*self.incoming, *self.outgoing, *(part for part, _ in self.own)]
 
     def incoming_weights(self) -> list[BoundSlice]:
-        """The incoming slices that are weights: a bias has nothing left once its unit is fixed."""
+        """The incoming slices that are weights, not biases (a bias is a vector: one entry per unit)."""
         return [part for part in self.incoming if part.row]
 
     def incoming_biases(self) -> list[BoundSlice]:
         return [part for part in self.incoming if not part.row]
 
     def statistics(self) -> list[tuple[BoundSlice, Tensor, float]]:
-        """Running means and variances of the batch norms, with the values they start from."""
+        """Running means and variances of the batch norms, with their initial values."""
         found: list[tuple[BoundSlice, Tensor, float]] = []
         for norm, module in self.norms:
             for name, start in (("running_mean", 0.0), ("running_var", 1.0)):
@@ -113,7 +113,7 @@ class BoundGroup:
         return self._model.parameter(name, self.name)
 
     def places(self) -> list[tuple[dict[str, Any], str, Tensor]]:
-        """Where the model keeps each parameter: its module's dictionary, the name in it, and the parameter."""
+        """Where the model holds each parameter: its module's dictionary, the name in it, and the parameter."""
         stems = [part.part.parameter.rpartition(".") for part in self.slices()]
         homes = [cast(dict[str, Any], self._model.modules[stem]._parameters) for stem, _, _ in stems]  # pyright: ignore[reportPrivateUsage]
         return [
@@ -129,7 +129,7 @@ class BoundGroup:
     # -- weights as the utilities see them ----------------------------------------------------------------------
 
     def outgoing_magnitude(self) -> Tensor:
-        """Mean |w| over all weights that leave each column, (runs, units, columns)."""
+        """Mean |w| over the outgoing weights of each column, (runs, units, columns)."""
         return torch.cat(
             [
                 torch.stack([part.magnitude(self.dtype) for part in each.slices]).sum(0) / each.rows
@@ -139,7 +139,7 @@ class BoundGroup:
         )
 
     def incoming_magnitude(self) -> Tensor:
-        """Mean |w| over all weights that enter each unit, (runs, units)."""
+        """Mean |w| over the incoming weights of each unit, (runs, units)."""
         parts = self.incoming_weights()
         total = torch.stack([part.magnitude(self.dtype).sum(2) for part in parts]).sum(0)
         return total / sum(part.repeat * prod(part.row) for part in parts)
@@ -147,7 +147,7 @@ class BoundGroup:
     # -- where the mean goes -----------------------------------------------------------------------------------
 
     def absorbers(self) -> list[tuple[BoundSlice, slice, Tensor, float]]:
-        """What takes over a replaced unit's mean contribution: outgoing slice, its columns, (runs, next units), sign."""
+        """The vectors that take over mean contributions: outgoing slice, its columns, (runs, next units), sign."""
         found: list[tuple[BoundSlice, slice, Tensor, float]] = []
         for consumer in self.consumers:
             for part in consumer.slices if consumer.tap is not None else ():
@@ -229,7 +229,7 @@ class BoundGroup:
         return BoundSlice(part, parameter, stacked=self.spec.stacked)
 
     def _own(self) -> list[tuple[BoundSlice, float | None]]:
-        """Parameters that scale and shift single units, with the values they start from where those are known."""
+        """Affine parameters of single units, with their initial values where those are known."""
         found: list[tuple[BoundSlice, float | None]] = []
         for each in self.spec.affine:
             if isinstance(each, AffineEntry):
@@ -264,7 +264,7 @@ class BoundGroup:
         return first.units
 
     def _consumers(self) -> list[Consumer]:
-        """Outgoing slices by tap. A tap shared by several of them must see the same columns for each."""
+        """Outgoing slices by tap. A tap shared by several of them must have the same columns for each."""
         taps: tuple[Tap | None, ...] = self.spec.taps or (None,) * len(self.outgoing)
         if len(taps) != len(self.outgoing):
             raise ValueError(f"group '{self.name}': {len(taps)} taps for {len(self.outgoing)} outgoing slices")
@@ -289,7 +289,7 @@ class BoundGroup:
         return consumers
 
     def _check_absorbers(self) -> None:
-        """Means are handed to vectors that exist and fit."""
+        """Raise `ValueError` unless the vectors that take over means exist and fit."""
         outgoing = [part.parameter for part in self.spec.outgoing]
         for name in self.spec.hand_over or {}:
             if name not in outgoing:

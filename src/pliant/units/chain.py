@@ -1,7 +1,7 @@
 """The units of a plain chain of layers, without tracing.
 
 In an `nn.Sequential` (nested or not) each Linear or Conv2d but the last computes hidden units, and the next
-one reads them. Between two of them only modules may stand that keep units apart: activations, dropout,
+one consumes them. Between two of them only modules that do not mix units are allowed: activations, dropout,
 pooling, batch norm, flatten. Anything else is an error, never a guess.
 """
 
@@ -33,10 +33,10 @@ _TRANSPARENT = (
 
 
 def chain_groups(model: nn.Module) -> list[UnitGroup]:
-    """The hidden units of a (nested) `nn.Sequential`, one group for each weight layer but the last.
+    """The hidden units of a (nested) `nn.Sequential`, one group per weight layer but the last.
 
-    Raises `ValueError`, naming the module, where the chain holds something whose units cannot be told
-    apart without tracing (residual sums, layer norm, grouped convolutions, attention, a layer used twice).
+    Raises `ValueError`, naming the module, where the chain holds a module whose units cannot be found
+    without tracing (residual sums, layer norm, grouped convolutions, attention, a layer used twice).
 
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 26 * 26, 10))
     >>> [(group.name, group.outgoing[0].repeat) for group in chain_groups(net)]
@@ -73,7 +73,7 @@ class _WeightLayer:
 
 
 def _weight_layers(model: nn.Module) -> Iterator[_WeightLayer]:
-    """Each Linear and Conv2d of the chain, with what stands between it and the next."""
+    """Each Linear and Conv2d of the chain, with the modules between it and the next."""
     current: _WeightLayer | None = None
     seen: set[int] = set()
     for name, module in _leaves(model, ""):
@@ -158,7 +158,7 @@ def _group(producer: _WeightLayer, consumer: _WeightLayer) -> UnitGroup:
 
 
 def _absorber(consumer: _WeightLayer) -> dict[str, str | BN]:
-    """What takes over the mean input of a consumer: its bias, or the running mean of the batch norm it feeds."""
+    """The vector that takes over the mean input of a consumer: its bias, or the running mean of the batch norm that it feeds."""
     if consumer.module.bias is not None:
         return {f"{consumer.name}.weight": f"{consumer.name}.bias"}
     return {f"{consumer.name}.weight": BN(consumer.norms[0][0])} if consumer.feeds_norm else {}

@@ -1,8 +1,8 @@
-"""The entries of a parameter, reached by unit.
+"""The entries of a parameter by unit.
 
-A `BoundSlice` shows any tensor of its parameter's shape (the parameter, its gradient, a moment) as (runs, units, repeat,
-...), so that the engine never knows whether a unit is a row, a filter, a set of gate rows or a block of columns; one
-network is a stack of one run.
+A `BoundSlice` views any tensor of its parameter's shape (the parameter, its gradient, a moment) as (runs, units, repeat,
+...), so that the engine need not know whether a unit is a row, a filter, a set of gate rows or a block of columns. A
+single network is a stack of one run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pliant.units.groups import Slice
 class SelectedUnits:
     """The units that are replaced in one step, as three (count,) tensors; `counts` says how many in each run.
 
-    `all_at_full_strength` is what the host knows of `strength`: True if every unit is replaced fully, which costs less.
+    `all_at_full_strength` is known on the host: True if `strength` is 1 for every unit, which costs less.
     """
 
     runs: Tensor
@@ -77,7 +77,7 @@ class BoundSlice:
 
     def std(self) -> float:
         """Standard deviation of all entries, about their mean."""
-        whole = self.index.numel() == prod(self.leading)  # nothing to pick out: no copy
+        whole = self.index.numel() == prod(self.leading)  # all positions: no copy
         return float((self.front() if whole else self.entries()).double().std(correction=0))
 
     def _places(self, chosen: SelectedUnits) -> tuple[Tensor, ...]:
@@ -116,7 +116,7 @@ class BoundSlice:
 
 
 def blend(old: Tensor, fresh: Tensor | float, strength: Tensor) -> Tensor:
-    """From `old` towards `fresh` by `strength` (count,): 0 leaves, 1 replaces, so that a NaN is really gone.
+    """From `old` towards `fresh` by `strength` (count,): 0 keeps `old`, 1 gives `fresh`, even where `old` is NaN.
 
     >>> blend(torch.tensor([[float("nan")], [2.0]]), 0.0, torch.tensor([1.0, 0.5]))
     tensor([[0.],

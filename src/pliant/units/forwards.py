@@ -1,14 +1,14 @@
-"""What of a forward is an example: the positions that a mask calls real, and the calls of a module that show the model's inputs.
+"""Which activity of a forward counts as examples: positions that a mask calls real, and calls that depend on the model's inputs.
 
-    mask    (batch, positions), True where real     a padded token trains nothing, so it says nothing of a unit
+    mask    (batch, positions), True where real     a padded token trains nothing, so its activity is not recorded
     calls   of a tapped module, in their order      an identity matrix sent through it is no example (`Tap.calls`)
 
-Both are facts of one forward of the whole model, so hooks at the model tell recorders when one begins and ends. A method without
-a mask and without auxiliary calls has neither these hooks nor a `Forwards`.
+Both belong to one forward of the whole model, so hooks at the model tell recorders when a forward begins and ends. A method
+without a mask and without auxiliary calls has neither these hooks nor a `Forwards`.
 
-Activation checkpointing runs parts again in the backward. What was read in the forward is not read twice. Its reentrant form
-hides the forward itself (it runs without gradients): then the mask is that of the last forward, and must be the only one since
-the last backward.
+Activation checkpointing runs parts again in the backward; activity recorded in the forward is not recorded again. Its reentrant
+form hides the forward itself (it runs without gradients): then the mask is that of the last forward, and must be the only one
+since the last backward.
 """
 
 # pyright: reportPrivateUsage=false
@@ -30,14 +30,14 @@ Mask = str | Callable[..., Tensor | Sequence[Tensor] | None]
 
 
 class Recorder(Protocol):
-    """Is shown what passes a tap: `pliant.units.hooks` calls `observe`, and `Forwards` counts the calls of the module."""
+    """Records the tensors at a tap: `pliant.units.hooks` calls `observe`, and `Forwards` counts the calls of the module."""
 
     tap: Tap
     module: nn.Module
     parameter: Tensor | None  # of an operand
     forwards: Forwards | None  # where positions are masked, or calls auxiliary
-    calls: int  # of the module in the forward that runs
-    read: int  # of these, those that were shown
+    calls: int  # calls of the module in the current forward
+    read: int  # of these, the recorded ones
 
     def observe(self, values: Tensor, *, packed: bool = False) -> None:
         """One call's tensor; that of a packed sequence holds no padding."""
@@ -45,13 +45,13 @@ class Recorder(Protocol):
 
 
 class Forwards:
-    """Follows the forwards of one model for the recorders that are told of it.
+    """Follows the forwards of one model, for its recorders.
 
     Args:
         root: the model inside its wrappers.
-        mask: the name of an argument of its forward, or a function of all of them. It gives booleans, True at real positions,
-            or numbers 1 and 0; a tuple of them, one for each call, where a forward calls a module on several inputs
-            (question and answer); None: all are real.
+        mask: the name of an argument of its forward, or a function of all of them. Its value is boolean, True at real positions,
+            or numbers 1 and 0; a tuple of masks, one per call, where a forward calls a module on several inputs
+            (question and answer); None: all positions are real.
 
     Raises `ValueError` if the forward takes no such argument.
     """
@@ -62,8 +62,8 @@ class Forwards:
         self.recorders: list[Recorder] = []
         self.mask: Tensor | tuple[Tensor, ...] | None = None
         self.running = False
-        self._understood = False  # numbers have been seen to be 1 and 0
-        self._looked_back = True  # something was read in a backward since the last forward began
+        self._understood = False  # numbers are known to be 1 and 0
+        self._looked_back = True  # activity was recorded in a backward since the last forward began
         self._ambiguous = False  # forwards with other masks wait for the same backward
 
     # -- one forward -------------------------------------------------------------------------------------------------
@@ -96,12 +96,12 @@ class Forwards:
         if tap.calls is not None and calls != len(tap.calls):
             raise RuntimeError(
                 f"'{tap.module}' was called {calls} times in a forward, and {len(tap.calls)} times when it was traced. Some "
-                f"calls are auxiliary, with nothing of the model's inputs in them, and only their order tells which. Exclude "
+                f"calls are auxiliary: they do not depend on the model's inputs, and only their order says which. Exclude "
                 f"its group, or make them in every forward, or outside of it under torch.no_grad()"
             )
 
     def shows(self, recorder: Recorder, reads: bool) -> bool:
-        """A recorder's module is called, in a state in which it is read or not: is this call to be read?"""
+        """Whether to record this call of a recorder's module, in training or not."""
         if not self.running:
             return reads and self._again(recorder)
         number, recorder.calls = recorder.calls, recorder.calls + 1

@@ -1,10 +1,10 @@
-"""Which weights enter a hidden unit, and which leave it.
+"""The incoming and outgoing weights of hidden units, as plain data.
 
-A unit is the smallest set of weights that can be redrawn together without any other unit noticing:
+A unit is the smallest set of weights that can be redrawn together without a change of any other unit:
 
     incoming   slices that compute it (weight row, filter, the gate rows of an LSTM, bias)
-    affine     what scales and shifts it alone (its entry in a norm)
-    outgoing   slices that read it (weight column, input channel, a block of columns after a flatten)
+    affine     parameters that scale and shift it alone (its entry in a norm)
+    outgoing   slices that consume it (weight column, input channel, a block of columns after a flatten)
 
 Units with the same incoming and outgoing parameters form a `UnitGroup`, within which they compete. A
 group is plain data that names parameters and modules of a model; `BoundGroup` finds them in a live one.
@@ -31,16 +31,16 @@ Kind = Literal["exact", "approximate", "recurrent"]
 class Slice:
     """The part of a parameter that belongs to each unit.
 
-    Unit `i` owns the `repeat` positions `index[i]` along `axis`, or, without an `index`, those from `i * repeat` on.
+    Unit `i` owns the `repeat` positions `index[i]` along `axis`, or, without an `index`, `repeat` positions from `i * repeat` on.
 
     Args:
         parameter: its name in the model.
-        axis: where units lie. It counts in the parameter of one network, so a run axis in front (`UnitGroup.runs`) does
-            not shift it. Several axes are read as one, the last running fastest (the experts and units of a
-            stack of experts; the groups and channels of a grouped convolution).
-        repeat: positions a unit owns.
+        axis: where units lie, counted in the parameter of one network: a run axis in front (`UnitGroup.runs`) does not
+            shift it. Several axes count as one, in C order (the experts and units of a stack of experts; the groups and
+            channels of a grouped convolution).
+        repeat: positions per unit.
         index: (units, repeat) positions along `axis`, for gates, fused projections, concatenations and shuffles.
-        shape: the parameter seen in this shape, an axis of it split (filters of a grouped convolution by group).
+        shape: the shape in which axes are counted, with an axis split (filters of a grouped convolution by group).
     """
 
     parameter: str
@@ -69,21 +69,21 @@ class Slice:
 
 @dataclass(frozen=True)
 class Tap:
-    """Where activity is read, units (times repeat) along `axis` of a floating-point tensor.
+    """Where activity is recorded: units (times repeat) along `axis` of a floating-point tensor.
 
     Args:
         module: its name in the model, "" for the model itself.
-        at: "input" or "output" of the module; "operand": what meets `parameter` in a matrix product inside the module
-            (works where no module's input is the tensor in question; eager mode only).
+        at: "input" or "output" of the module; "operand": the other factor of `parameter` in a matrix product inside the module
+            (for tensors that are no module's input; eager mode only).
         axis: of that tensor; every other axis is averaged over. Count from the end (-3 for the channels of images) where an
-            input may come without a batch; at a convolution a positive axis is taken to count in a batch.
+            input may lack the batch axis; at a convolution a positive axis counts in a batch.
         index: (units, repeat) positions along `axis`; without it, all of them in order.
         argument: which of several positional inputs or outputs, or the name of a keyword argument.
         parameter: of `at="operand"`.
-        nonnegative: what is read is never below zero (behind a ReLU), so that its size need not be read apart.
-        dims: how many axes that tensor has, where another number would move `axis`; None: any.
-        calls: which of the module's calls in one forward of the model show examples, where some are auxiliary (an identity
-            matrix sent through it); a forward that calls it another number of times is then an error. None: all of them do.
+        nonnegative: the activity is never below zero (behind a ReLU), so that |activity| need not be recorded separately.
+        dims: number of axes of that tensor, where `axis` depends on it; None: any.
+        calls: for each of the module's calls in one forward of the model, whether it shows examples or is auxiliary (an
+            identity matrix sent through it); a forward with another number of calls is then an error. None: all show examples.
     """
 
     module: str
@@ -104,13 +104,13 @@ class Tap:
         _check_index(f"Tap('{self.module}')", self.index, None)
 
     def axis_at(self, module: nn.Module) -> int:
-        """`axis`, counted from the end where the tapped module tells how many axes a batch has: a convolution."""
+        """`axis`, counted from the end where the tapped module has a known number of axes: a convolution."""
         if self.axis < 0 or not isinstance(module, _ConvNd):
             return self.axis
         return self.axis - len(module.kernel_size) - 2
 
     def check_dims(self, shape: Sequence[int]) -> None:
-        """Raises `ValueError` for a tensor of which `axis` is another one."""
+        """Raises `ValueError` for a tensor with another number of axes than `dims`."""
         if self.dims is not None and len(shape) != self.dims:
             raise ValueError(
                 f"the {self} has units along axis {self.axis} of {self.dims} axes, and is given {len(shape)}, shape "
@@ -128,7 +128,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class BN:
-    """A batch norm between weights and tap, `repeat` channels a unit. Reset: scale 1, shift 0, mean 0, variance 1."""
+    """A batch norm between weights and tap, `repeat` channels per unit. Reset: scale 1, shift 0, mean 0, variance 1."""
 
     module: str
     repeat: int = 1
@@ -140,10 +140,10 @@ class BN:
 
 @dataclass(frozen=True)
 class AffineEntry:
-    """Entries of a parameter that are one unit's alone (the scale of a layer norm, a learned slope, a decay).
+    """Entries of a parameter that belong to one unit alone (the scale of a layer norm, a learned slope, a decay).
 
-    A fresh unit's start at `value`; without one, as the reset of their module leaves them, or, where it has none, as those
-    of another unit, taken by chance, were when the method was attached.
+    A fresh unit's entries start at `value`; without a value, at those of their module's `reset_parameters`, or, where it has
+    none, at those that another unit, chosen at random, had when the method was attached.
     """
 
     part: Slice
@@ -157,15 +157,15 @@ class AffineEntry:
 class UnitGroup:
     """Hidden units that share their incoming and outgoing parameters.
 
-    `tap` is one for all outgoing slices, or one for each, in their order. A group without any (`()`) can be ranked by
-    weights alone (`utility="weight"`).
+    `tap` is one for all outgoing slices, or a tuple with one per slice, in their order. A group without taps (`()`) can be
+    ranked by its weights (`utility="weight"`).
 
     `hand_over` says where the mean contribution of a replaced unit goes: outgoing parameter -> bias (a
     parameter's name), or `BN` when a consumer without bias feeds a batch norm. None means the `bias` beside
     each outgoing `weight`, where there is one.
 
-    `kind` is "exact" if a redraw of incoming and affine cannot show once outgoing is zero, "approximate" if a norm over
-    units lies between, "recurrent" if the units also feed themselves.
+    `kind` is "exact" if a redraw of incoming weights and affine cannot change the output once outgoing weights are zero,
+    "approximate" if a norm over units lies between, "recurrent" if the units also feed themselves.
 
     `gain` is that of the activation, for `init="kaiming"` and `"xavier"`; ReLU's by default.
 
@@ -193,7 +193,7 @@ class UnitGroup:
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """One for each outgoing slice, in order; one tap for several slices of the same repeat stands for all of them."""
+        """One tap per outgoing slice, in order; a single tap is that of all slices."""
         return (self.tap,) * len(self.outgoing) if isinstance(self.tap, Tap) else tuple(self.tap)
 
     def parameters(self) -> list[str]:
@@ -209,11 +209,11 @@ class PlanRow:
     group: UnitGroup
     units: int
     hand_over: Literal["exact", "interior", "none", "off"]
-    fresh_std: float | None = None  # standard deviation of what `init` draws
+    fresh_std: float | None = None  # standard deviation of the weights that `init` draws
     current_std: float | None = None  # of the incoming weights when the plan was made
 
     def fingerprint(self) -> str:
-        """What a saved state must have been saved for."""
+        """The text in which a saved state must agree with this group."""
         incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
         parts = [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
         own = [each.part if isinstance(each, AffineEntry) else each for each in self.group.affine]
@@ -233,7 +233,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Parameters that are left alone, and why. `units` is how many would have been there, where that is known."""
+    """Parameters that are left alone, and why. `units` is the number of their units, where that is known."""
 
     parameters: tuple[str, ...]
     reason: str
@@ -257,7 +257,7 @@ def _brief(index: Index) -> str:
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, column under column."""
+    """Rows of cells as lines, with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
 

@@ -1,8 +1,9 @@
-"""Hooks that show a recorder what passes its tap, for whoever asks: methods, diagnostics and the verifier.
+"""Hooks that give a recorder the tensors at its tap, for methods, diagnostics and the verifier.
 
-*Whom to tell* is the recorder, *when* a function of the tapped module: while it trains, for a method, or always.
+`Recorder` says who records, `When`, a function of the tapped module, in which state of the module: in training (methods), or
+always.
 
-A copy or a pickle of a model carries `InertHook`s instead, which feed nothing and hold nothing.
+A copy or a pickle of a model has `InertHook`s instead, which record nothing and hold no reference.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ When = Callable[[nn.Module], bool]
 
 
 class _Recording(local):
-    """Whether methods record at all: not in the thread that traces or diagnoses a model, while it does."""
+    """Whether methods record in this thread: not while it traces or diagnoses a model."""
 
     enabled = True
 
@@ -34,7 +35,7 @@ _recording = _Recording()
 
 @contextmanager
 def recording_paused() -> Generator[None]:
-    """No method sees what this thread runs inside: a forward in training mode, with gradients, of no example.
+    """Inside, no method records forwards of this thread: for forwards in training mode, with gradients, that are no examples.
 
     >>> layer = nn.Linear(2, 1)
     >>> with recording_paused():
@@ -48,7 +49,7 @@ def recording_paused() -> Generator[None]:
 
 
 def while_training(module: nn.Module) -> bool:
-    """In training mode, with gradients, and not paused: what methods see."""
+    """In training mode, with gradients, and not paused: when methods record."""
     return module.training and torch.is_grad_enabled() and _recording.enabled
 
 
@@ -57,7 +58,7 @@ def always(module: nn.Module) -> bool:
 
 
 def attach(recorder: Recorder, when: When = while_training) -> RemovableHandle:
-    """Show what passes the recorder's tap from here on; the handle ends it."""
+    """Give the recorder the tensors at its tap from now on; the handle removes the hook."""
     if recorder.tap.at == "input":
         return recorder.module.register_forward_pre_hook(InputHook(recorder, when), with_kwargs=True)
     if recorder.tap.at == "output":
@@ -66,7 +67,7 @@ def attach(recorder: Recorder, when: When = while_training) -> RemovableHandle:
 
 
 def follow(forwards: Forwards) -> list[RemovableHandle]:
-    """Tell of each forward when it begins, before any hook that reads, and when it ends, behind them."""
+    """Tell `forwards` when each forward begins, before any recording hook, and when it ends, after them."""
     begin, end = BeginHook(forwards), EndHook(forwards)
     return [
         forwards.root.register_forward_pre_hook(begin, prepend=True, with_kwargs=True),
@@ -75,7 +76,7 @@ def follow(forwards: Forwards) -> list[RemovableHandle]:
 
 
 class InertHook:
-    """What is left of a hook in a copy of a model: nothing is read."""
+    """In place of a hook in a copy of a model: it records nothing."""
 
     def __call__(self, module: nn.Module, *args: Any) -> None: ...
 
@@ -123,7 +124,7 @@ class EndHook(BeginHook):
 
 
 class InputHook(_Hook):
-    """Reads what a module is given."""
+    """Records an input of a module."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._shows(module):
@@ -143,7 +144,7 @@ class InputHook(_Hook):
 
 
 class OutputHook(_Hook):
-    """Reads what a module returns."""
+    """Records an output of a module."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._shows(module):
@@ -154,7 +155,7 @@ class OutputHook(_Hook):
 
 
 class OperandHandle(RemovableHandle):
-    """Watches the matrix products of a module while it runs, from a hook before it to a hook after it."""
+    """Intercepts the matrix products of a module while it runs, from a hook before it to a hook after it."""
 
     def __init__(self, recorder: Recorder, when: When) -> None:
         hook = OperandHook(recorder, when)
@@ -206,7 +207,7 @@ _PRODUCTS = {  # products of matrices: where the two factors are among the argum
 
 
 class WatchProducts(TorchDispatchMode):
-    """Reads the other factor of every product with the parameter, or with a cast or view of it."""
+    """Records the other factor of every product with the parameter, or with a cast or view of it."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()

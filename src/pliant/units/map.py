@@ -1,6 +1,6 @@
-"""The plan: every resettable unit of a model, what was left out and why.
+"""The plan: every resettable unit of a model, and the parameters that were left alone, with the reason.
 
-Printed, edited by name, checked against a model, and proved on a copy of it.
+It is printed, edited by name, checked against a model, and proved on a copy of it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from pliant.units.verify import Tried, Verification, verify
 
 @dataclass(frozen=True)
 class UnitMap:
-    """The plan: every resettable unit, what feeds it, what it feeds, where its mean contribution goes, and what was left out.
+    """The plan: every resettable unit with its incoming and outgoing weights, where its mean contribution goes, and what was left
+    out.
 
-    Prints as a table. `include`, `exclude` and `add` give an edited copy; `verify` proves it.
+    Prints as a table. `include`, `exclude` and `add` return an edited copy; `verify` proves the plan.
     """
 
     rows: Sequence[PlanRow] = field(default=())
     skipped: Sequence[Skipped] = field(default=())
-    notes: Sequence[str] = field(default=())  # what the optimizers cannot forget exactly
+    notes: Sequence[str] = field(default=())  # such as optimizer state that cannot be forgotten exactly
     unreached: Sequence[str] = field(default=())  # parameters that never ran with the example inputs
 
     @property
     def groups(self) -> list[UnitGroup]:
-        """What every reset method takes as `groups`."""
+        """The groups, as every reset method takes them."""
         return [row.group for row in self.rows]
 
     def include(self, *patterns: str) -> Self:
         """Only the groups whose name, or one of whose parameters, matches a pattern (`fnmatch`).
 
-        Raises `ValueError` for a pattern that names nothing, or only what had to be skipped, with the reason.
+        Raises `ValueError` for a pattern that matches nothing, or only skipped parameters, with the reason.
         """
         if not patterns:
             return self
@@ -52,7 +53,7 @@ class UnitMap:
     def exclude(self, *patterns: str) -> Self:
         """Without the groups whose name, or one of whose incoming parameters, matches a pattern (`fnmatch`).
 
-        Raises `ValueError` for a pattern that names nothing.
+        Raises `ValueError` for a pattern that matches nothing.
         """
         for pattern in patterns:
             names = [name for each in self.skipped for name in each.parameters]
@@ -63,7 +64,7 @@ class UnitMap:
         return self._only(kept, "excluded")
 
     def add(self, model: nn.Module, *groups: UnitGroup) -> Self:
-        """With groups given by hand, each checked against the model; one of an existing name takes that group's place."""
+        """A plan with groups given by hand, each checked against the model; one with an existing name replaces the old one."""
         by_hand = {group.name: BoundGroup(group, model).plan_row(hand_over=True) for group in groups}
         return replace(self, rows=[*(row for row in self.rows if row.group.name not in by_hand), *by_hand.values()])
 
@@ -76,11 +77,11 @@ class UnitMap:
         rounds: int | None = None,
         seed: int = 0,
     ) -> Verification:
-        """Prove on a copy, in float64, that resets of these units do what they must: see `pliant.units.verify`."""
+        """Prove on a copy, in float64, that resets of these units change nothing else: see `pliant.units.verify`."""
         return verify(self.groups, model, example_inputs, only=groups, rounds=rounds, seed=seed)
 
     def without(self, found: Tried) -> Self:
-        """Without the groups that a trial found wrong, which are left alone."""
+        """A plan without the groups that a trial found wrong, which are left alone."""
         names = {row.group.name: tuple(part.parameter for part in row.group.incoming) for row in self.rows}
         refused = [
             Skipped(names[row.group.name], f"failed its trial: {found.wrong[row.group.name]}", row.units)
@@ -111,7 +112,7 @@ class UnitMap:
         return f"{what}='{pattern}' matches no group and no parameter; groups: {', '.join(row.group.name for row in self.rows)}"
 
     def fingerprint(self) -> list[str]:
-        """One line a group, blind to what DistributedDataParallel and `torch.compile` add to names."""
+        """One line per group, without the prefixes of DistributedDataParallel and `torch.compile`."""
         return [plain_name(row.fingerprint()) for row in self.rows]
 
     def check_fingerprint(self, saved: Sequence[str]) -> None:

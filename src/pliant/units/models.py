@@ -1,4 +1,4 @@
-"""The model inside what only parallelises or compiles it, what it is called with, and what it returns."""
+"""Models without their wrappers, arguments of a forward, and the tensors in a result."""
 
 # pyright: reportPrivateUsage=false
 # An operation's schema has no public name in PyTorch.
@@ -21,7 +21,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def prefix_of(model: nn.Module) -> str:
-    """What those wrappers put in front of the names of its parameters.
+    """The prefix that those wrappers add to the names of its parameters.
 
     >>> prefix_of(nn.DataParallel(nn.Linear(2, 2)))
     'module.'
@@ -30,7 +30,7 @@ def prefix_of(model: nn.Module) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name, or a line of several, without what wrappers of the model or of a part of it put there.
+    """A parameter's name, or a line of several, without the prefixes of wrappers of the model or of a part of it.
 
     >>> plain_name("module._orig_mod.0.weight"), plain_name("head._orig_mod.bias"), plain_name("my_module.bias")
     ('0.weight', 'head.bias', 'my_module.bias')
@@ -61,12 +61,12 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _normal(value: Any) -> Any:
-    """A tensor of inference mode has no version, and no gradient goes through it: a copy has both."""
+    """A copy of a tensor of inference mode, which has no version and no gradients; any other value as it is."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def first(count: int, example: Any) -> Any:
-    """The first examples, where all tensors have equally many along their first axis; else all."""
+    """The first `count` examples, if all tensors have the same number along their first axis; else all."""
     args, kwargs = arguments(example)
     tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
     lengths = {each.shape[0] if each.dim() else 0 for each in tensors}

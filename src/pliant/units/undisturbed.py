@@ -1,4 +1,4 @@
-"""Run a model and leave no trace: parameters, buffers, gradients, modes, hooks and the random state stay as they were."""
+"""Run a model without changing it: parameters, buffers, gradients, modes, hooks and the random state stay as they were."""
 
 # pyright: reportPrivateUsage=false
 # Buffers by name and an operation's schema have no public name in PyTorch.
@@ -19,13 +19,13 @@ from pliant.units.hooks import recording_paused
 
 @contextmanager
 def undisturbed(model: nn.Module, written: Written | None = None) -> Generator[None]:
-    """Whatever runs inside changes nothing of the model, and no reset method reads it.
+    """Restores the model afterwards, and keeps reset methods from recording what runs inside.
 
-    `written` is the caller's dispatch mode, where it has one that keeps what is about to be written; else one watches.
+    `written` is the caller's dispatch mode, if it has one that copies parameters before they are written; else one is started.
 
-    Inside, compiled models run eagerly and attention runs through its modules, not through a fused kernel that shows nothing.
-    The modes (training, evaluation) are the model's own. It must not be at work in another thread; others may, see
-    `pliant.base.process`.
+    Inside, compiled models run eagerly and attention runs through its modules, not through a fused kernel that hides the
+    products. The modes (training, evaluation) are the model's own. The model must not be used in another thread meanwhile; other
+    models may, see `pliant.base.process`.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -56,13 +56,13 @@ def _plain_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 class Written(Protocol):
-    """Has kept what tensors were before they were written."""
+    """Holds copies of tensors from before they were written."""
 
     before: list[tuple[Tensor, Tensor]]
 
 
 class _Watch(TorchDispatchMode):
-    """Keeps a copy of whatever parameter is about to be written."""
+    """Copies each parameter before it is written."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]

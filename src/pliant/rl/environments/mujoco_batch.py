@@ -89,9 +89,8 @@ class MujocoBatch:
         self.seconds: float = model.opt.timestep * self.body.frame_skip  # that a step takes
         self._positions, self._velocities = np.zeros((bodies, model.nq)), np.zeros((bodies, model.nv))
         self._forces = np.zeros((bodies, model.nbody * 6)) if chosen.contact_forces else None
-        self._felt_from = (
-            6 if chosen.version == "v5" else 0
-        )  # v5 leaves out MuJoCo's world body, whose forces are always 0
+        # v5 leaves out MuJoCo's world body, whose forces are always 0
+        self._felt_from = 6 if chosen.version == "v5" else 0
         self._where = np.zeros(bodies)  # along x, after the last step
         felt = 0 if self._forces is None else self._forces.shape[1] - self._felt_from
         self._moving = model.nq - self.body.hidden_positions + model.nv

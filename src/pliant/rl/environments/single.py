@@ -80,10 +80,10 @@ class _Single(gymnasium.Env[Floats, Any], ABC):
 
 
 class SlipperyBody(_Single):
-    """A body on ground whose friction changes; `info["friction"]` says what it is. Raises what `MujocoBatch` raises.
+    """A body whose friction changes; `info["friction"]` is the current one. Raises what `MujocoBatch` raises.
 
-    `friction` and the other options are those of `MujocoBatch`, but that the ground changes unless another is asked for.
-    `low`, `high`, `period` and `friction_seed` say how, in place of a `FrictionSchedule`; beside a `friction` they are refused.
+    `friction` and the other options are those of `MujocoBatch`, but by default friction changes. `low`, `high`, `period` and
+    `friction_seed` are those of its `FrictionSchedule`; together with a `friction` they are refused.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SlipperyBody(_Single):
                     f"{name}: this is one body, whose seed is that of reset(seed=...); for more, MujocoBatch"
                 )
         changes = {"low": low, "high": high, "period": period, "friction_seed": friction_seed}
-        self._options: dict[str, Any] = {"body": body, "friction": _ground(friction, changes), **options}
+        self._options: dict[str, Any] = {"body": body, "friction": _friction(friction, changes), **options}
         self._size = (width, height)
         self._camera: Camera | None = None
         super().__init__(render_mode)
@@ -133,8 +133,8 @@ class SlipperyBody(_Single):
             self._camera = None
 
 
-def _ground(friction: FrictionSchedule | float | None, changes: dict[str, Any]) -> FrictionSchedule | float | None:
-    """The ground asked for, in one way or the other."""
+def _friction(friction: FrictionSchedule | float | None, changes: dict[str, Any]) -> FrictionSchedule | float | None:
+    """The friction, given itself or by the settings of its schedule."""
     given = {name: value for name, value in changes.items() if value is not None}
     if not given:
         return friction

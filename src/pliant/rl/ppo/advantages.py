@@ -29,7 +29,7 @@ def advantages(
     """Raw advantages, (steps, ...), of arrays of that shape.
 
     `next_values` are of the states that followed, before a new episode began; `bootstrap` says whether they count; `ended`
-    whether an episode ended at that step, by whatever.
+    whether an episode ended at that step, terminated or truncated.
 
     >>> nothing, no = np.zeros(2), np.array([False, False])
     >>> advantages(np.array([1.0, 2.0]), nothing, nothing, ~no, no, discount=0.5, trace_decay=1.0)

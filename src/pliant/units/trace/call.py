@@ -1,4 +1,4 @@
-"""One executed operation, as a rule sees it."""
+"""One executed operation, the argument of a rule."""
 
 # pyright: reportPrivateUsage=false
 # An operation's schema has no public name in PyTorch.
@@ -41,7 +41,7 @@ class Call:
 
     @cached_property
     def every_tensor(self) -> list[Tensor]:
-        """Operands and results, sparse ones too, which have no storage to keep labels beside."""
+        """Operands and results, also sparse ones, which have no storage for labels."""
         return list(tensors_in((self.args, self.kwargs, self.result)))
 
     @cached_property
@@ -79,7 +79,7 @@ class Call:
             self.record.memory.write(output, arrays)
 
     def give_up(self, reason: str) -> None:
-        """Units that come in cannot be told apart any more, nor can parameters be reset."""
+        """Leave alone the units of all operands, which can no longer be told apart, and the parameters among them."""
         self.record.unexplained(self.inputs)
         for tensor in self.inputs:
             self.record.kill(self.record.live(tensor), reason)

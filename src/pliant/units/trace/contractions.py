@@ -1,4 +1,4 @@
-"""Products: where units are read, and where new ones begin.
+"""Products: where units are consumed ("read"), and where new ones begin.
 
     weight x activation   out[n, m] = sum_k act[n, k] W[k, m]
         a family that is constant over n for each k     read: unit k owns W[k, :]; its labels end here
@@ -137,7 +137,7 @@ def embedding(call: Call) -> None:
 
 
 def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
-    """A weight meets an activation: reads end, passing families go on, new atoms begin."""
+    """A weight meets an activation: families that it reads end, passing families go on, new atoms begin."""
     record = call.record
     batch, k, m, _ = operands.blocks.shape
     inputs, outputs = _both_lanes(record, operands)
@@ -205,7 +205,7 @@ def _fates(record: TraceRecord, arrays: Arrays, operands: Operands) -> dict[int,
 
 
 def _reads_more(record: TraceRecord, arrays: Arrays, column: Tensor, operands: Operands) -> bool:
-    """Whether a position that a unit owns also meets numbers that are no unit's, other than zeros that fill a gap."""
+    """Whether a position that a unit owns also meets numbers without a label, other than padding zeros."""
     if not any(((labels == NONE) & (column != NONE)).any() for labels in arrays.values()):
         return False
     activation = operands.activation

@@ -29,7 +29,7 @@ SELU_SCALE = 1.0507009873554805
 
 
 def elementwise(call: Call) -> None:
-    """The rule of every operation whose tag says pointwise."""
+    """The rule of every operation that PyTorch tags as pointwise."""
     _note_gain(call)
     if _is_root(call) or any(call.record.memory.shadow(tensor).rooted for tensor in call.inputs):
         for output in call.outputs:
@@ -57,7 +57,7 @@ def pointwise(call: Call, operands: Sequence[Tensor], role: Role | None) -> None
 
 
 def _meeting(call: Call, operand: Tensor, operands: Sequence[Tensor], joined: Arrays, role: Role | None) -> Sources:
-    """A parameter that is an operand plays its role; what is computed from parameters is its units' own."""
+    """An operand that is a parameter, or computed from parameters, belongs to the units that it meets."""
     record = call.record
     plays = role is not None and bool(joined)
     if plays and role is not None:

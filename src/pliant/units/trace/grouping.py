@@ -27,7 +27,7 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 def unit_map(record: TraceRecord, model: nn.Module, options: Options) -> UnitMap:
-    """The plan for what one forward recorded."""
+    """The plan of one forward's record."""
     table = UnitTable(record)
     verdicts = Verdicts(table, options)
     alike: dict[tuple[Signature, Facts], list[int]] = defaultdict(list)
@@ -101,7 +101,7 @@ class _Builder:
     # -- places ---------------------------------------------------------------------------------------------------
 
     def _start(self, part: int) -> float | None:
-        """What entries start from, where torch's own module says it."""
+        """The initial value of entries, where the module is torch's own."""
         owner = self.record.owner(self._parameter(part))
         if isinstance(owner, nn.PReLU):
             return owner.init
@@ -139,7 +139,7 @@ class _Builder:
         return taps[0] if len(set(taps)) == 1 else taps
 
     def _tap(self, part: int) -> Tap | None:
-        """Where every product with these weights reads, and nothing else is shown."""
+        """The taps at which every product with these weights gets its input, and nothing else is shown."""
         users = list(self._readers(part))
         readers = [(product, lanes) for product, lanes in users if product.reads]
         taps = {replace(product.tap, nonnegative=False) if product.tap else None for product, _ in readers}
@@ -173,7 +173,7 @@ class _Builder:
             return None
 
     def _nonnegative(self, tap: Tap) -> bool:
-        """Whether nothing that is shown there, to whatever weight, can be below zero."""
+        """Whether no number shown at the tap can be below zero."""
         return all(
             product.tap.nonnegative
             for product in self.record.products
@@ -203,7 +203,7 @@ class _Builder:
         return found
 
     def _taker(self, product: Product) -> str | BN | None:
-        """What takes a mean over for the product, unless something else reads its bare result too."""
+        """The vector that takes over a mean for the product, unless the product's bare result is used elsewhere too."""
         alone = product.result is None or self.record.read_by[product.result] == 1
         return product.takes_mean if alone else None
 

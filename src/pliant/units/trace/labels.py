@@ -1,4 +1,4 @@
-"""Labels: which units a number depends on, element by element.
+"""Labels: the units that a number depends on, element by element.
 
     -1      none
     label   the id of a set of atoms; an atom is one row of one weight, before any two rows turn out to be one unit
@@ -7,7 +7,7 @@ A sum or a product of two numbers depends on the units of both, so labels join a
 
     join(a, b)       elementwise union            h * gate, x + y
     reduce(a, dims)  union along axes             a mean, a pooling, a softmax
-    uniform(a, dims) the one label along axes     may a weight tell these units apart?
+    uniform(a, dims) the one label along axes     whether a weight has one column per unit
 
 Sets are interned, so that equal sets have equal ids and comparing tensors compares sets.
 """

@@ -1,4 +1,4 @@
-"""Lanes: a block of addresses, read as positions along an axis of a parameter.
+"""Lanes: the rows of a block of addresses, as positions along an axis of a parameter.
 
 A weight product sees a matrix of addresses, one row for each unit. Row i is a lane at position p of axis a if it
 holds every element of the parameter whose index along a is p, and no other:
@@ -6,7 +6,7 @@ holds every element of the parameter whose index along a is p, and no other:
     {addresses of row i} = {x : index_a(x) = p_i}
 
 Several axes may be fixed at once (expert and channel), and a grouped convolution fixes axes of the filters seen
-as (groups, channels of a group, ...). What is no lane has no `Slice`, and is left alone.
+as (groups, channels of a group, ...). A row that is no lane has no `Slice`, and its unit is left alone.
 """
 
 from __future__ import annotations

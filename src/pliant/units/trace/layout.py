@@ -1,7 +1,7 @@
 """Operations that move numbers: the same operation runs on their labels.
 
-Flatten, concatenation, shuffles, head splits, window partitions and writes into slices need no index arithmetic of our own:
-the labels go where the numbers go, and so do the addresses of parameters.
+Flatten, concatenation, shuffles, head splits, window partitions and writes into slices need no index arithmetic here: the
+operation moves labels, and addresses of parameters, as it moves numbers.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def layout(call: Call) -> None:
 
 
 def indexed(call: Call) -> None:
-    """Integer and boolean operands say where; units on which that depends are lost."""
+    """Indexing by integer and boolean operands; units on which an index depends are left alone."""
     where = [tensor for tensor in call.inputs[1:] if not (tensor.is_floating_point() or tensor.is_complex())]
     for tensor in where:
         _decides(call, tensor, f"decides what {call.where} picks")
@@ -110,14 +110,14 @@ def windows(call: Call) -> None:
 
 
 def copied(call: Call) -> None:
-    """A plain copy: what a weight reads here can be seen at the original."""
+    """A plain copy: a tap may record the original in place of the copy."""
     _copy(call, call.inputs[0], call.output)
     memory = call.record.memory
     memory.shadow(call.output).original = memory.key(call.inputs[0]), call.inputs[0]._version
 
 
 def copied_into(call: Call) -> None:
-    """`a[...] = b`: what was known of the place is replaced."""
+    """`a[...] = b`: labels and addresses of these elements are replaced."""
     _copy(call, call.args[1], call.args[0])
 
 
@@ -131,7 +131,7 @@ def _copy(call: Call, original: Tensor, destination: Tensor) -> None:
 
 
 def _decides(call: Call, index: Tensor, reason: str) -> None:
-    """Units on which an index depends are lost; so are those that an index computed from parameters picks."""
+    """Leave alone the units on which an index depends, and those that an index computed from parameters selects."""
     record = call.record
     record.kill(record.live(index), reason)
     if record.memory.sources(index):

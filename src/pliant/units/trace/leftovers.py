@@ -1,4 +1,4 @@
-"""What was left alone: every trainable parameter that no group holds, with the reason."""
+"""The parameters that were left alone: every trainable one that is in no group, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms: labels pass; units that share a mean or variance are mixed; a scale and a shift belong to what they meet.
+"""Norms: labels pass; units that share a mean or variance are mixed; scale and shift belong to the units that they meet.
 
 batch norm          a statistic for each channel                           nothing is mixed
 layer, RMS norm     one over the normalized axes of each example           all units along them
@@ -73,7 +73,7 @@ def _is_among(record: TraceRecord, operand: Tensor, parameters: set[int]) -> boo
 
 
 def _pass(call: Call, x: Tensor, arrays: Arrays) -> None:
-    """Every number goes on as what it is, and what it shares a statistic with does not count."""
+    """Every number keeps its label; the numbers that it shares a statistic with do not count."""
     found = sources(call.record, x)
     call.record.memory.write(call.output, arrays)
     leave(call, [found], arrays)
@@ -81,7 +81,7 @@ def _pass(call: Call, x: Tensor, arrays: Arrays) -> None:
 
 
 def _mix(call: Call, arrays: Arrays, dims: list[int]) -> None:
-    """All units that share a statistic, of whatever family."""
+    """Mark all units that share a statistic, of any family."""
     shared: Tensor | None = None
     for labels in arrays.values():
         union = call.record.labels.reduce(labels, dims)

@@ -1,7 +1,7 @@
-"""What one executed forward says about units, before any two rows are known to be one unit.
+"""The record of one forward, before any two rows are known to be one unit.
 
     family    the rows of one weight: atoms, from which units are put together later
-    product   a weight met an activation: which atoms it read, which it computed
+    product   a weight met an activation: the atoms that it read, and those that it computed
     owned     entries of a parameter that met one label each: biases, scales, slopes
     mixed     sets of atoms whose numbers share one mean or variance
     dead      families that met an operation without a rule, with the reason
@@ -138,7 +138,7 @@ class TraceRecord:
         return self.modules.get(parameter.rpartition(".")[0])
 
     def computation(self, number: int) -> str:
-        """What computes a weight from this parameter, as far as names tell."""
+        """The function that computes a weight from this parameter, as far as names show it."""
         name = self.memory.names[number]
         module, _, leaf = name.rpartition(".")
         if ".parametrizations." in f".{name}":
@@ -199,14 +199,14 @@ class TraceRecord:
         return self.computed(found, table.shape[1])
 
     def unexplained(self, tensors: list[Tensor]) -> None:
-        """Parameters among `tensors` are used in a way that belongs to no unit."""
+        """Note that parameters among `tensors` are used in a way that belongs to no unit."""
         for tensor in tensors:
             if self.memory.has_addresses(tensor):
                 for number in self.memory.parameters_in(tensor):
                     self.elsewhere.setdefault(number, self.labels.now)
 
     def product_of(self, result: Tensor) -> Product | None:
-        """The product whose very result this is."""
+        """The product that has this tensor as its result."""
         product, version = self.results.get(self.memory.key(result), (None, 0))
         if product is not None and version == result._version:
             product.result = self.memory.key(result), version

@@ -1,15 +1,15 @@
-"""What each ATen operation does to labels: the table is at the end, one line for each way.
+"""How each ATen operation computes labels: the table is at the end, one line per way of treating them.
 
     layout        moves numbers: the same operation runs on the labels
     elementwise   joins labels (the default of every operation that PyTorch tags as pointwise)
     pooled        joins over space, channel by channel
     along         joins along the axis it works on and keeps the shape
     reduced       joins along the axes it removes
-    norms         pass labels; what shares a mean or variance is mixed
-    products      read units and begin new ones: `contractions`
+    norms         pass labels; units that share a mean or variance are mixed
+    products      consume units and begin new ones: `contractions`
 
-An operation that is not listed makes every family that it touches dead: nothing is elementwise by default. To add one, write
-its name in the line that fits; a new way is a function of a `Call`.
+The units that enter an operation without a rule are left alone (their family is *dead*): nothing is elementwise by default. To
+add an operation, write its name in the line that fits; a new way of treating labels is a function of a `Call`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Rule = Callable[[Call], None]
 
 
 def rule_of(call: Call) -> Rule:
-    """By name and overload, by name, or by the tag that says pointwise; else `unknown`."""
+    """The rule by name and overload, by name, or by the tag "pointwise"; else `unknown`."""
     if call.op.namespace not in ("aten", "prims"):
         return unknown
     by_tag = elementwise if torch.Tag.pointwise in call.op.tags else unknown
@@ -50,7 +50,7 @@ def rule_of(call: Call) -> Rule:
 
 
 def unknown(call: Call) -> None:
-    """No rule: whatever units come in cannot be told apart any more."""
+    """No rule: the units of all operands are left alone."""
     call.give_up(f"no rule for {call.where}")
 
 

@@ -1,13 +1,13 @@
-"""Shadow memory: labels and addresses that live where the numbers live.
+"""Shadow memory: labels and addresses per storage.
 
-For every storage there are flat int64 arrays of its length, so that a view of the numbers is a view of the
-arrays and every in-place write through a view is seen by all others:
+For every storage there are flat int64 arrays of its length, so that a view of the numbers is a view of the arrays and
+every in-place write through a view holds for all others:
 
-    labels       which units is this number made of?  one array for each family of units
-    addresses    which element of which parameter is this number?
-    sources      of which element is it a function?  one array for each parameter, see `sources`
+    labels       the units that this number was computed from: one array per family of units
+    addresses    the element of a parameter that this number is
+    sources      the element of a parameter that it is a function of: one array per parameter, see `sources`
 
-Addresses count through all parameters in the order of `named_parameters`, each in its logical order whatever its strides.
+Addresses count through all parameters in the order of `named_parameters`, each in its logical order, for any strides.
 """
 
 # pyright: reportPrivateUsage=false
@@ -35,7 +35,7 @@ def source(number: int) -> int:
 
 @dataclass(eq=False)
 class Shadow:
-    """What is known of one storage."""
+    """The arrays of one storage."""
 
     length: int
     arrays: Arrays = field(default_factory=Arrays)
@@ -50,7 +50,7 @@ class Shadow:
 
 
 class Memory:
-    """Shadows by storage. Keeps every tensor alive, or an address would be used again while tracing."""
+    """Shadows by storage. Keeps every tensor alive, so that no address is used again while tracing."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.names = list(parameters)

@@ -1,4 +1,4 @@
-"""Which numbers cannot be below zero: behind a ReLU the size of an activity is the activity, and need not be read twice."""
+"""Which numbers cannot be below zero: behind a ReLU |activity| is the activity, and need not be recorded separately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEEPS_SIGN = {
 
 
 def _scaled_by_hand(call: Call) -> bool:
-    """Whether a number of Python's takes part, which may be another one, of another sign, in another pass."""
+    """Whether an operand is a Python number, which may have another sign in another forward."""
     numbers = [each for each in (*call.args, *call.kwargs.values()) if isinstance(each, float | int)]
     return call.name in ("add", "mul", "constant_pad_nd") and any(
         each != (0 if call.name != "mul" else 1) for each in numbers

@@ -3,11 +3,11 @@
     h * exp(s)        h > softplus(t)        batch_norm(x, 1 + w, b * mask)
 
 A copy of a parameter keeps the addresses of its elements (`shadows`). A function of it keeps, for each parameter, the element on
-which each number depends: its source, MANY if there are several, NONE if there are none. Sources go where the numbers go
-(`layout`), meet elementwise, and survive a reduction over numbers with the same one; every other operation leaves MANY.
+which each number depends: its source, MANY if there are several, NONE if there are none. Sources are moved with the numbers
+(`layout`), join elementwise, and survive a reduction over numbers with the same source; every other operation gives MANY.
 
-Where a source meets the label of a unit, its element is that unit's own. Where MANY meets units that it could tell apart, the
-units end: nobody knows what of the parameter is whose.
+Where a source meets the label of a unit, its element belongs to that unit. Where MANY meets several units, these are left
+alone: the elements of the parameter cannot be assigned to single units.
 """
 
 from __future__ import annotations

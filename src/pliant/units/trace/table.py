@@ -1,4 +1,4 @@
-"""The table of units: one line for each place of a parameter that a unit owns.
+"""The table of units: one line per position of a parameter that a unit owns.
 
     unit    part (role, lane)             position
     17      incoming, fc1.weight rows     3
@@ -114,7 +114,7 @@ class UnitTable:
                     self._note(Part("outgoing", lanes.lane), units[lanes.rows], lanes.positions)
 
     def _note_owned(self) -> None:
-        """Entries that only ever meet one unit; others are nobody's, and stay as they are."""
+        """Entries that meet one unit alone; others belong to no unit, and are never reset."""
         weights = {number for product in self.record.products for number in product.parameters}
         meets: dict[Part, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         roles: dict[Lane, set[Role]] = defaultdict(set)

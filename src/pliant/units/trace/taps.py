@@ -1,12 +1,12 @@
-"""Where the activity that a weight reads can be seen by a hook, in order of preference:
+"""The place at which a hook can record the input of a weight, in order of preference:
 
     input     of a module called with the very tensor that met the weight
     output    of a module that returned it
     operand   of the product itself, in the module that ran it
 
-"The very tensor" is decided by storage and version, or a plain copy of it: same shape is not enough. Channels are counted from
-the end, as features are: a convolution also takes (channels, height, width), one image without a batch. Where neither end
-tells (token mixing, features in front) the tap keeps the number of axes, and another is refused.
+"The very tensor" has the same storage and version, or is a plain copy: an equal shape is not enough. Channels are counted from
+the end, as features are: a convolution also takes (channels, height, width), one image without a batch axis. Where counting from
+the end is ambiguous (token mixing, features in front) the tap stores the number of axes, and another number is refused.
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ def returns_always(record: TraceRecord, product: Product, tap: Tap) -> bool:
 
 
 def example_calls(record: TraceRecord, tap: Tap, users: Iterable[Product]) -> tuple[bool, ...] | None:
-    """Which of a tapped module's calls in one forward show examples; None if all of them do.
+    """For each call of a tapped module in one forward, whether it shows examples; None if all of them do.
 
-    A call that reads units and nothing of the model's inputs is auxiliary: an identity matrix or zeros sent through a part of
-    the model, to compute a weight, a norm or a shape. One that reads no unit is not: a recurrent weight meets its first state.
-    Where no call reads inputs (a generator that draws its noise) all of them count. Raises `LookupError` if a call does both.
+    A call whose input depends on units but not on the model's inputs is auxiliary: an identity matrix or zeros sent through a
+    part of the model, to compute a weight, a norm or a shape. One whose input depends on no unit is not auxiliary: the initial
+    state of a recurrent layer. Where no call depends on inputs (a generator that draws its noise) all of them count. Raises
+    `LookupError` if a call is both.
     """
     shown = [(frame.call, frame.data) for frame in _returned(record, tap)]
     calls = shown or [(each.during[tap.module], each.data) for each in users if each.reads]
@@ -106,7 +107,7 @@ def _returned(record: TraceRecord, tap: Tap) -> list[Frame]:
 
 
 def note_outputs(record: TraceRecord, frame: Frame, output: Any) -> None:
-    """Remember what a module returned, and by label what a recurrent module returned."""
+    """Note the tensors that a module returned, and for a recurrent module their labels."""
     if isinstance(frame.module, nn.RNNBase):
         sequence = next(tensors_in(output))
         found = {family: by_position(labels, -1) for family, labels in record.arrays(sequence).items()}

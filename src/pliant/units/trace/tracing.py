@@ -1,11 +1,11 @@
-"""Find the units of any model: run it once, and watch.
+"""Find the units of any model by running it once.
 
-Every ATen operation of one real forward runs under a dispatch mode, which keeps labels beside the numbers (`rules`): which
-units is this number made of? A weight that reads labels and computes new ones tells which of its rows and
-columns belong to which unit (`grouping`). What cannot be proved is left out, with the reason in the plan.
+Every ATen operation of one forward runs under a dispatch mode, which computes labels with the numbers (`rules`): the units that a
+number was computed from. Where a weight meets labels, its columns belong to these units and its rows to new ones (`grouping`).
+Units that cannot be proved are left out, with the reason in the plan.
 
-The model is afterwards as it was: parameters, buffers, modes, hooks and the random state, to the bit. It must not be at work in
-another thread meanwhile; others may, see `pliant.base.process`.
+The model is afterwards as it was: parameters, buffers, modes, hooks and the random state, to the bit. It must not be used in
+another thread meanwhile; other models may, see `pliant.base.process`.
 """
 
 # pyright: reportPrivateUsage=false
@@ -57,12 +57,12 @@ def trace(
             A batch of two and small images are enough; sequences need two steps or more.
         residual: also channels of residual streams, where no norm over units lies between.
         heads: also attention heads.
-        strict: without units that a norm over units lets others notice.
-        activity: only units whose activity some hook can see.
-        trial: try the whole plan on a float64 copy, in a few forwards, and leave alone what it finds wrong. The plan says
-            if that could not be done: `pliant.units.verify.whole_plan`.
+        strict: without units whose reset changes other units through a norm.
+        activity: only units whose activity a hook can record.
+        trial: try the whole plan on a float64 copy, in a few forwards, and leave wrong groups alone. The plan says if that
+            was not possible: `pliant.units.verify.whole_plan`.
 
-    Under `torch.no_grad` and `torch.inference_mode`, and with inputs made under them, the same is found.
+    Under `torch.no_grad` and `torch.inference_mode`, and with inputs made under them, the result is the same.
 
     Raises `ValueError` where nothing is found, with the plan, and for models that cannot be traced; `RuntimeError` where
     the forward raises.
@@ -92,7 +92,7 @@ def trace(
 
 
 class Shadowing(TorchDispatchMode):
-    """Runs each operation, then its rule. Keeps a copy of whatever parameter is about to be written."""
+    """Runs each operation, then its rule. Copies each parameter before it is written."""
 
     def __init__(self, record: TraceRecord, *, branches: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Shadowing(TorchDispatchMode):
         self.branches = branches  # another input may take another way: signs are not to be trusted
         self.before: list[tuple[Tensor, Tensor]] = []
         self._saved: set[int] = set()
-        self.failed: str | None = None  # the operation whose rule raised: our fault, not the model's
+        self.failed: str | None = None  # the operation whose rule raised: an error of this library, not of the model
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -149,7 +149,7 @@ class Shadowing(TorchDispatchMode):
 
 
 def _note_ancestry(call: Call, *, constant: bool) -> None:
-    """Which operations, which parameters and whether any input the results depend on."""
+    """Note the operations, parameters and inputs that the results depend on."""
     record, memory = call.record, call.record.memory
     sources = [] if constant else [memory.shadow(tensor) for tensor in call.inputs]
     computed = frozenset[int]().union(*(source.computed_from for source in sources))
@@ -238,7 +238,7 @@ def _to_cpu(example: Any) -> Any:
 
 
 def _check_model(model: nn.Module) -> None:
-    """Raises `ValueError` for what tracing does not cover."""
+    """Raises `ValueError` for models that tracing does not support."""
     name = type(model).__name__
     for path, module in cast(Any, model.named_modules()):
         if isinstance(module, LazyModuleMixin) and cast(Any, module).has_uninitialized_params():
@@ -278,7 +278,7 @@ def _check_devices(model: nn.Module, example: Any) -> None:
 
 
 def _agreed(maps: Sequence[UnitMap]) -> UnitMap:
-    """Groups that every example shows alike."""
+    """The groups on which all examples agree."""
     kept: list[PlanRow] = []
     skipped: list[Skipped] = list(maps[0].skipped)
     for row in (row for found in maps for row in found.rows):

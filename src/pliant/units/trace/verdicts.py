@@ -18,7 +18,7 @@ from pliant.units.trace.table import PartRole, Signature, UnitTable
 
 @dataclass(frozen=True)
 class Options:
-    """What `trace` was asked for."""
+    """The options of `trace`."""
 
     residual: bool = False
     heads: bool = False
@@ -28,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a unit beside its signature."""
+    """Facts about a unit beside its signature."""
 
     families: frozenset[int]
     escaped: str | None  # where it leaves the model
@@ -59,7 +59,7 @@ class Verdicts:
         return found
 
     def _find_shared(self) -> dict[int, str]:
-        """Units of which an outgoing position is also read with something that is no unit's."""
+        """Units of which an outgoing position also meets numbers without a label."""
         unexplained = _unexplained(self.record)
         found: dict[int, str] = {}
         for product in self.record.products:
@@ -82,7 +82,7 @@ class Verdicts:
         )
 
     def reason(self, signature: Signature, facts: Facts) -> str | None:
-        """Why units are left alone, None where they are not."""
+        """The reason why units are left alone, None where they are not."""
         return next(self._reasons(signature, facts), None)
 
     def _reasons(self, signature: Signature, facts: Facts) -> Iterator[str]:
@@ -161,7 +161,7 @@ class Verdicts:
             yield f"frozen (requires_grad=False): {self._names(frozen)}"
 
     def _unread_state(self, signature: Signature) -> Iterator[str]:
-        """One time step does not show what the state feeds."""
+        """Recurrent weights whose consumers a single time step does not show."""
         for number in self._parameters(signature, "incoming") - self._parameters(signature, "outgoing"):
             name = self.record.memory.names[number]
             if isinstance(self.record.owner(name), nn.RNNBase | nn.RNNCellBase) and "weight_hh" in name:

@@ -1,8 +1,8 @@
-"""One group of a probed model, and what can be done to its units: cut off, redraw, exchange, break, watch.
+"""One group of a probed model, and the operations on its units: zero outgoing weights, redraw, exchange, record.
 
-Units are redrawn with arbitrary values, not those of a reset: zeros and ones let errors cancel. Sizes are spread over three
-decades from unit to unit, and what was drawn is also turned around, so that each side of a ReLU, each branch of a threshold and
-both a linear and a saturated tanh are met whatever the inputs are.
+Units are redrawn with arbitrary values, not those of a reset, because errors may cancel with zeros and ones. Sizes are spread
+over three decades from unit to unit, and each draw is also negated, so that each side of a ReLU, each branch of a threshold and
+both a linear and a saturated tanh occur for any inputs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Pass:
     """A forward (and backward) pass.
 
     Args:
-        taps: what passed each tap, call by call.
+        taps: the tensors at each tap, call by call.
         gradients: of each outgoing slice.
-        reads: what each outgoing weight met in its products; None where that cannot be told.
+        reads: the input of each outgoing weight in its products; None where it is unknown.
     """
 
     outputs: list[Tensor]
@@ -140,7 +140,7 @@ class Bench:
         moved = torch.zeros(self.group.units, dtype=torch.bool)
         for consumer, old, new in zip(self.watched, start.taps, taps, strict=True):
             found = differ(old, new)
-            if len(found):  # else other examples are sent there, which tells nothing
+            if len(found):  # else other examples are sent there, which proves nothing
                 moved |= found[entries(consumer, self.group.units)].any(1)
         return moved
 

@@ -1,9 +1,9 @@
-"""Everything in float64: a copy of a model, and whatever else its forward meets.
+"""Everything in float64: a copy of a model, and the constants and dtypes of its forward.
 
-    parameters, buffers, plain tensors anywhere in the model    long in the copy
-    constants that a copy does not reach (closures, globals)    replaced by a long twin where an operation meets them
-    casts and dtypes that the forward writes out                meant to be long
-    what it makes (`torch.zeros`)                               made, then lengthened: the default type is the whole process's
+    parameters, buffers, plain tensors anywhere in the model    float64 in the copy
+    constants outside of the copy (closures, globals)           replaced by a float64 twin where an operation uses them
+    explicit casts and dtypes in the forward                    replaced by float64
+    tensors that it creates (`torch.zeros`)                     created, then cast: the default dtype is the whole process's
 
 Integers stay as they are, complex numbers become complex128. Rounding to a shorter type would end every comparison "to the last
 bit", and two lengths in one product are an error of the model's that is not there outside of the copy.

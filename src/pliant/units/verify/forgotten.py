@@ -1,8 +1,8 @@
-"""A part of a unit that a plan forgot: a bias, the scale of a norm, a gate.
+"""Parameters of a unit that a plan lacks: a bias, the scale of a norm, a gate.
 
-Zeroed outgoing weights hide such a part, but what was not redrawn is not fresh. It gives itself away by moving one unit alone,
-while a parameter that units have in common, or of a layer before them, moves many. Gradients of single units point out the
-suspects, and redraws of single positions decide. Nothing is found for groups without a tap.
+Zeroed outgoing weights hide such a parameter, but a reset would not redraw it. It is found because it changes one unit alone,
+while a parameter that units share, or of a layer before them, changes many. Gradients of single units give the candidates, and
+redraws of single positions decide. Nothing is found for groups without a tap.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Norms over units with their statistics held.
+"""Norms over units with their statistics held constant.
 
-A layer norm, y = (x - mean) * rstd * scale + shift, lets units meet in the mean and the standard deviation alone. With both held
-at the values of the untouched model it treats every unit by itself, so that what else may be wrong with a group is seen apart
-from the norm. Held are
+In a layer norm, y = (x - mean) * rstd * scale + shift, units interact through the mean and the standard deviation alone. With
+both held at the values of the unchanged model, units are independent, so that other errors of a group are found apart from the
+norm. Held are
 
     the statistics of layer and group norms
     a mean that is taken off what it is the mean of, a root that what it is the root of is multiplied with or divided by

@@ -1,12 +1,11 @@
-"""A copy of a model that can be asked, to the last bit, what depends on what.
+"""A copy of a model with which dependences are tested to the last bit.
 
-It lies on the CPU in float64 (`double`), in evaluation mode, computes attention as matrix products, and starts every pass
-from the same state (`state`). Batch norms keep statistics that fit the example inputs: with those of a fresh model a deep
-network's signals fade, and a difference can round to nothing. For the same reason nothing in it is zero that could be
-otherwise, nor are two entries of a vector alike: behind a zero-initialized head, or a residual branch whose last scale starts
-at 0, every difference is zero, and where all scales are 1 none tells its unit. Under `held_norms` layer, group and RMS norms
-divide by what they divided by in the untouched model; then units that meet only in a norm's statistics are as separate as any
-others.
+It is on the CPU in float64 (`double`), in evaluation mode, computes attention as matrix products, and starts every forward
+from the same state (`state`). Batch norms get statistics that fit the example inputs: with those of a fresh model a deep
+network's signals fade, and a difference can round to zero. For the same reason its parameters are made nonzero, and the
+entries of vectors different: behind a zero-initialized head, or a residual branch whose last scale starts at 0, every
+difference is zero, and where all scales are 1 they do not distinguish units. Under `held_norms` layer, group and RMS norms
+use the statistics of the unchanged model; then units that interact only through a norm's statistics are independent.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Probe:
     # -- passes ------------------------------------------------------------------------------------------------
 
     def outputs(self) -> list[Tensor]:
-        """What the model returns as it is now; the same random numbers and the same state every time."""
+        """The model's current outputs; with the same random numbers and the same state every time."""
         with self._settings(), self.state.put_back():
             return self._outputs(self.calls)
 
@@ -191,7 +190,7 @@ class Probe:
 
 
 class _CallRecorder:
-    """A recorder that keeps what it is shown. Under reentrant checkpointing the recomputation shows the same numbers."""
+    """A recorder that keeps the tensors of every call. Under reentrant checkpointing the recomputation gives the same numbers."""
 
     def __init__(self, probe: Probe, tap: Tap, module: nn.Module, parameter: Tensor | None) -> None:
         self.probe, self.tap, self.module, self.parameter = probe, tap, module, parameter

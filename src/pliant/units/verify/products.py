@@ -1,7 +1,7 @@
-"""What outgoing weights read, and what takes their mean over, seen at the very products.
+"""Inputs of outgoing weights, and the vectors that take over means, checked at the matrix products themselves.
 
-read        a product  x @ W  reads x: what a tap shows of a unit must be that, in mean and in mean size
-take over   y = x @ W + b: with y moved by v and b by -v everything is as it was, or b is not what this product's mean goes to
+read        in a product  x @ W  the tap must show x, in mean and in mean size
+take over   y = x @ W + b: with y moved by v and b by -v the output must be unchanged, or b is not the vector that takes over
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Products that need not be computed again: most of a pass is the same as in the one before.
+"""Products of the last forward, which need not be computed again: most of a forward equals the one before.
 
-What lies before the units is the same in every pass, and what lies behind them once they are cut off. The n-th product of a pass
-is taken from the pass before if weights were not written and the other operand is the same: to the last bit, or, where units are
-exchanged and the order of sums with them, but for rounding. Only products with more weights than operands and results are kept,
-so that at most the size of the model is.
+Layers before the units are the same in every forward, and so are those behind them once outgoing weights are zero. The n-th
+product of a forward is taken from the one before if the weights were not written and the other operand is equal: to the last bit,
+or, where units are exchanged, and with them the order of sums, to rounding. Only products with more weights than operands and
+results are kept, so that they take at most the memory of the model.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a forward changes besides its result, put back after each pass.
+"""The state that a forward changes, restored after each forward.
 
     tensors     buffers, plain tensors in attributes and containers, arrays; also parameters that a forward writes (`max_norm`)
     Python      attributes, lists, dictionaries, sets, cells of closures: a counter, a state between calls, a cache
     generators  of random numbers that the model draws from by itself
 
-Found by walking through the model once. What is written between two passes, by whoever tries the model, stays. Not found:
-globals, attributes of classes, files.
+It is found by walking through the model once. Writes between two forwards, by the verifier, stay. Not found: globals, attributes
+of classes, files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.d
 
 
 class ModelState:
-    """All that can change in a model, as it is now."""
+    """Everything that can change in a model, as it is now."""
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = list(model.parameters())
@@ -69,7 +69,7 @@ class ModelState:
 
 
 def mark(tensor: Tensor) -> tuple[Any, ...]:
-    """What tells whether a tensor was written: its version, and some of its entries, since writes to `.data` have none."""
+    """Differs once a tensor was written: its version, and some of its entries, as writes to `.data` keep the version."""
     size = tensor.untyped_storage().nbytes() // tensor.element_size()
     step = max(size // 64, 1)
     some = tensor.detach().as_strided((size // step,), (step,), 0)

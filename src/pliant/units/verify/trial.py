@@ -1,31 +1,32 @@
-"""The tests a group of units must stand.
+"""The tests of a group of units.
 
-First all units are exchanged, with everything that is said to be theirs. Where that leaves the output as it was but for rounding,
-while an exchange of any outgoing part alone shows,
+First all units are permuted, with all their planned entries. Where that leaves the output unchanged to rounding, while a
+permutation of any outgoing part alone changes it,
 
-    minimal      each part reads these units, position by position: another column would have stayed behind
-    complete     no part of a unit was forgotten: it would have stayed behind too
-    taps         what they show was exchanged with the units
+    minimal      each part consumes these units, position by position: another column would not have been permuted
+    complete     no part of a unit is missing from the plan: it would not have been permuted
+    taps         the activity that they show was permuted with the units
 
-and two passes settle the rest: half of the units, outgoing weights zeroed, are redrawn, and the output stays the same to the last
-bit. Units of a right group may be no equals (constants for each, grouped convolutions, rotations). Then they are redrawn in sets:
+and two forwards test the rest: half of the units, outgoing weights zeroed, are redrawn, and the output stays the same to the last
+bit. Units of a correct group may not be interchangeable (a constant per unit, grouped convolutions, rotations). Then they are
+redrawn in sets:
 
     preserve   outgoing weights zeroed, a redraw leaves the model's output the same to the last bit
-    mutation   with the next unit's outgoing weights zeroed instead, the redraw shows
-    minimal    with any part of outgoing left in place, the redraw shows
-    complete   where an outgoing weight notices a redraw the tap does, and no other entry; no parameter that the plan leaves out
+    mutation   with the next unit's outgoing weights zeroed instead, the redraw changes the output
+    minimal    with any part of the outgoing weights left in place, the redraw changes the output
+    complete   the input of an outgoing weight changes at a redraw exactly where the tap does; no parameter outside the plan
                belongs to one unit alone
 
 Each unit lies in half of the sets, and for any two units some set holds the first without the second: log2(units) sets and a few
-tell all units of a group apart. Minimality is then settled for every unit and entry at once: the gradient of an outgoing weight
-is (signal from above) x (activity), and the signal is what it was before the redraw, so the gradient moves exactly where the
-weight reads a redrawn unit. In any case
+distinguish all units of a group. Minimality is then tested for every unit and entry at once: the gradient of an outgoing weight
+is (backpropagated error) x (activity), and the error is the same as before the redraw, so the gradient changes exactly where the
+weight consumes a redrawn unit. For every group
 
-    alive      after a reset the gradient of outgoing is not zero
-    activity   each tap shows what the weights read, by its mean and its mean size, and nothing negative where it claims that
-    hand-over  with a product moved, and what takes its mean over moved against it, the output stays
+    alive      after a reset the gradient of outgoing weights is not zero
+    activity   each tap shows the input of the weights, in mean and mean size, and nothing negative where it is `nonnegative`
+    hand-over  with a product moved, and the vector that takes over its mean moved against it, the output stays
 
-"Wrong" needs a test that failed: what a dead unit does not show proves nothing, for or against.
+A group is "wrong" only if a test failed: a dead unit proves nothing, for or against.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ Verdict = Literal["exact", "approximate", "vacuous", "wrong"]
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found about one group.
+    """The verdict on one group.
 
     Args:
-        moved: relative size of the output's change on a reset that should not show (0 if exact; one unit's if approximate).
-        shown: relative size of its change when outgoing weights are left to other units, where it must show.
+        moved: relative change of the output at a reset, which should be none (0 if exact; of one unit if approximate).
+        shown: relative change of the output when other units' outgoing weights are zeroed instead, which must not be 0.
         alive: share of units whose outgoing weights receive a gradient after a reset, on the example inputs.
-        why: what failed, or is unproved; empty for an exact group.
+        why: the test that failed, or is undecided; empty for an exact group.
     """
 
     group: UnitGroup

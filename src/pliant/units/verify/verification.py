@@ -1,14 +1,14 @@
-"""Proof by trial that units are what a plan says: `UnitMap.verify`.
+"""Proof by trial that a plan's groups are correct: `UnitMap.verify`.
 
 On a copy of the model (`probe`) each group goes through the tests of `trial`. The verdict:
 
-    exact        redrawn units cannot be seen once their outgoing weights are zero, and everything else shows that it must
-    approximate  the same while the statistics of a norm over the units are held; `moved` says how much they move
-    vacuous      the example inputs prove nothing: whatever is redrawn, the output stays
-    wrong        a reset would change the model, or leave a part of a unit behind; `why` says which
+    exact        redrawn units have no effect on the output once their outgoing weights are zero, and all tests hold
+    approximate  the same while the statistics of a norm over the units are held constant; `moved` is the change through them
+    vacuous      the example inputs prove nothing: no redraw changes the output
+    wrong        a reset would change the model, or miss a part of a unit; `why` says which
 
-A wrong group may pass where everything is small. With a zero-initialized head every group does, and in float32, with the batch
-norms of a fresh GoogLeNet, 7 of 19 wrong ones did; hence the care that goes into the copy.
+A wrong group may pass where all signals are small. With a zero-initialized head every group passes, and in float32, with the
+batch norms of a fresh GoogLeNet, 7 of 19 wrong ones did; `probe` prevents both.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def verify(
     """Try groups of units on a copy of `model`, which itself is left as it is.
 
     Args:
-        groups: all that a method resets: what one of them misses, another may cover.
+        groups: all groups that a method resets: a part that one group lacks may be in another.
         example_inputs: as for `trace`; two examples are enough, with more of them more units are alive.
         only: the names of those to try; all by default.
         rounds: sets of units that are redrawn where units cannot be exchanged, two forward passes each; by default as many as

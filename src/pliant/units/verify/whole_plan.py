@@ -1,13 +1,13 @@
-"""A quick trial of a whole plan, as a net under the tracer: a few forwards of a float64 copy find what is wrong in it.
+"""A quick trial of a whole plan, as a check of the tracer: a few forwards of a float64 copy find wrong groups.
 
     exchange   a unit that is complete can change places with its neighbor: incoming, own, statistics and outgoing entries of
                units 2k and 2k+1 of every group are swapped at once, and the outputs agree to 1e-9
     cut        of half of the groups at a time, half of the units have their outgoing weights zeroed and their incoming ones
                redrawn: outputs are the same to the last bit (norms over units hold their statistics meanwhile)
 
-An entry that the plan forgot stays behind in an exchange; a reader that it does not know sees a redraw. What fails is bisected
-by group, and decided by the tests of `verify`: constants of a unit's place (a table of frequencies, a mask) make units
-unexchangeable though they are rightly planned. Neighbors lie in one group of a grouped convolution or norm, if its size is even.
+An entry that the plan lacks is not exchanged, and a consumer that it lacks changes at a redraw. If a test fails, the groups are
+bisected and the tests of `verify` decide, because constants per unit (a table of frequencies, a mask) make correctly planned
+units unexchangeable. Neighbors lie in one group of a grouped convolution or norm, if its size is even.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _Groups = Sequence[BoundGroup]
 
 @dataclass(frozen=True)
 class Tried:
-    """What a trial found: groups that are wrong, by name, with the reason; and why it could not be made, where it could not."""
+    """The result of a trial: wrong groups by name, with the reason; or why the trial could not be made."""
 
     wrong: Mapping[str, str] = field(default_factory=dict[str, str])
     note: str | None = None
 
 
 def tried(groups: Sequence[UnitGroup], model: nn.Module, example_inputs: Any, *, seed: int = 0) -> Tried:
-    """Which of a plan's groups a quick trial finds wrong; the model itself is left as it is.
+    """The groups of a plan that a quick trial finds wrong; the model itself is not changed.
 
     Skipped, with a note, for models of more than 1e8 parameters and those of which no repeatable float64 copy can be made.
     """
@@ -56,7 +56,7 @@ def tried(groups: Sequence[UnitGroup], model: nn.Module, example_inputs: Any, *,
         probe = _probe(unwrapped(model), example_inputs, seed)
         with torch.no_grad():
             return Tried(dict(_WholePlan(groups, probe, prefix_of(model), seed).wrong()))
-    except Exception as error:  # whatever a copy of somebody's model raises: a net must not stop anyone
+    except Exception as error:  # whatever the copy raises: a check must not stop training
         said = str(error).partition("\n")[0] or type(error).__name__
         return Tried(note=f"not tried: {said}")
 
