@@ -61,11 +61,6 @@ def test_the_plan_prints_what_feeds_and_what_is_fed():
     assert now == pytest.approx(fresh, rel=0.1)
 
 
-def test_it_is_a_unit_reset():
-    _, cbp = attached(mlp())
-    assert isinstance(cbp, UnitReset)
-
-
 def test_without_a_seed_torch_s_initial_seed_is_read_and_not_drawn_from():
     model = mlp()
     torch.manual_seed(7)
