@@ -18,7 +18,7 @@ test: .venv/dev
 	$(BIN)/pytest -n 2 --dist worksteal $(RESIDUAL:%=--ignore=%)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(RESIDUAL)  # as a CPU without AVX-512 computes
 
-slow: .venv/dev  # more kills: every experiment, at any moment
+slow: .venv/dev  # the whole grid of promises; more kills: every experiment, at any moment
 	$(BIN)/pytest -n 2 -m slow
 
 faults: .venv/dev  # part of `test`: kills, damaged files, locks

@@ -202,6 +202,8 @@ def test_methods_can_be_built_and_taken_off_in_many_threads_at_once():
         optimizer, cbp = attached(model, (6,))
         train(model, optimizer, range(2))
         cbp.detach()
+        assert not any(module._forward_pre_hooks for module in model.modules())
+        assert not optimizer._optimizer_step_post_hooks
 
     with Beside(*[build] * 4) as beside:
         beside.wait(5)

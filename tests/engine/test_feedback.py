@@ -1,6 +1,7 @@
 """A copy of the weights that is fed back undoes half of a replacement: the next step says so, and says nothing else."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import schedulefree
@@ -16,7 +17,7 @@ from pliant import (
     reset_head,
     reset_network,
 )
-from pliant.engine import feedback, taken_steps
+from pliant.engine import feedback
 from pliant.nn import StackedLinear
 from pliant.units.groups import Slice, Tap
 from tests.networks import batch, enough, mlp, replaced, train
@@ -346,16 +347,15 @@ def test_a_stack_of_runs_with_a_lookahead_is_noticed_and_without_is_not():
         learn(range(60, 100))
 
 
-def test_only_units_just_replaced_are_looked_at(monkeypatch):
-    monkeypatch.setattr(feedback, "LOOKS", 0)
+@pytest.mark.parametrize(("looks", "between", "noticed"), [(0, 0, True), (0, 1, False), (200, 1, True)])
+def test_after_so_many_looks_only_units_just_replaced_are_looked_at(looks, between, noticed, monkeypatch):
+    monkeypatch.setattr(feedback, "LOOKS", looks)
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     cbp = attached(model, optimizer, replacement_rate=0.01)
-    held = []
-    for step in range(60):
-        before = replaced(cbp)
-        train(model, optimizer, [step])
-        held.append((bool(cbp._feedback.entries), replaced(cbp) != before))
-    assert {looked for looked, happened in held if happened} == {True}
-    assert {looked for looked, happened in held if not happened} == {False}
-    assert taken_steps.known_at_once(torch.zeros(()))
+    held = [p.detach().clone() for p in model.parameters()]
+    step = replaced_now(model, optimizer, cbp)
+    train(model, optimizer, range(step, step + between))
+    averaged_with_workers(model, held)
+    with pytest.raises(RuntimeError, match=UNDONE) if noticed else nullcontext():
+        train(model, optimizer, [step + between])

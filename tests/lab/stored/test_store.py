@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_rows_know_their_session_by_its_number_not_by_how_many_there_are(store, 
     for host in ("idle", "there"):  # after "here", which makes no row either
         store.begin_session({"host": host})
     commit(store)
-    store._database.execute("DELETE FROM session WHERE session = 2")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM session WHERE session = 2")
     measured = read_rows(path)
     assert [measured.sessions[i]["host"] for i in measured.session_of_row] == ["there", "there"]
 

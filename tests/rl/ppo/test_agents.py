@@ -1,9 +1,10 @@
+"""Agents: against the plain implementation, alone and in a stack, and what they are asked and told."""
+
 from __future__ import annotations
 
 import copy
 import pickle
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,39 +12,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pliant import ContinualBackprop
-from pliant.lab.stored.checkpoint import from_bytes, to_bytes
-from pliant.rl.environments import MujocoBatch, RewiredCartPole
+from pliant.lab.stored.checkpoint import to_bytes
+from pliant.rl.environments import RewiredCartPole
 from pliant.rl.ppo import MEASURES, PPO, Settings, preset
-from pliant.rl.ppo.settings import READ_BY
 from tests.rl.ppo.environment import TWO_WAYS, LinearEnvironment, Padded
 from tests.rl.ppo.plain import PlainPPO
+from tests.rl.ppo.small import CBP, EVERY, MODERN, REDO, SMALL, in_every_group, parameters
 
-SMALL = Settings(rollout_steps=32, epochs=3, minibatch_size=16, hidden=(12, 10), step_size=3e-3)
-CBP = replace(SMALL, method="cbp", replacement_rate=0.15, maturity_threshold=2, count="accumulate")
-REDO = replace(SMALL, method="redo", tau=0.9, period=2)
-MODERN = preset(
-    "modern",
-    **{
-        name: getattr(CBP, name) for name in ("rollout_steps", "epochs", "minibatch_size", "hidden", "replacement_rate")
-    },
-    maturity_threshold=2,
-)
-EVERY = {"cbp": CBP, "redo": REDO, "modern": MODERN}
-
-
-def in_every_group(ppo: PPO) -> int:
-    """The least that any group of any agent had replaced."""
-    assert ppo.method is not None
-    return min(min(group["replaced"]) for group in ppo.method.stats().values())
-
-
-def parameters(ppo: PPO, agent: int | None = None) -> dict[str, torch.Tensor]:
-    every = {name: value.detach() for name, value in ppo.networks.named_parameters()}
-    return every if agent is None else {name: value[agent] for name, value in every.items()}
-
-
-# -- against the plain implementation ---------------------------------------------------------------------------------
+# -- against the plain implementation -------------------------------------------------------------------------------------
 
 
 def plain_twin(ppo: PPO, environment: LinearEnvironment) -> PlainPPO:
@@ -98,7 +74,7 @@ def test_whole_iterations_agree_with_a_plain_implementation(actions: Any, change
         assert in_every_group(ppo) >= 20
 
 
-# -- alone and in a stack ---------------------------------------------------------------------------------------------
+# -- alone and in a stack -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -160,262 +136,7 @@ def test_acting_in_a_stack_is_to_the_bit_acting_alone():
     assert np.array_equal(stack.acting.rollout.rewards[:, 2], alone.acting.rollout.rewards[:, 0])
 
 
-# -- resume -----------------------------------------------------------------------------------------------------------
-
-
-def resumed(ppo: PPO, actions: Any) -> PPO:
-    """Through bytes, into fresh objects."""
-    again = PPO(LinearEnvironment(ppo.seeds, actions=actions), ppo.settings, ppo.seeds)
-    again.load_state_dict(from_bytes(to_bytes(ppo.state_dict())))
-    return again
-
-
-@pytest.mark.parametrize("actions", TWO_WAYS, ids=["continuous", "discrete"])
-@pytest.mark.parametrize("name", EVERY)
-def test_stopping_and_resuming_changes_nothing(name: str, actions: Any):
-    seeds = [0, 7]
-    straight, stopped = (PPO(LinearEnvironment(seeds, actions=actions), EVERY[name], seeds) for _ in range(2))
-    episodes = [straight.iterate()[0] for _ in range(4)]
-    told = [stopped.iterate()[0], stopped.iterate()[0], stopped.collect(11)]
-    stopped = resumed(stopped, actions)  # amid a rollout
-    told += [stopped.collect(2), stopped.collect()]
-    stopped = resumed(stopped, actions)  # before an update
-    stopped.update()
-    stopped = resumed(stopped, actions)  # behind it
-    told.append(stopped.iterate()[0])
-    for column, whole in zip(zip(*told, strict=True), zip(*episodes, strict=True), strict=True):
-        assert np.array_equal(np.concatenate(column), np.concatenate(whole))
-    assert len(np.concatenate([each.agent for each in told])) >= 20
-    assert straight.replaced().min() >= 20
-    if name != "redo":
-        assert in_every_group(straight) >= 20
-    assert to_bytes(straight.state_dict()) == to_bytes(stopped.state_dict())
-
-
-def test_ants_are_resumed_to_the_bit():
-    pytest.importorskip("mujoco")
-    settings = preset("ppo-cbp", rollout_steps=64, hidden=(32, 32), epochs=4, minibatch_size=8, maturity_threshold=2)
-    settings = replace(settings, replacement_rate=0.05, time_limit="bootstrap")
-
-    def begun() -> PPO:
-        return PPO(MujocoBatch("ant", seeds=[0, 1], contact_forces=False, padding=84, time_limit=20), settings, [0, 1])
-
-    straight, stopped = begun(), begun()
-    straight.iterate()
-    straight.iterate()
-    stopped.iterate()
-    stopped.collect(30)
-    again = begun()
-    again.load_state_dict(from_bytes(to_bytes(stopped.state_dict())))
-    again.collect()
-    again.update()
-    assert in_every_group(straight) >= 20
-    assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
-
-
-def test_agents_saved_in_a_file_go_on_to_the_bit(tmp_path: Path):
-    seeds = [0, 7]
-    straight, stopped, again = (PPO(LinearEnvironment(seeds), MODERN) for _ in range(3))
-    for ppo in (straight, stopped):
-        ppo.iterate()
-        ppo.collect(11)
-    stopped.save(tmp_path / "agents.pt")
-    again.load(tmp_path / "agents.pt")
-    for ppo in (straight, again):
-        ppo.collect()
-        ppo.update()
-    assert in_every_group(straight) >= 20
-    assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
-    assert [each.name for each in tmp_path.iterdir()] == ["agents.pt"]
-
-
-def test_a_state_whose_settings_have_their_names_of_the_version_before_goes_on():
-    ppo, again = PPO(LinearEnvironment([0]), MODERN), PPO(LinearEnvironment([0]), MODERN)
-    ppo.iterate()
-    state = ppo.state_dict()
-    state["settings"] = {name.replace("normalize", "normalise"): value for name, value in state["settings"].items()}
-    again.load_state_dict(state)
-    assert to_bytes(again.state_dict()) == to_bytes(ppo.state_dict())
-    with pytest.raises(
-        ValueError, match=r"saved with settings normalize_rewards=True; here it is normalize_rewards=False"
-    ):
-        PPO(LinearEnvironment([0]), replace(MODERN, normalize_rewards=False)).load_state_dict(state)
-
-
-def test_a_state_of_other_settings_is_refused_naming_those_that_differ():
-    saved = PPO(LinearEnvironment([0]), SMALL, [0]).state_dict()
-    with pytest.raises(ValueError, match=r"was saved with seeds \[0\]; here it is \[1\]"):
-        PPO(LinearEnvironment([1]), SMALL, [1]).load_state_dict(saved)
-    with pytest.raises(
-        ValueError, match=r"saved with settings clip=0.2, method='none'; here it is clip=0.1, method='redo'$"
-    ):
-        PPO(LinearEnvironment([0]), replace(SMALL, method="redo", clip=0.1), [0]).load_state_dict(saved)
-    older = {name: value for name, value in saved["settings"].items() if name != "clip"}
-    with pytest.raises(ValueError, match=r"saved with settings clip='absent'; here it is clip=0.2"):
-        PPO(LinearEnvironment([0]), SMALL, [0]).load_state_dict({**saved, "settings": older})
-
-
-def test_what_is_no_state_of_a_ppo_is_refused():
-    ppo = PPO(LinearEnvironment([0]), SMALL)
-    with pytest.raises(ValueError, match="no state of a PPO: it has no format, settings, seeds"):
-        ppo.load_state_dict({})
-    state = ppo.state_dict()
-    del state["adam"]
-    with pytest.raises(ValueError, match=r"it has no adam$"):
-        ppo.load_state_dict(state)
-
-
-def test_a_state_of_another_dtype_shape_or_environment_is_refused_and_leaves_all_as_it_was():
-    def begun(copies: int = 2, time_limit: int = 500, **settings: Any) -> PPO:
-        environment = RewiredCartPole(seeds=[0], copies=copies, time_limit=time_limit)
-        return PPO(environment, replace(REDO, minibatch_size=8, **settings), [0])
-
-    ppo = begun()
-    ppo.iterate()
-    ppo.collect(5)
-    before = to_bytes(ppo.state_dict())
-    wide = PPO(RewiredCartPole(seeds=[0], copies=2), ppo.settings, [0], torch.float64)
-    larger = PPO(RewiredCartPole(seeds=[0], copies=2, inputs=7), ppo.settings, [0])
-    for other, message in (
-        (wide, r"saved with dtype torch.float64; here it is torch.float32"),
-        (larger, r"parameter actor.layers.0.weight of shape \(1, 12, 7\); here it is of shape \(1, 12, 16\)"),
-        (begun(copies=3), "saved with copies 3; here it is 2"),
-        (begun(time_limit=20), "the state belongs to time_limit = 20; here it is 500"),
-        (begun(hidden=(8, 8)), r"saved with settings hidden=\(8, 8\); here it is hidden=\(12, 10\)"),
-    ):
-        other.iterate()
-        with pytest.raises(ValueError, match=message):
-            ppo.load_state_dict(from_bytes(to_bytes(other.state_dict())))
-        assert to_bytes(ppo.state_dict()) == before
-
-
-# -- a method of one's own --------------------------------------------------------------------------------------------
-
-
-class EveryOther:
-    """Begins a unit of each agent's first group anew at every other step; it fails to load where `strict`."""
-
-    def __init__(self, networks: Any, optimizer: Any, groups: Any, seeds: Any, strict: bool = False) -> None:
-        self.weight = dict(networks.named_parameters())[groups[0].incoming[0].parameter]
-        self.steps, self.restarts, self.seeds, self.strict = np.array(0), 0, seeds, strict
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps % 2 == 0:
-            self.weight[:, int(self.steps) % self.weight.shape[1]] = 0.1
-
-    def stats(self) -> Any:
-        return {"first": {"replaced": [int(self.steps) // 2 for _ in self.seeds]}}
-
-    def restart(self) -> None:
-        self.restarts += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.strict and state["steps"] > 20:
-            raise ValueError("steps of another method")
-        self.steps = state["steps"].copy()
-
-
-def test_a_method_of_ones_own_is_stepped_counted_saved_and_restarted(tmp_path: Path):
-    seeds = [0, 7]
-    straight, stopped, again, plain = (
-        PPO(LinearEnvironment(seeds), SMALL, method=None if number == 3 else EveryOther) for number in range(4)
-    )
-    for ppo in (straight, stopped):
-        ppo.iterate()
-        ppo.iterate()
-    assert straight.replaced().tolist() == [12, 12]  # 24 steps of Adam
-    stopped.save(tmp_path / "agents.pt")
-    again.load(tmp_path / "agents.pt")
-    for ppo in (straight, again):
-        ppo.iterate()
-    assert to_bytes(straight.state_dict()) == to_bytes(again.state_dict())
-    assert again.replaced().tolist() == [18, 18]
-    with pytest.raises(ValueError, match="replacement of units on; here it is off"):
-        plain.load(tmp_path / "agents.pt")
-    with pytest.raises(ValueError, match="replacement of units off; here it is on"):
-        again.load_state_dict(plain.state_dict())
-    with pytest.raises(ValueError, match="EveryOther restarts with all agents of a stack or none"):
-        again.restart([1])
-    again.restart()
-    assert again.method.restarts == 1  # type: ignore[union-attr]
-
-
-def test_a_public_method_given_as_ones_own_does_as_by_its_settings():
-    def cbp(networks: Any, optimizer: Any, groups: Any, seeds: Any) -> ContinualBackprop:
-        own = {name: getattr(CBP, name) for name in READ_BY if "cbp" in READ_BY[name]}
-        return ContinualBackprop(networks, optimizer, groups=groups, seed=seeds, attach=False, init=CBP.init, **own)
-
-    named, own = PPO(LinearEnvironment([0, 7]), CBP), PPO(LinearEnvironment([0, 7]), replace(SMALL), method=cbp)
-    for ppo in (named, own):
-        for _ in range(3):
-            ppo.iterate()
-        ppo.restart()
-        for _ in range(2):
-            ppo.iterate()
-    assert in_every_group(named) >= 20
-    assert to_bytes({**named.state_dict(), "settings": {}}) == to_bytes({**own.state_dict(), "settings": {}})
-
-
-def test_a_state_that_a_method_refuses_leaves_all_as_it_was():
-    ppo = PPO(LinearEnvironment([0]), SMALL, method=lambda *parts: EveryOther(*parts, strict=True))
-    other = PPO(LinearEnvironment([0]), SMALL, method=EveryOther)
-    ppo.iterate()
-    ppo.collect(5)
-    for _ in range(3):
-        other.iterate()
-    before = to_bytes(ppo.state_dict())
-    with pytest.raises(ValueError, match="steps of another method"):
-        ppo.load_state_dict(other.state_dict())
-    assert to_bytes(ppo.state_dict()) == before
-
-
-class Forgetful(EveryOther):
-    """Has nothing to remember before its first step."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps.copy()} if self.steps else {}
-
-
-def test_a_method_whose_state_is_empty_at_first_is_still_a_method():
-    def begun(**own: Any) -> PPO:
-        return PPO(LinearEnvironment([0]), SMALL, **own)
-
-    empty = begun(method=Forgetful).state_dict()
-    with pytest.raises(ValueError, match="replacement of units on; here it is off"):
-        begun().load_state_dict({**empty, "method": {"steps": np.array(1)}})
-    later = begun(method=Forgetful)
-    later.iterate()
-    again = begun(method=Forgetful)
-    again.load_state_dict(later.state_dict())
-    assert again.method.steps == later.method.steps > 0  # type: ignore[union-attr]
-    begun().load_state_dict({**begun().state_dict(), "method": {}})  # as states were written before
-
-
-def test_a_damaged_state_is_refused_and_the_rollout_just_learned_from_can_still_be_measured():
-    ppo = PPO(LinearEnvironment([0]), SMALL)
-    ppo.iterate()
-    state = ppo.state_dict()
-    with pytest.raises(ValueError, match="this state of a PPO is damaged: KeyError"):
-        ppo.load_state_dict({**state, "adam": {}})
-    assert to_bytes(ppo.state_dict()) == to_bytes(state)
-    ppo.measures()
-
-
-def test_a_method_that_lacks_something_or_stands_beside_another_is_refused():
-    with pytest.raises(TypeError, match=r"a object, lacks step, stats, restart, state_dict, load_state_dict"):
-        PPO(LinearEnvironment([0]), SMALL, method=lambda *parts: object())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="method='redo' is not called with the networks"):
-        PPO(LinearEnvironment([0]), SMALL, method="redo")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="method= stands beside settings of method redo"):
-        PPO(LinearEnvironment([0]), REDO, method=EveryOther)
-
-
-# -- where parameters lie ---------------------------------------------------------------------------------------------
+# -- where parameters lie -------------------------------------------------------------------------------------------------
 
 
 def test_networks_are_neither_copied_nor_pickled_nor_put_elsewhere():
@@ -459,7 +180,7 @@ def test_a_parameter_that_was_put_elsewhere_in_memory_is_named(when: str):
         ppo.greedy_actions()
 
 
-# -- what is not finite -----------------------------------------------------------------------------------------------
+# -- what is not finite ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["observations", "rewards", "parameters", "log_std"])
@@ -498,7 +219,7 @@ def test_a_loss_that_overflows_ends_its_agent_at_that_update():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_spread_that_overflows_ends_its_agent_and_the_likeliest_actions_do_not_need_it():
+def test_a_spread_that_overflows_ends_its_agent_and_the_greedy_actions_do_not_need_it():
     ppo = PPO(LinearEnvironment([0, 1]), SMALL, [0, 1])
     with torch.no_grad():
         parameters(ppo)["policy.log_std"][0].fill_(1000.0)
@@ -515,7 +236,7 @@ def test_weights_that_the_last_step_breaks_end_their_agent(monkeypatch: pytest.M
     assert ppo.diverged_at.tolist() == [-1, 64]
 
 
-# -- beginning anew ---------------------------------------------------------------------------------------------------
+# -- beginning anew -------------------------------------------------------------------------------------------------------
 
 
 def test_an_agent_restarted_among_others_learns_as_a_fresh_one_does():
@@ -611,7 +332,7 @@ def test_episodes_that_a_new_task_cuts_off_are_not_told_of():
     assert lengths[0] == steps[0] / 2 - 8
 
 
-# -- what it is asked and told ----------------------------------------------------------------------------------------
+# -- what it is asked and told --------------------------------------------------------------------------------------------
 
 
 def test_episodes_are_told_with_their_steps_and_undiscounted_returns():
@@ -638,7 +359,7 @@ def test_a_clipped_action_is_what_the_environment_sees_and_the_drawn_one_is_lear
         assert np.abs(ppo.acting.rollout.actions).max() > 1.0
 
 
-def test_normalized_observations_are_of_mean_zero_and_size_one():
+def test_normalised_observations_are_of_mean_zero_and_size_one():
     ppo = PPO(LinearEnvironment([0, 1], copies=8), replace(MODERN, epochs=1), [0, 1])
     for _ in range(12):
         ppo.iterate()
@@ -677,7 +398,7 @@ def test_learning_helps():
 
 
 @pytest.mark.parametrize("actions", TWO_WAYS, ids=["continuous", "discrete"])
-def test_greedy_actions_are_asked_of_another_environment_and_change_nothing(actions: Any):
+def test_greedy_actions_are_asked_of_another_world_and_change_nothing(actions: Any):
     ppo = PPO(LinearEnvironment([0, 1], actions=actions), MODERN)
     for _ in range(3):
         ppo.iterate()
@@ -687,8 +408,6 @@ def test_greedy_actions_are_asked_of_another_environment_and_change_nothing(acti
     mine = ppo.greedy_actions()
     assert np.array_equal(ppo.greedy_actions(here), mine)
     several = ppo.greedy_actions(np.concatenate([here, np.ones((2, 3, 3))], axis=1))
-    with pytest.warns(DeprecationWarning, match=r"PPO\.likeliest_actions is now PPO\.greedy_actions"):
-        assert np.array_equal(ppo.likeliest_actions(here), mine)  # type: ignore[attr-defined]
     assert several.shape == (2, 5, *mine.shape[2:])
     assert_close(several[:, :2], mine)
     assert to_bytes(ppo.state_dict()) == before

@@ -51,13 +51,17 @@ def test_products_and_their_gradients_are_those_of_torchs_linear(
         assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_large_products_take_the_fast_way_where_there_is_one():
-    if products._ONE_DNN is None:
-        pytest.skip("this PyTorch has no oneDNN operator for products")
-    x, weight = torch.zeros(2, 128, 256), torch.zeros(2, 256, 256)
-    assert products._one_product(x, weight) is products._ONE_DNN
-    assert products._one_product(x.double(), weight.double()) is None
-    assert products._one_product(x[:, :1], weight) is None
+@pytest.mark.skipif(products._ONE_DNN is None, reason="this PyTorch has no oneDNN operator for products")
+@pytest.mark.parametrize(
+    ("examples", "dtype", "fast"), [(128, torch.float32, True), (128, torch.float64, False), (1, torch.float32, False)]
+)
+def test_large_products_in_float32_take_the_fast_way(
+    examples: int, dtype: torch.dtype, fast: bool, monkeypatch: pytest.MonkeyPatch
+):
+    ran: list[int] = []
+    monkeypatch.setattr(products, "_ONE_DNN", counted(products._ONE_DNN, ran))
+    affine(*(torch.zeros(2, *shape, dtype=dtype) for shape in ((examples, 256), (256, 256), (256,))))
+    assert len(ran) == (2 if fast else 0)  # one for each of two agents
 
 
 def test_what_is_not_finite_stays_so():
