@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, check_method, check_owners, diverged
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import PALETTE, band, looks, panels, with_values
+from pliant.experiments.base import Profile, ShippedExperiment
+from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, diverged
+from pliant.lab.figures import Part, figure_of
 from pliant.online import OnlineEnsemble
 from pliant.streams import generator, stream_key, uniform
 
@@ -41,9 +42,6 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish")
 
 Method = Literal["bp", "cbp", "linear", "l2", "snp"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "selu", "linear"]
-Utility = Literal[
-    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
-]
 
 
 class Config(RunConfig, frozen=True):
@@ -65,7 +63,7 @@ class Config(RunConfig, frozen=True):
     count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp")
     hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
     period: int = Field(10_000, gt=0, description="examples between changes of the slow bits")
-    bin: int = Field(20_000, gt=0, description="examples a row; a multiple of the period")
+    bin: int = Field(20_000, gt=0, description="examples per row; a multiple of the period")
     steps: int = Field(1_000_000, gt=0, description="examples; a multiple of the bin")
 
     @model_validator(mode="after")
@@ -74,7 +72,7 @@ class Config(RunConfig, frozen=True):
             raise ValueError(
                 f"steps ({self.steps}) must be a multiple of bin ({self.bin}), and bin of period ({self.period})"
             )
-        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
+        check_fields(self, get_args(Method))
         if (self.method == "linear") and self.activation != "linear":
             raise ValueError("method linear has no hidden units, so its activation is 'linear'")
         return self
@@ -139,7 +137,7 @@ class Learners:
 
     def __init__(self, configs: Sequence[Config]) -> None:
         first = configs[0]
-        check_method(first.method, get_args(Method))
+        method_of(first, get_args(Method))
         if len({_shared(config) for config in configs}) > 1:
             raise LabError("runs of several methods, problems or networks share a job: see stack_key")
         self.bin, self.period, self.steps_total = first.bin, first.period, first.steps
@@ -222,21 +220,13 @@ def _ensemble(configs: Sequence[Config]) -> OnlineEnsemble:
 # -- the experiment --------------------------------------------------------------------------------------------------
 
 
-class SlowlyChangingRegression:
+class SlowlyChangingRegression(ShippedExperiment):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
+    columns = COLUMNS
+    methods = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute",
-        "paper": "the published cells at their own lengths, 100 seeds",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, seeds = (_quick(), range(20)) if profile == "quick" else (_paper(), range(100))
-        return [Config(seed=seed, **cell) for seed in seeds for cell in cells]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return _shared(config)
@@ -261,23 +251,16 @@ class SlowlyChangingRegression:
         """A row of panels for each variant, optimizer, activation and length: error, weight magnitude, idle units."""
         table: Any = rows
         table = table.assign(step=table["step"] / 1e6)
-        linear = table["method"] == "linear"
+        linear = table["method"] == "linear"  # in the panels of every activation, as it has none
         learners = table if linear.all() else table[~linear]
-        cells = list(learners.groupby(_PANEL, sort=False).groups)
-        figure, axes = panels(len(cells), 3)
-        for (variant, optimizer, activation, steps), row in zip(cells, axes, strict=True):
+        parts: list[Part] = []
+        for variant, optimizer, activation, steps in learners.groupby(_PANEL, sort=False).groups:
             same = (table["variant"] == variant) & (table["optimizer"] == optimizer) & (table["steps"] == steps)
-            cell: Any = table[same & ((table["activation"] == activation) | linear)]
-            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=_PANEL)
-            look = looks(cell, _COLOURS)
-            row[0].set_title(f"{activation}, {optimizer}, {variant}", loc="left")
-            for panel, column in zip(row, ("squared_error", "weight_magnitude", _idle(activation)), strict=True):
-                shown = with_values(cell, column)
-                if len(shown):
-                    band(panel, shown, x="step", y=column, by="curve", bins=BINS, look=look, labels=LABELS)
-                else:
-                    panel.set_axis_off()
-        return figure
+            cell = self.curves(table[same & ((table["activation"] == activation) | linear)], panel=_PANEL)
+            measures = ("squared_error", "weight_magnitude", _idle(activation))
+            title = f"{activation}, {optimizer}, {variant}"
+            parts.append(Part(cell, [("step", y) for y in measures], title, BINS))
+        return figure_of(parts, self.look, LABELS)
 
 
 def _idle(activation: str) -> str:
@@ -315,15 +298,6 @@ LABELS = {
     "saturated": "share of saturated units",
 }
 _PANEL = ["variant", "optimizer", "activation", "steps"]
-_METHODS = {"bp": "backprop", "cbp": "cbp", "linear": "linear", "l2": "L2", "snp": "shrink+perturb"}
-_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
-_COLOURS = {  # warm for what forgets how to learn, cool for continual backprop, grey for the reference
-    "bp": ("#D55E00", "#E69F00", "#CC79A7"),
-    "cbp": ("#56B4E9", "#0072B2", "#009E73"),
-    "linear": "#555555",
-    "l2": PALETTE,
-    "snp": PALETTE,
-}
 
 
 def _quick() -> list[dict[str, Any]]:
@@ -378,4 +352,11 @@ _RELEASED_CBP = {
     "utility": "adaptable_contribution",
     "count": "bernoulli",
     "maturity_threshold": 10,  # the released file says 100 under a name that is not read
+}
+
+SlowlyChangingRegression.plans = {
+    "quick": Profile(
+        "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute", _quick, range(20)
+    ),
+    "paper": Profile("the published cells at their own lengths, 100 seeds", _paper, range(100)),
 }
