@@ -372,6 +372,10 @@ def _announce(study: Study, at_once: int) -> None:
     plan = study.plan
     count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(study.jobs))} at a time"
     print(f"{plan.name} / {plan.profile}   {count}   {study.folder}", flush=True)
+    note: Callable[[Sequence[RunConfig]], Sequence[str]] | None = getattr(study.experiment, "note", None)
+    configs = [config for job in study.jobs for config in study.configs(job)]
+    for line in list[str]() if note is None else note(configs):
+        print(f"  {line}", flush=True)
 
 
 def _run(study: Study, at_once: int) -> int:

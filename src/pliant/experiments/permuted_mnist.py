@@ -25,8 +25,9 @@ from pydantic import Field, model_validator
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
-from pliant.experiments.base import Cell, Profile, ShippedExperiment
+from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
 from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.twin import Twin, cost_in_words, examples_per_advance
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
 from pliant.online import OnlineEnsemble
@@ -121,7 +122,9 @@ class Learner:
         self.images = data.train.pixels.reshape(1, len(data.train.pixels), -1)  # one stream for `partial_fit`
         self.labels = data.train.labels[None]
         self.stream = Stream(config.seed, self.images.shape[2], self.images.shape[1])
-        self.network = _network(config, self.stream.pixels, len(data.train.classes), dtype)
+        row = method_of(config, get_args(Method))
+        learner = _network(config, self.stream.pixels, len(data.train.classes), dtype)
+        self.network = Twin(learner, row, config) if row.is_own else learner
         self.examples = self.hits = 0  # seen so far; predicted in this task
         self.loss = 0.0  # sum over this task
         self.dead = self.rank = np.full(config.hidden_layers, np.nan)  # of each hidden layer when the task began
@@ -217,6 +220,8 @@ class Learner:
 
 def segment(config: Config, sizes: Sequence[int]) -> int:
     """Examples of an advance that has no task's end in it."""
+    if is_own(config):
+        return examples_per_advance(sizes)
     weights = sum(m * n for m, n in pairwise(sizes))
     passes = {"adam": 4, "dropout": 2}.get(config.method, 1)  # its three arrays, all dense; a second forward
     return max(FEWEST, int(WORK / (weights * passes)))
@@ -230,7 +235,6 @@ def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> Onl
         "layernorm": {"normalization": "layer"},
         "onlinenorm": {"normalization": "online", "online_norm_decay": decays},
     }
-    method_of(config, get_args(Method))
     return OnlineEnsemble(
         inputs=inputs,
         hidden=(config.width,) * config.hidden_layers,
@@ -252,7 +256,7 @@ def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> Onl
     )
 
 
-def _weight_magnitude(network: OnlineEnsemble) -> float:
+def _weight_magnitude(network: OnlineEnsemble | Twin) -> float:
     """Mean |weight| of all matrices."""
     counts = [m * n for m, n in pairwise(network.sizes)]
     return float(np.average(network.weight_magnitude()[0], weights=counts))
@@ -285,6 +289,11 @@ class PermutedMnist(ShippedExperiment):
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config
+
+    def note(self, configs: Sequence[Config]) -> list[str]:
+        """What learning by PyTorch costs."""
+        sizes = {config: (784, *(config.width,) * config.hidden_layers, 10) for config in configs}  # of MNIST
+        return cost_in_words((config, config.tasks * config.period, sizes[config]) for config in configs)
 
     def start(self, configs: Sequence[Config], context: Context) -> Learner:
         (config,) = configs

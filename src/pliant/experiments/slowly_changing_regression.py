@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.base import Profile, ShippedExperiment
+from pliant.experiments.base import Profile, ShippedExperiment, is_own
 from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.twin import Twin, cost_in_words
 from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
 from pliant.online import OnlineEnsemble
@@ -137,37 +138,49 @@ class Learners:
 
     def __init__(self, configs: Sequence[Config]) -> None:
         first = configs[0]
-        method_of(first, get_args(Method))
+        row = method_of(first, get_args(Method))
         if len({_shared(config) for config in configs}) > 1:
             raise LabError("runs of several methods, problems or networks share a job: see stack_key")
         self.bin, self.period, self.steps_total = first.bin, first.period, first.steps
         seeds = sorted({config.seed for config in configs})
         self.streams = [Stream(seed, first.variant, first.period) for seed in seeds]
         self.stream_of_run = np.array([seeds.index(config.seed) for config in configs])
-        self.ensemble = _ensemble(configs)
+        self.ensemble: OnlineEnsemble | Twin = _ensemble(configs)
+        if row.is_own:
+            self.ensemble = Twin(_ensemble(configs), row, first)
         self.bins_done = 0
+        self.by_period = row.is_own  # a bin takes a user's method several advances
+        self.errors: list[NDArray[np.float64]] = []  # of the periods of the bin at hand
 
     @property
     def steps_done(self) -> int:
-        return self.bins_done * self.bin
+        return self.bins_done * self.bin + len(self.errors) * self.period
 
     def statuses(self) -> list[RunStatus]:
         alive = DONE if self.steps_done >= self.steps_total else RUNNING
         return [alive if step < 0 else diverged(step) for step in self.ensemble.diverged_at]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"bins_done": self.bins_done, "ensemble": self.ensemble.state_dict()}
+        state: dict[str, Any] = {"bins_done": self.bins_done, "ensemble": self.ensemble.state_dict()}
+        return {**state, "errors": np.array(self.errors)} if self.by_period else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.bins_done = state["bins_done"]
         self.ensemble.load_state_dict(state["ensemble"])
+        self.errors = list(state["errors"]) if self.by_period else []
 
-    def learn_a_bin(self) -> NDArray[np.float64]:
-        """Mean squared error of each run over the next bin, (runs,)."""
-        first = self.steps_done // self.period
-        errors = [self._learn_a_period(number) for number in range(first, first + self.bin // self.period)]
+    def learn_on(self) -> NDArray[np.float64] | None:
+        """Mean squared error of each run over the bin, (runs,), where it has ended."""
+        periods = self.bin // self.period
+        while len(self.errors) < periods:
+            self.errors.append(self._learn_a_period(self.steps_done // self.period))
+            if self.by_period and self.ensemble.diverged_at[0] < 0:
+                break
+        if len(self.errors) < periods:
+            return None
+        found, self.errors = np.mean(self.errors, axis=0), []
         self.bins_done += 1
-        return np.mean(errors, axis=0)
+        return found
 
     def _learn_a_period(self, number: int) -> NDArray[np.float64]:
         inputs, targets = map(np.stack, zip(*(stream.examples(number) for stream in self.streams), strict=True))
@@ -229,13 +242,20 @@ class SlowlyChangingRegression(ShippedExperiment):
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
     def stack_key(self, config: Config, device: str) -> Hashable:
-        return _shared(config)
+        return config if is_own(config) else _shared(config)
+
+    def note(self, configs: Sequence[Config]) -> list[str]:
+        """What learning by PyTorch costs."""
+        sizes = (SLOW + FAST, TARGET_UNITS, 1)  # at most, as far as costs go
+        return cost_in_words((config, config.steps, sizes) for config in configs)
 
     def start(self, configs: Sequence[Config], context: Context) -> Learners:
         return Learners(configs)
 
     def advance(self, state: Learners) -> dict[str, NDArray[Any]]:
-        errors = state.learn_a_bin()
+        errors = state.learn_on()
+        if errors is None:
+            return {name: np.zeros(0) for name in ("run", *COLUMNS)}
         hidden = state.hidden()
         return {
             "run": np.arange(len(errors)),
@@ -268,7 +288,7 @@ def _idle(activation: str) -> str:
     return "saturated" if activation in ("tanh", "sigmoid") else "dead"
 
 
-def _weight_magnitude(ensemble: OnlineEnsemble) -> NDArray[np.float64]:
+def _weight_magnitude(ensemble: OnlineEnsemble | Twin) -> NDArray[np.float64]:
     """Mean |weight| of all matrices, (runs,)."""
     counts = [ensemble.weights(layer)[0].size for layer in range(len(ensemble.sizes) - 1)]
     return np.average(ensemble.weight_magnitude(), axis=1, weights=counts)

@@ -168,6 +168,7 @@ class Experiment(Protocol[ConfigT, StateT]):
                                      the report weighs rows
         length                       the field of `Config` that says when a run ends, and nothing else: by it runs can be made
                                      longer, for which their last states are kept
+        note(configs)                lines to be said before these runs start, such as what they cost
         with_methods(methods)        the experiment that methods of a user's own have joined (`pliant.lab.study.own_method`)
         own_configs                  the name of such a method -> the class of its configs, a subclass of `Config`
         watch(state, run)            yields the scenes of a film (`pliant.lab.film.Scene`) of what a run's agent does

@@ -22,7 +22,7 @@ from pliant.lab.study.study import open_study
 from tests.kill_and_resume import content
 
 TOY = str(Path(__file__).parents[2] / "toy_experiment.py") + ":Toy"
-OLDER = Path(__file__).parents[1] / "fixtures" / "a96e282" / "studies" / "slowly-changing-regression.tar.xz"
+OLDER = Path(__file__).parents[2] / "fixtures" / "a96e282" / "studies" / "slowly-changing-regression.tar.xz"
 READERS = ("status", "export", "report", "plot")
 
 
