@@ -128,11 +128,12 @@ def side_by_side(studies: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
         rows: Any = each
         numbered.append(rows.assign(**{STUDY: name}, run=rows["run"] + count))
         count += int(rows["run"].max()) + 1
-    joined: Any = pandas.concat([rows.set_axis(rows.columns) for rows in numbered], ignore_index=True)
+    seconds: list[float | None] = [each.attrs["seconds"] for each in studies.values()]
+    joined: Any = pandas.concat(numbered, ignore_index=True)
     joined.attrs = {
         **table.attrs,
         "profile": ", ".join(dict.fromkeys(str(each.attrs["profile"]) for each in studies.values())),
-        "seconds": sum(each.attrs["seconds"] for each in studies.values()),
+        "seconds": sum(filter(None, seconds)) if all(seconds) else None,  # which not every export knows
     }
     return joined
 
