@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from pliant.experiments.class_incremental import Config
 from pliant.experiments.images.residual import ResidualNet
 from pliant.experiments.images.residual_learner import Learner
+from pliant.experiments.methods import METHODS
 
 BATCH, CLASSES = 90, 100
 RATE, MATURITY, WARMUP = 0.04, 4, 8  # at width 64 the smallest group loses 2 units a step
@@ -69,7 +70,8 @@ def seconds(step: Step, device: str) -> float:
 
 
 def learner(width: int, device: str, precision: str, **own: object) -> Learner:
-    return Learner(Config(width=width, precision=precision, **own), CLASSES, 3, device)
+    config = Config(width=width, precision=precision, **own)
+    return Learner(config, METHODS[config.method], CLASSES, 3, device)
 
 
 def main() -> None:
@@ -102,12 +104,12 @@ def main() -> None:
         print(f"{name:<22} first losses {found.tolist()}")
     for _ in range(WARMUP):
         steps["ours, cbp"]()
-    before = {name: group["replaced"][0] for name, group in cbp.cbp.stats().items()}
+    before = {name: group["replaced"][0] for name, group in cbp.method.stats().items()}
     order = list(steps)
     turns = []
     for turn in range(a.turns):
         turns.append({name: seconds(steps[name], a.device) for name in (order if turn % 2 else order[::-1])})
-    after = {name: group["replaced"][0] for name, group in cbp.cbp.stats().items()}
+    after = {name: group["replaced"][0] for name, group in cbp.method.stats().items()}
     least = min(after[name] - before[name] for name in after)
     assert least >= REPLACED, f"only {least} replacements in one group while the clock ran: give more --turns"
 

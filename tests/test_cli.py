@@ -75,6 +75,7 @@ def test_the_table_says_of_an_experiment_what_its_class_says(name):
     experiment = load(target(TABLE[name].target))
     assert sorted(TABLE[name].methods) == sorted(known_methods(experiment.Config))
     assert list(TABLE[name].profiles) == list(experiment.profiles)
+    assert dict(TABLE[name].renamed) == dict(experiment.Config.renamed)
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(pliant, tmp_path, monkeypatch):

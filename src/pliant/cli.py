@@ -68,9 +68,12 @@ def list_experiments(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="profiles, fields and columns of this one")
     ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="with NAME: a method of your own, file.py:Class, that joins it")
+    ] = None,
 ) -> None:
     """Experiments, methods, profiles; or all of one experiment."""
-    for line in _all_experiments() if name is None else _one_experiment(name):
+    for line in _all_experiments() if name is None else _one_experiment(name, method):
         print(line)
 
 
@@ -82,12 +85,14 @@ def _all_experiments() -> Iterator[str]:
     yield "An experiment of your own: pliant run path/to/file.py:Class"
 
 
-def _one_experiment(name: str) -> Iterator[str]:
+def _one_experiment(name: str, methods: Sequence[str] | None) -> Iterator[str]:
     from pliant.lab.report.about import experiment_lines
     from pliant.lab.study.target import load
 
     short, where = _experiment(name)
-    return experiment_lines(short, TABLE[name].question if name in TABLE else where.shown, load(where))
+    return experiment_lines(
+        short, TABLE[name].question if name in TABLE else where.shown, load(_joined(where, methods))
+    )
 
 
 @app.command()
@@ -95,6 +100,9 @@ def run(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a name of `pliant list`, module:Class or file.py:Class")],
     profile: Annotated[str, typer.Option(help="which runs, at what length")] = "quick",
     methods: Annotated[str | None, typer.Option(help="some of the profile's methods: bp,cbp")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="one of your own, file.py:Class, beside these; may be repeated")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="0-29 or 0,3,7-9")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value,value; may be repeated")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")] = "cpu",
@@ -112,6 +120,7 @@ def run(
     from pliant.lab.study.target import load
 
     short, where = _experiment(name)
+    where = _joined(where, method)
     experiment = load(where)
     configs = selected(experiment, profile, methods, seeds, set_ or [])
     _check_device(device, getattr(experiment, "devices", _DEVICES))
@@ -179,18 +188,15 @@ def plot(
     """Draw the figure of a study, from the rows there are."""
     from pliant.lab.errors import LabError
     from pliant.lab.figures import check_figure_file
-    from pliant.lab.report.table import exported, rows_of
+    from pliant.lab.report.table import rows_at
     from pliant.lab.study.study import open_study
 
     file = out or (path.with_suffix(".png") if path.is_file() else path / "figure.png")
     check_figure_file(file)
-    if path.is_file():
-        rows = exported(path)
-        experiment = _experiment_of(rows.attrs, path)
-    else:
-        study = open_study(path)
-        _tell_note(study)
-        rows, experiment = rows_of(study), study.experiment
+    if not path.is_file():
+        _tell_note(open_study(path))
+    rows = rows_at(path, _renamed_of)
+    experiment = _experiment_of(rows.attrs, path) if path.is_file() else open_study(path).experiment
     figure: Any = experiment.figure(rows)
     if not hasattr(figure, "savefig"):
         raise LabError(f"figure() of {type(experiment).__name__} gave {figure!r:.40}: it gives a matplotlib Figure")
@@ -201,7 +207,13 @@ def plot(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="a study's folder, or the Parquet file of an export")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="studies' folders, or the Parquet files of exports; several of one problem, together",
+        ),
+    ],
     metric: Annotated[str | None, typer.Option(help="a measured column [default: the experiment's second]")] = None,
     over: Annotated[str | None, typer.Option(help="the column that says where in a run [default: its first]")] = None,
     parts: Annotated[int, typer.Option(min=1, help="equal parts that a run is cut into")] = 10,
@@ -217,9 +229,10 @@ def report(
     from pliant.lab.report.summary import summary_lines
     from pliant.lab.study.study import open_study
 
-    if not path.is_file():
-        _tell_note(open_study(path))
-    for line in summary_lines(path, metric, over, parts, where or [], against, spread, all_parts):
+    for path in paths:
+        if not path.is_file():
+            _tell_note(open_study(path))
+    for line in summary_lines(paths, metric, over, parts, where or [], against, spread, all_parts, _renamed_of):
         print(line)
 
 
@@ -302,6 +315,13 @@ def _experiment(name: str) -> tuple[str, Any]:
     raise unknown("experiment", name, [*TABLE, "module:Class", "path/to/file.py:Class"])
 
 
+def _joined(where: Any, methods: Sequence[str] | None) -> Any:
+    """The target of an experiment with methods of a user's own."""
+    from pliant.lab.study.own_method import method_target
+
+    return where.model_copy(update={"methods": tuple(method_target(each) for each in methods or [])})
+
+
 def _experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
     """The experiment that made an exported file: one of `TABLE`, as a file of rows is no place to load code by."""
     from pliant.lab.errors import LabError
@@ -313,6 +333,12 @@ def _experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
     if known is None or made_by != known:
         raise LabError(f"{path} was made by an experiment of your own, {made_by}: plot its study's folder")
     return load(target(known))
+
+
+def _renamed_of(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
+    """What the fields of an export are called now, which may have been written by the version before."""
+    name = attrs["name"]
+    return TABLE[name].renamed if name in TABLE else {}
 
 
 _DEVICES = ("cpu", "cuda", "mps")
@@ -346,6 +372,10 @@ def _announce(study: Study, at_once: int) -> None:
     plan = study.plan
     count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(study.jobs))} at a time"
     print(f"{plan.name} / {plan.profile}   {count}   {study.folder}", flush=True)
+    note: Callable[[Sequence[RunConfig]], Sequence[str]] | None = getattr(study.experiment, "note", None)
+    configs = [config for job in study.jobs for config in study.configs(job)]
+    for line in list[str]() if note is None else note(configs):
+        print(f"  {line}", flush=True)
 
 
 def _run(study: Study, at_once: int) -> int:

@@ -23,7 +23,7 @@ class Runs:
         """A run that advances by a few pieces at a time."""
         config = self.experiment.Config(**{"dataset": "small", **self.short, **settings})
         state = self.experiment.start([config], Context(data=folder))
-        state.pieces_an_advance = pieces
+        state.pieces_per_advance = pieces
         return state
 
     def finish(self, state: Any) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ def test_by_default_and_with_a_fresh_network_it_is_standard_ppo():
          {"method": "cbp", "replacement_rate": 1e-3, "maturity_threshold": 7, "hand_over_mean": True, "decay_rate": 0.5}),
         ({"method": "redo", "tau": 0.2, "redo_period": 5, "optimizer_state": "fresh"},
          {"method": "redo", "tau": 0.2, "period": 5, "optimizer_state": "fresh"}),
-        ({"method": "tuned-adam", "beta_1": 0.5, "beta_2": 0.5, "hidden": [8], "entropy_weight": 0.1},
+        ({"method": "tuned-adam", "beta1": 0.5, "beta2": 0.5, "hidden": [8], "entropy_weight": 0.1},
          {"betas": (0.5, 0.5), "hidden": (8,), "entropy_weight": 0.1}),
     ],
     ids=["cbp", "redo", "tuned-adam"],

@@ -173,7 +173,7 @@ def test_methods_of_a_seed_start_alike_and_see_the_same_batches(data):
 @pytest.mark.parametrize(("units", "groups"), [("traced", 8), ("traced-residual", 12), ("article", 17)])
 def test_continual_backprop_replaces_units_of_every_group(data, units, groups):
     state, _ = straight(data, **CBP, units=units)
-    replaced = {name: group["replaced"][0] for name, group in state.learner.cbp.stats().items()}
+    replaced = {name: group["replaced"][0] for name, group in state.learner.method.stats().items()}
     assert len(replaced) == groups
     assert min(replaced.values()) >= 20
 

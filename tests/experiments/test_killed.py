@@ -72,7 +72,7 @@ CUT = {  # continual backpropagation on small pictures: at least four commits, a
     "slippery-ant": {
         "steps": 1280,
         "rollout_steps": 128,
-        "stretch": 2,
+        "rollouts_per_row": 2,
         "epochs": 4,
         "minibatch_size": 32,
         "hidden": "[8,8]",

@@ -12,7 +12,7 @@ SMALL = {
     "body": "hopper",
     "steps": 1024,
     "rollout_steps": 128,
-    "stretch": 2,
+    "rollouts_per_row": 2,
     "minibatch_size": 32,
     "epochs": 3,
     "hidden": (8, 8),

@@ -346,7 +346,7 @@ def test_the_figure_has_four_panels_for_each_width_and_a_colour_for_each_method(
     runs = [{"step_size": step_size, "seed": seed} for step_size in (0.01, 0.003) for seed in range(2)]
     figure = EXPERIMENT.figure(table(runs=[*runs, {"width": 10}, CBP, {"method": "linear"}]))
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-    assert titles == ["kinds, width 20, 100 examples a task", "kinds, width 10, 100 examples a task"]
+    assert titles == ["kinds, width 20, 100 examples per task", "kinds, width 10, 100 examples per task"]
     labels = [axes.get_ylabel() for axes in figure.axes[:4]]
     assert labels == ["online accuracy (%)", "mean |weight|", "dead units (%)", "effective rank (% of width)"]
     accuracy, dead = figure.axes[0], figure.axes[2]

@@ -209,7 +209,7 @@ def test_continual_backprop_replaces_units_on_schedule_and_backprop_none():
 
 def test_a_long_period_is_learned_in_pieces_and_makes_one_row(monkeypatch):
     whole = straight(config())
-    monkeypatch.setattr("pliant.experiments.switching_markov_chain.PIECE", 25)
+    monkeypatch.setattr("pliant.experiments.switching_markov_chain.UPDATES_PER_ADVANCE", 25)
     pieces = rows_of(config())
     for name, values in whole.items():
         assert np.array_equal(pieces[name], values)
@@ -250,7 +250,7 @@ def test_profiles_compare_methods_on_the_same_seeds(profile):
         ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),
         ({"method": "snp", "weight_decay": 1e-3}, "method snp needs noise_std > 0"),
         ({"method": "l2"}, "method l2 needs weight_decay > 0"),
-        ({"optimizer": "sgd", "beta_1": 0.99}, "beta_1 and beta_2 are for optimizer adam, not sgd"),
+        ({"optimizer": "sgd", "beta1": 0.99}, "beta1 and beta2 are for optimizer adam, not sgd"),
         ({"regularity": 1.0}, "less than 1"),
         ({"rate": 1}, "Extra inputs are not permitted"),
     ],
@@ -268,5 +268,5 @@ def test_the_figure_has_a_row_of_panels_for_each_optimizer():
         tables.append(pandas.DataFrame(rows_of(run)).assign(**run.model_dump()))
     figure = EXPERIMENT.figure(pandas.concat(tables))
     assert [axes.get_title(loc="left") for axes in figure.axes[::4]] == ["GRU, adam", "GRU, sgd"]
-    assert figure.axes[0].get_ylabel() == "excess, nats a symbol"
+    assert figure.axes[0].get_ylabel() == "excess, nats per symbol"
     assert {text.get_text() for text in figure.axes[3].texts} == {"backprop", "cbp"}

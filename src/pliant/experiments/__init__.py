@@ -5,7 +5,8 @@ A test holds it to the classes: the same methods, the same profiles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,13 @@ class Entry:
     question: str
     methods: tuple[str, ...]
     profiles: tuple[str, ...]
+    renamed: Mapping[str, str] = field(
+        default_factory=dict[str, str]
+    )  # fields in the version before, and now: in old exports
 
+
+_AGENTS = {"beta_1": "beta1", "beta_2": "beta2"}
+_WALKERS = {**_AGENTS, "stretch": "rollouts_per_row"}
 
 TABLE: dict[str, Entry] = {
     "slowly-changing-regression": Entry(
@@ -54,41 +61,48 @@ TABLE: dict[str, Entry] = {
         question="does a recurrent network go on learning when the rule of its sequence is redrawn, again and again?",
         methods=("bp", "cbp", "l2", "snp", "fresh"),
         profiles=("quick", "small", "tuning"),
+        renamed={"beta_1": "beta1", "beta_2": "beta2", "lanes": "sequences"},
     ),
     "rewired-cart-pole": Entry(
         target="pliant.experiments.rewired_cart_pole:RewiredCartPole",
         question="does an agent learn its 50th task as well as its first, when its sensors are re-wired again and again?",
         methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
         profiles=("quick", "small", "tuning"),
+        renamed=_AGENTS,
     ),
     "slippery-ant": Entry(
         target="pliant.experiments.locomotion:SlipperyAnt",
-        question="does an agent go on learning to walk when the ground changes, again and again?",
+        question="does an agent go on learning to walk when friction changes, again and again?",
         methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
         profiles=("quick", "small", "paper"),
+        renamed=_WALKERS,
     ),
     "slippery-cheetah": Entry(
         target="pliant.experiments.locomotion:SlipperyCheetah",
         question="the same, in a body that is cheaper to simulate",
         methods=("ppo", "tuned-adam", "l2", "cbp", "redo", "fresh"),
         profiles=("quick", "small", "paper"),
+        renamed=_WALKERS,
     ),
     "ant": Entry(
         target="pliant.experiments.locomotion:Ant",
-        question="does an agent go on improving for 50 million steps of one world?",
+        question="does an agent go on improving for 50 million steps of one environment?",
         methods=("ppo", "tuned-adam", "l2", "cbp", "redo"),
         profiles=("quick", "paper"),
+        renamed=_WALKERS,
     ),
     "hopper": Entry(
         target="pliant.experiments.locomotion:Hopper",
         question="the same, on one leg",
         methods=("ppo", "tuned-adam", "l2", "cbp", "redo"),
         profiles=("quick", "paper"),
+        renamed=_WALKERS,
     ),
     "walker2d": Entry(
         target="pliant.experiments.locomotion:Walker2d",
         question="the same, on two legs",
         methods=("ppo", "tuned-adam", "l2", "cbp", "redo"),
         profiles=("quick", "paper"),
+        renamed=_WALKERS,
     ),
 }

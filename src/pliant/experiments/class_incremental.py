@@ -13,7 +13,7 @@ All methods of a seed see the same classes in the same order, the same batches, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
@@ -27,13 +27,15 @@ from pliant.diagnostics.features import features
 from pliant.diagnostics.health import dormant_by_firing
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank
 from pliant.engine.feedback import written
+from pliant.experiments.base import Cell, Profile
 from pliant.experiments.images.pictures import Augmentation
 from pliant.experiments.images.residual import initialise
 from pliant.experiments.images.residual_learner import Learner
 from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.lab import Context, check_method, check_owners
-from pliant.lab.curves import less_reference, with_curves
-from pliant.lab.figures import band, looks, panels, with_values
+from pliant.experiments.methods import check_fields, method_of
+from pliant.lab import Context
+from pliant.lab.curves import less_reference
+from pliant.lab.figures import Part, figure_of
 from pliant.methods import reset_head, reset_network
 from pliant.streams import generator, stream_key
 
@@ -68,7 +70,7 @@ class Config(RunConfig, frozen=True):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_owners(self, {"replacement_rate": ("cbp",), "noise_std": ("snp",)})
+        check_fields(self, get_args(Method))
         return self
 
     @property
@@ -102,11 +104,9 @@ class Growth(ResidualRun[EpochPlan]):
     """A run in mid-learning; `task`, too, says where it stands."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        check_method(config.method, get_args(Method))
-        super().__init__(config, context, generator(config.seed, "class order").permutation(config.outputs))
+        order = generator(config.seed, "class order").permutation(config.outputs)
+        super().__init__(config, context, order, method_of(config, get_args(Method)))
         self.config = config
-        if config.method == "snp":
-            self.learner.shrink_and_perturb(config.noise_std, shrink=1.0, every_step=True)
         self.task = 0
         self.best: dict[str, Any] = {}  # state of the network, and what was measured with it
         self.found: dict[str, float] = {}  # what the task found as it began
@@ -254,19 +254,9 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
+    columns = COLUMNS
+    methods = get_args(Method)
     integers: ClassVar[Sequence[str]] = ("task", "classes", "best_epoch", "replaced")
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "4 increments of 2 classes of Tiny ImageNet, width 4, 4 epochs each: does it run; about a minute",
-        "medium": "10 increments of 10 classes of Tiny ImageNet, width 8, 2 seeds; about 50 minutes a run on one core",
-        "tuning": "9 settings of each method on seed 1000, 4 short increments of 10 classes; about an hour on one core",
-        "paper": "CIFAR-100 in 20 increments of 5 classes, width 64, 200 epochs each, all methods, 30 seeds; a GPU",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, seeds = _PROFILES[profile]
-        return [Config(seed=seed, **cell) for seed in seeds for cell in cells()]
 
     def start(self, configs: Sequence[Config], context: Context) -> Growth:
         (config,) = configs
@@ -274,31 +264,17 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy by classes seen; its difference to the network that starts over, or to backprop; dormancy; rank."""
-        table: Any = rows
-        table = with_curves(table, COLUMNS, NAMES, WORDS)
+        table = self.curves(rows)
         present = set(table["method"])
         reference = next((method for method in ("full", "bp") if method in present), str(table["method"].iloc[0]))
         others = table[table["method"] == reference]
         table = table.assign(difference=less_reference(table, others, "test_accuracy", ["classes"], COLUMNS))
-        look = looks(table, COLOURS)
-        labels = {**LABELS, "difference": f"accuracy less that of {NAMES[reference]}"}
-        figure, [axes] = panels(1, 4)
-        for panel, column in zip(axes, ("test_accuracy", "difference", "dormant", "singular_value_rank"), strict=True):
-            shown = with_values(table, column)
-            band(panel, shown, x="classes", y=column, by="curve", look=look, labels=labels)
-        axes[0].set_title(", ".join(table["dataset"].unique()), loc="left")
-        return figure
+        labels = {**LABELS, "difference": f"accuracy less that of {self.name_of(reference)}"}
+        measures = ("test_accuracy", "difference", "dormant", "singular_value_rank")
+        part = Part(table, [("classes", y) for y in measures], ", ".join(table["dataset"].unique()))
+        return figure_of([part], self.look, labels)
 
 
-NAMES = {
-    "bp": "backprop",
-    "full": "new network",
-    "head": "head reset",
-    "snp": "shrink+perturb",
-    "cbp": "continual backprop",
-}
-WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
-COLOURS = {"bp": "#D55E00", "full": "#555555", "head": "#009E73", "snp": "#E69F00", "cbp": "#0072B2"}
 LABELS = {
     "classes": "classes",
     "test_accuracy": "test accuracy",
@@ -306,32 +282,31 @@ LABELS = {
     "singular_value_rank": "99% rank of last features",
 }
 RELEASED = {"cbp": {"replacement_rate": 1e-5}, "snp": {"noise_std": 1e-5}}  # what each method adds to backprop
+METHODS = ("bp", "full", "head", "snp", "cbp")  # in the order in which they run
 TINY = {"dataset": "tiny-imagenet", "test_images": 50}
 
 
-def _quick() -> list[dict[str, Any]]:
+def _quick() -> list[Cell]:
     common = {**TINY, "width": 4, "increment": 2, "tasks": 4, "epochs": 4, "train_images": 150, "validation_images": 50}
     own = {**RELEASED, "cbp": {"replacement_rate": 1e-3, "maturity_threshold": 20}}
-    return [{**common, "method": method, **own.get(method, {})} for method in NAMES]
+    return [{**common, "method": method, **own.get(method, {})} for method in METHODS]
 
 
-def _medium() -> list[dict[str, Any]]:
+def _medium() -> list[Cell]:
     common = {**TINY, "width": 8, "increment": 10, "tasks": 10, "epochs": 12, "step_size": 0.03}
     own = {"cbp": {"replacement_rate": 1e-4, "maturity_threshold": 100}, "snp": {"noise_std": 1e-4}}
-    return [{**common, "method": method, **own.get(method, {})} for method in NAMES]
+    return [{**common, "method": method, **own.get(method, {})} for method in METHODS]
 
 
-def _tuning() -> list[dict[str, Any]]:
+def _tuning() -> list[Cell]:
     """Nine settings of each method: three step sizes by three values of its own, or nine step sizes where it has none.
 
     Judged by validation. Of the pictures that `medium` is tested on, a few are measured and none is selected by.
     """
     common = {**TINY, "width": 8, "increment": 10, "tasks": 4, "epochs": 5, "train_images": 150, "test_images": 10}
     nine = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
-    alone: list[dict[str, Any]] = [
-        {"method": method, "step_size": size} for method in ("bp", "full", "head") for size in nine
-    ]
-    own: list[dict[str, Any]] = [
+    alone: list[Cell] = [{"method": method, "step_size": size} for method in ("bp", "full", "head") for size in nine]
+    own: list[Cell] = [
         *({"method": "snp", "noise_std": noise} for noise in (1e-5, 1e-4, 1e-3)),
         *({"method": "cbp", "replacement_rate": rate, "maturity_threshold": 100} for rate in (1e-4, 1e-3, 1e-2)),
     ]
@@ -339,13 +314,29 @@ def _tuning() -> list[dict[str, Any]]:
     return [{**common, **cell} for cell in (*alone, *both)]
 
 
-def _paper() -> list[dict[str, Any]]:
-    return [{"method": method, **RELEASED.get(method, {})} for method in NAMES]
+def _paper() -> list[Cell]:
+    return [{"method": method, **RELEASED.get(method, {})} for method in METHODS]
 
 
-_PROFILES: dict[str, tuple[Callable[[], list[dict[str, Any]]], Sequence[int]]] = {
-    "quick": (_quick, range(2)),
-    "medium": (_medium, range(2)),
-    "tuning": (_tuning, (1000,)),
-    "paper": (_paper, range(30)),
+ClassIncremental.plans = {
+    "quick": Profile(
+        "4 increments of 2 classes of Tiny ImageNet, width 4, 4 epochs each: does it run; about a minute",
+        _quick,
+        range(2),
+    ),
+    "medium": Profile(
+        "10 increments of 10 classes of Tiny ImageNet, width 8, 2 seeds; about 50 minutes a run on one core",
+        _medium,
+        range(2),
+    ),
+    "tuning": Profile(
+        "9 settings of each method on seed 1000, 4 short increments of 10 classes; about an hour on one core",
+        _tuning,
+        (1000,),
+    ),
+    "paper": Profile(
+        "CIFAR-100 in 20 increments of 5 classes, width 64, 200 epochs each, all methods, 30 seeds; a GPU",
+        _paper,
+        range(30),
+    ),
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -27,14 +27,13 @@ from torch.nn import functional as F
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
-from pliant.experiments.continual_backprop import ReplacementConfig, replaced
+from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
 from pliant.experiments.images.captured_step import captured
 from pliant.experiments.images.class_pairs import SIDE, Order, Pairs
 from pliant.experiments.images.convolutional import ConvNet, normalised
-from pliant.lab import DONE, RUNNING, Context, RunStatus, check_method, check_owners, diverged, shared_config
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import PALETTE, band, looks, panels
-from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+from pliant.experiments.methods import ReplacementConfig, Site, check_fields, method_of, replaced
+from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
+from pliant.lab.figures import Part, figure_of
 
 if TYPE_CHECKING:
     import pandas
@@ -79,7 +78,7 @@ class Config(ReplacementConfig, frozen=True):
             )
         if min(*self.channels, *self.hidden) < 1:
             raise ValueError(f"channels {self.channels} and hidden {self.hidden} are at least 1 each")
-        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
+        check_fields(self, get_args(Method))
         return self
 
 
@@ -101,7 +100,7 @@ class Learners:
 
     def __init__(self, configs: Sequence[Config], data: ImageSet, device: str = "cpu") -> None:
         self.config = shared_config(configs)
-        check_method(self.config.method, get_args(Method))
+        row = method_of(self.config, get_args(Method))
         self.seeds = [config.seed for config in configs]
         self.device = torch.device(device)
         self.sha256 = data.sha256
@@ -117,7 +116,18 @@ class Learners:
         self.momentum = {name: torch.zeros_like(parameter) for name, parameter in self.net.named_parameters()}
         for name, parameter in self.net.named_parameters():  # there from the start, so that it never moves in memory
             self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
-        self.method = _method(self.config, self.seeds, self.net, self.optimizer)
+        self.steps_method = not row.is_own  # so that a replayed graph is no different; a user's hangs on the optimizer
+        self.method: Any = row.make(
+            Site(
+                self.net,
+                self.optimizer,
+                self.config,
+                seed=lambda purpose: self.seeds,
+                units=lambda: {"groups": self.net.groups()},
+                runs=len(self.seeds),
+                hooks=False,
+            )
+        )
         self.task = self.epoch = 0
         self.diverged_at = np.full(len(configs), -1, np.int64)
         self._allocate()
@@ -227,7 +237,7 @@ class Learners:
             self._batch.copy_(batches[number])
             self._labels.copy_(labels[number])
             step()
-            if self.method:
+            if self.method and self.steps_method:
                 self.method.step()
             losses[number], hits[number] = self._losses, self._hits
         self._note_divergence(losses.cpu().numpy())
@@ -236,7 +246,7 @@ class Learners:
 
     def _prepared_step(self) -> Callable[[], None]:
         """The step as it is, or on a GPU as a graph."""
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or not self.steps_method:
             return self._update
         before = self.state_dict()
         return captured(self._update, undo=lambda: self.load_state_dict(before))
@@ -304,34 +314,12 @@ def pairs(data: ImageSet, config: Config) -> Pairs:
     )
 
 
-def _method(
-    config: Config, seeds: Sequence[int], net: ConvNet, optimizer: torch.optim.Optimizer
-) -> ContinualBackprop | ShrinkAndPerturb | None:
-    """What acts after each step; its `step()` is called by the learners, so that a replayed graph is no different."""
-    if config.method == "snp":
-        runs = len(seeds)
-        return ShrinkAndPerturb(net, optimizer, noise_std=config.noise_std, seed=seeds, runs=runs, attach=False)
-    if config.method != "cbp":
-        return None
-    return config.continual_backprop(net, optimizer, groups=net.groups(), seed=seeds, attach=False)
-
-
-class ContinualImageNet:
+class ContinualImageNet(ShippedExperiment):
     """The experiment, as the laboratory asks for it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "Tiny ImageNet, a small network, 1 seed of backprop and continual backprop: about a minute on two cores",
-        "small": "Tiny ImageNet, a small network, 150 tasks, 5 methods, 3 seeds: about an hour on two cores",
-        "tuning": "what the settings of small were chosen from: 6 of each method on seed 1000, 60 tasks: a core-hour",
-        "paper": "ImageNet, 2,000 and 5,000 tasks of 250 epochs, 30 seeds: GPUs",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, seeds = _PROFILES[profile]
-        return [Config(**cell, seed=seed) for cell in cells() for seed in seeds]
+    columns = COLUMNS
+    methods = get_args(Method)
 
     def data_sets(self, config: Config) -> Sequence[str]:
         return (config.dataset,)
@@ -341,7 +329,7 @@ class ContinualImageNet:
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         """On a GPU the seeds of a setting train as a stack; on a CPU a stack gains nothing, so each run is a job."""
-        return config.model_copy(update={"seed": 0}) if device.startswith("cuda") else config
+        return config.model_copy(update={"seed": 0}) if device.startswith("cuda") and not is_own(config) else config
 
     def start(self, configs: Sequence[Config], context: Context) -> Learners:
         return Learners(configs, load(configs[0].dataset, context.data), context.device)
@@ -366,19 +354,15 @@ class ContinualImageNet:
         """A row of panels for each data set: accuracy, dead units, effective rank, weight magnitude."""
         table: Any = rows
         table = table.assign(test_accuracy=100 * table["test_accuracy"])
-        figure, axes = panels(table["dataset"].nunique(), len(LABELS) - 1)
-        for (dataset, cell), row in zip(table.groupby("dataset", sort=False), axes, strict=True):
-            bins = max(1, min(MOST_BINS, int(cell["task"].max()) // TASKS_A_BIN))
-            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=["dataset"])
-            look = looks(cell, _COLOURS)
-            row[0].set_title(str(dataset), loc="left")
-            for panel, column in zip(row, list(LABELS)[1:], strict=True):
-                named = column == "test_accuracy"
-                band(panel, cell, "task", column, by="curve", bins=bins, look=look, labels=LABELS, name_lines=named)
-        return figure
+        parts: list[Part] = []
+        for dataset, cell in table.groupby("dataset", sort=False):
+            bins = max(1, min(MOST_BINS, int(cell["task"].max()) // TASKS_PER_BIN))
+            cell = self.curves(cell, panel=["dataset"])
+            parts.append(Part(cell, [("task", y) for y in list(LABELS)[1:]], str(dataset), bins))
+        return figure_of(parts, self.look, LABELS, named=["test_accuracy"])
 
 
-TASKS_A_BIN, MOST_BINS = 20, 100
+TASKS_PER_BIN, MOST_BINS = 20, 100
 LABELS = {
     "task": "task",
     "test_accuracy": "test accuracy, %",
@@ -386,9 +370,6 @@ LABELS = {
     "effective_rank": "effective rank of the last hidden layer",
     "weight_magnitude": "mean |weight|",
 }
-_METHODS = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
-_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
-_COLOURS = {**dict(zip(("cbp", "bp", "l2", "snp"), PALETTE, strict=False)), "fresh": "#555555"}
 
 
 # -- profiles -------------------------------------------------------------------------------------------------------
@@ -402,12 +383,12 @@ _TINY: dict[str, Any] = {
 }
 
 
-def _quick() -> list[dict[str, Any]]:
+def _quick() -> list[Cell]:
     common = {**_TINY, "tasks": 70, "epochs": 10, "step_size": 0.05}
     return [{**common, "method": "bp"}, {**common, "method": "cbp", "replacement_rate": 1e-3}]
 
 
-def _small() -> list[dict[str, Any]]:
+def _small() -> list[Cell]:
     """The chosen setting of each method; for backprop also the step size of continual backprop, which is the article's."""
     common = {**_TINY, "tasks": 150, "epochs": 25}
     return [
@@ -420,13 +401,13 @@ def _small() -> list[dict[str, Any]]:
     ]
 
 
-def _tuning() -> list[dict[str, Any]]:
+def _tuning() -> list[Cell]:
     """Six settings of each method: two step sizes by three values of its own, or six step sizes where it has none.
 
     Judged by pictures that the other profiles learn from: those that they are tested on are left out.
     """
     common = {**_TINY, "tasks": 60, "epochs": 25, "train_images": 450, "left_out": 50}
-    cells: list[dict[str, Any]] = []
+    cells: list[Cell] = []
     for method, step_size in product(("bp", "fresh"), (0.001, 0.003, 0.005, 0.01, 0.02, 0.03)):
         cells.append({**common, "method": method, "step_size": step_size})
     both = ((1e-4, 1e-5), (1e-3, 1e-5), (1e-3, 1e-4))  # decay and noise
@@ -438,8 +419,8 @@ def _tuning() -> list[dict[str, Any]]:
     return cells
 
 
-def _paper() -> list[dict[str, Any]]:
-    cells: list[dict[str, Any]] = [{"method": "bp", "step_size": step_size} for step_size in (0.01, 0.001, 0.0001)]
+def _paper() -> list[Cell]:
+    cells: list[Cell] = [{"method": "bp", "step_size": step_size} for step_size in (0.01, 0.001, 0.0001)]
     long = {"tasks": 5000}
     return [
         *cells,
@@ -449,9 +430,26 @@ def _paper() -> list[dict[str, Any]]:
     ]
 
 
-_PROFILES: dict[str, tuple[Callable[[], list[dict[str, Any]]], Sequence[int]]] = {
-    "quick": (_quick, (0,)),
-    "small": (_small, range(3)),
-    "tuning": (_tuning, (1000,)),
-    "paper": (_paper, range(30)),
+ContinualImageNet.plans = {
+    "quick": Profile(
+        "Tiny ImageNet, a small network, 1 seed of backprop and continual backprop: about a minute on two cores",
+        _quick,
+        (0,),
+        seeds_first=True,
+    ),
+    "small": Profile(
+        "Tiny ImageNet, a small network, 150 tasks, 5 methods, 3 seeds: about an hour on two cores",
+        _small,
+        range(3),
+        seeds_first=True,
+    ),
+    "tuning": Profile(
+        "what the settings of small were chosen from: 6 of each method on seed 1000, 60 tasks: a core-hour",
+        _tuning,
+        (1000,),
+        seeds_first=True,
+    ),
+    "paper": Profile(
+        "ImageNet, 2,000 and 5,000 tasks of 250 epochs, 30 seeds: GPUs", _paper, range(30), seeds_first=True
+    ),
 }

@@ -1,13 +1,13 @@
-"""Walking on ground that changes: does an agent go on improving, on ice as on rubber, after nine changes of friction?
+"""Walking under changing friction: does an agent go on improving, on ice as on rubber, after nine changes?
 
 Stream  one body for each agent; with `friction_period`, the friction of every contact is redrawn, log-uniform in [0.02, 2], as
         the first episode begins after every so many steps; the agent is not told
-Curve   mean return of the episodes that end in each stretch of `stretch` rollouts, over environment steps; dormant units,
+Curve   mean return of the episodes that end in every `rollouts_per_row` rollouts, over environment steps; dormant units,
         ranks, weight magnitudes, largest weight change of an update
 Source  Dohare et al., Nature 632 (2024), figures 3 and 4; departures: docs/experiments/slippery-ant.md
 
 All methods of a seed meet the same frictions and start from the same weights. The seeds of a setting learn as a stack of at
-most `SEEDS_A_JOB`; a run gives the same, to rounding, alone and in it.
+most `SEEDS_PER_JOB`; a run gives the same, to rounding, alone and in it.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -15,7 +15,6 @@ most `SEEDS_A_JOB`; a run gives the same, to rounding, alone and in it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -23,34 +22,34 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.agent_config import COLOURS, METHODS, NAMES, WORDS, AgentConfig
+from pliant.experiments.agent_config import AgentConfig, AgentExperiment, agents
+from pliant.experiments.base import Cell, Profile, is_own
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import band, looks, panels
+from pliant.lab.figures import Part, figure_of
 from pliant.lab.film import Scene
 from pliant.rl.environments import FrictionSchedule, MujocoBatch
 from pliant.rl.environments.rendering import Camera
-from pliant.rl.ppo import MEASURES, PPO, Episodes
+from pliant.rl.ppo import MEASURES, Episodes
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-SEEDS_A_JOB = 8  # more gain little, and leave cores idle
-STEPS = 8192  # environment steps of all agents in an advance, a few seconds
-
-Cell = dict[str, Any]
+SEEDS_PER_JOB = 8  # more gain little, and leave cores idle
+STEPS_PER_ADVANCE = 8192  # environment steps of all agents in an advance, a few seconds
 
 
 class Config(AgentConfig, frozen=True):
     """One agent in one body. The defaults are the article's slippery ant."""
+
+    renamed: ClassVar[Mapping[str, str]] = {**AgentConfig.renamed, "stretch": "rollouts_per_row"}
 
     body: Literal["ant", "half-cheetah", "hopper", "walker2d"] = "ant"
     steps: int = Field(20_000_000, gt=0, description="environment steps, of which those of whole rows are taken")
     friction_period: int = Field(0, ge=0, description="environment steps between changes of friction; 0: it stays")
     lowest_friction: float = Field(0.02, gt=0, description="of what is drawn")
     highest_friction: float = Field(2.0, gt=0, description="of what is drawn")
-    stretch: int = Field(10, gt=0, description="rollouts that a row is the mean of")
+    rollouts_per_row: int = Field(10, gt=0, description="rollouts that a row is the mean of")
     padding: int = Field(0, ge=0, description="zeros after an observation; 84 make the ant's 27 the 111 of Ant-v3")
     contact_margin: Literal["before-3.5", "installed"] = Field(
         "before-3.5", description="how near a contact begins: as in MuJoCo before 3.5, or as in the one installed"
@@ -70,7 +69,7 @@ class Config(AgentConfig, frozen=True):
             raise ValueError("method fresh starts over when friction changes: add --set friction_period=...")
         if not self.rollouts:
             raise ValueError(
-                f"steps ({self.steps}) are fewer than a row's: {self.stretch} rollouts of {self.rollout_steps}"
+                f"steps ({self.steps}) are fewer than a row's: {self.rollouts_per_row} rollouts of {self.rollout_steps}"
             )
         FrictionSchedule(self.lowest_friction, self.highest_friction)  # what it refuses is refused here
         if not self.friction_period and (self.lowest_friction, self.highest_friction) != (0.02, 2.0):
@@ -79,26 +78,26 @@ class Config(AgentConfig, frozen=True):
 
     @property
     def rollouts(self) -> int:
-        """Those of whole stretches."""
-        return self.steps // (self.rollout_steps * self.stretch) * self.stretch
+        """Those of whole rows."""
+        return self.steps // (self.rollout_steps * self.rollouts_per_row) * self.rollouts_per_row
 
 
-class OneGround(Config, frozen=True):
+class Stationary(Config, frozen=True):
     """The same where nothing changes."""
 
     method: Literal["ppo", "tuned-adam", "l2", "cbp", "redo"] = "ppo"  # pyright: ignore[reportIncompatibleVariableOverride]
-    friction_period: Literal[0] = Field(0, description="the ground stays")  # pyright: ignore[reportIncompatibleVariableOverride]
+    friction_period: Literal[0] = Field(0, description="friction stays")  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 COLUMNS = {
     "step": "environment steps so far",
-    "return": "undiscounted, mean of the episodes that ended in the stretch (NaN: none did)",
-    "episodes": "that ended in the stretch",
+    "return": "undiscounted, mean of the episodes that ended in the row's rollouts (NaN: none did)",
+    "episodes": "that ended in these rollouts",
     "length": "their mean length, steps (NaN: none ended)",
-    "friction": "of the ground at the end of the stretch",
-    "task": "number of the friction that was due as the stretch began, from 1",
-    **{name: f"{meaning}; the last 1000 states of the stretch" for name, meaning in MEASURES.items()},
-    "weight_change": "largest change of an update of the stretch: sum of |new - old| over the actor's matrices, redrawn ones too",
+    "friction": "at the end of these rollouts",
+    "task": "number of the friction that was due as these rollouts began, from 1",
+    **{name: f"{meaning}; the last 1000 states of these rollouts" for name, meaning in MEASURES.items()},
+    "weight_change": "largest change of an update in these rollouts: sum of |new - old| over the actor's matrices, also redrawn",
     "replaced": "hidden units replaced so far",
 }
 
@@ -120,10 +119,10 @@ class Agents:
             padding=config.padding,
             contact_margin=config.contact_margin,
         )
-        self.ppo = PPO(self.bodies, config.settings(), seeds)
-        self.ground = self.bodies.frictions[:, 0]  # that each agent's networks were last renewed for
-        self.task = 0  # friction that was due as the stretch began
-        # of the stretch at hand: sums over its episodes, and the largest change
+        self.ppo = agents(self.bodies, config, seeds)
+        self.friction = self.bodies.frictions[:, 0]  # that each agent's networks were last renewed for
+        self.task = 0  # number of the friction that was due as the row at hand began
+        # of the row at hand: sums over its episodes, and the largest change
         self.returns, self.lengths, self.weight_change = np.zeros((3, len(seeds)))
         self.ended = np.zeros(len(seeds), np.int64)
 
@@ -141,22 +140,22 @@ class Agents:
 
     def state_dict(self) -> dict[str, Any]:
         sums = {name: getattr(self, name).copy() for name in ("returns", "lengths", "weight_change", "ended")}
-        return {"task": self.task, "ground": self.ground.copy(), **sums, "ppo": self.ppo.state_dict()}
+        return {"task": self.task, "ground": self.friction.copy(), **sums, "ppo": self.ppo.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.task, self.ground = state["task"], state["ground"].copy()
+        self.task, self.friction = state["task"], state["ground"].copy()
         for name in ("returns", "lengths", "weight_change", "ended"):
             setattr(self, name, state[name].copy())
         self.ppo.load_state_dict(state["ppo"])
 
     def learn_a_while(self) -> dict[str, NDArray[Any]] | None:
-        """A part of a rollout, and the update where it is full; what the stretch was like if it ended, each (agents,)."""
-        self._note(self.ppo.collect(max(1, STEPS // self.bodies.agents)))
+        """A part of a rollout, and the update where it is full; what the row at hand measured if it ended, each (agents,)."""
+        self._note(self.ppo.collect(max(1, STEPS_PER_ADVANCE // self.bodies.agents)))
         if not self.ppo.full:
             return None
         np.maximum(self.weight_change, self.ppo.update().weight_change, out=self.weight_change)
         found = None
-        if self.ppo.updates % self.config.stretch == 0:
+        if self.ppo.updates % self.config.rollouts_per_row == 0:
             found = self._measures()
             self.task = self._due
             for sums in (self.returns, self.lengths, self.weight_change, self.ended):
@@ -166,12 +165,12 @@ class Agents:
         return found
 
     def _renew(self) -> None:
-        """New networks for the agents that came to other ground in the rollout just learned from."""
-        ground = self.bodies.frictions[:, 0]
-        moved = np.flatnonzero(ground != self.ground)
+        """New networks for the agents whose friction changed in the rollout just learned from."""
+        friction = self.bodies.frictions[:, 0]
+        moved = np.flatnonzero(friction != self.friction)
         if len(moved):
             self.ppo.restart(moved.tolist())
-        self.ground = ground
+        self.friction = friction
 
     @property
     def _due(self) -> int:
@@ -199,27 +198,17 @@ class Agents:
         }
 
 
-class Locomotion(ABC):
-    """An experiment, as the laboratory runs it; those below say which body, and what the profiles run."""
+class Locomotion(AgentExperiment):
+    """An experiment, as the laboratory runs it; those below say what the profiles run."""
 
-    Config: ClassVar[type[Config]] = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
+    Config = Config
+    columns = COLUMNS
     weights: ClassVar[Mapping[str, str]] = {"return": "episodes", "length": "episodes"}
-    methods: ClassVar[Sequence[str]] = METHODS
     devices: ClassVar[Sequence[str]] = ("cpu",)
     length: ClassVar[str] = "steps"
-    profiles: ClassVar[Mapping[str, str]]
-
-    @abstractmethod
-    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
-        """What all runs of a profile share, what each method adds, and the seeds."""
-
-    def runs(self, profile: str) -> list[Config]:
-        common, methods, seeds = self.cells(profile)
-        return [self.Config(**common, **cell, seed=seed) for cell in methods for seed in seeds]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
-        return config.model_copy(update={"seed": config.seed // SEEDS_A_JOB})
+        return config if is_own(config) else config.model_copy(update={"seed": config.seed // SEEDS_PER_JOB})
 
     def start(self, configs: Sequence[Config], context: Context) -> Agents:
         return Agents(configs)
@@ -232,7 +221,7 @@ class Locomotion(ABC):
         return {"run": alive, **{name: found[name][alive] for name in COLUMNS}}
 
     def watch(self, state: Agents, run: int) -> Iterator[Scene]:
-        """An episode on the ground of the day, by the likeliest actions."""
+        """An episode under the friction at hand, by the likeliest actions."""
         bodies, returns = state.bodies, 0.0
         bodies.restart()
         camera = Camera(bodies, agent=run)
@@ -246,30 +235,20 @@ class Locomotion(ABC):
         camera.close()
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
-        """Return over steps and by ground, ranks, dormant units, weights, their largest change; two rows for each body."""
+        """Return over steps and by task, ranks, dormant units, weights, their largest change; two rows for each body."""
         from matplotlib.ticker import MaxNLocator
 
         table: Any = rows
-        figure, axes = panels(2 * table["body"].nunique(), len(PANELS) // 2)
-        by_body = [axes[first] + axes[first + 1] for first in range(0, len(axes), 2)]
-        for (body, rows_of_body), row in zip(table.groupby("body", sort=False), by_body, strict=True):
-            cell: Any = with_curves(rows_of_body, COLUMNS, NAMES, WORDS, panel=["body"])
-            look = looks(cell, COLOURS)
+        parts: list[Part] = []
+        for body, rows_of_body in table.groupby("body", sort=False):
+            cell = self.curves(rows_of_body, panel=["body"])
             period, *others = cell["friction_period"].unique()  # where there are several, the curves' names say them
             redrawn = f", friction redrawn every {period:,} steps" if period and not others else ""
-            row[0].set_title(f"{body}{redrawn}", loc="left")
-            for panel, (x, y) in zip(row, PANELS, strict=True):
-                if x == "task":
-                    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-                band(
-                    *(panel, cell, x, y),
-                    by="curve",
-                    weight=self.weights.get(y),
-                    bins=BINS,
-                    look=look,
-                    labels=LABELS,
-                    interval="bootstrap",
-                )
+            parts.append(Part(cell, PANELS, f"{body}{redrawn}", BINS))
+        figure = figure_of(parts, self.look, LABELS, lines=2, weights=self.weights, interval="bootstrap")
+        for panel in figure.axes:
+            if panel.get_xlabel() == LABELS["task"]:
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
 
 
@@ -284,7 +263,7 @@ PANELS = (
 )
 LABELS = {
     "step": "environment steps",
-    "task": "number of the ground",
+    "task": "task",
     "return": "return of an episode",
     "effective_rank": "effective rank of the actor's last layer",
     "actor_dormant": "share of the actor's dormant units",
@@ -295,7 +274,9 @@ LABELS = {
 
 # -- profiles ---------------------------------------------------------------------------------------------------------
 
-_TUNED: Cell = {"beta_1": 0.99, "beta_2": 0.99}
+_ANT: Cell = {"body": "ant", "padding": 84}
+_CHEETAH: Cell = {"body": "half-cheetah"}
+_TUNED: Cell = {"beta1": 0.99, "beta2": 0.99}
 _STANDARD: Cell = {"method": "ppo"}
 _CBP: Cell = {"method": "cbp", **_TUNED, "weight_decay": 1e-4, "replacement_rate": 1e-4}
 _ARTICLE: tuple[Cell, ...] = (
@@ -307,83 +288,86 @@ _ARTICLE: tuple[Cell, ...] = (
 )
 _FRESH: Cell = {"method": "fresh"}
 _CHANGING: Cell = {"friction_period": 2_000_000}
-_FIVE_GROUNDS: Cell = {"steps": 5 * 204_800, "friction_period": 204_800}  # of ten rows each
-_QUICK: Cell = {"steps": 8 * 2048, "stretch": 2, "hidden": (64, 64)}
+_FIVE_TASKS: Cell = {"steps": 5 * 204_800, "friction_period": 204_800}  # of ten rows each
+_OFTEN: Cell = {"friction_period": 4096}
+_QUICK: Cell = {"steps": 8 * 2048, "rollouts_per_row": 2, "hidden": (64, 64)}
 _QUICK_METHODS: tuple[Cell, ...] = (_STANDARD, {**_CBP, "replacement_rate": 1e-2, "maturity_threshold": 200})
 _DOES_IT_RUN = "16,384 steps, a small network, 2 seeds of standard PPO and continual backprop: does it run"
+
+
+def _plan(words: str, common: Cell, cells: Sequence[Cell], seeds: Sequence[int]) -> Profile:
+    return Profile(words, lambda: cells, seeds, common, seeds_first=True)
 
 
 class SlipperyAnt(Locomotion):
     """The article's figure 3, and a part of it."""
 
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": _DOES_IT_RUN,
-        "small": "the first 6M steps of it, three grounds, 1 seed of standard PPO and continual backprop: 1.6 core-hours",
-        "paper": "20M steps, a change every 2M, 30 seeds of six methods: about 50 core-hours a method",
+    plans: ClassVar[Mapping[str, Profile]] = {
+        "quick": _plan(_DOES_IT_RUN, {**_ANT, **_QUICK, **_OFTEN}, _QUICK_METHODS, range(2)),
+        "small": _plan(
+            "the first 6M steps of it, three tasks, 1 seed of standard PPO and continual backprop: 1.6 core-hours",
+            {**_ANT, **_CHANGING, "steps": 6_000_000},
+            (_STANDARD, _CBP),
+            range(1),
+        ),
+        "paper": _plan(
+            "20M steps, a change every 2M, 30 seeds of six methods: about 50 core-hours a method",
+            {**_ANT, **_CHANGING},
+            (*_ARTICLE, _FRESH),
+            range(30),
+        ),
     }
-
-    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
-        ant: Cell = {"body": "ant", "padding": 84}
-        return {
-            "quick": ({**ant, **_QUICK, "friction_period": 4096}, _QUICK_METHODS, range(2)),
-            "small": ({**ant, **_CHANGING, "steps": 6_000_000}, (_STANDARD, _CBP), range(1)),
-            "paper": ({**ant, **_CHANGING}, (*_ARTICLE, _FRESH), range(30)),
-        }[profile]
 
 
 class SlipperyCheetah(Locomotion):
-    """The cheaper body on the same kind of ground."""
+    """The cheaper body under the same kind of friction."""
 
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": _DOES_IT_RUN,
-        "small": "1M steps, five grounds, 2 seeds of six methods: about an hour on two cores",
-        "paper": "20M steps, a change every 2M, 30 seeds of six methods",
+    plans: ClassVar[Mapping[str, Profile]] = {
+        "quick": _plan(_DOES_IT_RUN, {**_CHEETAH, **_QUICK, **_OFTEN}, _QUICK_METHODS, range(2)),
+        "small": _plan(
+            "1M steps, five tasks, 2 seeds of six methods: about an hour on two cores",
+            {**_CHEETAH, **_FIVE_TASKS},
+            (*_ARTICLE, _FRESH),
+            range(2),
+        ),
+        "paper": _plan(
+            "20M steps, a change every 2M, 30 seeds of six methods",
+            {**_CHEETAH, **_CHANGING},
+            (*_ARTICLE, _FRESH),
+            range(30),
+        ),
     }
 
-    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
-        cheetah: Cell = {"body": "half-cheetah"}
-        return {
-            "quick": ({**cheetah, **_QUICK, "friction_period": 4096}, _QUICK_METHODS, range(2)),
-            "small": ({**cheetah, **_FIVE_GROUNDS}, (*_ARTICLE, _FRESH), range(2)),
-            "paper": ({**cheetah, **_CHANGING}, (*_ARTICLE, _FRESH), range(30)),
-        }[profile]
 
-
-def _stationary(body: Cell, steps: int, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
+def _where_nothing_changes(words: str, body: Cell, steps: int) -> dict[str, Profile]:
     return {
-        "quick": ({**body, **_QUICK}, _QUICK_METHODS, range(2)),
-        "paper": ({**body, "steps": steps}, _ARTICLE, range(30)),
-    }[profile]
+        "quick": _plan(_DOES_IT_RUN, {**body, **_QUICK}, _QUICK_METHODS, range(2)),
+        "paper": _plan(words, {**body, "steps": steps}, _ARTICLE, range(30)),
+    }
 
 
 class Ant(Locomotion):
     """The article's figure 4: nothing changes but the agent itself."""
 
-    Config = OneGround
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": _DOES_IT_RUN,
-        "paper": "50M steps, 30 seeds of five methods: about 130 core-hours a method",
-    }
-
-    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
-        return _stationary({"body": "ant", "padding": 84}, 50_000_000, profile)
+    Config = Stationary
+    plans: ClassVar[Mapping[str, Profile]] = _where_nothing_changes(
+        "50M steps, 30 seeds of five methods: about 130 core-hours a method", _ANT, 50_000_000
+    )
 
 
 class Hopper(Locomotion):
     """One leg, nothing changes."""
 
-    Config = OneGround
-    profiles: ClassVar[Mapping[str, str]] = {"quick": _DOES_IT_RUN, "paper": "100M steps, 30 seeds of five methods"}
-
-    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
-        return _stationary({"body": "hopper"}, 100_000_000, profile)
+    Config = Stationary
+    plans: ClassVar[Mapping[str, Profile]] = _where_nothing_changes(
+        "100M steps, 30 seeds of five methods", {"body": "hopper"}, 100_000_000
+    )
 
 
 class Walker2d(Locomotion):
     """Two legs, nothing changes."""
 
-    Config = OneGround
-    profiles: ClassVar[Mapping[str, str]] = {"quick": _DOES_IT_RUN, "paper": "50M steps, 30 seeds of five methods"}
-
-    def cells(self, profile: str) -> tuple[Cell, Sequence[Cell], Sequence[int]]:
-        return _stationary({"body": "walker2d"}, 50_000_000, profile)
+    Config = Stationary
+    plans: ClassVar[Mapping[str, Profile]] = _where_nothing_changes(
+        "50M steps, 30 seeds of five methods", {"body": "walker2d"}, 50_000_000
+    )

@@ -25,9 +25,11 @@ from pydantic import Field, model_validator
 
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
-from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, check_method, check_owners, diverged
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import band, looks, panels, with_values
+from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
+from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.twin import Twin, cost_in_words, examples_per_advance
+from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
+from pliant.lab.figures import Part, figure_of
 from pliant.online import OnlineEnsemble
 from pliant.streams import generator
 
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Method = Literal["bp", "adam", "l2", "snp", "dropout", "onlinenorm", "layernorm", "cbp", "linear"]
-Utility = Literal[
-    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
-]
 
 
 class Config(RunConfig, frozen=True):
@@ -47,7 +46,7 @@ class Config(RunConfig, frozen=True):
     method: Method = "bp"
     dataset: str = Field("mnist", description="name of a set of images; all of one size")
     tasks: int = Field(800, gt=0, description="tasks")
-    period: int = Field(60_000, gt=0, description="examples a task; more than the images there are: they come again")
+    period: int = Field(60_000, gt=0, description="examples per task; more than the images there are: they come again")
     width: int = Field(100, gt=0, description="units in each hidden layer")
     hidden_layers: int = Field(3, ge=0, description="0 for method linear")
     step_size: float = Field(0.003, gt=0)
@@ -65,18 +64,10 @@ class Config(RunConfig, frozen=True):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_owners(self, _OWNERS)
+        check_fields(self, get_args(Method))
         if (self.method == "linear") != (self.hidden_layers == 0):
             raise ValueError("method linear has hidden_layers=0, and the others have at least 1")
         return self
-
-
-_OWNERS = {
-    "weight_decay": ("l2", "snp"),
-    "noise_std": ("snp",),
-    "dropout": ("dropout",),
-    "replacement_rate": ("cbp",),
-}
 
 
 # -- the stream -----------------------------------------------------------------------------------------------------
@@ -131,7 +122,9 @@ class Learner:
         self.images = data.train.pixels.reshape(1, len(data.train.pixels), -1)  # one stream for `partial_fit`
         self.labels = data.train.labels[None]
         self.stream = Stream(config.seed, self.images.shape[2], self.images.shape[1])
-        self.network = _network(config, self.stream.pixels, len(data.train.classes), dtype)
+        row = method_of(config, get_args(Method))
+        learner = _network(config, self.stream.pixels, len(data.train.classes), dtype)
+        self.network = Twin(learner, row, config) if row.is_own else learner
         self.examples = self.hits = 0  # seen so far; predicted in this task
         self.loss = 0.0  # sum over this task
         self.dead = self.rank = np.full(config.hidden_layers, np.nan)  # of each hidden layer when the task began
@@ -227,6 +220,8 @@ class Learner:
 
 def segment(config: Config, sizes: Sequence[int]) -> int:
     """Examples of an advance that has no task's end in it."""
+    if is_own(config):
+        return examples_per_advance(sizes)
     weights = sum(m * n for m, n in pairwise(sizes))
     passes = {"adam": 4, "dropout": 2}.get(config.method, 1)  # its three arrays, all dense; a second forward
     return max(FEWEST, int(WORK / (weights * passes)))
@@ -240,7 +235,6 @@ def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> Onl
         "layernorm": {"normalization": "layer"},
         "onlinenorm": {"normalization": "online", "online_norm_decay": decays},
     }
-    check_method(config.method, get_args(Method))
     return OnlineEnsemble(
         inputs=inputs,
         hidden=(config.width,) * config.hidden_layers,
@@ -262,7 +256,7 @@ def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> Onl
     )
 
 
-def _weight_magnitude(network: OnlineEnsemble) -> float:
+def _weight_magnitude(network: OnlineEnsemble | Twin) -> float:
     """Mean |weight| of all matrices."""
     counts = [m * n for m, n in pairwise(network.sizes)]
     return float(np.average(network.weight_magnitude()[0], weights=counts))
@@ -277,24 +271,13 @@ def _layers(name: str, values: NDArray[np.float64]) -> dict[str, float]:
 # -- the experiment --------------------------------------------------------------------------------------------------
 
 
-class PermutedMnist:
+class PermutedMnist(ShippedExperiment):
     """The experiment, as the laboratory runs it: every run is a job of its own."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
+    columns = COLUMNS
+    methods = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "width 100, short tasks, 3 seeds: backprop, L2, continual backprop, linear; about a minute",
-        "small": "width 100, 200 tasks of 60,000, 3 seeds, all methods, backprop also at the published step size; an hour",
-        "medium": "width 1,000, 150 tasks of 60,000, 1 seed, backprop and continual backprop; about half a core-hour",
-        "tuning": "width 100, 40 tasks of 60,000, seed 1000, nine settings or more of each method; half an hour on two cores",
-        "paper": "the published cells at their own lengths, 10 seeds; months on one core",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, seeds = _PROFILES[profile]
-        return [Config(seed=seed, **cell) for seed in seeds for cell in cells]
 
     def data_sets(self, config: Config) -> tuple[str]:
         return (config.dataset,)
@@ -306,6 +289,11 @@ class PermutedMnist:
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config
+
+    def note(self, configs: Sequence[Config]) -> list[str]:
+        """What learning by PyTorch costs."""
+        sizes = {config: (784, *(config.width,) * config.hidden_layers, 10) for config in configs}  # of MNIST
+        return cost_in_words((config, config.tasks * config.period, sizes[config]) for config in configs)
 
     def start(self, configs: Sequence[Config], context: Context) -> Learner:
         (config,) = configs
@@ -320,25 +308,16 @@ class PermutedMnist:
         """Accuracy, weight magnitude, dead units, effective rank; a row of panels for each dataset, width and period."""
         table: Any = rows
         table = table.assign(**{name: 100 * table[name] for name in ("accuracy", "dead", "effective_rank")})
-        linear = table["method"] == "linear"
+        linear = table["method"] == "linear"  # in the panels of every width, as it has none
         networks = table if linear.all() else table[~linear]
-        cells = list(networks.groupby(_PANEL, sort=False).groups)
-        figure, axes = panels(len(cells), len(LABELS) - 1)
-        for (dataset, width, period), row in zip(cells, axes, strict=True):
+        parts: list[Part] = []
+        for dataset, width, period in networks.groupby(_PANEL, sort=False).groups:
             same = (table["dataset"] == dataset) & (table["period"] == period)
-            cell: Any = table[same & ((table["width"] == width) | linear)]
-            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=_PANEL)
-            look = looks(cell, _COLOURS)
-            row[0].set_title(f"{dataset}, width {width:,}, {period:,} examples a task", loc="left")
-            bins = BINS if cell["task"].nunique() > BINS else None
-            pooled = ("width",) if (cell["hidden_layers"] == 0).any() else ()  # which no linear learner has
-            for panel, column in zip(row, list(LABELS)[1:], strict=True):
-                shown = with_values(cell, column)
-                if len(shown):
-                    band(panel, shown, "task", column, by="curve", bins=bins, look=look, labels=LABELS, pooled=pooled)
-                else:
-                    panel.set_axis_off()
-        return figure
+            cell = self.curves(table[same & ((table["width"] == width) | linear)], panel=_PANEL)
+            pooled = ("width",) if (cell["hidden_layers"] == 0).any() else ()
+            title = f"{dataset}, width {width:,}, {period:,} examples per task"
+            parts.append(Part(cell, [("task", y) for y in list(LABELS)[1:]], title, BINS, pooled))
+        return figure_of(parts, self.look, LABELS)
 
 
 BINS = 40
@@ -350,34 +329,7 @@ LABELS = {
     "effective_rank": "effective rank (% of width)",
 }
 _PANEL = ["dataset", "width", "period"]
-_METHODS = {
-    "bp": "backprop",
-    "adam": "Adam",
-    "l2": "L2",
-    "snp": "shrink+perturb",
-    "dropout": "dropout",
-    "onlinenorm": "online norm",
-    "layernorm": "layer norm",
-    "cbp": "cbp",
-    "linear": "linear",
-}
-_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "dropout": "p", "replacement_rate": "rate"}
-_COLOURS = {  # warm for what forgets how to learn, cool for continual backprop, grey for the reference
-    "bp": "#D55E00",
-    "adam": "#CC79A7",
-    "l2": "#E69F00",
-    "snp": "#56B4E9",
-    "dropout": "#999933",
-    "onlinenorm": "#882255",
-    "layernorm": "#009E73",
-    "cbp": "#0072B2",
-    "linear": "#555555",
-}
-
-
 # -- what the profiles run -------------------------------------------------------------------------------------------
-
-Cell = dict[str, Any]
 
 _CHOSEN: dict[str, Cell] = {  # by profile `tuning`: docs/experiments/permuted-mnist.md has the table
     "bp": {"step_size": 0.0006},
@@ -444,18 +396,42 @@ def _paper() -> list[Cell]:
 _AT_ONCE = {"step_size": 0.003, "tasks": 150, "period": 5_000}  # shorter tasks need larger steps
 _WIDE = {"step_size": 0.003, "tasks": 150, "width": 1000}  # the article's step size
 
-_PROFILES: dict[str, tuple[list[Cell], Sequence[int]]] = {
-    "quick": (
-        [
-            {**_AT_ONCE, "method": "bp"},
-            {**_AT_ONCE, "method": "l2", "weight_decay": 1e-3},
-            {**_AT_ONCE, "method": "cbp", "replacement_rate": 1e-4},
-            {**_AT_ONCE, "method": "linear", "hidden_layers": 0},
-        ],
+
+def _quick() -> list[Cell]:
+    return [
+        {**_AT_ONCE, "method": "bp"},
+        {**_AT_ONCE, "method": "l2", "weight_decay": 1e-3},
+        {**_AT_ONCE, "method": "cbp", "replacement_rate": 1e-4},
+        {**_AT_ONCE, "method": "linear", "hidden_layers": 0},
+    ]
+
+
+def _small() -> list[Cell]:
+    return [*_chosen(tuple(_CHOSEN), tasks=200), {"method": "bp", "step_size": 0.003, "tasks": 200}]
+
+
+def _medium() -> list[Cell]:
+    return [{**_WIDE, "method": "bp"}, {**_WIDE, "method": "cbp", "replacement_rate": 1e-5}]
+
+
+PermutedMnist.plans = {
+    "quick": Profile(
+        "width 100, short tasks, 3 seeds: backprop, L2, continual backprop, linear; about a minute", _quick, range(3)
+    ),
+    "small": Profile(
+        "width 100, 200 tasks of 60,000, 3 seeds, all methods, backprop also at the published step size; an hour",
+        _small,
         range(3),
     ),
-    "small": ([*_chosen(tuple(_CHOSEN), tasks=200), {"method": "bp", "step_size": 0.003, "tasks": 200}], range(3)),
-    "medium": ([{**_WIDE, "method": "bp"}, {**_WIDE, "method": "cbp", "replacement_rate": 1e-5}], range(1)),
-    "tuning": (_tuning(), range(1000, 1001)),
-    "paper": (_paper(), range(10)),
+    "medium": Profile(
+        "width 1,000, 150 tasks of 60,000, 1 seed, backprop and continual backprop; about half a core-hour",
+        _medium,
+        range(1),
+    ),
+    "tuning": Profile(
+        "width 100, 40 tasks of 60,000, seed 1000, nine settings or more of each method; half an hour on two cores",
+        _tuning,
+        range(1000, 1001),
+    ),
+    "paper": Profile("the published cells at their own lengths, 10 seeds; months on one core", _paper, range(10)),
 }

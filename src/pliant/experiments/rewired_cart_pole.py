@@ -15,7 +15,7 @@ gives the same, to rounding, alone and in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import count, product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -23,14 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.experiments.agent_config import COLOURS, METHODS, NAMES, WORDS, AgentConfig
+from pliant.experiments.agent_config import AgentConfig, AgentExperiment, agents
+from pliant.experiments.base import Cell, Profile, is_own
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import band, looks, panels
+from pliant.lab.figures import Part, figure_of
 from pliant.lab.film import Scene
 from pliant.rl import environments
 from pliant.rl.environments.cart_picture import cart_picture
-from pliant.rl.ppo import PPO
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +95,7 @@ class Agents:
         self.carts = environments.RewiredCartPole(
             seeds=seeds, copies=config.copies, inputs=config.inputs, time_limit=config.time_limit
         )
-        self.ppo = PPO(self.carts, config.settings(), seeds)
+        self.ppo = agents(self.carts, config, seeds)
         self.task = 0  # the one at hand
 
     @property
@@ -162,26 +161,16 @@ def _mean(sums: NDArray[np.float64], counts: NDArray[Any]) -> NDArray[np.float64
     return sums.sum(0) / np.maximum(counts.sum(0), 1)
 
 
-class RewiredCartPole:
+class RewiredCartPole(AgentExperiment):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = METHODS
+    columns = COLUMNS
     devices: ClassVar[Sequence[str]] = ("cpu",)
     length: ClassVar[str] = "tasks"
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "30 tasks, 2 seeds of standard PPO, L2, continual backprop and a fresh network: 100 s on two cores",
-        "small": "50 tasks, 5 seeds, all methods: 9 core-minutes",
-        "tuning": "what the settings of small are chosen from: 54, 30 tasks, seeds 1000-1002: 55 core-minutes",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, tasks, seeds = _PROFILES[profile]
-        return [Config(**cell, tasks=tasks, seed=seed) for cell in cells() for seed in seeds]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
-        return config.model_copy(update={"seed": 0})
+        return config if is_own(config) else config.model_copy(update={"seed": 0})
 
     def start(self, configs: Sequence[Config], context: Context) -> Agents:
         return Agents(configs)
@@ -205,16 +194,13 @@ class RewiredCartPole:
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Return late in each task, share of failed tasks, effective rank, dormant units."""
-        table: Any = with_curves(rows, COLUMNS, NAMES, WORDS)
-        look = looks(table, COLOURS)
-        figure, [axes] = panels(1, len(LABELS) - 1)
-        bins = max(1, table["task"].nunique() // TASKS_A_BIN)
-        for panel, column in zip(axes, list(LABELS)[1:], strict=True):
-            band(panel, table, "task", column, by="curve", bins=bins, look=look, labels=LABELS, interval="bootstrap")
-        return figure
+        table = self.curves(rows)
+        bins = max(1, table["task"].nunique() // TASKS_PER_BIN)
+        part = Part(table, [("task", y) for y in list(LABELS)[1:]], bins=bins)
+        return figure_of([part], self.look, LABELS, interval="bootstrap")
 
 
-TASKS_A_BIN = 5
+TASKS_PER_BIN = 5
 LABELS = {
     "task": "task",
     "late_return": "return late in a task",
@@ -226,8 +212,7 @@ LABELS = {
 
 # -- profiles ---------------------------------------------------------------------------------------------------------
 
-Cell = dict[str, Any]
-_TUNED: Cell = {"beta_1": 0.99, "beta_2": 0.99}
+_TUNED: Cell = {"beta1": 0.99, "beta2": 0.99}
 _OWN: dict[str, Cell] = {  # chosen by profile tuning
     "ppo": {"step_size": 2e-3},
     "tuned-adam": {"step_size": 1e-3, **_TUNED},
@@ -264,8 +249,22 @@ def _tuning() -> list[Cell]:
     return cells
 
 
-_PROFILES: dict[str, tuple[Callable[[], list[Cell]], int, Sequence[int]]] = {
-    "quick": (_quick, 30, range(2)),
-    "small": (_small, 50, range(5)),
-    "tuning": (_tuning, 30, range(1000, 1003)),
+RewiredCartPole.plans = {
+    "quick": Profile(
+        "30 tasks, 2 seeds of standard PPO, L2, continual backprop and a fresh network: 100 s on two cores",
+        _quick,
+        range(2),
+        {"tasks": 30},
+        seeds_first=True,
+    ),
+    "small": Profile(
+        "50 tasks, 5 seeds, all methods: 9 core-minutes", _small, range(5), {"tasks": 50}, seeds_first=True
+    ),
+    "tuning": Profile(
+        "what the settings of small are chosen from: 54, 30 tasks, seeds 1000-1002: 55 core-minutes",
+        _tuning,
+        range(1000, 1003),
+        {"tasks": 30},
+        seeds_first=True,
+    ),
 }

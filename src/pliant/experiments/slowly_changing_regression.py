@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, check_method, check_owners, diverged
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import PALETTE, band, looks, panels, with_values
+from pliant.experiments.base import Profile, ShippedExperiment, is_own
+from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.twin import Twin, cost_in_words
+from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, diverged
+from pliant.lab.figures import Part, figure_of
 from pliant.online import OnlineEnsemble
 from pliant.streams import generator, stream_key, uniform
 
@@ -41,9 +43,6 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish")
 
 Method = Literal["bp", "cbp", "linear", "l2", "snp"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "selu", "linear"]
-Utility = Literal[
-    "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
-]
 
 
 class Config(RunConfig, frozen=True):
@@ -65,7 +64,7 @@ class Config(RunConfig, frozen=True):
     count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp")
     hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
     period: int = Field(10_000, gt=0, description="examples between changes of the slow bits")
-    bin: int = Field(20_000, gt=0, description="examples a row; a multiple of the period")
+    bin: int = Field(20_000, gt=0, description="examples per row; a multiple of the period")
     steps: int = Field(1_000_000, gt=0, description="examples; a multiple of the bin")
 
     @model_validator(mode="after")
@@ -74,7 +73,7 @@ class Config(RunConfig, frozen=True):
             raise ValueError(
                 f"steps ({self.steps}) must be a multiple of bin ({self.bin}), and bin of period ({self.period})"
             )
-        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
+        check_fields(self, get_args(Method))
         if (self.method == "linear") and self.activation != "linear":
             raise ValueError("method linear has no hidden units, so its activation is 'linear'")
         return self
@@ -139,37 +138,49 @@ class Learners:
 
     def __init__(self, configs: Sequence[Config]) -> None:
         first = configs[0]
-        check_method(first.method, get_args(Method))
+        row = method_of(first, get_args(Method))
         if len({_shared(config) for config in configs}) > 1:
             raise LabError("runs of several methods, problems or networks share a job: see stack_key")
         self.bin, self.period, self.steps_total = first.bin, first.period, first.steps
         seeds = sorted({config.seed for config in configs})
         self.streams = [Stream(seed, first.variant, first.period) for seed in seeds]
         self.stream_of_run = np.array([seeds.index(config.seed) for config in configs])
-        self.ensemble = _ensemble(configs)
+        self.ensemble: OnlineEnsemble | Twin = _ensemble(configs)
+        if row.is_own:
+            self.ensemble = Twin(_ensemble(configs), row, first)
         self.bins_done = 0
+        self.by_period = row.is_own  # a bin takes a user's method several advances
+        self.errors: list[NDArray[np.float64]] = []  # of the periods of the bin at hand
 
     @property
     def steps_done(self) -> int:
-        return self.bins_done * self.bin
+        return self.bins_done * self.bin + len(self.errors) * self.period
 
     def statuses(self) -> list[RunStatus]:
         alive = DONE if self.steps_done >= self.steps_total else RUNNING
         return [alive if step < 0 else diverged(step) for step in self.ensemble.diverged_at]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"bins_done": self.bins_done, "ensemble": self.ensemble.state_dict()}
+        state: dict[str, Any] = {"bins_done": self.bins_done, "ensemble": self.ensemble.state_dict()}
+        return {**state, "errors": np.array(self.errors)} if self.by_period else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.bins_done = state["bins_done"]
         self.ensemble.load_state_dict(state["ensemble"])
+        self.errors = list(state["errors"]) if self.by_period else []
 
-    def learn_a_bin(self) -> NDArray[np.float64]:
-        """Mean squared error of each run over the next bin, (runs,)."""
-        first = self.steps_done // self.period
-        errors = [self._learn_a_period(number) for number in range(first, first + self.bin // self.period)]
+    def learn_on(self) -> NDArray[np.float64] | None:
+        """Mean squared error of each run over the bin, (runs,), where it has ended."""
+        periods = self.bin // self.period
+        while len(self.errors) < periods:
+            self.errors.append(self._learn_a_period(self.steps_done // self.period))
+            if self.by_period and self.ensemble.diverged_at[0] < 0:
+                break
+        if len(self.errors) < periods:
+            return None
+        found, self.errors = np.mean(self.errors, axis=0), []
         self.bins_done += 1
-        return np.mean(errors, axis=0)
+        return found
 
     def _learn_a_period(self, number: int) -> NDArray[np.float64]:
         inputs, targets = map(np.stack, zip(*(stream.examples(number) for stream in self.streams), strict=True))
@@ -222,30 +233,29 @@ def _ensemble(configs: Sequence[Config]) -> OnlineEnsemble:
 # -- the experiment --------------------------------------------------------------------------------------------------
 
 
-class SlowlyChangingRegression:
+class SlowlyChangingRegression(ShippedExperiment):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
+    columns = COLUMNS
+    methods = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute",
-        "paper": "the published cells at their own lengths, 100 seeds",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, seeds = (_quick(), range(20)) if profile == "quick" else (_paper(), range(100))
-        return [Config(seed=seed, **cell) for seed in seeds for cell in cells]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
-        return _shared(config)
+        return config if is_own(config) else _shared(config)
+
+    def note(self, configs: Sequence[Config]) -> list[str]:
+        """What learning by PyTorch costs."""
+        sizes = (SLOW + FAST, TARGET_UNITS, 1)  # at most, as far as costs go
+        return cost_in_words((config, config.steps, sizes) for config in configs)
 
     def start(self, configs: Sequence[Config], context: Context) -> Learners:
         return Learners(configs)
 
     def advance(self, state: Learners) -> dict[str, NDArray[Any]]:
-        errors = state.learn_a_bin()
+        errors = state.learn_on()
+        if errors is None:
+            return {name: np.zeros(0) for name in ("run", *COLUMNS)}
         hidden = state.hidden()
         return {
             "run": np.arange(len(errors)),
@@ -261,23 +271,16 @@ class SlowlyChangingRegression:
         """A row of panels for each variant, optimizer, activation and length: error, weight magnitude, idle units."""
         table: Any = rows
         table = table.assign(step=table["step"] / 1e6)
-        linear = table["method"] == "linear"
+        linear = table["method"] == "linear"  # in the panels of every activation, as it has none
         learners = table if linear.all() else table[~linear]
-        cells = list(learners.groupby(_PANEL, sort=False).groups)
-        figure, axes = panels(len(cells), 3)
-        for (variant, optimizer, activation, steps), row in zip(cells, axes, strict=True):
+        parts: list[Part] = []
+        for variant, optimizer, activation, steps in learners.groupby(_PANEL, sort=False).groups:
             same = (table["variant"] == variant) & (table["optimizer"] == optimizer) & (table["steps"] == steps)
-            cell: Any = table[same & ((table["activation"] == activation) | linear)]
-            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=_PANEL)
-            look = looks(cell, _COLOURS)
-            row[0].set_title(f"{activation}, {optimizer}, {variant}", loc="left")
-            for panel, column in zip(row, ("squared_error", "weight_magnitude", _idle(activation)), strict=True):
-                shown = with_values(cell, column)
-                if len(shown):
-                    band(panel, shown, x="step", y=column, by="curve", bins=BINS, look=look, labels=LABELS)
-                else:
-                    panel.set_axis_off()
-        return figure
+            cell = self.curves(table[same & ((table["activation"] == activation) | linear)], panel=_PANEL)
+            measures = ("squared_error", "weight_magnitude", _idle(activation))
+            title = f"{activation}, {optimizer}, {variant}"
+            parts.append(Part(cell, [("step", y) for y in measures], title, BINS))
+        return figure_of(parts, self.look, LABELS)
 
 
 def _idle(activation: str) -> str:
@@ -285,7 +288,7 @@ def _idle(activation: str) -> str:
     return "saturated" if activation in ("tanh", "sigmoid") else "dead"
 
 
-def _weight_magnitude(ensemble: OnlineEnsemble) -> NDArray[np.float64]:
+def _weight_magnitude(ensemble: OnlineEnsemble | Twin) -> NDArray[np.float64]:
     """Mean |weight| of all matrices, (runs,)."""
     counts = [ensemble.weights(layer)[0].size for layer in range(len(ensemble.sizes) - 1)]
     return np.average(ensemble.weight_magnitude(), axis=1, weights=counts)
@@ -315,15 +318,6 @@ LABELS = {
     "saturated": "share of saturated units",
 }
 _PANEL = ["variant", "optimizer", "activation", "steps"]
-_METHODS = {"bp": "backprop", "cbp": "cbp", "linear": "linear", "l2": "L2", "snp": "shrink+perturb"}
-_WORDS = {"step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
-_COLOURS = {  # warm for what forgets how to learn, cool for continual backprop, grey for the reference
-    "bp": ("#D55E00", "#E69F00", "#CC79A7"),
-    "cbp": ("#56B4E9", "#0072B2", "#009E73"),
-    "linear": "#555555",
-    "l2": PALETTE,
-    "snp": PALETTE,
-}
 
 
 def _quick() -> list[dict[str, Any]]:
@@ -378,4 +372,11 @@ _RELEASED_CBP = {
     "utility": "adaptable_contribution",
     "count": "bernoulli",
     "maturity_threshold": 10,  # the released file says 100 under a name that is not read
+}
+
+SlowlyChangingRegression.plans = {
+    "quick": Profile(
+        "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute", _quick, range(20)
+    ),
+    "paper": Profile("the published cells at their own lengths, 100 seeds", _paper, range(100)),
 }

@@ -22,7 +22,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from math import log
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -31,11 +31,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
-from pliant.experiments.continual_backprop import ReplacementConfig, replaced
-from pliant.lab import DONE, RUNNING, Context, RunStatus, check_method, check_owners, diverged
-from pliant.lab.curves import with_curves
-from pliant.lab.figures import band, looks, panels
-from pliant.methods import ShrinkAndPerturb
+from pliant.experiments.base import Cell, Profile, ShippedExperiment
+from pliant.experiments.methods import FIELD_WORDS, ReplacementConfig, Site, check_fields, method_of, replaced
+from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
+from pliant.lab.figures import Part, figure_of
 from pliant.streams import generator, stream_key, uniform
 
 if TYPE_CHECKING:
@@ -48,19 +47,21 @@ Method = Literal["bp", "cbp", "l2", "snp", "fresh"]
 class Config(ReplacementConfig, frozen=True):
     """One network on one chain."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"beta_1": "beta1", "beta_2": "beta2", "lanes": "sequences"}
+
     method: Method = Field("bp", description="fresh: a new network at each switch, the control")
     optimizer: Literal["sgd", "adam"] = "adam"
     step_size: float = Field(0.01, gt=0)
-    beta_1: float = Field(0.9, ge=0, lt=1, description="optimizer adam")
-    beta_2: float = Field(0.999, ge=0, lt=1, description="optimizer adam")
+    beta1: float = Field(0.9, ge=0, lt=1, description="optimizer adam")
+    beta2: float = Field(0.999, ge=0, lt=1, description="optimizer adam")
     weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after an update; method snp")
     hidden_units: int = Field(32, gt=0, description="units of the GRU")
     symbols: int = Field(8, gt=1, description="of the chain, A")
     order: int = Field(2, gt=0, description="symbols back that the next one depends on, k")
     regularity: float = Field(0.8, gt=0, lt=1, description="probability of the symbol that the rule gives, q")
-    lanes: int = Field(32, gt=0, description="chains side by side, under one rule")
-    chunk: int = Field(5, gt=1, description="symbols of a lane per update; gradients go no further back")
+    sequences: int = Field(32, gt=0, description="chains side by side, under one rule")
+    chunk: int = Field(5, gt=1, description="symbols of a sequence per update; gradients go no further back")
     period: int = Field(500, gt=0, description="updates between switches")
     steps: int = Field(100_000, gt=0, description="updates; a multiple of the period")
 
@@ -68,9 +69,9 @@ class Config(ReplacementConfig, frozen=True):
     def _consistent(self) -> Self:
         if self.steps % self.period:
             raise ValueError(f"steps ({self.steps}) must be a multiple of period ({self.period})")
-        check_owners(self, {"weight_decay": ("l2", "snp"), "noise_std": ("snp",), "replacement_rate": ("cbp",)})
-        if self.optimizer != "adam" and (self.beta_1, self.beta_2) != (0.9, 0.999):
-            raise ValueError(f"beta_1 and beta_2 are for optimizer adam, not {self.optimizer}")
+        check_fields(self, get_args(Method))
+        if self.optimizer != "adam" and (self.beta1, self.beta2) != (0.9, 0.999):
+            raise ValueError(f"beta1 and beta2 are for optimizer adam, not {self.optimizer}")
         return self
 
 
@@ -78,17 +79,17 @@ class Config(ReplacementConfig, frozen=True):
 
 
 class Chain:
-    """The symbols of one seed. Rules and draws are looked up by number; only the last k symbols of each lane are remembered.
+    """The symbols of one seed. Rules and draws are looked up by number; only the last k symbols of each sequence are remembered.
 
     A context is one integer, its digits in base A the last k symbols, the newest first.
     """
 
     def __init__(self, config: Config) -> None:
         self.seed, self.symbols, self.order = config.seed, config.symbols, config.order
-        self.regularity, self.shape = config.regularity, (config.chunk, config.lanes)
+        self.regularity, self.shape = config.regularity, (config.chunk, config.sequences)
         self._recent = config.symbols ** (config.order - 1)  # contexts without their oldest symbol
-        first = uniform(stream_key(self.seed, "first context"), 0, config.lanes)
-        self.context = (first * config.symbols**config.order).astype(np.int64)  # (lanes,)
+        first = uniform(stream_key(self.seed, "first context"), 0, config.sequences)
+        self.context = (first * config.symbols**config.order).astype(np.int64)  # (sequences,)
 
     def rule(self, number: int) -> NDArray[np.int64]:
         """The symbol that most often follows each context in a period, (A^k,)."""
@@ -96,7 +97,7 @@ class Chain:
         return draw.permuted(np.tile(np.arange(self.symbols), (self._recent, 1)), axis=1).reshape(-1)
 
     def next(self, rule: NDArray[np.int64], update: int) -> tuple[NDArray[np.int64], ...]:
-        """Symbols seen, symbols to predict, and those that the rule gives, each (chunk, lanes), for one update."""
+        """Symbols seen, symbols to predict, and those that the rule gives, each (chunk, sequences), for one update."""
         u = uniform(stream_key(self.seed, "symbols"), update * self.shape[0] * self.shape[1], self.shape)
         other = 1 + ((u - self.regularity) / (1 - self.regularity) * (self.symbols - 1)).astype(np.int64)
         shift = np.where(u < self.regularity, 0, other)
@@ -140,10 +141,10 @@ class Predictor(nn.Module):
         super().__init__()
         self.core = nn.GRU(symbols, hidden_units)
         self.head = nn.Linear(hidden_units, symbols)
-        self.hidden = torch.empty(0)  # of the last call, (chunk, lanes, units)
+        self.hidden = torch.empty(0)  # of the last call, (chunk, sequences, units)
 
     def forward(self, one_hot: Tensor, before: Tensor | None = None) -> Tensor:
-        """Logits of the next symbols, (chunk, lanes, A), from symbols (chunk, lanes, A) and the hidden state before them."""
+        """Logits of the next symbols, (chunk, sequences, A), from symbols of the same shape and the hidden state before them."""
         hidden, _ = self.core(one_hot, before)
         self.hidden = hidden.detach()
         return self.head(hidden)
@@ -168,25 +169,18 @@ COLUMNS = {
     "saturated": "mean share of hidden units with |h| > 0.99 in the period's last chunk",
     "gates_saturated": "mean share of reset and update gates below 0.01 or above 0.99 in the period's last chunk",
     "dormant": "share of hidden units whose mean |h| is at most 0.025 of the layer's, in the period's last chunk",
-    "effective_rank": "of the hidden states of the period's last chunk (lanes x chunk states, at most `hidden_units`)",
+    "effective_rank": "of the hidden states of the period's last chunk (sequences x chunk states, at most `hidden_units`)",
     "replaced": "hidden units replaced so far",
 }
 MEASURED = [name for name in COLUMNS if name not in ("switch", "step", "replaced")]
-PIECE = 2_000  # updates in an advance, at most
-
-
-class Attached(Protocol):
-    """A method that acts after each update of the optimizer."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+UPDATES_PER_ADVANCE = 2_000  # at most
 
 
 class Learner:
     """A run: a network on its chain."""
 
     def __init__(self, config: Config) -> None:
-        check_method(config.method, get_args(Method))
+        self._row = method_of(config, get_args(Method))
         self.config, self.chain = config, Chain(config)
         self.steps_done, self.steps_total = 0, config.steps
         self.diverged_at: int | None = None
@@ -196,9 +190,18 @@ class Learner:
 
     def _start_network(self, number: int) -> None:
         self.network = fresh_network(self.config, number)
-        self.carried = torch.zeros(1, self.config.lanes, self.config.hidden_units)
+        self.carried = torch.zeros(1, self.config.sequences, self.config.hidden_units)
         self.optimizer = _optimizer(self.config, self.network)
-        self.method = _method(self.config, self.network, self.optimizer)
+        symbols = torch.zeros(2, 2, self.config.symbols)
+        self.method = self._row.make(
+            Site(
+                self.network,
+                self.optimizer,
+                self.config,
+                seed=lambda purpose: self.config.seed,
+                units=lambda: {"example_inputs": symbols},
+            )
+        )
 
     def statuses(self) -> list[RunStatus]:
         if self.diverged_at is not None:
@@ -289,17 +292,7 @@ def _optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"lr": config.step_size, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), **settings)
-    return torch.optim.Adam(network.parameters(), betas=(config.beta_1, config.beta_2), **settings)
-
-
-def _method(config: Config, network: Predictor, optimizer: torch.optim.Optimizer) -> Attached | None:
-    """What is attached to the network. Method l2 is the optimizer's weight decay."""
-    if config.method == "snp":
-        return ShrinkAndPerturb(network, optimizer, noise_std=config.noise_std, seed=config.seed)
-    if config.method == "cbp":
-        symbols = torch.zeros(2, 2, config.symbols)
-        return config.continual_backprop(network, optimizer, example_inputs=symbols, seed=config.seed)
-    return None
+    return torch.optim.Adam(network.parameters(), betas=(config.beta1, config.beta2), **settings)
 
 
 def _matrices(network: nn.Module) -> list[Tensor]:
@@ -313,26 +306,14 @@ def _share(true: Tensor) -> float:
 # -- the experiment --------------------------------------------------------------------------------------------------
 
 
-class SwitchingMarkovChain:
+class SwitchingMarkovChain(ShippedExperiment):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
+    columns = COLUMNS
+    methods = get_args(Method)
+    field_words = {**FIELD_WORDS, "utility": ""}  # noqa: RUF012
     devices: ClassVar[Sequence[str]] = ("cpu",)
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
-        "small": "80 switches, 3 seeds, all methods, two controls of continual backprop; 21 core-minutes",
-        "tuning": "30 switches, seed 1000: nine settings of each method; about an hour on one core",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        cells, seeds, steps = {
-            "quick": (_quick(), range(2), 20_000),
-            "small": (_small(), range(3), 40_000),
-            "tuning": (_tuning(), range(1000, 1001), 15_000),
-        }[profile]
-        return [Config(seed=seed, steps=steps, **cell) for seed in seeds for cell in cells]
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config  # each run is a job: nothing is shared, and cores fill evenly
@@ -342,7 +323,7 @@ class SwitchingMarkovChain:
         return Learner(config)
 
     def advance(self, state: Learner) -> dict[str, NDArray[Any]]:
-        ended = state.learn(PIECE)
+        ended = state.learn(UPDATES_PER_ADVANCE)
         periods = -(-state.steps_done // state.config.period)
         row = {"run": 0, "switch": periods, "step": state.steps_done, **state.measures(), "replaced": state.replaced()}
         return {name: np.array([value])[: int(ended)] for name, value in row.items()}
@@ -350,60 +331,27 @@ class SwitchingMarkovChain:
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """A row of panels for each optimizer: excess over and late in each period, flat units, effective rank."""
         table: Any = rows
-        optimizers = list(dict.fromkeys(table["optimizer"]))
-        figure, axes = panels(len(optimizers), 4)
-        for optimizer, row in zip(optimizers, axes, strict=True):
-            cell: Any = table[table["optimizer"] == optimizer]
-            cell = with_curves(cell, COLUMNS, _METHODS, _WORDS, panel=["optimizer"])
-            look = looks(cell, _COLOURS)
-            row[0].set_title(f"GRU, {optimizer}", loc="left")
-            for panel, column in zip(row, LABELS, strict=True):
-                bins = min(BINS, cell["switch"].nunique())
-                band(
-                    panel,
-                    cell,
-                    x="switch",
-                    y=column,
-                    by="curve",
-                    bins=bins,
-                    look=look,
-                    labels=LABELS,
-                    name_lines=panel is row[-1],
-                )
-        return figure
+        parts: list[Part] = []
+        for optimizer, cell in table.groupby("optimizer", sort=False):
+            cell = self.curves(cell, panel=["optimizer"])
+            parts.append(Part(cell, [("switch", y) for y in LABELS], f"GRU, {optimizer}", BINS))
+        return figure_of(parts, self.look, LABELS, named=list(LABELS)[-1:])
 
 
 BINS = 30
 LABELS = {
-    "excess": "excess, nats a symbol",
+    "excess": "excess, nats per symbol",
     "excess_late": "excess, last tenth of a period",
     "saturated": "share of units with |h| > 0.99",
     "effective_rank": "effective rank of hidden states",
 }
-_METHODS = {"bp": "backprop", "cbp": "cbp", "l2": "L2", "snp": "shrink+perturb", "fresh": "fresh network"}
-_WORDS = {
-    "step_size": "",
-    "beta_1": "β₁",
-    "beta_2": "β₂",
-    "weight_decay": "decay",
-    "noise_std": "noise",
-    "replacement_rate": "rate",
-    "utility": "",
-}
-_COLOURS = {
-    "bp": "#D55E00",
-    "cbp": ("#0072B2", "#56B4E9", "#009E73"),
-    "l2": "#E69F00",
-    "snp": "#CC79A7",
-    "fresh": "#555555",
-}
 
 
-def _quick() -> list[dict[str, Any]]:
+def _quick() -> list[Cell]:
     return [{"method": "bp"}, _CBP, {"method": "fresh"}]
 
 
-def _small() -> list[dict[str, Any]]:
+def _small() -> list[Cell]:
     """The chosen setting of each method; for backprop also that of the others, Adam 0.01."""
     return [
         {"method": "bp"},
@@ -417,12 +365,12 @@ def _small() -> list[dict[str, Any]]:
     ]
 
 
-def _tuning() -> list[dict[str, Any]]:
+def _tuning() -> list[Cell]:
     """Nine settings of each method, cbp with another utility counted as another: three learners and three strengths of its own.
 
     Those that have nothing of their own get more step sizes.
     """
-    strengths: list[dict[str, Any]] = [{"method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)]
+    strengths: list[Cell] = [{"method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)]
     strengths += [{"method": "snp", "weight_decay": 1e-4, "noise_std": noise} for noise in (1e-4, 1e-3, 1e-2)]
     for utility, rate in product(("contribution", "adaptable_contribution", "random"), (1e-4, 1e-3, 1e-2)):
         strengths.append({"method": "cbp", "utility": utility, "replacement_rate": rate})
@@ -436,4 +384,25 @@ def _tuning() -> list[dict[str, Any]]:
     ]
 
 
-_CBP: dict[str, Any] = {"method": "cbp", "utility": "adaptable_contribution", "replacement_rate": 1e-4}
+_CBP: Cell = {"method": "cbp", "utility": "adaptable_contribution", "replacement_rate": 1e-4}
+
+SwitchingMarkovChain.plans = {
+    "quick": Profile(
+        "40 switches, 2 seeds: backprop, continual backprop, a fresh network; about a minute on two cores",
+        _quick,
+        range(2),
+        {"steps": 20_000},
+    ),
+    "small": Profile(
+        "80 switches, 3 seeds, all methods, two controls of continual backprop; 21 core-minutes",
+        _small,
+        range(3),
+        {"steps": 40_000},
+    ),
+    "tuning": Profile(
+        "30 switches, seed 1000: nine settings of each method; about an hour on one core",
+        _tuning,
+        range(1000, 1001),
+        {"steps": 15_000},
+    ),
+}

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pliant.experiments.base import Cell, Profile
 from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.lab import Context, check_method
-from pliant.lab.curves import less_reference, with_curves
-from pliant.lab.figures import Style, band, looks, panels
+from pliant.experiments.methods import FIELD_WORDS, method_of
+from pliant.lab import Context
+from pliant.lab.curves import less_reference
+from pliant.lab.figures import Part, Style, figure_of
 from pliant.lab.statistics import estimate
-from pliant.methods import reset_optimizer
+from pliant.methods import ShrinkAndPerturb, reset_optimizer
 from pliant.streams import generator
 
 if TYPE_CHECKING:
@@ -99,12 +101,9 @@ class Training(ResidualRun[NDArray[np.int64]]):
     """A run in mid-learning; `stage`, too, says where it stands. What an epoch goes through is its pictures, in order."""
 
     def __init__(self, config: Config, context: Context) -> None:
-        check_method(config.method, get_args(Method))
-        super().__init__(config, context, np.arange(config.classes))
+        super().__init__(config, context, np.arange(config.classes), method_of(config, get_args(Method)), event=True)
         self.config = config
         self.judged = self.data.validation if config.validation_images else self.data.test
-        if config.method == "snp":
-            self.learner.shrink_and_perturb(config.noise_std, config.shrink, every_step=False)
         self.stage = HALF if config.start == "warm" else ALL
         self.done = False
 
@@ -181,8 +180,8 @@ class Training(ResidualRun[NDArray[np.int64]]):
             return
         self.stage, self.epoch = ALL, 0
         reset_optimizer(self.learner.optimizer)
-        if self.learner.snp:
-            self.learner.snp.perturb()
+        if isinstance(self.learner.method, ShrinkAndPerturb):
+            self.learner.method.perturb()
 
     # -- storing ----------------------------------------------------------------------------------------------------
 
@@ -201,39 +200,24 @@ class WarmStarting(ResidualExperiment[Config, Training]):
     """The experiment, as the laboratory runs it."""
 
     Config = Config
-    columns: ClassVar[Mapping[str, str]] = COLUMNS
-    methods: ClassVar[Sequence[str]] = get_args(Method)
+    columns = COLUMNS
+    methods = get_args(Method)
+    field_words = {**FIELD_WORDS, "start": ""}  # noqa: RUF012
     integers: ClassVar[Sequence[str]] = ("stage", "epoch", "step", "replaced", "last")
-    profiles: ClassVar[Mapping[str, str]] = {
-        "quick": "5 classes of Tiny ImageNet, width 4, 6 epochs a stage: does it run; about a minute",
-        "small": "10 classes of Tiny ImageNet, width 8, at most 40 epochs a stage, 3 seeds; about 40 minutes on one core",
-        "tuning": "what the settings of small are chosen from: 9 of each method on seed 1000; about 50 minutes on one core",
-        "paper": "CIFAR-10, width 64, until 99% of the training pictures are told right, 10 seeds; a GPU",
-    }
-
-    def runs(self, profile: str) -> list[Config]:
-        if profile == "tuning":
-            return _tuning()
-        common, own, seeds = {"quick": _quick, "small": _small, "paper": _paper}[profile]()
-        return [
-            Config(seed=seed, **common, **{**cell, **own[cell["method"]]}) for seed in range(seeds) for cell in CELLS
-        ]
 
     def start(self, configs: Sequence[Config], context: Context) -> Training:
         (config,) = configs
         return Training(config, context)
 
     def figure(self, rows: pandas.DataFrame) -> Figure:
-        """Accuracy in training and in the test with all of the pictures; the gap to backprop from scratch at the end."""
-        table: Any = rows
-        table = with_curves(table, COLUMNS, NAMES, WORDS, always=["start"])
-        look = looks(table, COLOURS, by=["method", "start"])
+        """Accuracy in training and in the test with all of the images; the gap to backprop from scratch at the end."""
+        table = self.curves(rows, always=["start"])
         all_of_it = carried_on(table[table["stage"] == ALL])
-        figure, [[train, test, gap]] = panels(1, 3)
-        for panel, column in ((train, "train_accuracy"), (test, "test_accuracy")):
-            band(panel, all_of_it, x="epoch", y=column, by="curve", look=look, labels=LABELS, name_lines=panel is test)
-        _gaps(gap, table, look)
-        train.set_title(", ".join(table["dataset"].unique()), loc="left")
+        measures = [("epoch", "train_accuracy"), ("epoch", "test_accuracy")]
+        part = Part(all_of_it, measures, ", ".join(table["dataset"].unique()))
+        look = self.look(table)
+        figure = figure_of([part], lambda own: look, LABELS, named=["test_accuracy"], more=1)
+        _gaps(figure.axes[-1], table, look)
         return figure
 
 
@@ -279,50 +263,41 @@ def _tick(curve: str, rows: Any, gaps: Any) -> str:
     return "\n".join([*curve.replace(",", "").split(), *few])
 
 
-NAMES = {"bp": "backprop", "snp": "shrink+perturb", "cbp": "continual backprop"}
-WORDS = {"start": "", "step_size": "", "weight_decay": "decay", "noise_std": "noise", "replacement_rate": "rate"}
-COLOURS = {
-    ("bp", "scratch"): "#555555",
-    ("bp", "warm"): "#D55E00",
-    ("snp", "warm"): "#E69F00",
-    ("cbp", "scratch"): "#56B4E9",
-    ("cbp", "warm"): "#0072B2",
-}
 LABELS = {
     "epoch": "epochs with all of the pictures",
     "train_accuracy": "training accuracy",
     "test_accuracy": "test accuracy",
 }
-CELLS: list[dict[str, Any]] = [{"method": method, "start": start} for method, start in COLOURS]
-
-Profile = tuple[dict[str, Any], dict[str, dict[str, Any]], int]  # of all methods, of each, seeds
+PAIRS = (("bp", "scratch"), ("bp", "warm"), ("snp", "warm"), ("cbp", "scratch"), ("cbp", "warm"))  # method and start
 TINY = {"dataset": "tiny-imagenet", "test_images": 50}
 PUBLISHED = {"shrink": 0.6, "noise_std": 0.01}
+MOMENTUM = {"momentum": 0.9}
+SMALL = {**TINY, **MOMENTUM, "classes": 10, "train_images": 450, "width": 8, "epochs": 40, "batch": 64}
 
 
-def _quick() -> Profile:
-    common = {**TINY, "classes": 5, "train_images": 200, "width": 4, "epochs": 6, "step_size": 0.01, "momentum": 0.9}
-    return common, {"bp": {}, "snp": PUBLISHED, "cbp": {"replacement_rate": 1e-3, "maturity_threshold": 20}}, 2
+def _both_starts(**own: Mapping[str, Any]) -> list[Cell]:
+    """Each method's settings for the starts that it has."""
+    return [{"method": method, "start": start, **own.get(method, {})} for method, start in PAIRS]
 
 
-def _small() -> Profile:
+def _quick() -> list[Cell]:
+    return _both_starts(snp=PUBLISHED, cbp={"replacement_rate": 1e-3, "maturity_threshold": 20})
+
+
+def _small() -> list[Cell]:
     """The settings that `tuning` chose, for both starts of a method."""
-    common = {**TINY, "classes": 10, "train_images": 450, "width": 8, "epochs": 40, "batch": 64, "momentum": 0.9}
-    own = {
-        "bp": {"step_size": 0.02},
-        "snp": {"step_size": 0.003, "shrink": 0.3, "noise_std": 0.01},
-        "cbp": {"step_size": 0.01, "replacement_rate": 1e-3, "maturity_threshold": 100},
-    }
-    return common, own, 3
+    return _both_starts(
+        bp={"step_size": 0.02},
+        snp={"step_size": 0.003, "shrink": 0.3, "noise_std": 0.01},
+        cbp={"step_size": 0.01, "replacement_rate": 1e-3, "maturity_threshold": 100},
+    )
 
 
-def _tuning() -> list[Config]:
+def _tuning() -> list[Cell]:
     """Nine settings of each method: three step sizes by three values of its own, or nine step sizes where it has none.
 
-    Judged by pictures that `small` learns from. Those that it is tested on are seen by no one.
+    Judged by images that `small` learns from. Those that it is tested on are seen by no one.
     """
-    common, _, _ = _small()
-    common |= {"train_images": 350, "validation_images": 100, "epochs": 15, "seed": 1000}
     own: dict[str, list[dict[str, Any]]] = {
         "snp": [{"shrink": shrink, "noise_std": 0.01} for shrink in (0.3, 0.6, 0.8)],
         "cbp": [{"replacement_rate": rate, "maturity_threshold": 100} for rate in (1e-5, 1e-4, 1e-3)],
@@ -333,8 +308,33 @@ def _tuning() -> list[Config]:
     }
     nine = (0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03)
     settings["bp"] = [{"step_size": step_size} for step_size in nine]
-    return [Config(**{**common, **cell, **setting}) for cell in CELLS for setting in settings[cell["method"]]]
+    return [{"method": method, "start": start, **each} for method, start in PAIRS for each in settings[method]]
 
 
-def _paper() -> Profile:
-    return {}, {"bp": {}, "snp": PUBLISHED, "cbp": {"replacement_rate": 1e-5}}, 10
+def _paper() -> list[Cell]:
+    return _both_starts(snp=PUBLISHED, cbp={"replacement_rate": 1e-5})
+
+
+WarmStarting.plans = {
+    "quick": Profile(
+        "5 classes of Tiny ImageNet, width 4, 6 epochs a stage: does it run; about a minute",
+        _quick,
+        range(2),
+        {**TINY, **MOMENTUM, "classes": 5, "train_images": 200, "width": 4, "epochs": 6, "step_size": 0.01},
+    ),
+    "small": Profile(
+        "10 classes of Tiny ImageNet, width 8, at most 40 epochs a stage, 3 seeds; about 40 minutes on one core",
+        _small,
+        range(3),
+        SMALL,
+    ),
+    "tuning": Profile(
+        "what the settings of small are chosen from: 9 of each method on seed 1000; about 50 minutes on one core",
+        _tuning,
+        (1000,),
+        {**SMALL, "train_images": 350, "validation_images": 100, "epochs": 15},
+    ),
+    "paper": Profile(
+        "CIFAR-10, width 64, until 99% of the training images are told right, 10 seeds; a GPU", _paper, range(10)
+    ),
+}

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pliant.lab.errors import LabError
 
@@ -31,12 +31,35 @@ Rows: TypeAlias = Mapping[str, NDArray[Any]]  # column -> values, 1-d, equally l
 
 
 class RunConfig(BaseModel, frozen=True):
-    """All that decides what one run learns. Subclasses narrow `method` and add fields, units in their descriptions."""
+    """All that decides what one run learns. Subclasses narrow `method` and add fields, units in their descriptions.
+
+    `renamed` are the names that fields had in the version before, and have now: studies, exports and `--set` of then are read.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     method: str
     seed: int = Field(0, ge=0, description="names the run's random streams")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_names_of_today(cls, given: Any) -> Any:
+        return of_today(cast(Mapping[str, Any], given), cls.renamed) if isinstance(given, Mapping) else given
+
+
+def of_today(settings: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Settings under the names that fields have now. Raises `ValueError` where one is given under both names.
+
+    >>> of_today({"method": "ppo", "beta_1": 0.9}, {"beta_1": "beta1"})
+    {'method': 'ppo', 'beta1': 0.9}
+    """
+    twice = [f"{old} and {renamed[old]}" for old in settings if old in renamed and renamed[old] in settings]
+    if twice:
+        raise ValueError(
+            f"{twice[0]} are one field, which is called {twice[0].rpartition(' ')[2]} now: leave the other out"
+        )
+    return {renamed.get(name, name): value for name, value in settings.items()}
 
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -145,6 +168,9 @@ class Experiment(Protocol[ConfigT, StateT]):
                                      the report weighs rows
         length                       the field of `Config` that says when a run ends, and nothing else: by it runs can be made
                                      longer, for which their last states are kept
+        note(configs)                lines to be said before these runs start, such as what they cost
+        with_methods(methods)        the experiment that methods of a user's own have joined (`pliant.lab.study.own_method`)
+        own_configs                  the name of such a method -> the class of its configs, a subclass of `Config`
         watch(state, run)            yields the scenes of a film (`pliant.lab.film.Scene`) of what a run's agent does
     """
 
@@ -184,6 +210,16 @@ class Experiment(Protocol[ConfigT, StateT]):
 
 
 AnyExperiment: TypeAlias = Experiment[Any, Any]
+
+
+def own_configs(experiment: AnyExperiment) -> Mapping[str, type[RunConfig]]:
+    """The classes of configs of the methods of a user's own that have joined the experiment."""
+    return getattr(experiment, "own_configs", {})
+
+
+def config_kind(experiment: AnyExperiment, method: str) -> type[RunConfig]:
+    """The class of the configs of a method."""
+    return own_configs(experiment).get(method, experiment.Config)
 
 
 def checked_rows(rows: Rows, columns: Mapping[str, str], runs: int) -> dict[str, NDArray[Any]]:

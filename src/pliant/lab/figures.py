@@ -1,7 +1,7 @@
 """What the figures of all experiments share: panels, mean curves with bands over seeds, labels at line ends.
 
 Drawn with matplotlib's objects, without pyplot: no window, no global state, safe in any process.
-Colours are those of Okabe and Ito (2008), told apart by the colour-blind.
+Colors are those of Okabe and Ito (2008), told apart by the color-blind.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -9,7 +9,8 @@ Colours are those of Okabe and Ito (2008), told apart by the colour-blind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # blue, vermilion, bluish green, orange, reddish purple, sky blue, black; yellow is too light for a line
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
-_LINES = ("-", "--", ":", "-.")  # a second round of colours is dashed, and so on
+_LINES = ("-", "--", ":", "-.")  # a second round of colors is dashed, and so on
 _LARGE = 10_000  # from which ticks count in thousands
 _LABEL_ROOM = 0.05  # of the height of a panel, between two labels
 
@@ -61,7 +62,7 @@ def panels(
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A colour and dash for each name, the same in every panel that is drawn with them."""
+    """A color and dash for each name, the same in every panel that is drawn with them."""
     rounds, places = np.divmod(np.arange(len(names)), len(PALETTE))
     return {
         name: {"color": PALETTE[place], "linestyle": _LINES[turn % len(_LINES)]}
@@ -70,24 +71,41 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def looks(
-    rows: pandas.DataFrame, colours: Mapping[Any, str | Sequence[str]], by: Sequence[str] = ("method",)
+    rows: pandas.DataFrame, colors: Mapping[Any, str | Sequence[str]], by: Sequence[str] = ("method",)
 ) -> dict[str, Style]:
-    """A look for each `curve` of the rows: a colour for each value of `by`, a dash for each of its curves.
+    """A look for each `curve` of the rows: a color for each value of `by`; its curves differ in dash, and then in shade.
 
-    Keys of `colours` are values of the column `by`, or tuples of several; what is not among them has the next of `PALETTE`. Of
-    several colours each is given out before the first dash.
+    Keys of `colors` are values of the column `by`, or tuples of several; what is not among them has the next of `PALETTE`. Of
+    several colors each is given out before the first dash.
     """
     others = cycle(PALETTE)
     table: Any = rows
     look: dict[str, Style] = {}
     for kind, own in table[[*by, "curve"]].drop_duplicates().groupby(list(by), sort=False)["curve"]:
         key = kind if len(by) > 1 else kind[0]
-        given = colours[key] if key in colours else next(others)
-        own_colours = (given,) if isinstance(given, str) else given
+        given = colors[key] if key in colors else next(others)
+        own_colors = (given,) if isinstance(given, str) else given
         for number, name in enumerate(own):
-            turn, place = divmod(number, len(own_colours))
-            look[name] = {"color": own_colours[place], "linestyle": _LINES[turn % len(_LINES)]}
+            turn, place = divmod(number, len(own_colors))
+            shade, dash = divmod(turn, len(_LINES))
+            look[name] = {"color": shaded(own_colors[place], shade), "linestyle": _LINES[dash]}
     return look
+
+
+def shaded(color: str, number: int) -> str:
+    """A color, and for each further number another shade of it: lighter, darker, and again.
+
+    >>> shaded("#0072B2", 0), shaded("#0072B2", 1), shaded("#0072B2", 2)
+    ('#0072B2', '#73b2d5', '#003e62')
+    """
+    if not number:
+        return color
+    from matplotlib.colors import to_hex, to_rgb
+
+    strength = 0.45 ** (1 / (1 + (number - 1) // 2))
+    toward, weight = (1.0, strength) if number % 2 else (0.0, strength)
+    red, green, blue = ((1 - weight) * channel + weight * toward for channel in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def with_values(rows: pandas.DataFrame, column: str) -> pandas.DataFrame:
@@ -133,6 +151,71 @@ def band(
         axes.xaxis.set_major_formatter(_thousands())
     if name_lines:
         label_ends(axes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What stands side by side in a figure: the curves of one problem, a panel for each measure.
+
+    Args:
+        rows: with a column `curve`, see `pliant.lab.curves.with_curves`.
+        panels: x and y of each panel, columns of the rows. One whose curves have no value is left empty.
+        title: above the first.
+        bins: into which x is cut, see `band`.
+        pooled: fields that the runs of a curve may differ in, see `band`.
+    """
+
+    rows: pandas.DataFrame
+    panels: Sequence[tuple[str, str]]
+    title: str = ""
+    bins: int | None = None
+    pooled: Sequence[str] = ()
+
+
+def figure_of(
+    parts: Sequence[Part],
+    look: Callable[[pandas.DataFrame], Mapping[str, Style]],
+    labels: Mapping[str, str],
+    lines: int = 1,
+    named: Collection[str] | None = None,
+    weights: Mapping[str, str] | None = None,
+    interval: Literal["student", "bootstrap"] = "student",
+    more: int = 0,
+) -> Figure:
+    """A figure of parts, one below the other.
+
+    Args:
+        parts: as many panels each.
+        look: gives how the curves of a part are drawn.
+        labels: of axes, by column.
+        lines: of panels that a part takes.
+        named: the measures whose panel names its lines; all, if none are given.
+        weights: column -> the column that counts what it is a mean of.
+        interval: of the bands.
+        more: panels left free after those of a part, for what is no curve.
+    """
+    most = max(len(part.panels) for part in parts) + more
+    figure, axes = panels(lines * len(parts), -(-most // lines))
+    for number, part in enumerate(parts):
+        own = list(chain.from_iterable(axes[lines * number : lines * (number + 1)]))
+        own[0].set_title(part.title, loc="left")
+        style = look(part.rows)
+        for panel, (x, y) in zip(own, part.panels, strict=False):
+            shown = with_values(part.rows, y)
+            if not len(shown):
+                panel.set_axis_off()
+                continue
+            band(
+                *(panel, shown, x, y, "curve"),
+                weight=(weights or {}).get(y),
+                bins=part.bins,
+                look=style,
+                labels=labels,
+                name_lines=named is None or y in named,
+                interval=interval,
+                pooled=part.pooled,
+            )
+    return figure
 
 
 def _thousands() -> Any:
@@ -190,7 +273,7 @@ def _interval(runs: NDArray[np.float64], kind: str) -> tuple[Any, Any]:
 
 
 def label_ends(axes: Axes) -> None:
-    """Name each line at its end, in its colour, none over another. Call it once the axes have their scales."""
+    """Name each line at its end, in its color, none over another. Call it once the axes have their scales."""
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     for text in list(axes.texts):
         text.remove()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pliant.experiments.class_incremental import ClassIncremental
-from pliant.experiments.images.residual_run import first_not_finite, pieces_an_advance
+from pliant.experiments.images.residual_run import first_not_finite, pieces_per_advance
 from pliant.experiments.warm_starting import WarmStarting
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 from tests.experiments.residual_runs import Runs, equal, joined
@@ -49,7 +49,7 @@ def test_stopping_and_resuming_changes_nothing(data, runs, settings, advances):
     assert equal(joined([*before, runs.finish(resumed)]), rows)
     assert_same_state(resumed.state_dict(), straight_state.state_dict())
     if settings is CBP:
-        assert min(group["replaced"][0] for group in straight_state.learner.cbp.stats().values()) >= 20
+        assert min(group["replaced"][0] for group in straight_state.learner.method.stats().values()) >= 20
 
 
 @pytest.mark.parametrize(("runs", "settings"), [(GROWTH, CBP), (GROWTH, GROWTH_SNP), (WARM, CBP), (WARM, WARM_SNP)])
@@ -135,5 +135,5 @@ def test_the_first_loss_that_is_not_finite_is_found():
 
 
 def test_an_advance_has_fewer_steps_where_a_step_takes_longer():
-    assert pieces_an_advance(8, "cpu") > pieces_an_advance(16, "cpu") > pieces_an_advance(64, "cpu") == 1
-    assert pieces_an_advance(64, "cuda") >= 100
+    assert pieces_per_advance(8, "cpu") > pieces_per_advance(16, "cpu") > pieces_per_advance(64, "cpu") == 1
+    assert pieces_per_advance(64, "cuda") >= 100

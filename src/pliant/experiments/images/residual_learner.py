@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pliant.experiments.continual_backprop import ReplacementConfig, replaced
 from pliant.experiments.images.residual import ResidualNet, article_groups, he_normal, initialise
-from pliant.methods import ContinualBackprop, ShrinkAndPerturb, reset_network
+from pliant.experiments.methods import Attached, Method, ReplacementConfig, Site, replaced
+from pliant.methods import reset_network
 from pliant.streams import stream_key
 from pliant.units import UnitMap, trace
 from pliant.units.groups import UnitGroup
@@ -49,32 +49,25 @@ class LearnerConfig(ReplacementConfig, frozen=True):
 class Learner:
     """A network, its optimizer, and what is attached to them."""
 
-    def __init__(self, config: LearnerConfig, classes: int, channels: int, device: str) -> None:
+    def __init__(
+        self, config: LearnerConfig, method: Method, classes: int, channels: int, device: str, event: bool = False
+    ) -> None:
+        """`event`: whether a method that changes whole parameters waits until it is told to, or acts after every step."""
         self.config, self.device = config, torch.device(device)
         self.network = ResidualNet(classes, config.width, channels).to(self.device)
         self.start_over()
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=config.step_size, momentum=config.momentum, weight_decay=config.weight_decay
         )
-        self.cbp = self._continual_backprop(channels) if config.method == "cbp" else None
-        self.snp: ShrinkAndPerturb | None = None
-
-    def _continual_backprop(self, channels: int) -> ContinualBackprop:
-        config = self.config
-        groups = unit_groups(self.network, config.units, channels)
-        seed = stream_key(config.seed, "fresh units") >> 1
-        return config.continual_backprop(self.network, self.optimizer, groups=groups, init=he_normal, seed=seed)
-
-    def shrink_and_perturb(self, noise_std: float, shrink: float, *, every_step: bool) -> None:
-        """Attach it: after every step, or when `self.snp.perturb()` is called."""
-        self.snp = ShrinkAndPerturb(
+        site = Site(
             self.network,
             self.optimizer,
-            noise_std=noise_std,
-            shrink=shrink,
-            period=1 if every_step else None,
-            seed=stream_key(self.config.seed, "noise") >> 1,
+            config,
+            seed=lambda purpose: stream_key(config.seed, purpose) >> 1,
+            units=lambda: {"groups": unit_groups(self.network, config.units, channels), "init": he_normal},
+            event=event,
         )
+        self.method: Attached | None = method.make(site)
 
     def start_over(self, *, task: int = 0) -> None:
         """Parameters and statistics as drawn for `task`."""
@@ -104,7 +97,7 @@ class Learner:
 
     def replaced(self) -> int:
         """Hidden units replaced so far."""
-        return replaced(self.cbp)[0]
+        return replaced(self.method)[0]
 
     def set_step_size(self, step_size: float) -> None:
         for group in self.optimizer.param_groups:
@@ -121,8 +114,7 @@ class Learner:
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "cbp": self.cbp.state_dict() if self.cbp else None,
-            "snp": self.snp.state_dict() if self.snp else None,
+            "method": self.method.state_dict() if self.method else None,
         }
         return deepcopy(state)
 
@@ -131,10 +123,9 @@ class Learner:
         state = deepcopy(dict(state))  # an optimizer keeps the tensors that it is given
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.cbp:
-            self.cbp.load_state_dict(state["cbp"])
-        if self.snp:
-            self.snp.load_state_dict(state["snp"])
+        if self.method:
+            older = {"cbp", "snp"} <= state.keys()  # states of the version before: each of these had a name of its own
+            self.method.load_state_dict(state[self.config.method] if older else state["method"])
 
 
 def unit_groups(network: ResidualNet, units: str, channels: int) -> UnitMap | list[UnitGroup]:

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pliant.data import ImageSet, load
+from pliant.experiments.base import ShippedExperiment
 from pliant.experiments.images.pictures import Augmentation, Pictures, check_enough, split_by_class
 from pliant.experiments.images.residual_learner import Learner, LearnerConfig
+from pliant.experiments.methods import Method
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 
 EVALUATED = 300  # pictures in a piece of evaluation, which costs about what a training step does
@@ -38,7 +40,7 @@ class RunConfig(LearnerConfig, frozen=True):
         """Of the network: the classes there will be, the first of the data set."""
 
     @property
-    def pictures_a_class(self) -> tuple[int, int, int]:
+    def images_per_class(self) -> tuple[int, int, int]:
         """Of validation, training, test."""
         return self.validation_images, self.train_images, self.test_images
 
@@ -53,14 +55,18 @@ class ResidualRun(ABC, Generic[EpochPlan]):
         config: of the run.
         context: where to find the data, and the device.
         order: of the classes, an output of the network each, (outputs,).
+        method: of the run.
+        event: whether it waits until it is told to act, where it changes whole parameters.
     """
 
-    def __init__(self, config: RunConfig, context: Context, order: NDArray[np.int64]) -> None:
+    def __init__(
+        self, config: RunConfig, context: Context, order: NDArray[np.int64], method: Method, event: bool = False
+    ) -> None:
         images = load(config.dataset, context.data)
         self.dataset, self.sha256 = config.dataset, images.sha256
-        self.data = split_by_class(images, order, *config.pictures_a_class, device=context.device)
-        self.learner = Learner(config, config.outputs, self.data.train.channels, context.device)
-        self.pieces_an_advance = pieces_an_advance(config.width, context.device)
+        self.data = split_by_class(images, order, *config.images_per_class, device=context.device)
+        self.learner = Learner(config, method, config.outputs, self.data.train.channels, context.device, event)
+        self.pieces_per_advance = pieces_per_advance(config.width, context.device)
         self.epoch = self.piece = self.updates = 0
         self.diverged_at: int | None = None
         self.hits = torch.zeros(3, dtype=torch.int64, device=context.device)  # this epoch's: two counts, broken outputs
@@ -114,7 +120,7 @@ class ResidualRun(ABC, Generic[EpochPlan]):
         """Some pieces of an epoch, or of two; the rows that they end, none for an epoch in which the run diverged."""
         rows: list[dict[str, float]] = []
         losses: list[Tensor] = []  # since they were last looked at
-        for _ in range(self.pieces_an_advance):
+        for _ in range(self.pieces_per_advance):
             train, evaluation = self.sizes()
             if self.epoch == self.piece == 0:
                 self.begin()
@@ -203,7 +209,7 @@ def first_not_finite(losses: Sequence[Tensor]) -> int | None:
     return finite.index(False) if False in finite else None
 
 
-def pieces_an_advance(width: int, device: str) -> int:
+def pieces_per_advance(width: int, device: str) -> int:
     """Pieces that take a few seconds."""
     return 500 if device != "cpu" else max(1, min(48, 2048 // width**2))
 
@@ -212,17 +218,16 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 RunT = TypeVar("RunT", bound=ResidualRun[Any])
 
 
-class ResidualExperiment(Generic[ConfigT, RunT]):
+class ResidualExperiment(ShippedExperiment, Generic[ConfigT, RunT]):
     """What the laboratory asks of an experiment with such runs, but for profiles, start and figure. Every run is a job."""
 
-    columns: ClassVar[Mapping[str, str]]
     integers: ClassVar[Sequence[str]]  # columns of whole numbers
 
     def data_sets(self, config: ConfigT) -> list[str]:
         return [config.dataset]
 
     def check_data(self, config: ConfigT, found: Mapping[str, ImageSet]) -> None:
-        check_enough(found[config.dataset], config.outputs, *config.pictures_a_class)
+        check_enough(found[config.dataset], config.outputs, *config.images_per_class)
 
     def stack_key(self, config: ConfigT, device: str) -> Hashable:
         return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
-from pliant.lab.experiment import AnyExperiment
+from pliant.lab.experiment import AnyExperiment, own_configs
 from pliant.lab.study.settings import allowed
 
 _WIDTH = 120
@@ -23,6 +23,13 @@ def experiment_lines(name: str, question: str, experiment: AnyExperiment) -> Ite
         for field, info in fields.items()
         if field not in ("method", "seed")
     )
+    for method, kind in own_configs(experiment).items():
+        yield f"fields of method {method}, for --set field=value"
+        yield from _table(
+            (field, allowed(info), info.description or "")
+            for field, info in kind.model_fields.items()
+            if field not in fields
+        )
     yield "columns"
     yield from _table((column, meaning) for column, meaning in experiment.columns.items())
 
@@ -37,6 +44,8 @@ def _profile(experiment: AnyExperiment, profile: str) -> tuple[str, str]:
 def _table(entries: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """A name, then its texts, each on lines of its own, one below the other."""
     table = list(entries)
+    if not table:
+        return
     width = max(len(name) for name, *_ in table)
     for name, *texts in table:
         lines = [line for text in texts for line in wrap(text, _WIDTH - width - 4)] or [""]

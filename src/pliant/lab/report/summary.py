@@ -32,22 +32,22 @@ import numpy as np
 from pliant.lab.curves import check_one_run, mean_by, settings
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
-from pliant.lab.report.table import exported, with_attrs
+from pliant.lab.report.table import Renamed, as_they_are, rows_at
 from pliant.lab.run.progress import duration
 from pliant.lab.statistics import Array, Estimate, estimate, paired_difference
 from pliant.lab.study.labels import labels
-from pliant.lab.study.study import open_study
 
 if TYPE_CHECKING:
     import pandas
 
 PARTS = 10
+STUDY = "study"  # a column where several are reported together
 _RANGE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # and so not 1e-5
 Spread: TypeAlias = Literal["interval", "error"]
 
 
 def summary_lines(
-    path: Path,
+    paths: Sequence[Path],
     metric: str | None,
     over: str | None,
     parts: int,
@@ -55,16 +55,19 @@ def summary_lines(
     against: str | None,
     spread: str,
     all_parts: bool = False,
+    renamed: Renamed = as_they_are,
 ) -> Iterator[str]:
-    """The summary of a study's folder or of an exported file, as `pliant report` prints it. Raises `LabError`."""
+    """The summary of studies' folders or exported files, as `pliant report` prints it. Raises `LabError`."""
     if spread not in ("interval", "error"):
         raise unknown("spread", spread, ["interval", "error"])
-    rows: Any = exported(path) if path.is_file() else with_attrs(open_study(path))
+    rows: Any = side_by_side({name: rows_at(path, renamed) for name, path in _named(paths).items()})
+    old = renamed(rows.attrs)
     measured: list[str] = rows.attrs["measured"]
     place, metric = over or measured[0], metric or measured[1]
     wanted: Any = rows
     for condition in where:
         name, _, value = condition.partition("=")
+        name = old.get(name, name)
         if name not in rows:
             raise unknown("field", name, list(rows))
         wanted = wanted[[_is(own, value) or _is_within(own, value) for own in wanted[name]]]
@@ -79,7 +82,60 @@ def summary_lines(
     yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
     layout = Format(least_is_best(metric), spread)
-    yield from lines(found, layout, reference(found, against.split(",")) if against else None, all_parts)
+    conditions = [_under_names_of_today(condition, old) for condition in against.split(",")] if against else []
+    yield from lines(found, layout, reference(found, conditions) if conditions else None, all_parts)
+
+
+def _under_names_of_today(condition: str, old: Mapping[str, str]) -> str:
+    name, equals, value = condition.partition("=")
+    return f"{old.get(name, name)}{equals}{value}"
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Studies by the names of their folders or files; by their paths, where two have one name. Refuses one twice."""
+    short = {path.stem if path.is_file() else path.resolve().name: path for path in paths}
+    named = short if len(short) == len(paths) else {str(path): path for path in paths}
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise LabError(f"{', '.join(map(str, paths))}: the same study twice")
+    return named
+
+
+def side_by_side(studies: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
+    """The rows of studies of one problem in one table, with a column `study` where there are several.
+
+    A field that one of them does not have is NaN in its rows. Raises `LabError` where they are not of one problem, or do not
+    measure the same.
+    """
+    import pandas
+
+    (first, table), *others = studies.items()
+    for name, other in others:
+        of_what, measured = ([each.attrs[word] for each in (table, other)] for word in ("name", "measured"))
+        if of_what[0] != of_what[1]:
+            raise LabError(f"{first} is of {of_what[0]}, and {name} of {of_what[1]}: report studies of one problem")
+        lacking = [
+            f"{one} does not measure {', '.join(missing)}"
+            for one, here, there in ((first, *measured), (name, *reversed(measured)))
+            if (missing := [column for column in there if column not in here])
+        ]
+        if lacking:
+            raise LabError(f"{'; '.join(lacking)}: {first} and {name} are of different versions, report each by itself")
+    if not others:
+        return table
+    numbered: list[Any] = []
+    count = 0
+    for name, each in studies.items():
+        rows: Any = each
+        numbered.append(rows.assign(**{STUDY: name}, run=rows["run"] + count))
+        count += int(rows["run"].max()) + 1
+    seconds: list[float | None] = [each.attrs["seconds"] for each in studies.values()]
+    joined: Any = pandas.concat(numbered, ignore_index=True)
+    joined.attrs = {
+        **table.attrs,
+        "profile": ", ".join(dict.fromkeys(str(each.attrs["profile"]) for each in studies.values())),
+        "seconds": sum(filter(None, seconds)) if all(seconds) else None,  # which not every export knows
+    }
+    return joined
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -133,14 +189,26 @@ def curves(
             raise unknown("column", name, measured)
     table: Any = rows
     found: Any = settings(table, measured)
-    each: list[dict[str, Any]] = found.to_dict("records")
+    each: list[dict[str, Any]] = [_present(setting) for setting in found.to_dict("records")]
+    names = _names(each)
     groups = table.groupby(list(found.columns), sort=False, dropna=False)
-    for name, (_, runs) in zip(labels(each), groups, strict=True):
+    for name, (_, runs) in zip(names, groups, strict=True):
         check_one_run(runs, name)
     return [
         _curve(setting, name, runs, place, metric, parts, weight)
-        for setting, name, (_, runs) in zip(each, labels(each), groups, strict=True)
+        for setting, name, (_, runs) in zip(each, names, groups, strict=True)
     ]
+
+
+def _present(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fields that a curve's config does not have, as another one's in the table does."""
+    return {name: value for name, value in setting.items() if not (isinstance(value, float) and np.isnan(value))}
+
+
+def _names(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of curves; those of several studies begin with the study's."""
+    own = labels([{name: value for name, value in curve.items() if name != STUDY} for curve in curves])
+    return [f"{curve[STUDY]}: {name}" if STUDY in curve else name for curve, name in zip(curves, own, strict=True)]
 
 
 def _curve(

@@ -9,8 +9,9 @@ run | method seed step_size ... | status diverged_at commit | the experiment's c
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import RunConfig
 from pliant.lab.stored.files import is_parquet
 from pliant.lab.stored.records import Measured
-from pliant.lab.study.study import Job, Settings, Study
+from pliant.lab.study.study import Settings, Study, open_study
 
 if TYPE_CHECKING:
     import pandas
@@ -37,19 +38,27 @@ def rows_of(study: Study) -> pandas.DataFrame:
     for job in study.jobs:
         measured = study.measured(job)
         if measured is not None and measured.rows:
-            parts.append(_job_rows(job, measured, first_run))
+            parts.append(_job_rows(study.settings(job), measured, first_run))
         first_run += len(job.runs)
     if not parts:
         raise LabError(f"{study.folder} has no rows yet: `pliant status {study.folder}` says how far it is")
-    return pandas.concat(parts, ignore_index=True)
+    table = pandas.concat(parts, ignore_index=True)
+    return table if len({tuple(part.columns) for part in parts}) == 1 else _fields_together(table, study)
 
 
-def _job_rows(job: Job, measured: Measured, first_run: int) -> pandas.DataFrame:
+def _fields_together(table: pandas.DataFrame, study: Study) -> pandas.DataFrame:
+    """The columns in their order, where some runs have fields that others have not: NaN in the rows of those."""
+    fields = list(dict.fromkeys(name for settings in study.all_settings for name in settings))
+    others = [str(name) for name in table.columns if name not in fields]
+    return cast(Any, table)[["run", *fields, *(name for name in others if name != "run")]]
+
+
+def _job_rows(runs: Sequence[Settings], measured: Measured, first_run: int) -> pandas.DataFrame:
     import pandas
 
     run = measured.rows["run"]
-    about_runs = pandas.DataFrame([_flat(settings) for settings in job.runs])
-    about_runs.insert(0, "run", np.arange(first_run, first_run + len(job.runs)))
+    about_runs = pandas.DataFrame([_flat(settings) for settings in runs])
+    about_runs.insert(0, "run", np.arange(first_run, first_run + len(runs)))
     about_runs["status"] = [status.word for status in measured.statuses]
     about_runs["diverged_at"] = pandas.array([status.step for status in measured.statuses], dtype="Int64")
     table = cast(Any, about_runs.iloc[run]).reset_index(drop=True)
@@ -144,7 +153,24 @@ def check_runs(rows: pandas.DataFrame, file: Path) -> None:
         raise LabError(f"{file} has the same row twice: is it a study in two copies?")
 
 
-def exported(file: Path) -> pandas.DataFrame:
+Renamed: TypeAlias = Callable[[Mapping[Any, Any]], Mapping[str, str]]  # of an export's attrs: fields then -> now
+
+
+def as_they_are(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Exports of this version alone."""
+    return {}
+
+
+def rows_at(path: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
+    """The rows of a study's folder, or of an exported file; in their `attrs` what they do not say, see `about`.
+
+    `renamed` tells of an export, which may be of the version before, what its fields are called now: a study's experiment
+    knows it by itself. Raises `LabError` where `path` is neither, or has no rows.
+    """
+    return exported(path, renamed) if path.is_file() else with_attrs(open_study(path))
+
+
+def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
     """The rows of an exported study, with its `attrs`. Raises `LabError` where the file is none."""
     import pandas
 
@@ -159,4 +185,4 @@ def exported(file: Path) -> pandas.DataFrame:
             f"{file} does not say which study it is of: `pliant export --format parquet` writes one that does"
         )
     check_runs(rows, file)
-    return rows
+    return rows.rename(columns=dict(renamed(rows.attrs)))

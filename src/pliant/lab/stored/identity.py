@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,17 @@ class Identity:
     device: str
     data: Mapping[str, str]  # data set -> SHA-256, of those that the study knew of then
     runs: tuple[Mapping[str, Any], ...]  # the settings of each
+    methods: Mapping[str, str] = field(
+        default_factory=dict[str, str]
+    )  # of a user's own, by which runs learn -> SHA-256
     older: bool = False  # whether the study was begun before job files said whose they are, so that one may not
 
     def text(self) -> str:
         """As it is kept in the job file."""
         content = asdict(self)
         del content["older"]
+        if not self.methods:  # as before there were any
+            del content["methods"]
         return canonical(content)
 
 
@@ -87,7 +92,8 @@ def _differing(found: Identity, expected: Identity) -> Iterator[str]:
     words = ("name", "profile", "experiment", "device")
     same, now = ({word: getattr(each, word) for word in words} for each in (found, expected))
     data = {name: expected.data.get(name, "absent") for name in found.data}  # others may have come to the study since
-    yield from filter(None, (changed_settings(same, now), changed_settings(found.data, data)))
+    changes = (changed_settings(*pair) for pair in ((same, now), (found.data, data), (found.methods, expected.methods)))
+    yield from filter(None, changes)
     if len(found.runs) != len(expected.runs):
         yield f"{len(found.runs)} runs were learned, {len(expected.runs)} are listed"
         return

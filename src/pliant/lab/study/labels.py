@@ -49,11 +49,11 @@ def distinguishing_fields(curves: Sequence[Settings]) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for curve in curves:
         method = str(curve["method"])
-        words = {field: in_words(curve.get(field)) for field in fields}
+        words = {field: in_words(curve[field]) for field in fields if field in curve}
         if count[method] > 1:
-            told = [field for field in fields if len(values[field][method]) > 1 and words[field] not in _UNSET]
+            told = [field for field in words if len(values[field][method]) > 1 and words[field] not in _UNSET]
         else:
-            told = [field for field in fields if words[field] not in (common[field], method, *_UNSET)]
+            told = [field for field in words if words[field] not in (common[field], method, *_UNSET)]
         found.append({field: words[field] for field in told})
     return found
 
@@ -61,15 +61,15 @@ def distinguishing_fields(curves: Sequence[Settings]) -> list[dict[str, str]]:
 def _by_method(curves: Iterable[Settings], field: str) -> dict[str, list[str]]:
     """Method -> the values of the field, each once."""
     values: dict[str, list[str]] = {}
-    for curve in curves:
-        own, word = values.setdefault(str(curve["method"]), []), in_words(curve.get(field))
+    for curve in (curve for curve in curves if field in curve):
+        own, word = values.setdefault(str(curve["method"]), []), in_words(curve[field])
         if word not in own:
             own.append(word)
     return values
 
 
 def _is_number(curves: Iterable[Settings], field: str) -> bool:
-    return all(isinstance(curve.get(field), Real) for curve in curves)
+    return all(isinstance(curve[field], Real) for curve in curves if field in curve)
 
 
 def common_value(values: Mapping[str, Sequence[str]], is_number: bool) -> str | None:
@@ -89,14 +89,20 @@ def common_value(values: Mapping[str, Sequence[str]], is_number: bool) -> str | 
 
 
 class Labels:
-    """The names of a study's runs and jobs, by the settings of all its runs."""
+    """The names of a study's runs and jobs, by the settings of all its runs; `renamed`: fields of the version before, and now."""
 
-    def __init__(self, runs: Iterable[Settings]) -> None:
-        curves = {_identity(run): _curve(run) for run in runs}
+    def __init__(self, runs: Iterable[Settings], renamed: Mapping[str, str] | None = None) -> None:
+        self._renamed = renamed or {}
+        found = [self._today(run) for run in runs]
+        curves = {_identity(run): _curve(run) for run in found}
         self._distinguishing = dict(zip(curves, distinguishing_fields(list(curves.values())), strict=True))
+
+    def _today(self, run: Settings) -> Settings:
+        return {self._renamed.get(name, name): value for name, value in run.items()}
 
     def of_run(self, run: Settings) -> str:
         """Such as "cbp step_size=0.01  seed 3"."""
+        run = self._today(run)
         return f"{_name(run['method'], self._distinguishing[_identity(run)])}  seed {run['seed']}"
 
     def of_job(self, runs: Sequence[Settings]) -> str:
@@ -108,6 +114,7 @@ class Labels:
         """
         if len(runs) == 1:
             return self.of_run(runs[0])
+        runs = [self._today(run) for run in runs]
         here = {_identity(run): str(run["method"]) for run in runs}
         methods: dict[str, dict[str, dict[str, None]]] = {}  # method -> field -> its values
         for curve in (curve for curve in self._distinguishing if curve in here):

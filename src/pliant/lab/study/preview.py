@@ -26,9 +26,10 @@ def changes(study: Study) -> list[str]:
     methods = {config.method for config in now}
     before = [config for config in study.experiment.runs(study.plan.profile) if config.method in methods]
     found: list[str] = []
-    for name in type(now[0]).model_fields:
+    for name in dict.fromkeys(name for config in now for name in type(config).model_fields):
         own, usual = (
-            list(dict.fromkeys(in_words(getattr(each, name)) for each in configs)) for configs in (now, before)
+            list(dict.fromkeys(in_words(getattr(each, name)) for each in configs if hasattr(each, name)))
+            for configs in (now, before)
         )
         if {*own} != {*usual} and name not in ("method", "seed"):
             found.append(f"{name} {','.join(own)}, not {','.join(usual)}")

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pliant.lab.errors import LabError, unknown
-from pliant.lab.experiment import AnyExperiment, RunConfig, check_method
+from pliant.lab.experiment import AnyExperiment, RunConfig, check_method, own_configs
 
 _SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_SEEDS = 100_000
@@ -38,8 +38,10 @@ def selected(
         raise unknown("profile", profile, experiment.profiles)
     configs = _runs(experiment, profile)
     if methods is not None:
-        configs = _of_methods(configs, methods.split(","), profile, experiment.Config)
-    axes = [override_axis(text, experiment.Config) for text in overrides]
+        configs = _of_methods(configs, methods.split(","), profile, experiment)
+    kinds = [experiment.Config, *own_configs(experiment).values()]
+    axes = [override_axis(text, *kinds) for text in overrides]
+    _check_read(axes, configs, own_configs(experiment))
     if seeds is not None:
         axes.append(("seed", seed_range(seeds)))
     names = [name for name, _ in axes]
@@ -47,12 +49,30 @@ def selected(
         if names.count(name) > 1:
             raise LabError(f"'{name}' is set twice: give its values once, separated by commas")
     points = [dict(zip(names, point, strict=True)) for point in product(*(values for _, values in axes))]
-    wanted = list(dict.fromkeys(with_fields(config, point) for config in configs for point in points))
+    wanted = list(
+        dict.fromkeys(with_fields(config, _own_part(config, point)) for config in configs for point in points)
+    )
     known: Sequence[str] | None = getattr(experiment, "methods", None)
     for config in wanted:
         if known is not None:
             check_method(config.method, known)
     return wanted
+
+
+def _own_part(config: RunConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a point that the config has: it has none that are a user's method's, unless it is of that."""
+    return {name: value for name, value in point.items() if name in type(config).model_fields}
+
+
+def _check_read(
+    axes: Iterable[tuple[str, Any]], configs: Iterable[RunConfig], own: Mapping[str, type[RunConfig]]
+) -> None:
+    """Raise `LabError` where a field is set that none of the runs has: a user's method's, which was not asked for."""
+    there = {name for config in configs for name in type(config).model_fields}
+    for name, _ in axes:
+        if name not in there:
+            readers = [method for method, kind in own.items() if name in kind.model_fields]
+            raise LabError(f"{name} is for method {' or '.join(readers)}: add --methods {readers[0]}")
 
 
 def _runs(experiment: AnyExperiment, profile: str) -> list[RunConfig]:
@@ -76,11 +96,14 @@ def known_methods(config: type[RunConfig]) -> list[str]:
     return [str(name) for name in get_args(annotation)] if get_origin(annotation) is Literal else []
 
 
-def _of_methods(configs: list[RunConfig], wanted: list[str], profile: str, kind: type[RunConfig]) -> list[RunConfig]:
+def _of_methods(
+    configs: list[RunConfig], wanted: list[str], profile: str, experiment: AnyExperiment
+) -> list[RunConfig]:
+    known = [*known_methods(experiment.Config), *own_configs(experiment)]
     present = list(dict.fromkeys(config.method for config in configs))
     for method in wanted:
-        if method not in known_methods(kind) and method not in present:
-            raise unknown("method", method, known_methods(kind) or present)
+        if method not in known and method not in present:
+            raise unknown("method", method, known or present)
         if method not in present:
             raise LabError(f"profile '{profile}' has no runs of method '{method}': it has {', '.join(present)}")
     return [config for config in configs if config.method in wanted]
@@ -104,18 +127,24 @@ def seed_range(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def override_axis(text: str, config: type[RunConfig]) -> tuple[str, list[Any]]:
-    """`field=value,value` as the field and its values, not yet checked. Commas within brackets do not part values."""
+def override_axis(text: str, config: type[RunConfig], *others: type[RunConfig]) -> tuple[str, list[Any]]:
+    """`field=value,value` as the field, of one of these classes, and its values, not yet checked.
+
+    Commas within brackets do not part values.
+    """
     name, equals, values = text.partition("=")
-    name = name.strip()
+    name = config.renamed.get(name.strip(), name.strip())
     if not equals or not values.strip():
         raise LabError(f"--set '{text}': write field=value or field=value,value")
-    if name not in config.model_fields:
-        raise unknown("field", name, config.model_fields)
+    fields: dict[str, FieldInfo] = {}
+    for each in (*others, config):
+        fields.update(each.model_fields)
+    if name not in fields:
+        raise unknown("field", name, fields)
     if name in ("method", "seed"):
         raise LabError(f"--set {name}=...: methods and seeds are chosen by --methods and --seeds")
     parts = re.split(r",(?![^\[{]*[\]}])", values)
-    return name, [_value(part.strip(), name, config.model_fields[name]) for part in parts]
+    return name, [_value(part.strip(), name, fields[name]) for part in parts]
 
 
 def _value(text: str, name: str, field: FieldInfo) -> Any:

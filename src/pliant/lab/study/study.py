@@ -25,12 +25,13 @@ from uuid import uuid4
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pliant.lab.errors import LabError
-from pliant.lab.experiment import AnyExperiment, RunConfig
+from pliant.lab.experiment import AnyExperiment, RunConfig, config_kind, of_today
 from pliant.lab.stored.files import is_parquet, write_durably
 from pliant.lab.stored.identity import Identity, canonical, changed_settings, names_job
 from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
 from pliant.lab.stored.store import JobStore
 from pliant.lab.study.labels import Labels
+from pliant.lab.study.own_method import MethodTarget, refuse_changed, sha256_of
 from pliant.lab.study.settings import why, with_fields
 from pliant.lab.study.target import Target, load
 
@@ -110,8 +111,23 @@ class Study:
 
     @cached_property
     def labels(self) -> Labels:
-        """What its runs and jobs are called."""
-        return Labels(settings for job in self.jobs for settings in job.runs)
+        """What its runs and jobs are called. Where all runs have the same fields, the experiment need not be imported."""
+        runs = [settings for job in self.jobs for settings in job.runs]
+        mixed = len({frozenset(settings) for settings in runs}) > 1
+        return Labels(runs, self._renamed if mixed else {})
+
+    @property
+    def _renamed(self) -> Mapping[str, str]:
+        return self.experiment.Config.renamed
+
+    def settings(self, job: Job) -> list[Settings]:
+        """Of the job's runs, under the names that fields have now; `job.runs` are as they were written."""
+        return [of_today(settings, self._renamed) for settings in job.runs]
+
+    @property
+    def all_settings(self) -> list[Settings]:
+        """Of all runs, under the names of now."""
+        return [settings for job in self.jobs for settings in self.settings(job)]
 
     @property
     def lock_file(self) -> Path:
@@ -147,6 +163,7 @@ class Study:
             device=plan.device,
             data=plan.data,
             runs=job.runs,
+            methods={each.name: each.sha256 for each in self._own_methods(job)},
             older=self.is_older,
         )
 
@@ -172,17 +189,24 @@ class Study:
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 
+    def _own_methods(self, job: Job) -> list[MethodTarget]:
+        """Those of a user's own by which its runs learn."""
+        names = {settings["method"] for settings in job.runs}
+        return [each for each in self.plan.experiment.methods if each.name in names]
+
     def configs(self, job: Job) -> list[RunConfig]:
-        """The job's configs. Raises LabError where the experiment no longer understands them as it did."""
+        """The job's configs. Raises LabError where the experiment, or a user's method, is no longer as it was."""
+        for each in self._own_methods(job):
+            refuse_changed(each, sha256_of(each.file), "begin a new study")
         return [self._config(settings) for settings in job.runs]
 
     def _config(self, settings: Settings) -> RunConfig:
-        kind: type[RunConfig] = self.experiment.Config
+        kind = config_kind(self.experiment, settings["method"])
         try:
             config = kind.model_validate(settings)
         except ValidationError as error:
             raise LabError(f"{self.folder}: the experiment has changed: {why(error, kind)}") from None
-        changed = changed_settings(settings, as_settings(config))
+        changed = changed_settings(of_today(settings, kind.renamed), as_settings(config))
         if changed:
             raise LabError(f"{self.folder}: the experiment has changed since this study began: {changed}")
         return config
@@ -273,13 +297,25 @@ def begun(folder: Path, plan: Plan) -> Study:
     ]:
         if old != new:
             raise LabError(f"{folder} holds a study with {word} '{old}', not '{new}': give another --out")
-    return study
+    return _joined_by(study, plan.experiment.methods)
+
+
+def _joined_by(study: Study, methods: Sequence[MethodTarget]) -> Study:
+    """The study with these methods of a user's own too. Raises LabError where one has changed since it joined."""
+    experiment = study.plan.experiment
+    asked = {each.name: each for each in methods}
+    for each in experiment.methods:
+        if each.name in asked:
+            refuse_changed(each, asked[each.name].sha256, "give another --out")
+    together = {**{each.name: each for each in experiment.methods}, **asked}
+    joined = experiment.model_copy(update={"methods": tuple(together.values())})
+    return Study(study.folder, study.plan.model_copy(update={"experiment": joined}))
 
 
 def with_runs(study: Study, configs: Sequence[RunConfig]) -> Study:
     """The study with those runs added that it lacks, in jobs of their own. Raises LabError where a setting changed."""
     _refuse_changes(study, configs)
-    present = {canonical(settings) for job in study.jobs for settings in job.runs}
+    present = {canonical(settings) for settings in study.all_settings}
     missing = [config for config in configs if canonical(as_settings(config)) not in present]
     keys = [study.experiment.stack_key(config, study.plan.device) for config in missing]
     groups = grouped(missing, keys)
@@ -294,7 +330,7 @@ def longer(study: Study, end: int) -> Study:
     name = getattr(study.experiment, "length", None)
     if name is None:
         raise LabError(f"runs of {study.plan.name} cannot be made longer: `pliant run` longer ones, with another --out")
-    runs = [settings for job in study.jobs for settings in job.runs]
+    runs = study.all_settings
     latest = max(settings[name] for settings in runs)
     if end <= latest:
         raise LabError(
@@ -343,7 +379,7 @@ def as_settings(config: RunConfig) -> Settings:
 def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:
     """Seeds, methods and further values of a field may be added. A field whose old value is no longer
     asked for has been changed, and its runs do not belong beside the old ones."""
-    before = _by_method([settings for job in study.jobs for settings in job.runs])
+    before = _by_method(study.all_settings)
     for method, asked in _by_method([as_settings(config) for config in configs]).items():
         kept = before.get(method, {})
         if not (kept.keys() <= asked.keys() or asked.keys() <= kept.keys()):

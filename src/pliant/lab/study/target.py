@@ -1,23 +1,25 @@
-"""An experiment by its address: `package.module:Class`, or `path/to/file.py:Class` for one's own."""
+"""An experiment by its address: `package.module:Class`, or `path/to/file.py:Class` for one's own.
+
+With it go the methods of a user's own that join it, each a class in a file (`pliant.lab.study.own_method`).
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import os
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_serializer
 
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import AnyExperiment, RunConfig
+from pliant.lab.study.modules import classes_of, module_of_file, search_in
+from pliant.lab.study.own_method import RESERVED, MethodTarget, load_method
 
 REQUIRED = ("Config", "columns", "profiles", "runs", "stack_key", "start", "advance", "figure")
-RESERVED = ("run", "status", "diverged_at", "commit")  # columns that the laboratory adds to every table of rows
 
 
 class Target(BaseModel, frozen=True):
@@ -25,6 +27,12 @@ class Target(BaseModel, frozen=True):
 
     address: str  # module:Class, or an absolute file.py:Class
     folder: str  # joined to the module search path, for the experiment and what it imports
+    methods: tuple[MethodTarget, ...] = ()  # of a user's own, that join it
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: Any) -> dict[str, Any]:
+        """As before there were methods of one's own, where there are none."""
+        return {name: value for name, value in handler(self).items() if name != "methods" or value}
 
     @property
     def shown(self) -> str:
@@ -52,58 +60,43 @@ def target(address: str) -> Target:
 
 def _which_class(file: Path) -> LabError:
     """The error for a file without a class: it names the experiments in it."""
-    _search_in(str(file.resolve().parent))
-    module = _module_of_file(file.resolve())
-    names = [name for name in _classes(module) if all(hasattr(getattr(module, name), word) for word in REQUIRED)]
+    search_in(str(file.resolve().parent))
+    module = module_of_file(file.resolve())
+    names = [name for name in classes_of(module) if all(hasattr(getattr(module, name), word) for word in REQUIRED)]
     if not names:
         return LabError(f"{file} holds no experiment: no class in it has {', '.join(REQUIRED)}")
     return LabError(f"which experiment in {file}? Write {' or '.join(f'{file}:{name}' for name in names)}")
 
 
 def load(where: Target) -> AnyExperiment:
-    """The experiment itself. Raises LabError where there is none, or where it lacks something."""
-    _search_in(where.folder)
+    """The experiment itself, its methods of a user's own included. Raises LabError where there is none, or it lacks something."""
+    experiment: Any = _shipped(where)
+    if not where.methods:
+        return experiment
+    if not hasattr(experiment, "with_methods"):
+        raise LabError(f"{where.shown} takes no method of one's own: it has no with_methods (docs/your-own-method.md)")
+    return experiment.with_methods([load_method(each) for each in where.methods])
+
+
+def _shipped(where: Target) -> AnyExperiment:
+    search_in(where.folder)
     name = where.address.rpartition(":")[2]
     module = _module(where)
     if not hasattr(module, name):
-        raise unknown(f"class in {where.address.rpartition(':')[0]}", name, _classes(module))
+        raise unknown(f"class in {where.address.rpartition(':')[0]}", name, classes_of(module))
     return _checked(getattr(module, name), where.address)()
-
-
-def _search_in(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.append(folder)  # at the end: a file there must not hide an installed module
-
-
-def _classes(module: ModuleType) -> list[str]:
-    """The classes that are written in the module."""
-    return [name for name, item in vars(module).items() if inspect.isclass(item) and item.__module__ == module.__name__]
 
 
 def _module(where: Target) -> ModuleType:
     place = where.address.rpartition(":")[0]
     if where.file is not None:
-        return _module_of_file(where.file)
+        return module_of_file(where.file)
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
             raise LabError(f"no module '{place}' in the environment or in {where.folder}") from None
         raise  # the module is there, and something that it imports is not
-
-
-def _module_of_file(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise LabError(f"no experiment at {file}: the file is not there")
-    name = f"pliant_experiment_{file.stem}"
-    if name not in sys.modules or sys.modules[name].__file__ != str(file):
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise LabError(f"{file} cannot be imported as a Python module")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it runs: dataclasses and pydantic look their module up
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 def _checked(kind: Any, address: str) -> type[AnyExperiment]:
