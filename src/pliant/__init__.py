@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
+    from pliant.methods import RandomReplacement as RandomReplacement
     from pliant.methods import ReDo as ReDo
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
     from pliant.methods import reset_head as reset_head
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "RandomReplacement": "pliant.methods",
     "ReDo": "pliant.methods",
     "ShrinkAndPerturb": "pliant.methods",
     "reset_head": "pliant.methods",
@@ -60,6 +62,7 @@ __all__ = [
     "L2",
     "AffineEntry",
     "ContinualBackprop",
+    "RandomReplacement",
     "ReDo",
     "ShrinkAndPerturb",
     "Slice",

@@ -160,12 +160,12 @@ METHODS = [
         cannot=READS_ACTIVITY,
     ),
     Method(
-        "random replacement",  # a class of its own is `resets_units(pliant.RandomReplacement)`, and can all
-        resets_units(pliant.ContinualBackprop, utility="random"),
+        "random replacement",
+        resets_units(pliant.RandomReplacement),
         settings=OFTEN,
         off={"replacement_rate": 0.0},
         wrong={"maturity_threshold": -1},
-        cannot=READS_ACTIVITY | TWO_OF_A_KIND,
+        cannot=READS_ACTIVITY,
     ),
     Method(
         "l2",

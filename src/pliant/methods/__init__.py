@@ -2,8 +2,18 @@
 
 from pliant.methods.continual_backprop import ContinualBackprop
 from pliant.methods.l2 import L2
+from pliant.methods.random_replacement import RandomReplacement
 from pliant.methods.redo import ReDo
 from pliant.methods.resets import reset_head, reset_network, reset_optimizer
 from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
 
-__all__ = ["L2", "ContinualBackprop", "ReDo", "ShrinkAndPerturb", "reset_head", "reset_network", "reset_optimizer"]
+__all__ = [
+    "L2",
+    "ContinualBackprop",
+    "RandomReplacement",
+    "ReDo",
+    "ShrinkAndPerturb",
+    "reset_head",
+    "reset_network",
+    "reset_optimizer",
+]
