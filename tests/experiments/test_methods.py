@@ -77,9 +77,9 @@ def test_studies_of_one_problem_are_reported_side_by_side(pliant):
     assert status == 0
     assert "switching-markov-chain / small, tuning   excess by switch, 3 parts" in said
     curves = [line.split("  ")[0] for line in said.splitlines()[3:]]
-    assert len(curves) == 10
+    assert len(curves) == 12
     assert sum(curve.startswith("switching-markov-chain-small: fresh") for curve in curves) == 1
-    assert sum(curve.startswith("switching-markov-chain-tuning: fresh") for curve in curves) == 9
+    assert sum(curve.startswith("switching-markov-chain-tuning: fresh") for curve in curves) == 11
     alone = pliant("report", files[0], "--parts", "3", "--where", "method=fresh")[1].splitlines()[-1]
     assert (
         alone.split("  ", 1)[1].split()

@@ -1,6 +1,6 @@
 """Class-incremental CIFAR-100: does a network that is given new classes learn them as well as one that starts over?
 
-Stream  5 more classes every 200 epochs; each task has the pictures of all classes so far, 450 a class, augmented
+Stream  5 more classes every 200 epochs; each task has the images of all classes so far, 450 a class, augmented
 Curve   test accuracy at the end of each task, of the state that was best in validation; dormant units, ranks and weight
         magnitude as each task begins
 Source  Dohare et al., Nature 632 (2024), figure 2; departures: docs/experiments/class-incremental-cifar-100.md
@@ -59,14 +59,14 @@ class Config(RunConfig, frozen=True):
         20, gt=0, description="tasks; increment x tasks classes, the first of the data set, in an order drawn"
     )
     epochs: int = Field(200, gt=0, description="epochs a task")
-    train_images: int = Field(450, gt=0, description="pictures a class to learn from, after those of validation")
-    validation_images: int = Field(50, gt=0, description="pictures a class that select the state, the first of the set")
-    test_images: int = Field(100, gt=0, description="pictures a class; the last ones where a set has no test part")
+    train_images: int = Field(450, gt=0, description="images a class to learn from, after those of validation")
+    validation_images: int = Field(50, gt=0, description="images a class that select the state, the first of the set")
+    test_images: int = Field(100, gt=0, description="images a class; the last ones where a set has no test part")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every parameter after each step; method snp")
     reset: Literal["everything", "parameters"] = Field(
         "everything", description="statistics and momentum too; or neither, as released; methods head and full"
     )
-    augment_test: bool = Field(False, description="as released: test pictures are augmented too")
+    augment_test: bool = Field(False, description="as released: test images are augmented too")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -80,13 +80,13 @@ class Config(RunConfig, frozen=True):
 
 COLUMNS = {
     "task": "tasks learned, this one included",
-    "test_accuracy": "share of test pictures of all classes so far, told right by the state best in validation",
+    "test_accuracy": "share of test images of all classes so far, told right by the state best in validation",
     "classes": "classes so far",
     "best_test_accuracy": "largest over the epochs of the task: what the article reports",
     "validation_accuracy": "of the state best in validation",
     "best_epoch": "epochs of the task until that state",
-    "dormant": "share of 17 layers' units active (above 0) in < 1% of positions; new training pictures, before learning them",
-    "effective_rank": "of the pooled features of the last layer, same pictures: exp of the entropy of singular values",
+    "dormant": "share of 17 layers' units active (above 0) in < 1% of positions; new training images, before learning them",
+    "effective_rank": "of the pooled features of the last layer, same images: exp of the entropy of singular values",
     "singular_value_rank": "same: singular values that make up 99% of their sum (the article's 'stable rank')",
     "weight_magnitude": "mean |p| over all parameters as the task begins",
     "replaced": "hidden units replaced so far",

@@ -48,16 +48,16 @@ class Config(ReplacementConfig, frozen=True):
     """One network on one sequence of pairs. The defaults are the article's network and lengths."""
 
     method: Method = "bp"
-    dataset: str = Field("imagenet", description="a set of 32x32 colour pictures, see `pliant data list`")
+    dataset: str = Field("imagenet", description="a set of 32x32 color images, see `pliant data list`")
     order: Order = Field("anew", description="whether each pass over the classes pairs them anew")
-    train_images: int = Field(600, gt=0, description="pictures of each class to learn from, its first")
-    test_images: int = Field(100, gt=0, description="pictures of each class to be tested on, its last")
+    train_images: int = Field(600, gt=0, description="images of each class to learn from, its first")
+    test_images: int = Field(100, gt=0, description="images of each class to be tested on, its last")
     left_out: int = Field(
-        0, ge=0, description="last pictures of each class that no one sees; `tuning` keeps them for later"
+        0, ge=0, description="last images of each class that no one sees; `tuning` keeps them for later"
     )
     tasks: int = Field(2000, gt=0, description="pairs of classes, one after the other")
-    epochs: int = Field(250, gt=0, description="passes over the pictures of a task")
-    batch_size: int = Field(100, gt=0, description="pictures; divides those of a task")
+    epochs: int = Field(250, gt=0, description="passes over the images of a task")
+    batch_size: int = Field(100, gt=0, description="images; divides those of a task")
     channels: tuple[int, int, int] = Field((32, 64, 128), description="of the convolutions")
     hidden: tuple[int, int] = Field((128, 128), description="units of the linear layers")
     step_size: float = Field(0.01, gt=0)
@@ -86,10 +86,10 @@ class Config(ReplacementConfig, frozen=True):
 
 COLUMNS = {
     "task": "number of the task, from 1",
-    "test_accuracy": "share of the task's test pictures, after its last epoch",
-    "train_accuracy": "share of the pictures of the last epoch, each before the update that it takes part in",
-    "dead": "share of hidden units (channels) that are 0 on all test pictures of the task",
-    "effective_rank": "of the last hidden layer on these pictures (at most their number, and its units)",
+    "test_accuracy": "share of the task's test images, after its last epoch",
+    "train_accuracy": "share of the images of the last epoch, each before the update that it takes part in",
+    "dead": "share of hidden units (channels) that are 0 on all test images of the task",
+    "effective_rank": "of the last hidden layer on these images (at most their number, and its units)",
     "weight_magnitude": "mean |weight| of all layers, biases not counted",
     "replaced": "hidden units replaced so far",
 }

@@ -1,6 +1,6 @@
 """Warm starting: does a network that has learned half of the data end as well as one that meets all of it fresh?
 
-Stream  half of the training pictures until they are learned, then all of them; or all of them from the start
+Stream  half of the training images until they are learned, then all of them; or all of them from the start
 Curve   test accuracy by epoch; at the end, the gap to backpropagation from scratch, seed by seed
 Source  Ash and Adams, NeurIPS 2020 (arXiv 1910.08475), figure 1; departures: docs/experiments/warm-starting.md
 
@@ -45,22 +45,20 @@ class Config(RunConfig, frozen=True):
     """One network, started warm or from scratch."""
 
     method: Method = "bp"
-    start: Literal["warm", "scratch"] = Field(
-        "warm", description="with half of the pictures first, or with all at once"
-    )
+    start: Literal["warm", "scratch"] = Field("warm", description="with half of the images first, or with all at once")
     dataset: str = Field("cifar-10", description="a name that `pliant data list` shows")
     classes: int = Field(10, gt=1, description="the first so many of the data set")
-    train_images: int = Field(5000, gt=1, description="pictures a class to learn from")
-    test_images: int = Field(1000, gt=0, description="pictures a class; the last ones where a set has no test part")
+    train_images: int = Field(5000, gt=1, description="images a class to learn from")
+    test_images: int = Field(1000, gt=0, description="images a class; the last ones where a set has no test part")
     validation_images: int = Field(
         0,
         ge=0,
-        description="pictures a class, the first of the set, before those to learn from; where there are any, accuracy is "
+        description="images a class, the first of the set, before those to learn from; where there are any, accuracy is "
         "of these, and no one sees those of the test: to choose settings by",
     )
     epochs: int = Field(350, gt=0, description="epochs a stage, at most")
     until: float = Field(0.99, gt=0, description="training accuracy over an epoch that ends a stage; above 1: never")
-    batch: int = Field(128, gt=0, description="pictures in a mini-batch")
+    batch: int = Field(128, gt=0, description="images in a mini-batch")
     step_size: float = Field(0.001, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, description="coupled, on every parameter")
@@ -87,8 +85,8 @@ class Config(RunConfig, frozen=True):
 
 COLUMNS = {
     "step": "steps so far, of both stages",
-    "test_accuracy": "after the epoch; of the pictures of validation where the config has any (profile tuning)",
-    "stage": "1: half of the pictures; 2: all",
+    "test_accuracy": "after the epoch; of the images of validation where the config has any (profile tuning)",
+    "stage": "1: half of the images; 2: all",
     "epoch": "epochs of the stage so far",
     "train_accuracy": "over the epoch, before each step",
     "weight_magnitude": "mean |p| over all parameters after the epoch",
@@ -264,7 +262,7 @@ def _tick(curve: str, rows: Any, gaps: Any) -> str:
 
 
 LABELS = {
-    "epoch": "epochs with all of the pictures",
+    "epoch": "epochs with all of the images",
     "train_accuracy": "training accuracy",
     "test_accuracy": "test accuracy",
 }

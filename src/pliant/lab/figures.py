@@ -96,7 +96,7 @@ def shaded(color: str, number: int) -> str:
     """A color, and for each further number another shade of it: lighter, darker, and again.
 
     >>> shaded("#0072B2", 0), shaded("#0072B2", 1), shaded("#0072B2", 2)
-    ('#0072B2', '#73b2d5', '#003e62')
+    ('#0072B2', '#73b1d5', '#003f62')
     """
     if not number:
         return color

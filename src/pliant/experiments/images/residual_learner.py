@@ -34,7 +34,7 @@ class LearnerConfig(ReplacementConfig, frozen=True):
     """The settings of one learner."""
 
     width: int = Field(64, gt=0, description="channels of the first stage; each of the next three has twice as many")
-    batch: int = Field(90, gt=0, description="pictures in a mini-batch")
+    batch: int = Field(90, gt=0, description="images in a mini-batch")
     step_size: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, description="coupled, on every parameter")
