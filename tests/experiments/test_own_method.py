@@ -122,6 +122,8 @@ def test_one_study_has_both_and_a_changed_file_is_refused(file, tmp_path, pliant
         assert status == 2
         assert "weight_noise.py:WeightNoise, the method 'weight-noise' of this study, has changed since" in errors
     assert pliant("report", study)[0] == 0
+    file.unlink()
+    assert f"no method at {file}: the file is not there" in pliant("resume", study)[2]
 
 
 def test_list_tells_its_fields(file, pliant):

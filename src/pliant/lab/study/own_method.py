@@ -75,6 +75,9 @@ def load_method(where: MethodTarget) -> OwnMethod:
 
 
 def sha256_of(file: Path) -> str:
+    """Raises LabError where the file is not there."""
+    if not file.is_file():
+        raise LabError(f"no method at {file}: put the file back, or give --method again with where it is now")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
