@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from pliant.lab import RunConfig, check_method, check_owners
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+from pliant.methods.continual_backprop import parameters_of
 
 Utility = Literal[
     "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
@@ -29,7 +30,7 @@ Utility = Literal[
 
 
 class ReplacementConfig(RunConfig, frozen=True):
-    """The fields of method cbp on a PyTorch network; the article's experiments differ in `maturity_threshold`."""
+    """The fields of method cbp on a PyTorch network; those of Dohare et al. (2024) differ in `maturity_threshold`."""
 
     replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per step; method cbp")
     maturity_threshold: int = Field(100, ge=0, description="steps; method cbp")
@@ -87,11 +88,8 @@ def _nothing(site: Site) -> None:
 
 
 def _continual_backprop(site: Site) -> ContinualBackprop:
-    fields = (name for name in ReplacementConfig.model_fields if name not in RunConfig.model_fields)
-    settings = {name: getattr(site.config, name) for name in fields}
-    return ContinualBackprop(
-        site.network, site.optimizer, seed=site.seed("fresh units"), attach=site.hooks, **settings, **site.units()
-    )
+    settings: dict[str, Any] = {**parameters_of(site.config), **site.units()}
+    return ContinualBackprop(site.network, site.optimizer, seed=site.seed("fresh units"), attach=site.hooks, **settings)
 
 
 def _shrink_and_perturb(site: Site) -> ShrinkAndPerturb:
@@ -99,7 +97,7 @@ def _shrink_and_perturb(site: Site) -> ShrinkAndPerturb:
         site.network,
         site.optimizer,
         noise_std=site.config.noise_std,
-        shrink=getattr(site.config, "shrink", 1.0),  # elsewhere it is left to weight decay, as in the article
+        shrink=getattr(site.config, "shrink", 1.0),  # elsewhere it is left to weight decay, as in Dohare et al. (2024)
         period=None if site.event else 1,
         seed=site.seed("noise"),
         runs=site.runs,
