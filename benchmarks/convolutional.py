@@ -2,14 +2,14 @@
 
     python benchmarks/convolutional.py
 
-The full network, batches of 100 from the 1,200 pictures of a task (random bytes stand in for photographs). The plain loop
-is what one would write by hand for pictures in memory: float tensors in torch's own layout (NCHW), no loader, no hooks. All
+The full network, batches of 100 from the 1,200 images of a task (random bytes stand in for photographs). The plain loop
+is what one would write by hand for images in memory: float tensors in torch's own layout (NCHW), no loader, no hooks. All
 start from the same weights and see the same batches; after two epochs their weights are compared, and only then is anything
 timed, the contestants taking turns of an epoch (12 steps). Times are of the processor, medians over turns; ratios are medians
 of the ratios within a turn.
 
 The goal of 1.25 is against that loop in NCHW, the layout that PyTorch gives who asks for none. Most of what is gained is the
-layout: "plain, channels_last" is the same loop with network and pictures in the layout that our step uses, and against it
+layout: "plain, channels_last" is the same loop with network and images in the layout that our step uses, and against it
 what remains is the pool before the ReLU and bytes in place of floats. No goal is judged against it.
 
 Continual backpropagation is in its steady state: every layer loses at least 20 units meanwhile.
@@ -44,7 +44,7 @@ def random_pictures() -> ImageSet:
 
 
 class Plain:
-    """As a user writes it; `layout` is that of the network's weights and of the pictures."""
+    """As a user writes it; `layout` is that of the network's weights and of the images."""
 
     def __init__(self, pairs: Pairs, start: Learners, layout: torch.memory_format = torch.contiguous_format) -> None:
         self.net = convolutional()
@@ -54,8 +54,8 @@ class Plain:
         self.net[-1].bias.data.zero_()
         self.net.to(memory_format=layout)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=STEP_SIZE, momentum=0.9)
-        pictures = torch.from_numpy(pairs.pictures(seed=0, task=0)[0])
-        self.x = ((pictures.float() / 255 - 0.45) / 0.27).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        images = torch.from_numpy(pairs.images(seed=0, task=0)[0])
+        self.x = ((images.float() / 255 - 0.45) / 0.27).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         self.y = torch.arange(2).repeat_interleave(len(self.x) // 2)
         self.pairs, self.epoch = pairs, 0
 

@@ -1,4 +1,4 @@
-"""What tests of learning from pictures share: a small data set of class folders, PNG pictures whose colours differ by class."""
+"""What tests of learning from images share: a small data set of class folders, PNG images whose colors differ by class."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def make_pictures(folder: Path, classes: int = 6, count: int = 26, seed: int = 0
     for number in range(classes):
         (folder / f"class-{number}").mkdir(parents=True)
         pattern = draw.integers(40, 216, (4, 4, 3)).repeat(size // 4, 0).repeat(size // 4, 1)
-        for picture in range(count):
+        for image in range(count):
             noisy = pattern + draw.normal(0, 25, pattern.shape)
             pixels = noisy.clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"class-{number}" / f"{picture:02}.png")
+            Image.fromarray(pixels).save(folder / f"class-{number}" / f"{image:02}.png")
     return folder
 
 

@@ -63,7 +63,7 @@ def test_parts_of_the_data_do_not_overlap_and_validation_comes_first(data):
     state = begin(data)
     parts = [getattr(state.data, name).pixels for name in ("validation", "train", "test")]
     assert [len(part) for part in parts] == [20, 60, 24]
-    as_bytes = [{picture.numpy().tobytes() for picture in part} for part in parts]
+    as_bytes = [{image.numpy().tobytes() for image in part} for part in parts]
     assert len(set.union(*as_bytes)) == 104
     from pliant.data import load
 
@@ -222,7 +222,7 @@ def test_settings_that_contradict_each_other_are_errors(settings, message):
     ("settings", "message"),
     [
         ({"tasks": 4}, "has 6 classes, and 8 are wanted"),
-        ({"train_images": 16}, "26 pictures, and 5 for validation . 16 for learning . 6 for test are wanted"),
+        ({"train_images": 16}, "26 images, and 5 for validation . 16 for learning . 6 for test are wanted"),
     ],
 )
 def test_too_few_classes_or_pictures_are_errors_that_say_how_many_there_are(data, settings, message):

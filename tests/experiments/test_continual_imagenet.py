@@ -10,7 +10,7 @@ from pliant.data import load
 from pliant.experiments import continual_imagenet
 from pliant.experiments.continual_imagenet import Config, ContinualImageNet
 from pliant.experiments.images.class_pairs import Pairs
-from pliant.experiments.images.convolutional import ConvNet, normalised
+from pliant.experiments.images.convolutional import ConvNet, normalized
 from pliant.lab import Context
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 
@@ -38,9 +38,9 @@ def draw_pictures(folder, counts):
         (folder / f"class-{number}").mkdir(parents=True)
         angle = np.pi * number / len(counts)
         waves = np.sin((np.cos(angle) * across + np.sin(angle) * down) * (0.4 + 0.2 * (number % 3)))
-        for picture in range(count):
+        for image in range(count):
             pixels = 128 + 80 * waves[..., None] + draw.normal(0, 25, (32, 32, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"class-{number}" / f"{picture:03}.png")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"class-{number}" / f"{image:03}.png")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +91,7 @@ def test_pictures_left_out_are_neither_learned_from_nor_tested_on():
     shortened = pairs(left_out=2)
     images = load("stripes").train
     for task in range(CLASSES // 2):
-        seen = np.concatenate(shortened.pictures(3, task)).reshape(-1, 32 * 32 * 3)
+        seen = np.concatenate(shortened.images(3, task)).reshape(-1, 32 * 32 * 3)
         for number in shortened.classes(3, task):
             hidden = images.pixels[images.labels == number][-2:].reshape(2, -1)
             assert not (seen[:, None] == hidden).all(axis=2).any()
@@ -100,7 +100,7 @@ def test_pictures_left_out_are_neither_learned_from_nor_tested_on():
 
 def test_a_task_has_the_first_pictures_of_its_classes_to_learn_from_and_the_last_to_be_tested_on():
     images = load("stripes").train
-    learn, test = pairs().pictures(seed=0, task=1)
+    learn, test = pairs().images(seed=0, task=1)
     for half, number in enumerate(pairs().classes(seed=0, task=1)):
         of_class = images.pixels[images.labels == number]
         assert np.array_equal(learn[half * TRAIN : (half + 1) * TRAIN], of_class[:TRAIN])
@@ -116,9 +116,7 @@ def test_an_epoch_sees_every_picture_once_in_an_order_of_its_own():
 
 def test_a_class_with_too_few_pictures_is_named(data):
     draw_pictures(data / "uneven", [30, 29, 30])
-    with pytest.raises(
-        ValueError, match=r"class 'class-1' of 'uneven' has 29 pictures, fewer than .* \(20 \+ 10 \+ 0\)"
-    ):
+    with pytest.raises(ValueError, match=r"class 'class-1' of 'uneven' has 29 images, fewer than .* \(20 \+ 10 \+ 0\)"):
         started([Config(**{**SHORT, "dataset": "uneven"})])
 
 
@@ -136,7 +134,7 @@ def test_the_network_is_the_published_one():
     for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
         theirs.data.copy_(ours[0])
     pixels = torch.randint(0, 256, (1, 9, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    x = normalised(pixels).double()
+    x = normalized(pixels).double()
     outputs = [net(x)[0], plain(x[0])]
     for y in outputs:
         F.cross_entropy(y, torch.arange(9) % 2).backward()
@@ -153,7 +151,7 @@ def test_the_full_network_has_the_published_sizes_and_work():
 
 def test_bytes_become_numbers_around_zero_with_channels_last_in_memory():
     pixels = torch.tensor([0, 115, 255], dtype=torch.uint8).expand(1, 2, 32, 32, 3)
-    x = normalised(pixels)
+    x = normalized(pixels)
     assert x.shape == (1, 2, 3, 32, 32)
     assert x[0].is_contiguous(memory_format=torch.channels_last)
     expected = torch.tensor([(0 - 0.45) / 0.27, (115 / 255 - 0.45) / 0.27, (1 - 0.45) / 0.27])
@@ -188,7 +186,7 @@ def test_a_task_starts_with_a_head_of_zeros_and_its_momentum_cleared_or_kept(kee
     EXPERIMENT.advance(state)
     before = state.net.conv1.weight.clone()
     assert state.net.head.weight.abs().sum() > 0
-    state._begin_task()
+    state.begin_task()
     assert not state.net.head.weight.any()
     assert not state.net.head.bias.any()
     assert bool(state.momentum["head.weight"].any()) == (keeps == "keep")
@@ -202,7 +200,7 @@ def test_methods_of_a_seed_agree_in_the_first_task_and_a_fresh_network_starts_ov
     assert not np.array_equal(of_method["bp"], of_method["fresh"])
     state = started([Config(method="fresh", seed=5, **SHORT)])
     EXPERIMENT.advance(state)
-    state._begin_task()
+    state.begin_task()
     expected = ConvNet(1, SHORT["channels"], SHORT["hidden"])
     expected.redraw([5], task=1)
     assert torch.equal(state.net.conv2.weight, expected.conv2.weight)
@@ -305,7 +303,7 @@ def test_dead_units_answer_no_test_picture_anywhere_and_are_counted_over_all_lay
     state = started([Config(**SHORT)])
     state.learn(1)
     with torch.no_grad():
-        hidden = state.net.hidden(normalised(state._test))
+        hidden = state.net.hidden(normalized(state.test_images))
     axes = [(0, 1, 3, 4)] * 3 + [(0, 1)] * 2
     silent = np.concatenate([(h == 0).numpy().all(axis=axis) for h, axis in zip(hidden, axes, strict=True)])
     in_one_picture = np.concatenate([(h[:, :1] == 0).numpy().all(axis=a) for h, a in zip(hidden, axes, strict=True)])
@@ -375,7 +373,7 @@ def test_an_advance_is_a_few_seconds_of_work_at_any_scale():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 7}, "1200 pictures, which batch_size .7. does not divide"),
+        ({"batch_size": 7}, "1200 images, which batch_size .7. does not divide"),
         ({"replacement_rate": 1e-3}, "replacement_rate is for method cbp, not bp: add --methods cbp"),
         ({"noise_std": 1e-3}, "noise_std is for method snp, not bp"),
         ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),

@@ -17,7 +17,7 @@ from tests.kill_and_resume import die_inside_a_commit, differing, finish, kill_a
 pytestmark = pytest.mark.faults
 
 PICTURES = {"dataset": "small", "train_images": 15, "test_images": 6}
-CUT = {  # continual backpropagation on small pictures: at least four commits, and replacements going on
+CUT = {  # continual backpropagation on small images: at least four commits, and replacements going on
     "slowly-changing-regression": {"steps": 480_000, "bin": 120_000, "replacement_rate": 1e-3},
     "permuted-mnist": {
         "dataset": "small",

@@ -32,8 +32,8 @@ METHODS = {
 }
 
 
-def pictures(count=150, seed=0):
-    """Ten kinds of noisy pictures, a fifth of whose pixels are not black."""
+def noisy(count=150, seed=0):
+    """Ten kinds of noisy images, a fifth of whose pixels are not black."""
     rng = np.random.default_rng(seed)
     kinds = rng.integers(0, 200, (10, 28, 28)) * (rng.random((10, 28, 28)) < 0.2)
     labels = rng.integers(0, 10, count)
@@ -41,10 +41,10 @@ def pictures(count=150, seed=0):
     return image_set("kinds", Images(pixels, labels, tuple("0123456789")), None)
 
 
-PICTURES = pictures()
+IMAGES = noisy()
 
 
-def learner(dtype=np.float32, data=PICTURES, **settings):
+def learner(dtype=np.float32, data=IMAGES, **settings):
     method = settings.get("method", "bp")
     return Learner(Config(**{"dataset": "kinds", **SHORT, **METHODS[method], **settings}), data, dtype)
 
@@ -100,7 +100,7 @@ def test_methods_of_a_seed_share_tasks_and_first_weights_and_seeds_do_not():
 
 def plain_pytorch(state, normalized=False):
     """Accuracy and loss of every task, and the parameters in the end, of the stream as the page describes it."""
-    config, data = state.config, PICTURES.train
+    config, data = state.config, IMAGES.train
     sizes = state.network.sizes
     model, linear = nn.Sequential(), []
     for layer, (m, n) in enumerate(pairwise(sizes)):
@@ -170,7 +170,7 @@ def test_weight_magnitude_is_the_mean_over_all_matrices():
 
 def test_hidden_units_are_measured_on_the_new_task_before_learning_from_it():
     state = learner()
-    x = PICTURES.train.pixels.reshape(-1, 784)[state.stream.order(0, 0, 50)][:, state.stream.permutation(0)] / 255
+    x = IMAGES.train.pixels.reshape(-1, 784)[state.stream.order(0, 0, 50)][:, state.stream.permutation(0)] / 255
     weights, shares, ranks = parameters(state), [], []
     for w, b in zip(weights[0:6:2], weights[1:6:2], strict=True):
         x = np.maximum(x @ w + b, 0)
@@ -266,8 +266,8 @@ def test_a_diverged_run_is_a_result():
     assert np.isnan(rows["accuracy"]).tolist() == [True]
 
 
-def test_a_probe_of_more_pictures_than_there_are_is_an_error():
-    images = pictures()
+def test_a_probe_of_more_images_than_there_are_is_an_error():
+    images = noisy()
     EXPERIMENT.check_data(Config(dataset="kinds", probe=len(images.train)), {"kinds": images})
     with pytest.raises(ValueError, match="and a probe 2,000: lower `probe`"):
         EXPERIMENT.check_data(Config(dataset="kinds"), {"kinds": images})
@@ -277,7 +277,7 @@ def test_a_run_does_not_go_on_with_other_images():
     state = learner()
     EXPERIMENT.advance(state)
     with pytest.raises(ValueError, match="learned from other images of 'kinds'"):
-        learner(data=pictures(seed=1)).load_state_dict(state.state_dict())
+        learner(data=noisy(seed=1)).load_state_dict(state.state_dict())
 
 
 # -- profiles and settings ------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def table(**axes):
     return pandas.concat(parts, ignore_index=True)
 
 
-def test_the_figure_has_four_panels_for_each_width_and_a_colour_for_each_method():
+def test_the_figure_has_four_panels_for_each_width_and_a_color_for_each_method():
     runs = [{"step_size": step_size, "seed": seed} for step_size in (0.01, 0.003) for seed in range(2)]
     figure = EXPERIMENT.figure(table(runs=[*runs, {"width": 10}, CBP, {"method": "linear"}]))
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
@@ -353,5 +353,5 @@ def test_the_figure_has_four_panels_for_each_width_and_a_colour_for_each_method(
     names = {"backprop 0.01", "backprop 0.003", "cbp", "linear"}
     assert {text.get_text() for text in accuracy.texts} == names
     assert {text.get_text() for text in dead.texts} == names - {"linear"}
-    colours = {line.get_label(): line.get_color() for line in accuracy.lines}
-    assert colours["backprop 0.01"] == colours["backprop 0.003"] != colours["cbp"]
+    colors = {line.get_label(): line.get_color() for line in accuracy.lines}
+    assert colors["backprop 0.01"] == colors["backprop 0.003"] != colors["cbp"]

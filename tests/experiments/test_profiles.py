@@ -16,7 +16,7 @@ OF_METHOD = ("replacement_rate", "maturity_threshold")  # settings that are not 
 
 
 def labelled(train: int, test: int, classes: int = 200) -> ImageSet:
-    """So many black pictures of each class, which take no memory."""
+    """So many black images of each class, which take no memory."""
 
     def part(count: int) -> Images:
         labels = np.repeat(np.arange(classes), count)

@@ -63,11 +63,9 @@ def test_updates_in_which_no_episode_ends_count_in_no_mean():
     state = started(0)
     EXPERIMENT.advance(state)
     sums, ended = np.array([[0.0], [20.0], [0.0], [60.0]]), np.array([[0], [2], [0], [2]])  # of four updates
-    found = state._measures(sums, ended)
+    found = state.measures(sums, ended)
     assert (found["whole_return"].tolist(), found["late_return"].tolist()) == ([20.0], [30.0])
-    assert state._measures(sums[::-1], ended[::-1])["late_return"].tolist() == [
-        20.0
-    ]  # none ended late: all of the task
+    assert state.measures(sums[::-1], ended[::-1])["late_return"].tolist() == [20.0]  # none ended late: all of the task
 
 
 def test_a_fresh_agent_begins_every_task_with_other_weights_and_an_adam_that_has_seen_nothing():

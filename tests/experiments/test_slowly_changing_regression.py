@@ -23,15 +23,15 @@ def rows_of(configs):
 def test_a_threshold_unit_is_on_where_14_inputs_match_or_17_with_a_negative_bias():
     stream = Stream(0, "flip-one", 1000)
     inputs = np.random.default_rng(0).integers(0, 2, (5000, 20))
-    on = inputs @ stream._w.T + stream._b > stream._threshold
-    matches = inputs @ (stream._w == 1).T + (1 - inputs) @ (stream._w == -1).T
-    assert np.array_equal(on, matches >= np.where(stream._b == 1, 14, 17))
+    on = inputs @ stream.weights.T + stream.biases > stream.thresholds
+    matches = inputs @ (stream.weights == 1).T + (1 - inputs) @ (stream.weights == -1).T
+    assert np.array_equal(on, matches >= np.where(stream.biases == 1, 14, 17))
 
 
 def test_on_rates_and_output_variance_are_the_published_ones():
     inputs = np.random.default_rng(1).integers(0, 2, (4000, 20)).astype(np.uint8)
     streams = [Stream(seed, "redraw-all", 1000) for seed in range(60)]
-    on = np.array([(inputs @ s._w.T + s._b > s._threshold).mean() for s in streams])
+    on = np.array([(inputs @ s.weights.T + s.biases > s.thresholds).mean() for s in streams])
     outputs = np.array([s.targets(inputs).var() for s in streams])
     assert on.mean() == pytest.approx(0.03, abs=0.002)
     assert outputs.mean() == pytest.approx(3.0, abs=0.3)

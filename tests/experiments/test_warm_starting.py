@@ -46,10 +46,10 @@ def batches_of(state):
 
 def test_a_warm_start_learns_half_of_the_pictures_and_then_all(data):
     seen = batches_of(begin(data, epochs=1))
-    pictures = {stage: {x.numpy().tobytes() for batch in found for x in batch} for stage, found in seen.items()}
-    assert len(pictures[1]) == 30
-    assert len(pictures[2]) == 60
-    assert pictures[1] < pictures[2]
+    images = {stage: {x.numpy().tobytes() for batch in found for x in batch} for stage, found in seen.items()}
+    assert len(images[1]) == 30
+    assert len(images[2]) == 60
+    assert images[1] < images[2]
 
 
 def test_both_starts_begin_alike_and_meet_the_whole_set_in_the_same_order(data):
@@ -105,8 +105,8 @@ def test_shrink_and_perturb_adds_noise_only_then(data):
 
 def test_with_pictures_of_validation_those_of_the_test_are_seen_by_no_one(data):
     tuning, reported = begin(data, pieces=1, train_images=10, validation_images=5), begin(data)
-    pictures = {
-        name: {picture.numpy().tobytes() for picture in part.pixels}
+    images = {
+        name: {image.numpy().tobytes() for image in part.pixels}
         for name, part in (
             ("tested", reported.data.test),
             ("learned", reported.data.train),
@@ -114,9 +114,9 @@ def test_with_pictures_of_validation_those_of_the_test_are_seen_by_no_one(data):
             ("learned in tuning", tuning.data.train),
         )
     }
-    assert pictures["judged"] | pictures["learned in tuning"] == pictures["learned"]
-    assert not pictures["judged"] & pictures["learned in tuning"]
-    assert not pictures["tested"] & pictures["learned"]
+    assert images["judged"] | images["learned in tuning"] == images["learned"]
+    assert not images["judged"] & images["learned in tuning"]
+    assert not images["tested"] & images["learned"]
     seen = []
     right = tuning.learner.right
     tuning.learner.right = lambda x, labels, among: (seen.append(x.clone()), right(x, labels, among))[1]

@@ -28,8 +28,8 @@ from pliant.diagnostics.health import dormant_by_firing
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank
 from pliant.engine.feedback import written
 from pliant.experiments.base import Cell, Profile
-from pliant.experiments.images.pictures import Augmentation
-from pliant.experiments.images.residual import initialise
+from pliant.experiments.images.batches import Augmentation
+from pliant.experiments.images.residual import initialize
 from pliant.experiments.images.residual_learner import Learner
 from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
 from pliant.experiments.methods import check_fields, method_of
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DROPS, FACTOR = (0.3, 0.6, 0.8), 0.2  # of the step size: after these shares of a task's epochs, to a fifth
-PROBED = 1000  # pictures that a task is judged by before it is learned
+PROBED = 1000  # images that a task is judged by before it is learned
 
 Method = Literal["bp", "cbp", "head", "full", "snp"]
 
@@ -96,8 +96,8 @@ COLUMNS = {
 class EpochPlan(NamedTuple):
     """What an epoch goes through."""
 
-    order: NDArray[np.int64]  # of its pictures
-    augmentation: Augmentation  # of each picture
+    order: NDArray[np.int64]  # of its images
+    augmentation: Augmentation  # of each image
 
 
 class Growth(ResidualRun[EpochPlan]):
@@ -161,9 +161,9 @@ class Growth(ResidualRun[EpochPlan]):
         whole = config.reset == "everything"
         state: Literal["fresh", "keep"] = "fresh" if whole else "keep"
         if config.method == "head":
-            reset_head(network.head, optimizer, seed=seed, init=initialise, optimizer_state=state)
+            reset_head(network.head, optimizer, seed=seed, init=initialize, optimizer_state=state)
         if config.method == "full":
-            reset_network(network, optimizer, seed=seed, init=initialise, statistics=whole, optimizer_state=state)
+            reset_network(network, optimizer, seed=seed, init=initialize, statistics=whole, optimizer_state=state)
 
     def look_up(self) -> EpochPlan:
         seed, count = self.config.seed, self.seen * self.config.train_images
@@ -232,7 +232,7 @@ def scheduled(step_size: float, epoch: int, epochs: int) -> float:
 
 @torch.no_grad()
 def probe(learner: Learner, x: Tensor) -> dict[str, float]:
-    """What pictures find in the network, in evaluation mode."""
+    """What images find in the network, in evaluation mode."""
     learner.network.eval()
     dormant: list[Tensor] = []
     last = x
@@ -301,7 +301,7 @@ def _medium() -> list[Cell]:
 def _tuning() -> list[Cell]:
     """Nine settings of each method: three step sizes by three values of its own, or nine step sizes where it has none.
 
-    Judged by validation. Of the pictures that `medium` is tested on, a few are measured and none is selected by.
+    Judged by validation. Of the images that `medium` is tested on, a few are measured and none is selected by.
     """
     common = {**TINY, "width": 8, "increment": 10, "tasks": 4, "epochs": 5, "train_images": 150, "test_images": 10}
     nine = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)

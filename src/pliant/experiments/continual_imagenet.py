@@ -30,7 +30,7 @@ from pliant.diagnostics import dead, effective_rank, features, singular_values, 
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
 from pliant.experiments.images.captured_step import captured
 from pliant.experiments.images.class_pairs import SIDE, Order, Pairs
-from pliant.experiments.images.convolutional import ConvNet, normalised
+from pliant.experiments.images.convolutional import ConvNet, normalized
 from pliant.experiments.methods import ReplacementConfig, Site, check_fields, method_of, replaced
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
 from pliant.lab.figures import Part, figure_of
@@ -74,7 +74,7 @@ class Config(ReplacementConfig, frozen=True):
     def _consistent(self) -> Self:
         if 2 * self.train_images % self.batch_size:
             raise ValueError(
-                f"a task has {2 * self.train_images} pictures, which batch_size ({self.batch_size}) does not divide"
+                f"a task has {2 * self.train_images} images, which batch_size ({self.batch_size}) does not divide"
             )
         if min(*self.channels, *self.hidden) < 1:
             raise ValueError(f"channels {self.channels} and hidden {self.hidden} are at least 1 each")
@@ -136,9 +136,9 @@ class Learners:
     def _allocate(self) -> None:
         """What a step reads and writes, at one place for good."""
         runs, batch = len(self.seeds), self.config.batch_size
-        pictures = (runs, 2 * self.config.train_images, SIDE, SIDE, 3)
-        self._pictures = torch.zeros(pictures, dtype=torch.uint8, device=self.device)
-        self._test = torch.zeros((runs, 2 * self.config.test_images, SIDE, SIDE, 3), dtype=torch.uint8)
+        images = (runs, 2 * self.config.train_images, SIDE, SIDE, 3)
+        self._images = torch.zeros(images, dtype=torch.uint8, device=self.device)
+        self.test_images = torch.zeros((runs, 2 * self.config.test_images, SIDE, SIDE, 3), dtype=torch.uint8)
         self._batch = torch.zeros(runs * batch, dtype=torch.int64, device=self.device)
         self._labels = torch.zeros(runs * batch, dtype=torch.int64, device=self.device)
         self._losses = torch.zeros(runs, device=self.device)
@@ -197,23 +197,23 @@ class Learners:
         return min(left, max(1, int(WORK / epoch)))
 
     def learn(self, epochs: int) -> NDArray[np.float64]:
-        """So many epochs of the task; accuracy on the pictures of the last one, (runs,)."""
+        """So many epochs of the task; accuracy on the images of the last one, (runs,)."""
         if self._task_at_hand != self.task:
             self._fetch()
         if self.epoch == 0:
-            self._begin_task()
+            self.begin_task()
         accuracy = [self._learn_an_epoch() for _ in range(epochs)]
         return accuracy[-1]
 
     def _fetch(self) -> None:
-        """Bring the task's pictures to the device, as bytes."""
-        found = [self.pairs.pictures(seed, self.task) for seed in self.seeds]
-        self._pictures.copy_(torch.from_numpy(np.stack([learn for learn, _ in found])))
-        self._test.copy_(torch.from_numpy(np.stack([test for _, test in found])))
+        """Bring the task's images to the device, as bytes."""
+        found = [self.pairs.images(seed, self.task) for seed in self.seeds]
+        self._images.copy_(torch.from_numpy(np.stack([learn for learn, _ in found])))
+        self.test_images.copy_(torch.from_numpy(np.stack([test for _, test in found])))
         self._task_at_hand = self.task
 
     @torch.no_grad()
-    def _begin_task(self) -> None:
+    def begin_task(self) -> None:
         """The head starts at zero; for method fresh everything starts over."""
         if self.config.method == "fresh":
             self.net.redraw(self.seeds, self.task)
@@ -225,11 +225,11 @@ class Learners:
                 self.momentum[f"head.{name}"].zero_()
 
     def _learn_an_epoch(self) -> NDArray[np.float64]:
-        """Every picture once; accuracy before the updates, (runs,)."""
+        """Every image once; accuracy before the updates, (runs,)."""
         runs, steps = len(self.seeds), self.config.steps_per_epoch
         places = np.stack([self.pairs.batches(seed, self.task, self.epoch) for seed in self.seeds], axis=1)
         labels = torch.from_numpy(places >= self.config.train_images).long().view(steps, -1).to(self.device)
-        first = np.arange(runs)[:, None] * 2 * self.config.train_images  # of each run, in the stack of all pictures
+        first = np.arange(runs)[:, None] * 2 * self.config.train_images  # of each run, in the stack of all images
         batches = torch.from_numpy(places + first).view(steps, -1).to(self.device)
         losses, hits = torch.empty(2, steps, runs, device=self.device)
         step = self._step = self._step or self._prepared_step()
@@ -255,8 +255,8 @@ class Learners:
         """One step of stochastic gradient descent in every run, on the batch at hand."""
         runs = len(self.seeds)
         self.optimizer.zero_grad()
-        pictures = self._pictures.flatten(0, 1).index_select(0, self._batch).view(runs, -1, SIDE, SIDE, 3)
-        logits = self.net(normalised(pictures))
+        images = self._images.flatten(0, 1).index_select(0, self._batch).view(runs, -1, SIDE, SIDE, 3)
+        logits = self.net(normalized(images))
         each = F.cross_entropy(logits.flatten(0, 1), self._labels, reduction="none")
         loss = each.view(runs, -1).mean(1)
         loss.sum().backward()
@@ -273,7 +273,7 @@ class Learners:
     @torch.no_grad()
     def look_at_outputs(self) -> None:
         """A run whose last update broke its network diverged in the next, whose loss would not be finite."""
-        logits = self.net(normalised(self._test.to(self.device)))
+        logits = self.net(normalized(self.test_images.to(self.device)))
         broken = ~logits.isfinite().all(-1).all(-1).cpu().numpy()
         self.diverged_at = np.where((self.diverged_at < 0) & broken, self.steps_done, self.diverged_at)
 
@@ -285,7 +285,7 @@ class Learners:
     @torch.no_grad()
     def measures(self) -> dict[str, NDArray[Any]]:
         """How the runs do at the end of a task, each (runs,)."""
-        hidden = self.net.hidden(normalised(self._test.to(self.device)))
+        hidden = self.net.hidden(normalized(self.test_images.to(self.device)))
         guesses = self.net.head(hidden[-1]).argmax(-1)
         labels = torch.arange(guesses.shape[1], device=self.device) >= self.config.test_images
         units = [dead(features(h, axis=2, leading=1)) for h in hidden]
@@ -404,7 +404,7 @@ def _small() -> list[Cell]:
 def _tuning() -> list[Cell]:
     """Six settings of each method: two step sizes by three values of its own, or six step sizes where it has none.
 
-    Judged by pictures that the other profiles learn from: those that they are tested on are left out.
+    Judged by images that the other profiles learn from: those that they are tested on are left out.
     """
     common = {**_TINY, "tasks": 60, "epochs": 25, "train_images": 450, "left_out": 50}
     cells: list[Cell] = []

@@ -285,7 +285,7 @@ class PermutedMnist(ShippedExperiment):
     def check_data(self, config: Config, found: Mapping[str, ImageSet]) -> None:
         have = len(found[config.dataset].train)
         if have < config.probe:
-            raise ValueError(f"'{config.dataset}' has {have:,} pictures, and a probe {config.probe:,}: lower `probe`")
+            raise ValueError(f"'{config.dataset}' has {have:,} images, and a probe {config.probe:,}: lower `probe`")
 
     def stack_key(self, config: Config, device: str) -> Hashable:
         return config

@@ -130,7 +130,7 @@ class Agents:
             np.add.at(ended[number], episodes.agent, 1)
             np.maximum(weight_change, update.weight_change, out=weight_change)
         self.task += 1
-        return {**self._measures(sums, ended), "weight_change": weight_change}
+        return {**self.measures(sums, ended), "weight_change": weight_change}
 
     def begin_task(self) -> None:
         """Re-wire the sensors; for method fresh everything starts over."""
@@ -140,7 +140,7 @@ class Agents:
             if self.config.method == "fresh":
                 self.ppo.restart()
 
-    def _measures(self, sums: NDArray[np.float64], ended: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def measures(self, sums: NDArray[np.float64], ended: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """From the returns of the episodes that ended, and how many did, (updates, agents)."""
         agents, late = self.carts.agents, slice(-(self.config.updates // 4), None)
         late_return = np.where(ended[late].any(0), _mean(sums[late], ended[late]), _mean(sums, ended))

@@ -89,12 +89,13 @@ class Stream:
         self.seed, self.variant, self.period = seed, variant, period
         draw = generator(seed, "target network")
         signs = np.array([-1.0, 1.0])
-        self._w = draw.choice(signs, (TARGET_UNITS, SLOW + FAST))
-        self._b = draw.choice(signs, TARGET_UNITS)
+        self.weights = draw.choice(signs, (TARGET_UNITS, SLOW + FAST))
+        self.biases = draw.choice(signs, TARGET_UNITS)
         self._v = draw.choice(signs, TARGET_UNITS)
         self._v0 = draw.choice(signs)
-        negative = (SLOW + FAST - self._w.sum(axis=1) + self._b) / 2  # as released: the bias counts with the wrong sign
-        self._threshold = BETA * (SLOW + FAST + 1) - negative
+        # as in the released code, the bias counts with the wrong sign
+        negative = (SLOW + FAST - self.weights.sum(axis=1) + self.biases) / 2
+        self.thresholds = BETA * (SLOW + FAST + 1) - negative
 
     def slow_bits(self, number: int) -> NDArray[np.uint8]:
         """The slow bits of a period, (15,)."""
@@ -111,7 +112,7 @@ class Stream:
 
     def targets(self, inputs: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The target of each input, (n,)."""
-        on = inputs @ self._w.T + self._b > self._threshold
+        on = inputs @ self.weights.T + self.biases > self.thresholds
         return (on @ self._v + self._v0).astype(np.float32)
 
     def examples(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

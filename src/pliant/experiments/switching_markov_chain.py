@@ -282,7 +282,7 @@ class Learner:
 
 
 def fresh_network(config: Config, number: int) -> Predictor:
-    """Network `number` of the seed, as torch initialises it; the global random state stays as it was."""
+    """Network `number` of the seed, as torch initializes it; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_key(config.seed, "weights", number))
         return Predictor(config.symbols, config.hidden_units)

@@ -96,7 +96,7 @@ COLUMNS = {
 
 
 class Training(ResidualRun[NDArray[np.int64]]):
-    """A run in mid-learning; `stage`, too, says where it stands. What an epoch goes through is its pictures, in order."""
+    """A run in mid-learning; `stage`, too, says where it stands. What an epoch goes through is its images, in order."""
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context, np.arange(config.classes), method_of(config, get_args(Method)), event=True)
@@ -112,7 +112,7 @@ class Training(ResidualRun[NDArray[np.int64]]):
         return self.done
 
     def _learned_from(self, stage: int) -> int:
-        """Pictures."""
+        """ImageBatches."""
         return len(self.data.train) // 2 if stage == HALF else len(self.data.train)
 
     def sizes(self, stage: int | None = None) -> tuple[int, int]:
@@ -139,10 +139,10 @@ class Training(ResidualRun[NDArray[np.int64]]):
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def look_up(self) -> NDArray[np.int64]:
-        """The pictures of the stage, in the order of the epoch."""
+        """The images of the stage, in the order of the epoch."""
         seed, count = self.config.seed, len(self.data.train)
-        pictures = generator(seed, "halves").permutation(count)[: self._learned_from(self.stage)]
-        return generator(seed, "order", self.stage, self.epoch).permutation(np.sort(pictures))
+        images = generator(seed, "halves").permutation(count)[: self._learned_from(self.stage)]
+        return generator(seed, "order", self.stage, self.epoch).permutation(np.sort(images))
 
     def learn_a_batch(self) -> Tensor:
         chosen = self.plan[self.piece * self.config.batch :][: self.config.batch]

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pliant import ContinualBackprop
-from pliant.experiments.images.residual import Block, ResidualNet, article_groups, he_normal, initialise
+from pliant.experiments.images.residual import Block, ResidualNet, article_groups, he_normal, initialize
 from pliant.experiments.images.residual_learner import unit_groups
 from pliant.methods import reset_network
 from pliant.units import trace
@@ -55,9 +55,9 @@ def test_a_reset_network_equals_one_that_is_built_then(network):
     built = ResidualNet(classes=10, width=4)
     torch.manual_seed(6)
     other = ResidualNet(classes=10, width=4)
-    reset_network(other, seed=7, init=initialise)
+    reset_network(other, seed=7, init=initialize)
     again = ResidualNet(classes=10, width=4)
-    reset_network(again, seed=7, init=initialise)
+    reset_network(again, seed=7, init=initialize)
     assert torch.equal(other.head.weight, again.head.weight)
     assert torch.equal(other.stem.weight, again.stem.weight)
     assert not torch.equal(other.stem.weight, built.stem.weight)

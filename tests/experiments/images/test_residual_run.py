@@ -80,7 +80,7 @@ def test_how_far_an_advance_goes_does_not_matter(data, runs):
 def test_other_pictures_under_the_same_name_are_refused(data, runs, tmp_path):
     state = runs.begin(data).state_dict()
     make_pictures(tmp_path / "small", seed=1)
-    with pytest.raises(ValueError, match="began with other pictures of 'small'"):
+    with pytest.raises(ValueError, match="began with other images of 'small'"):
         runs.begin(tmp_path).load_state_dict(state)
 
 

@@ -179,8 +179,8 @@ def test_what_a_killed_worker_left_half_written_is_undone_by_whoever_reads_first
 
 
 def test_commits_are_durable_and_use_a_rollback_journal(store):
-    assert store._database.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert store._database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert store.database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store.database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
 def test_a_job_that_has_not_begun_has_no_record(path):

@@ -1,1 +1,1 @@
-"""What experiments are made of: networks, streams of pictures, learners that more than one of them uses."""
+"""What experiments are made of: networks, streams of images, learners that more than one of them uses."""

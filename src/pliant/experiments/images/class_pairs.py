@@ -23,7 +23,7 @@ SIDE = 32  # pixels
 
 
 class Pairs:
-    """The tasks of a data set: which classes, which pictures, in which batches. Looked up by number, nothing is kept."""
+    """The tasks of a data set: which classes, which images, in which batches. Looked up by number, nothing is kept."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class Pairs:
         self._parts = [data.train] if data.test is None else [data.train, data.test]
         shapes = {part.pixels.shape[1:] for part in self._parts}
         if shapes != {(SIDE, SIDE, 3)}:
-            raise ValueError(f"'{data.name}' has pictures of {shapes}; the network takes {SIDE}x{SIDE} in colour")
+            raise ValueError(f"'{data.name}' has images of {shapes}; the network takes {SIDE}x{SIDE} in color")
         labels = np.concatenate([part.labels for part in self._parts])
         self._places = [np.flatnonzero(labels == number) for number in range(len(data.train.classes))]
         for name, places in zip(data.train.classes, self._places, strict=True):
             if len(places) < self.train + self.test + left_out:
                 raise ValueError(
-                    f"class '{name}' of '{data.name}' has {len(places)} pictures, fewer than train_images + test_images + "
+                    f"class '{name}' of '{data.name}' has {len(places)} images, fewer than train_images + test_images + "
                     f"left_out ({self.train} + {self.test} + {left_out}): set them lower"
                 )
         self._places = [places[: len(places) - left_out] for places in self._places]
@@ -60,7 +60,7 @@ class Pairs:
         order = generator(seed, "class order", turn).permutation(len(self._places))
         return int(order[2 * place]), int(order[2 * place + 1])
 
-    def pictures(self, seed: int, task: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def images(self, seed: int, task: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """To learn from, (2 train, 32, 32, 3), and to be tested on, (2 test, 32, 32, 3); in each the first half is class 0."""
         places = [self._places[number] for number in self.classes(seed, task)]
         learn = np.concatenate([each[: self.train] for each in places])
@@ -68,7 +68,7 @@ class Pairs:
         return self._pixels(learn), self._pixels(test)
 
     def batches(self, seed: int, task: int, epoch: int) -> Places:
-        """Which pictures each step of an epoch sees, (steps, batch)."""
+        """Which images each step of an epoch sees, (steps, batch)."""
         order = generator(seed, "batches", task, epoch).permutation(2 * self.train)
         return order.reshape(-1, self.batch_size)
 

@@ -1,4 +1,4 @@
-"""The network of Continual ImageNet: three convolutions and three linear layers for 32x32 pictures, as a stack of runs.
+"""The network of Continual ImageNet: three convolutions and three linear layers for 32x32 images, as a stack of runs.
 
     conv 5x5 - pool - ReLU - conv 3x3 - pool - ReLU - conv 3x3 - pool - ReLU - linear - ReLU - linear - ReLU - head of 2
 
@@ -80,11 +80,11 @@ class ConvNet(nn.Module):
         ]
 
     def multiply_accumulates(self) -> int:
-        """Of one forward pass of one picture in every run."""
+        """Of one forward pass of one image in every run."""
         sides = {"conv1": 28, "conv2": 12, "conv3": 4}
         return sum(layer.weight.numel() * sides.get(name, 1) ** 2 for name, layer in self.layers().items())
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     """Bytes (runs, n, 32, 32, 3) as numbers around 0, (runs, n, 3, 32, 32), channels last in memory."""
     return pixels.float().mul_(1 / (255 * SPREAD)).sub_(MIDDLE / SPREAD).movedim(-1, 2)

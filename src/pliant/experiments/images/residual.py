@@ -1,4 +1,4 @@
-"""The 18-layer residual network of class-incremental CIFAR-100, for 32x32 pictures, at any width.
+"""The 18-layer residual network of class-incremental CIFAR-100, for 32x32 images, at any width.
 
     stem    3x3 convolution, norm, ReLU                                         width channels, 32x32
     stages  4 of 2 blocks: x -> relu(norm(conv(relu(norm(conv(x))))) + x)        width, 2, 4, 8 times width; strides 1, 2, 2, 2
@@ -52,9 +52,9 @@ class Block(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """Pictures (batch, channels, h, w) to logits (batch, classes).
+    """Images (batch, channels, h, w) to logits (batch, classes).
 
-    `width` is the number of channels of the first stage, `channels` that of a picture.
+    `width` is the number of channels of the first stage, `channels` that of a image.
 
     >>> network = ResidualNet(classes=100, width=8)
     >>> network(torch.zeros(2, 3, 32, 32)).shape
@@ -71,7 +71,7 @@ class ResidualNet(nn.Module):
         for (inputs, outputs), stride in zip(pairwise(widths), STRIDES, strict=True):
             self.blocks.extend([Block(inputs, outputs, stride), Block(outputs, outputs, 1)])
         self.head = nn.Linear(widths[-1], classes)
-        self.apply(initialise)
+        self.apply(initialize)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch does not type it)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ def he_normal(name: str, shape: tuple[int, ...], generator: torch.Generator) -> 
     return torch.empty(shape).normal_(0.0, sqrt(2.0 / prod(shape[1:])), generator=generator)
 
 
-def initialise(module: nn.Module) -> None:
-    """Draw a layer's weights, its bias 0: `network.apply(initialise)`, or `reset_network(network, seed=1, init=initialise)`."""
+def initialize(module: nn.Module) -> None:
+    """Draw a layer's weights, its bias 0: `network.apply(initialize)`, or `reset_network(network, seed=1, init=initialize)`."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         gain = 2.0 if isinstance(module, nn.Conv2d) else 1.0
         nn.init.normal_(module.weight, 0.0, sqrt(gain / prod(module.weight.shape[1:])))

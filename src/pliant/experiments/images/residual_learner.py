@@ -1,4 +1,4 @@
-"""A residual network that learns from pictures, with or without a method against loss of plasticity.
+"""A residual network that learns from images, with or without a method against loss of plasticity.
 
     loss        cross-entropy over the first `seen` outputs; the others get no gradient (but their weights decay)
     optimizer   SGD with momentum, weight decay on every parameter
@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pliant.experiments.images.residual import ResidualNet, article_groups, he_normal, initialise
+from pliant.experiments.images.residual import ResidualNet, article_groups, he_normal, initialize
 from pliant.experiments.methods import Attached, Method, ReplacementConfig, Site, replaced
 from pliant.methods import reset_network
 from pliant.streams import stream_key
@@ -71,7 +71,7 @@ class Learner:
 
     def start_over(self, *, task: int = 0) -> None:
         """Parameters and statistics as drawn for `task`."""
-        reset_network(self.network, seed=stream_key(self.config.seed, "network", task) >> 1, init=initialise)
+        reset_network(self.network, seed=stream_key(self.config.seed, "network", task) >> 1, init=initialize)
 
     def learn(self, x: Tensor, labels: Tensor, seen: int) -> tuple[Tensor, Tensor]:
         """One step; the loss before it, and how many of the batch were told right, both ()."""
@@ -85,7 +85,7 @@ class Learner:
 
     @torch.no_grad()
     def right(self, x: Tensor, labels: Tensor, seen: int) -> tuple[Tensor, Tensor]:
-        """In evaluation mode: how many pictures are told right among the first `seen` classes, and how many get outputs
+        """In evaluation mode: how many images are told right among the first `seen` classes, and how many get outputs
         that are not finite numbers, both ()."""
         self.network.eval()
         logits = self._logits(x, seen)

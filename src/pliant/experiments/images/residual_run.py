@@ -1,4 +1,4 @@
-"""A residual network that learns from pictures, as a run of the laboratory.
+"""A residual network that learns from images, as a run of the laboratory.
 
 What class-incremental learning and warm starting share. An epoch is a number of pieces: training steps, then pieces of
 evaluation. A run can be stopped after any piece: `epoch` and `piece`, and what a subclass adds, say where it stands. What an
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from pliant.data import ImageSet, load
 from pliant.experiments.base import ShippedExperiment
-from pliant.experiments.images.pictures import Augmentation, Pictures, check_enough, split_by_class
+from pliant.experiments.images.batches import Augmentation, ImageBatches, check_enough, split_by_class
 from pliant.experiments.images.residual_learner import Learner, LearnerConfig
 from pliant.experiments.methods import Method
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 
-EVALUATED = 300  # pictures in a piece of evaluation, which costs about what a training step does
+EVALUATED = 300  # images in a piece of evaluation, which costs about what a training step does
 
 
 class RunConfig(LearnerConfig, frozen=True):
-    """One network and its pictures; a subclass describes the fields, and says how many pictures a class."""
+    """One network and its images; a subclass describes the fields, and says how many images a class."""
 
     dataset: str
     train_images: int
@@ -157,20 +157,26 @@ class ResidualRun(ABC, Generic[EpochPlan]):
         return self.end_epoch((first, second))
 
     def count_hits(
-        self, kind: int, pictures: Pictures, first: int, among: int, seen: int, augmentation: Augmentation | None = None
+        self,
+        kind: int,
+        images: ImageBatches,
+        first: int,
+        among: int,
+        seen: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Count hits of a kind (0 or 1) in a piece of evaluation.
 
         Args:
             kind: which of the two counts of an epoch.
-            pictures: those to tell.
-            first: the place of the piece's first picture.
-            among: how many of the pictures count, from the beginning.
+            images: those to tell.
+            first: the place of the piece's first image.
+            among: how many of the images count, from the beginning.
             seen: outputs to choose from.
             augmentation: of all that count, if they are augmented.
         """
         chosen = np.arange(first, min(first + EVALUATED, among))
-        right, broken = self.learner.right(*pictures.batch(chosen, augmentation and augmentation[chosen]), seen)
+        right, broken = self.learner.right(*images.batch(chosen, augmentation and augmentation[chosen]), seen)
         self.hits[kind] += right
         self.hits[2] += broken
 
@@ -188,7 +194,7 @@ class ResidualRun(ABC, Generic[EpochPlan]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["data"] != self.sha256:
             raise ValueError(
-                f"this run began with other pictures of '{self.dataset}' (sha256 {state['data'][:12]}, now "
+                f"this run began with other images of '{self.dataset}' (sha256 {state['data'][:12]}, now "
                 f"{self.sha256[:12]}): give it those again, or begin a new study"
             )
         self.epoch, self.piece, self.updates = state["at"]

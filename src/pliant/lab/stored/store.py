@@ -79,20 +79,20 @@ class JobStore:
 
     def __init__(self, path: Path, runs: int, identity: Identity | None = None) -> None:
         self.path = path
-        self._database = connect(path, create=True)
+        self.database = connect(path, create=True)
         try:
             self._open(runs, identity)
         except BaseException:
-            self._database.close()
+            self.database.close()
             raise
 
     def _open(self, runs: int, identity: Identity | None) -> None:
-        if not table_count(self._database):
+        if not table_count(self.database):
             self._create(runs, "{}" if identity is None else identity.text())
-        check(self._database, self.path, identity)
+        check(self.database, self.path, identity)
         if identity is not None:
             self._be(identity)
-        kept, self.advances, self._state_file, self._sha256 = self._database.execute(
+        kept, self.advances, self._state_file, self._sha256 = self.database.execute(
             "SELECT identity, advances, state_file, state_sha256 FROM job"
         ).fetchone()
         self._origin = origin(kept)
@@ -103,36 +103,36 @@ class JobStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._database.close()
+        self.database.close()
 
     def _create(self, runs: int, identity: str) -> None:
         with self._transaction():
             for statement in (*SCHEMA.split(";"), *SINCE_FORMAT_2.split(";")):
-                self._database.execute(statement)
-            self._database.execute("INSERT INTO job VALUES (0, 0, 0, NULL, NULL, ?, NULL, NULL)", (identity,))
+                self.database.execute(statement)
+            self.database.execute("INSERT INTO job VALUES (0, 0, 0, NULL, NULL, ?, NULL, NULL)", (identity,))
             self._write_statuses([RUNNING] * runs)
-            self._database.execute(f"PRAGMA user_version = {FORMAT}")
+            self.database.execute(f"PRAGMA user_version = {FORMAT}")
         sync_folder(self.path.parent)
 
     def _be(self, identity: Identity) -> None:
         """The runs are as long as study.json says: once it has been written, or was not."""
-        kept = self._database.execute("SELECT identity, next_identity FROM job").fetchone()
+        kept = self.database.execute("SELECT identity, next_identity FROM job").fetchone()
         if kept != (identity.text(), None):
             with self._transaction():
-                self._database.execute("UPDATE job SET identity = ?, next_identity = NULL", (identity.text(),))
+                self.database.execute("UPDATE job SET identity = ?, next_identity = NULL", (identity.text(),))
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
         """What is written inside is kept, sealed, or none of it is."""
-        self._database.execute("BEGIN IMMEDIATE")
+        self.database.execute("BEGIN IMMEDIATE")
         yield
-        seal(self._database)
-        self._database.execute("COMMIT")
+        seal(self.database)
+        self.database.execute("COMMIT")
 
     def begin_session(self, facts: Mapping[str, Any]) -> None:
         """Note who works on the job from here on, with which versions."""
         self._facts = json.dumps(dict(facts))
-        cursor = self._database.execute("INSERT INTO session (started, facts) VALUES (?, ?)", (_now(), self._facts))
+        cursor = self.database.execute("INSERT INTO session (started, facts) VALUES (?, ?)", (_now(), self._facts))
         self._session = cast(int, cursor.lastrowid)
 
     def state(self) -> dict[str, Any] | None:
@@ -154,9 +154,9 @@ class JobStore:
     def lengthen(self, identity: Identity, reopen: bool) -> None:
         """Be ready to be the job `identity`, of longer runs, from the moment that study.json says so; let done runs go on."""
         with self._transaction():
-            self._database.execute("UPDATE job SET next_identity = ?", (identity.text(),))
+            self.database.execute("UPDATE job SET next_identity = ?", (identity.text(),))
             if reopen:
-                self._database.execute("UPDATE run SET status = 'running' WHERE status = 'done'")
+                self.database.execute("UPDATE run SET status = 'running' WHERE status = 'done'")
 
     def settle(self, statuses: Sequence[RunStatus]) -> None:
         """Write down what became of the runs, without an advance."""
@@ -182,8 +182,8 @@ class JobStore:
         _die_here_if_asked("before the transaction", advance)
         with self._transaction():
             self._write_advance(Advance(advance, self._session, self._facts, _now(), seconds, len(rows["run"])), rows)
-            self._database.execute("UPDATE job SET steps_done = ?, steps_total = ?", steps)
-            self._database.execute(
+            self.database.execute("UPDATE job SET steps_done = ?, steps_total = ?", steps)
+            self.database.execute(
                 "UPDATE job SET advances = ?, state_file = ?, state_sha256 = ?",
                 (advance, self._state_file, self._sha256),
             )
@@ -194,10 +194,10 @@ class JobStore:
         self._remove_other_states()
 
     def _write_advance(self, advance: Advance, rows: Table) -> None:
-        execute, number = self._database.execute, advance.number
+        execute, number = self.database.execute, advance.number
         chunks = [Chunk(name, values.dtype.str, values.tobytes()) for name, values in rows.items()]
         seals = [seal_of_chunk(self._origin, number, chunk) for chunk in chunks]
-        sealed = seal_of_advance(last_seal(self._database), advance, seals)
+        sealed = seal_of_advance(last_seal(self.database), advance, seals)
         for chunk, sha256 in zip(chunks, seals, strict=True):
             execute("INSERT INTO chunk VALUES (?, ?, ?, ?, ?)", (number, *chunk, sha256))
         _die_here_if_asked("inside the transaction", number)
@@ -217,7 +217,7 @@ class JobStore:
 
     def _write_statuses(self, statuses: Sequence[RunStatus]) -> None:
         rows = [(run, status.word, status.step) for run, status in enumerate(statuses)]
-        self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
+        self.database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
 
 
 def connect(path: Path, create: bool) -> sqlite3.Connection:

@@ -1,16 +1,16 @@
-"""Pictures that stay bytes on the device, and the mini-batches made of them there.
+"""Images that stay bytes on the device, and the mini-batches made of them there.
 
     batch   = (pixels[chosen] / 255 - mean) / std              (batch, channels, h, w), channels_last, by channel
     augment = rotate(crop(reflect-pad(flip(x), 4)))            flip: p = 1/2; crop: one of 9 x 9 places;
                                                                rotation: [0, 15) degrees counter-clockwise, nearest pixel
 
 A nearest-pixel rotation, a crop of a reflected border and a flip each only say which pixel goes where. So augmentation is
-one table of sources, and a batch is one gather of bytes. What a rotation leaves empty is 0 after normalisation.
+one table of sources, and a batch is one gather of bytes. What a rotation leaves empty is 0 after normalization.
 
 Random numbers are looked up by (seed, task, epoch), not consumed: nothing needs to be stored to go on in mid-epoch.
 
 Source: Dohare et al., Nature 632 (2024), class-incremental CIFAR-100. Departures: none in what is done; the released code
-does it picture by picture in worker processes.
+does it image by image in worker processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CIFAR_100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # mean and std
 
 @dataclass(frozen=True)
 class Scale:
-    """What normalises a picture: mean and standard deviation of each channel, of pixels in [0, 1]."""
+    """What normalizes a image: mean and standard deviation of each channel, of pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,10 +52,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What befalls each picture of an epoch; arrays of length n."""
+    """What befalls each image of an epoch; arrays of length n."""
 
     flip: NDArray[np.bool_]
-    down: NDArray[np.int64]  # of the crop's corner in the padded picture, 0 to 8
+    down: NDArray[np.int64]  # of the crop's corner in the padded image, 0 to 8
     right: NDArray[np.int64]
     degrees: NDArray[np.float32]
 
@@ -70,17 +70,17 @@ class Augmentation:
         return Augmentation(self.flip[which], self.down[which], self.right[which], self.degrees[which])
 
 
-class Pictures:
-    """Pictures and their labels on one device.
+class ImageBatches:
+    """Images and their labels on one device.
 
     Args:
         pixels: (n, h, w) or (n, h, w, channels), uint8.
         labels: (n,), integers.
-        scale: what normalises them.
+        scale: what normalizes them.
         device: where they live.
 
-    >>> pictures = Pictures(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5), Scale((0.5,) * 3, (0.25,) * 3))
-    >>> x, y = pictures.batch(np.array([4, 0]))
+    >>> images = ImageBatches(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5), Scale((0.5,) * 3, (0.25,) * 3))
+    >>> x, y = images.batch(np.array([4, 0]))
     >>> x.shape, float(x[0, 0, 0, 0]), y.tolist()
     (torch.Size([2, 3, 32, 32]), -2.0, [4, 0])
     """
@@ -103,24 +103,24 @@ class Pictures:
         return len(self.labels)
 
     def batch(self, chosen: NDArray[np.int64], augmentation: Augmentation | None = None) -> tuple[Tensor, Tensor]:
-        """The chosen pictures, normalised, (batch, channels, h, w), and their labels, (batch,)."""
+        """The chosen images, normalized, (batch, channels, h, w), and their labels, (batch,)."""
         which = torch.from_numpy(chosen).to(self.pixels.device)
         if augmentation is None:
-            x = self._normalised(self.pixels[which])
+            x = self._normalized(self.pixels[which])
         else:
             source, inside = sources(augmentation, self.height, self.width, self.pixels.device)
-            x = self._normalised(self.pixels[which[:, None], source]) * inside[..., None]
+            x = self._normalized(self.pixels[which[:, None], source]) * inside[..., None]
         channels_last = x.reshape(len(chosen), self.height, self.width, -1)
         return channels_last.permute(0, 3, 1, 2), self.labels[which]
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
+    def _normalized(self, pixels: Tensor) -> Tensor:
         return (pixels.float() / 255 - self._mean) / self._std
 
 
 def sources(
     augmentation: Augmentation, height: int, width: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """For each pixel of each augmented picture, which pixel it shows, and whether it shows any; (batch, h * w) each.
+    """For each pixel of each augmented image, which pixel it shows, and whether it shows any; (batch, h * w) each.
 
     A pixel at (row, column) from the centre shows what, before the rotation by t, was at
 
@@ -151,14 +151,14 @@ def _reflected(place: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Split:
-    """The three parts of a data set; in each, the pictures of one class lie together, classes in the order that was asked.
+    """The three parts of a data set; in each, the images of one class lie together, classes in the order that was asked.
 
-    Labels are places in that order: so the pictures of the first k classes are the first of each part, labelled 0 to k - 1.
+    Labels are places in that order: so the images of the first k classes are the first of each part, labelled 0 to k - 1.
     """
 
-    train: Pictures
-    validation: Pictures
-    test: Pictures
+    train: ImageBatches
+    validation: ImageBatches
+    test: ImageBatches
 
 
 def split_by_class(
@@ -169,11 +169,11 @@ def split_by_class(
     test: int,
     device: torch.device | str = "cpu",
 ) -> Split:
-    """Of each class in `order`: the first `validation` pictures, the next `train`, and `test` of the test part.
+    """Of each class in `order`: the first `validation` images, the next `train`, and `test` of the test part.
 
-    Where a set has no test part, the last `test` pictures of a class are held out as one. Pictures are normalised by the
-    article's constants for CIFAR-100, else by the mean and deviation of the training pictures.
-    Raises ValueError where a class has too few pictures, or there are too few classes.
+    Where a set has no test part, the last `test` images of a class are held out as one. Images are normalized by the
+    article's constants for CIFAR-100, else by the mean and deviation of the training images.
+    Raises ValueError where a class has too few images, or there are too few classes.
     """
     check_enough(images, len(order), validation, train, test)
     own = _places_of_class(images.train.labels, order)
@@ -182,8 +182,8 @@ def split_by_class(
     trained = source[np.concatenate([places[validation : validation + train] for places in own])]
     scale = Scale(*CIFAR_100) if images.name == "cifar-100" else Scale.of(_with_channels(trained))
 
-    def part(pixels: NDArray[np.uint8], count: int) -> Pictures:
-        return Pictures(_with_channels(pixels), np.repeat(np.arange(len(order)), count), scale, device)
+    def part(pixels: NDArray[np.uint8], count: int) -> ImageBatches:
+        return ImageBatches(_with_channels(pixels), np.repeat(np.arange(len(order)), count), scale, device)
 
     validated = source[np.concatenate([places[:validation] for places in own])]
     if images.test:
@@ -194,12 +194,12 @@ def split_by_class(
 
 
 def _places_of_class(labels: NDArray[np.int64], order: NDArray[np.integer]) -> list[NDArray[np.int64]]:
-    """Where the pictures of each class in `order` are."""
+    """Where the images of each class in `order` are."""
     return [np.flatnonzero(labels == number) for number in order]
 
 
 def check_enough(images: ImageSet, classes: int, validation: int, train: int, test: int) -> None:
-    """Raise ValueError where a set cannot be split so: too few classes, or too few pictures of one of the first `classes`."""
+    """Raise ValueError where a set cannot be split so: too few classes, or too few images of one of the first `classes`."""
     have = len(images.train.classes)
     if classes > have:
         raise ValueError(f"'{images.name}' has {have} classes, and {classes} are wanted: ask for fewer")
@@ -213,9 +213,9 @@ def _check_least(what: str, labels: NDArray[np.int64], classes: int, wanted: dic
     least = int(np.bincount(labels, minlength=classes)[:classes].min())
     if least < sum(wanted.values()):
         asked = " + ".join(f"{count} for {name}" for name, count in wanted.items() if count)
-        raise ValueError(f"{what} has {least} pictures, and {asked} are wanted: lower the *_images settings")
+        raise ValueError(f"{what} has {least} images, and {asked} are wanted: lower the *_images settings")
 
 
 def _with_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, h, w, channels), grey pictures with one channel."""
+    """(n, h, w, channels), grey images with one channel."""
     return pixels if pixels.ndim == 4 else pixels[..., None]

@@ -5,22 +5,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pliant.experiments.images.pictures import Augmentation, Pictures, Scale
+from pliant.experiments.images.batches import Augmentation, ImageBatches, Scale
 
 SCALE = Scale((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
-def pictures(count=40, size=32, seed=0):
+def images(count=40, size=32, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return pixels, Pictures(pixels, np.arange(count) % 7, SCALE)
+    return pixels, ImageBatches(pixels, np.arange(count) % 7, SCALE)
 
 
-def one_by_one(picture, flip, down, right, degrees):
-    """Flip, pad by reflection, crop and rotate a normalised picture (h, w, channels), each step on its own."""
+def one_by_one(image, flip, down, right, degrees):
+    """Flip, pad by reflection, crop and rotate a normalized image (h, w, channels), each step on its own."""
     if flip:
-        picture = picture[:, ::-1]
-    size = len(picture)
-    padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        image = image[:, ::-1]
+    size = len(image)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     cropped = padded[down : down + size, right : right + size]
     turned, centre = np.zeros_like(cropped), np.float32((size - 1) / 2)
     angle = torch.deg2rad(torch.tensor(degrees))
@@ -36,7 +36,7 @@ def one_by_one(picture, flip, down, right, degrees):
 
 @pytest.mark.parametrize("size", [32, 9])
 def test_one_gather_equals_flip_pad_crop_and_rotation_picture_by_picture_exactly(size):
-    pixels, on_device = pictures(size=size)
+    pixels, on_device = images(size=size)
     augmentation = Augmentation.draw(40, 3, 1, 2)
     chosen = np.random.default_rng(1).permutation(40)[:30]
     found, labels = on_device.batch(chosen, augmentation[chosen])
@@ -52,15 +52,15 @@ def test_a_rotation_turns_counter_clockwise():
     pixels = np.zeros((1, 31, 31, 3), np.uint8)
     pixels[0, 15, 27] = 255  # right of the centre, 12 pixels away
     turned = Augmentation(np.array([False]), np.array([4]), np.array([4]), np.array([15.0], np.float32))
-    x, _ = Pictures(pixels, np.zeros(1, int), Scale((0.0,) * 3, (1.0,) * 3)).batch(np.array([0]), turned)
+    x, _ = ImageBatches(pixels, np.zeros(1, int), Scale((0.0,) * 3, (1.0,) * 3)).batch(np.array([0]), turned)
     rows, columns = x[0, 0].nonzero().T.tolist()
     up, right = 12 * math.sin(math.radians(15)), 12 * math.cos(math.radians(15))
     assert rows == [round(15 - up)]  # higher up: smaller row
     assert columns == [round(15 + right)]
 
 
-def test_corners_that_a_rotation_leaves_empty_are_zero_after_normalisation():
-    _, on_device = pictures(count=1)
+def test_corners_that_a_rotation_leaves_empty_are_zero_after_normalization():
+    _, on_device = images(count=1)
     turned = Augmentation(np.array([False]), np.array([4]), np.array([4]), np.array([15.0], np.float32))
     x, _ = on_device.batch(np.array([0]), turned)
     corners = x[0, :, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -69,7 +69,7 @@ def test_corners_that_a_rotation_leaves_empty_are_zero_after_normalisation():
 
 
 def test_without_augmentation_pixels_are_normalised_by_channel_and_lie_channels_last():
-    pixels, on_device = pictures()
+    pixels, on_device = images()
     x, _ = on_device.batch(np.array([3, 1]))
     expected = (pixels[[3, 1]] / 255 - np.array(SCALE.mean)) / np.array(SCALE.std)
     assert_close(x.permute(0, 2, 3, 1).double(), torch.from_numpy(expected), rtol=0, atol=1e-6)
@@ -93,7 +93,7 @@ def test_draws_cover_what_they_should():
 
 
 def test_the_scale_of_pictures_is_the_mean_and_deviation_of_each_channel():
-    pixels, _ = pictures(count=3)
+    pixels, _ = images(count=3)
     scale = Scale.of(pixels)
     flat = pixels.reshape(-1, 3) / 255
     assert scale.mean == pytest.approx(flat.mean(0))
