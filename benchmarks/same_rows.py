@@ -1,10 +1,10 @@
 """Whether two versions of the code measure the same rows: every quick profile, compared to the bit.
 
-    python benchmarks/same_rows.py record DIR [--set field=value ...]   runs all quick profiles, or those missing, with this code
-    python benchmarks/same_rows.py compare OLD NEW                      a line for each study; exit status 1 if any differs
+    python benchmarks/same_rows.py record DIR [--set NAME:field=value ...]   runs all quick profiles with this code
+    python benchmarks/same_rows.py compare OLD NEW                           a line for each study; exit status 1 if any differs
 
 Record on one machine, each version with its own code (`PYTHONPATH`). Values are compared, in the order in which they were
-measured: a column may have another name. `--set` goes to the experiments that know the field (`--set dataset=...`).
+measured: a column may have another name. `--set` is of one experiment (`--set warm-starting:dataset=tiny-imagenet-32`).
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ def record(out: Path, settings: list[str]) -> None:
             "--out",
             str(out / name),
         ]
+        own = [each.partition(":")[2] for each in settings if each.startswith(f"{name}:")]
         start = monotonic()
-        done = subprocess.run([*command, *(word for each in settings for word in ("--set", each))], capture_output=True)
-        if b"unknown field" in done.stderr:
-            done = subprocess.run(command, capture_output=True)
+        done = subprocess.run([*command, *(word for each in own for word in ("--set", each))], capture_output=True)
         print(f"{name:30} exit {done.returncode}   {monotonic() - start:4.0f} s", flush=True)
         if done.returncode:
             print(done.stderr.decode())

@@ -1,6 +1,6 @@
 """Every method keeps every promise: one grid (`promises.py`), of 10 methods, 4 networks, 3 optimizers and 21 promises.
 
-By default 172 of its 2064 cells run, about a minute of one core; `make slow` runs the others, about ten.
+By default 175 of its 2,100 cells run, about a minute of one core; `make slow` runs the others.
 """
 
 import pytest
