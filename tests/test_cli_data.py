@@ -99,10 +99,10 @@ def test_a_bad_request_is_one_line_and_exit_2(pliant, tmp_path, command, fragmen
 @pytest.mark.parametrize(
     ("command", "fragment"),
     [
-        ("continual-imagenet", "class 'class-0' of 'birds' has 26 pictures, fewer than train_images"),
+        ("continual-imagenet", "class 'class-0' of 'birds' has 26 images, fewer than train_images"),
         (
             "warm-starting --set classes=5",
-            "a class of 'birds' has 26 pictures, and 200 for learning + 50 for test are wanted",
+            "a class of 'birds' has 26 images, and 200 for learning + 50 for test are wanted",
         ),
         ("class-incremental-cifar-100", "'birds' has 6 classes, and 8 are wanted"),
     ],
