@@ -15,6 +15,7 @@ from pliant import diagnostics, units
 from pliant.base.deprecation import MOVED
 from pliant.data import known_sets
 from pliant.rl.ppo import Settings, preset
+from pliant.units.entries import SelectedUnits
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
@@ -77,3 +78,37 @@ def test_renamed_settings_of_ppo_are_taken_and_read_under_their_old_names(made):
         DeprecationWarning, match=r"Settings\.normalise_advantages is now Settings\.normalize_advantages"
     ):
         assert settings.normalise_advantages == "minibatch"
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("pliant.lab.study", "open_study", "pliant.lab.study.study.open_study"),
+        ("pliant.lab.report", "status_lines", "pliant.lab.report.status.status_lines"),
+        ("pliant.units.entries", "Chosen", "pliant.units.entries.SelectedUnits"),
+        ("pliant.units.bound", "Names", "pliant.units.bound.NamedModel"),
+        ("pliant.engine.statistics", "Panel", "pliant.engine.statistics.ActivityStatistics"),
+        ("pliant.engine.replacement", "blend", "pliant.units.entries.blend"),
+        ("pliant.engine.utility", "corrected", "pliant.engine.averaging.corrected"),
+    ],
+)
+def test_what_left_a_module_is_found_where_it_was(module, old, new):
+    home, _, name = new.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=old):
+        found = getattr(importlib.import_module(module), old)
+    assert found is getattr(importlib.import_module(home), name)
+
+
+def test_a_selection_of_before_may_say_full():
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.warns(DeprecationWarning, match="all_at_full_strength"):
+        chosen = SelectedUnits(one, one, torch.ones(1), [1], full=True)
+    with pytest.warns(DeprecationWarning, match=r"SelectedUnits\.full is now"):
+        assert chosen.full
+
+
+def test_events_of_before_are_applied():
+    model = torch.nn.Linear(3, 2)
+    with pytest.warns(DeprecationWarning, match=r"ShrinkAndPerturb\.perturb is now ShrinkAndPerturb\.apply"):
+        pliant.ShrinkAndPerturb(model, noise_std=0.0, shrink=0.0, period=None).perturb()
+    assert not model.weight.any()

@@ -254,7 +254,7 @@ def test_noise_and_resets_of_this_library_are_no_feedback_even_of_one_outgoing_w
     cbp, noise = (cbp, noise) if first == "method" else (noise, cbp)
 
     def by_hand():
-        noise.perturb()
+        noise.apply()
         reset_head(model[4], seed=noise.by_hand)
 
     for step in range(200):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pliant.cli import main
 from pliant.experiments import TABLE
 from pliant.experiments.methods import METHODS, owners, rows_of
 from pliant.lab import RunConfig
@@ -15,17 +14,6 @@ from pliant.lab.study.study import open_study
 from pliant.lab.study.target import load, target
 
 RESULTS = Path(__file__).parents[2] / "results"
-
-
-@pytest.fixture
-def pliant(capsys):
-    def command(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return command
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pliant.cli import main
 from pliant.experiments import TABLE
 from pliant.experiments.methods import METHODS
 from pliant.experiments.twin import Twin
@@ -29,17 +28,6 @@ def file(tmp_path):
     path = tmp_path / "weight_noise.py"
     path.write_text(CODE)
     return path
-
-
-@pytest.fixture
-def pliant(capsys):
-    def command(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return command
 
 
 def joined(name, *files):

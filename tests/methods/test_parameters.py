@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from pliant import ContinualBackprop
+from pliant import ContinualBackprop, RandomReplacement
 from pliant.engine.optimizer_state import OptimizerState
 from pliant.engine.planning import Where
 from pliant.engine.redraw import Redraw
@@ -36,6 +36,13 @@ def test_each_part_takes_its_parameters_by_the_same_name_and_with_the_same_defau
         name: default for name, default in OWN.items() if name != "optimizer_state"
     }
     assert taken(OptimizerState)["policy"] == OWN["optimizer_state"]
+
+
+def test_its_control_has_the_same_parameters_and_defaults_but_for_the_choice():
+    own = taken(RandomReplacement)
+    assert {name: own[name] for name in OWN if name in own} == {
+        name: default for name, default in OWN.items() if name not in ("utility", "eligible")
+    }
 
 
 def test_agents_and_online_learners_know_no_other_names():

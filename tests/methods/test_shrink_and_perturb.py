@@ -79,13 +79,13 @@ def test_by_hand_at_each_arrival_of_data_and_only_then():
     snp = ShrinkAndPerturb(model, optimizer, shrink=0.6, noise_std=0.01, period=None, seed=4)
     optimizer.step()
     assert torch.equal(flat(model), flat(twin))
-    snp.perturb()
+    snp.apply()
     change = flat(model) - 0.6 * flat(twin)
     assert change.std().item() == pytest.approx(0.01, rel=0.1)
     without = ShrinkAndPerturb(twin, shrink=0.6, noise_std=0.01, period=None, seed=4)
-    without.perturb()
+    without.apply()
     assert torch.equal(flat(model), flat(twin))
-    snp.perturb()
+    snp.apply()
     assert (flat(model) - 0.6 * flat(twin)).sub(change).abs().max() > 0.01  # other noise the second time
 
 
@@ -145,7 +145,7 @@ def test_noise_may_be_what_a_fresh_network_draws():
             norm.bias.fill_(3.0)
     _, snp = still(model, noise_std=0.75, shrink=0.25, source="init", period=None, seed=2)
     old = model[4].weight.clone()
-    snp.perturb()
+    snp.apply()
     assert model[0][1].weight.tolist() == [1.5] * 6
     assert model[1][1].bias.tolist() == [0.75] * 5
     drawn = (model[4].weight - 0.25 * old) / 0.75

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from pliant.engine.attached import home_of_parameters
 from pliant.engine.data_parallel import Ranks
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import BoundSlice
@@ -101,9 +102,9 @@ def given_units(names: NamedModel, groups: Sequence[UnitGroup] | UnitMap, kinds:
 
 def stepped_units(units: UnitMap, names: NamedModel, optimizers: Sequence[Optimizer]) -> UnitMap:
     """Without the groups of which no optimizer steps a parameter. Raises `ValueError` if that leaves none."""
-    known = {id(p) for each in optimizers for settings in each.param_groups for p in settings["params"]}
+    known = home_of_parameters(optimizers)
     missing = {
-        row.group.name: [name for name in row.group.parameters() if id(names.parameters[name]) not in known]
+        row.group.name: [name for name in row.group.parameters() if names.parameters[name] not in known]
         for row in units.rows
     }
     if units.rows and all(missing.values()):

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.base.deprecation import renamed
 from pliant.streams import uniform
 
 
@@ -133,3 +134,6 @@ def least_useful(utility: Tensor, age: Tensor, count: int, maturity_threshold: i
     finite = torch.nan_to_num(utility, nan=-inf, posinf=torch.finfo(utility.dtype).max, neginf=-inf)
     candidates = torch.where(age > maturity_threshold, finite, inf)
     return candidates.sort(dim=-1, stable=True).indices[..., :count]
+
+
+__getattr__ = renamed(__name__, {"blend": "pliant.units.entries.blend"})

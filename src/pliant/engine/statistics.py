@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from pliant.base.deprecation import renamed
 from pliant.base.saving import fill
 from pliant.engine.activity import Reader, Reading
+from pliant.engine.attached import home_of_parameters
 from pliant.engine.magnitude import SCRATCH, Magnitude
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import SelectedUnits
@@ -34,10 +36,10 @@ def side_by_side(
     groups: Sequence[BoundGroup], names: NamedModel, optimizers: Iterable[Optimizer], *, masked: bool
 ) -> list[ActivityStatistics]:
     """Statistics of groups that are on one device and step together; with `masked`, over real positions."""
-    clocks = {id(p): each for each in optimizers for settings in each.param_groups for p in settings["params"]}
+    clocks = home_of_parameters(optimizers)
     together: dict[tuple[torch.device, Optimizer | None], list[BoundGroup]] = {}
     for group in groups:
-        together.setdefault((group.first.device, clocks.get(id(group.first))), []).append(group)
+        together.setdefault((group.first.device, clocks.get(group.first)), []).append(group)
     return [ActivityStatistics(found, names, clock, masked=masked) for (_, clock), found in together.items()]
 
 
@@ -416,3 +418,6 @@ def _entries(tap: Tap, units: int, repeat: int) -> Tensor:
     if index.shape != (units, repeat):
         raise ValueError(f"the tap at the {tap} has {tuple(index.shape)} positions, its slices {(units, repeat)}")
     return index
+
+
+__getattr__ = renamed(__name__, {"Panel": "ActivityStatistics"})

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pliant.base.choices import one_of
+from pliant.base.deprecation import renamed
 from pliant.engine.activity import Reading
 
 
@@ -122,3 +123,7 @@ def dormancy(size: Tensor) -> Tensor:
     """
     mean = size.mean(dim=-1, keepdim=True)
     return torch.where(mean == 0, 0.0, torch.where(mean.isfinite(), size / mean, nan))
+
+
+_AVERAGING = ("corrected", "running_average", "weight_seen")
+__getattr__ = renamed(__name__, {name: f"pliant.engine.averaging.{name}" for name in _AVERAGING})

@@ -10,6 +10,7 @@ from abc import ABC
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,7 +25,7 @@ Which = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
 class Place:
     """A parameter where it lies in the model."""
 
-    name: str  # without the prefixes that DistributedDataParallel and `torch.compile` add
+    name: str  # without what DistributedDataParallel and `torch.compile` add; a submodule called `module` is none of these
     path: str  # its name in the network inside of these
     parameter: nn.Parameter
     home: nn.Module
@@ -56,6 +57,11 @@ class WholeParameters(Attached, ABC):
         """The parameters acted on."""
         return [place.name for place in self.places]
 
+    def _check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
+        """Names are compared by the one rule, so that states of before, which wrappers and other rules named, are known."""
+        names = {"names": [plain_name(str(name)) for name in state["names"]]} if "names" in state else {}
+        super()._check_saved({**state, **names}, {**here, "names": list(map(plain_name, self.names))})
+
     def _touched(self) -> Iterable[Tensor]:
         return [place.parameter for place in self.places]
 
@@ -79,7 +85,9 @@ def places_of(model: nn.Module, optimizers: Sequence[Optimizer] | None, paramete
         if home is None or parameter in home:
             path, _, leaf = full.rpartition(".")
             number = 0 if optimizers is None or home is None else optimizers.index(home[parameter])
-            found.append(Place(plain_name(full), full, parameter, network.get_submodule(path), leaf, number))
+            found.append(
+                Place(full.replace("_orig_mod.", ""), full, parameter, network.get_submodule(path), leaf, number)
+            )
     places = _chosen(found, parameters)
     if not places:
         raise ValueError(

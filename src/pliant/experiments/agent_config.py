@@ -132,7 +132,12 @@ class HungOn:
         return {"all": {"replaced": replaced(self.method, self.agents)}}
 
     def restart(self) -> None:
-        raise NotImplementedError("only method fresh renews networks, and it has no method beside it")
+        """Raises `TypeError` for a method that cannot begin anew, which would go on with what it knows of other networks."""
+        begin = getattr(self.method, "restart", None)
+        if self.method is not None and begin is None:
+            raise TypeError(f"{type(self.method).__name__} has no restart(): networks beside it cannot be drawn anew")
+        if begin is not None:
+            begin()
 
     def state_dict(self) -> dict[str, Any]:
         return self.method.state_dict() if self.method else {}

@@ -179,7 +179,7 @@ class Training(ResidualRun[NDArray[np.int64]]):
         self.stage, self.epoch = ALL, 0
         reset_optimizer(self.learner.optimizer)
         if isinstance(self.learner.method, ShrinkAndPerturb):
-            self.learner.method.perturb()
+            self.learner.method.apply()
 
     # -- storing ----------------------------------------------------------------------------------------------------
 

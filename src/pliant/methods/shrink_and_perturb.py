@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.base.choices import one_of
+from pliant.base.deprecation import renamed_attributes
 from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
 from pliant.engine.fresh_copy import FreshCopy
@@ -31,6 +32,7 @@ from pliant.engine.normal_stream import normal_like
 from pliant.engine.whole_parameters import Place
 
 
+@renamed_attributes({"perturb": "apply"})
 class ShrinkAndPerturb(AfterStep):
     """Shrink parameters and add noise to them, after every `period` optimizer steps or when `apply()` says so.
 
@@ -69,8 +71,6 @@ class ShrinkAndPerturb(AfterStep):
         self.noise_std, self.shrink, self.source = noise_std, shrink, source
         self._fresh = FreshCopy(model) if source == "init" else None
         super().__init__(model, optimizer, **period)
-
-    perturb = AfterStep.apply  # its name before; goes with the next version
 
     def act(self, places: Sequence[Place], keys: Sequence[int]) -> None:
         parameters = {place.path: place.parameter for place in places}

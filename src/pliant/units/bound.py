@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.base.choices import did_you_mean
+from pliant.base.deprecation import renamed
 from pliant.units.entries import BoundSlice, SelectedUnits
 from pliant.units.groups import BN, AffineEntry, PlanRow, Slice, Tap, UnitGroup
 
@@ -333,3 +334,6 @@ def _looked_up(names: Mapping[str, _T], name: str, group: str, what: str) -> _T:
     if name not in names:
         raise ValueError(f"group '{group}': the model has no {what} '{name}'{did_you_mean(name, names)}")
     return names[name]
+
+
+__getattr__ = renamed(__name__, {"Names": "NamedModel"})

@@ -13,9 +13,12 @@ from math import prod
 import torch
 from torch import Tensor
 
+from pliant.base.deprecation import renamed, renamed_arguments, renamed_attributes
 from pliant.units.groups import Slice
 
 
+@renamed_attributes({"full": "all_at_full_strength"})
+@renamed_arguments({"full": "all_at_full_strength"})
 @dataclass(eq=False)
 class SelectedUnits:
     """The units that are replaced in one step, as three (count,) tensors; `counts` says how many in each run.
@@ -124,3 +127,6 @@ def blend(old: Tensor, fresh: Tensor | float, strength: Tensor) -> Tensor:
     """
     share = strength.to(old.dtype).reshape(-1, *[1] * (old.dim() - 1))
     return torch.where(share >= 1.0, fresh, old + share * (fresh - old))
+
+
+__getattr__ = renamed(__name__, {"Chosen": "SelectedUnits"})

@@ -118,7 +118,9 @@ class UnitMap:
     def check_fingerprint(self, saved: Sequence[str]) -> None:
         """Raise `ValueError` unless something was saved for the units of this plan."""
         ours = self.fingerprint()
-        if ours != list(saved):
+        # as states of before have them, which took `module.` out of `my_module.` too
+        before = [row.fingerprint().replace("_orig_mod.", "").replace("module.", "") for row in self.rows]
+        if list(saved) not in (ours, before):
             theirs = [f"saved: {line}" for line in saved if line not in ours]
             here = [f"here: {line}" for line in ours if line not in saved]
             raise ValueError(
