@@ -45,7 +45,12 @@ def visible_kernels(model: nn.Module) -> Generator[None]:
     compiles = "torch._dynamo" in sys.modules  # otherwise nothing is compiled
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     attends = any(isinstance(module, _ATTENTION) for module in model.modules())
-    with _LENT, torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    with (
+        _LENT,
+        torch.compiler.set_stance("force_eager") if compiles else nullcontext(),
+        torch.jit.optimized_execution(False) if scripted else nullcontext(),  # it fuses operations
+    ):
         onednn, fast = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
         try:
             if recurrent:

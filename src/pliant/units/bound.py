@@ -116,7 +116,7 @@ class BoundGroup:
     def places(self) -> list[tuple[dict[str, Any], str, Tensor]]:
         """Where the model holds each parameter: its module's dictionary, the name in it, and the parameter."""
         stems = [part.part.parameter.rpartition(".") for part in self.slices()]
-        homes = [cast(dict[str, Any], self._model.modules[stem]._parameters) for stem, _, _ in stems]  # pyright: ignore[reportPrivateUsage]
+        homes = [_parameters_of(self._model.modules[stem]) for stem, _, _ in stems]
         return [
             (home, leaf, part.parameter) for home, (_, _, leaf), part in zip(homes, stems, self.slices(), strict=True)
         ]
@@ -337,3 +337,9 @@ def _looked_up(names: Mapping[str, _T], name: str, group: str, what: str) -> _T:
 
 
 __getattr__ = renamed(__name__, {"Names": "NamedModel"})
+
+
+def _parameters_of(module: nn.Module) -> dict[str, Any]:
+    """The module's own dictionary; a scripted module has none, and keeps the parameters that it was made with."""
+    held = module._parameters  # pyright: ignore[reportPrivateUsage]
+    return dict(held.items()) if isinstance(module, torch.jit.ScriptModule) else cast(dict[str, Any], held)

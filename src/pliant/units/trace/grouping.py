@@ -223,8 +223,8 @@ class _Builder:
 
 def _unreached(record: TraceRecord) -> tuple[str, ...]:
     """Trainable parameters that took no part in the forward."""
-    trainable = enumerate(record.memory.parameters)
-    return tuple(record.memory.names[n] for n, p in trainable if p.requires_grad and n not in record.reached)
+    trainable = [n for n, p in enumerate(record.memory.parameters) if p.requires_grad and p.numel()]
+    return tuple(record.memory.names[n] for n in trainable if n not in record.reached)
 
 
 def _index(positions: Tensor, size: int) -> Index | None:

@@ -62,7 +62,11 @@ def constant(call: Call) -> None:
 
 def joined(call: Call, dims: list[int], *, keep: bool) -> None:
     """Union along `dims` of the first operand."""
-    x, found = call.inputs[0], sources(call.record, call.inputs[0])
+    x = call.inputs[0]
+    if not x.numel():  # a sum over nothing
+        constant(call)
+        return
+    found = sources(call.record, x)
     call.lose_others(x)
     call.record.unexplained(call.inputs)
     arrays: Arrays = {}

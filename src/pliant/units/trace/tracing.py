@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
 from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, TraceRecord
@@ -34,7 +35,7 @@ from pliant.units.trace.rules import rule_of, unknown
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
-from pliant.units.undisturbed import undisturbed
+from pliant.units.undisturbed import Writes, undisturbed
 from pliant.units.verify.whole_plan import tried
 
 
@@ -75,6 +76,12 @@ def trace(
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
+    for example in examples:
+        sizes = [tuple(tensor.shape) for tensor in tensors_in(arguments(example))]
+        if sizes and all(0 in size for size in sizes):
+            raise ValueError(
+                f"trace: the example inputs hold no example, their shape is {sizes[0]}; give a batch of two"
+            )
     _check_model(model)
     for example in examples:
         _check_devices(model, example)
@@ -92,21 +99,19 @@ def trace(
 
 
 class Shadowing(TorchDispatchMode):
-    """Runs each operation, then its rule. Copies each parameter before it is written."""
+    """Runs each operation, then its rule."""
 
     def __init__(self, record: TraceRecord, *, branches: bool) -> None:
         super().__init__()
         self.record = record
         self.branches = branches  # another input may take another way: signs are not to be trusted
-        self.before: list[tuple[Tensor, Tensor]] = []
-        self._saved: set[int] = set()
+        self.writes = Writes()
         self.failed: str | None = None  # the operation whose rule raised: an error of this library, not of the model
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func._schema.is_mutable:
-            self._save(args)
+        self.writes.note(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         self.record.step += 1
         self.record.labels.now = f"{func.namespace}::{operation_name(func)} in '{self.record.module}'"
@@ -117,18 +122,13 @@ class Shadowing(TorchDispatchMode):
             raise
         return result
 
-    def _save(self, args: tuple[Any, ...]) -> None:
-        for number, parameter in enumerate(self.record.memory.parameters):
-            written = args and isinstance(args[0], Tensor) and self.record.memory.holds_parameter(args[0])
-            if written and number not in self._saved and number in self.record.memory.parameters_in(args[0]):
-                self._saved.add(number)
-                self.before.append((parameter, parameter.detach().clone()))
-
     def _apply(self, call: Call) -> None:
         """The rule, unless the result is only another view."""
         memory = self.record.memory
-        if not call.inputs or not call.outputs:
-            return
+        if not call.inputs or not call.outputs or not any(tensor.numel() for tensor in call.outputs):
+            return  # nothing was computed: an expert without tokens never ran
+        if call.name.startswith("resize"):
+            memory.resized(call.output)
         for tensor in call.inputs:
             self.record.read_by[memory.key(tensor), tensor._version - call.in_place * (tensor is call.inputs[0])] += 1
             if memory.has_addresses(tensor):
@@ -176,11 +176,14 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
-    with undisturbed(model, mode), _watched(record), torch.enable_grad(), mode:
-        for module in model.modules():
+    with undisturbed(model, mode.writes), _watched(record), torch.enable_grad(), mode:
+        for module in (each for each in model.modules() if hasattr(each, "training")):  # a frozen scripted one has none
             module.training = True
         try:
             output = inner(*args, **kwargs)
+            if _remembers(model, record):
+                record.calls.clear()
+                output = inner(*args, **kwargs)
         except Exception as error:
             if mode.failed is not None:
                 raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
@@ -195,6 +198,14 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
     for name, buffer in model.named_buffers():
         _escape(record, buffer, f"is kept in the buffer '{name}'")
     return record
+
+
+def _remembers(model: nn.Module, record: TraceRecord) -> bool:
+    """Whether the model has kept numbers that depend on units, outside of buffers: a second forward shows what reads them."""
+    buffers = {record.memory.key(buffer) for buffer in model.buffers() if buffer.layout is torch.strided}
+    with _disable_current_modes():
+        held = [tensor for tensor in PythonState(model).tensors if tensor.layout is torch.strided]
+    return any(record.memory.key(tensor) not in buffers and record.live(tensor) for tensor in held)
 
 
 def _escape(record: TraceRecord, tensor: Tensor, reason: str) -> None:
@@ -221,7 +232,7 @@ def _watched(record: TraceRecord) -> Generator[None]:
             note_outputs(record, record.stack.pop(), output)
 
     with ExitStack() as stack:
-        for module in record.module_names:
+        for module in (each for each in record.module_names if not isinstance(each, torch.jit.ScriptModule)):
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         yield
