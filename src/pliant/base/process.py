@@ -23,6 +23,7 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, nullcontext
 from threading import RLock
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -49,7 +50,8 @@ def visible_kernels(model: nn.Module) -> Generator[None]:
     with (
         _LENT,
         torch.compiler.set_stance("force_eager") if compiles else nullcontext(),
-        torch.jit.optimized_execution(False) if scripted else nullcontext(),  # it fuses operations
+        # its optimizer fuses operations
+        cast(Any, torch.jit).optimized_execution(False) if scripted else nullcontext(),
     ):
         onednn, fast = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
         try:
