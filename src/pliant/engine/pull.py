@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from pliant.engine.attached import Optimizers, when_gradients_are_there
+from pliant.engine.attached import Optimizers, after_step, before_step, when_gradients_are_there
 from pliant.engine.whole_parameters import Which, WholeParameters
 
 
@@ -59,9 +59,9 @@ class Pull(WholeParameters, ABC):
         }
         with self._or_nothing_left():
             for each in self.optimizers:
-                first = each.register_step_pre_hook(self._pull_before_step)
+                first = before_step(each, self._pull_before_step)
                 cast(OrderedDict[int, Any], first.hooks_dict_ref()).move_to_end(first.id, last=False)
-                self._handles += [first, each.register_step_post_hook(self._restore_after_step)]
+                self._handles += [first, after_step(each, self._restore_after_step)]
 
     # -- one step -----------------------------------------------------------------------------------------------------
 

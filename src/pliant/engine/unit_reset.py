@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs
+from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
 from pliant.engine.interfaces import Forget, Redraw, Score, Select
@@ -115,6 +115,7 @@ class UnitReset(Attached):
 
     # -- one step ----------------------------------------------------------------------------------------------
 
+    @uncompiled
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`.
