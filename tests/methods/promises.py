@@ -540,12 +540,16 @@ def a_compiled_model_trains_as_in_eager_mode(cell):
 def a_compiled_step_trains_as_in_eager_mode(cell):
     """Of the optimizer, its hooks included. Torch's own compiled Adam, which counts in float32, sets the tolerance."""
     how = {"dtype": torch.float64}
-    with compiling():
-        run = Run(cell, **how)
+
+    def compiled(**also):
+        run = Run(cell, **how, **also)
         for optimizer in run.optimizers:
             optimizer.step = torch.compile(optimizer.step, backend="eager")
-        run.train(range(STEPS))
-    acted(run, plain(cell, **how))
+        return run.train(range(STEPS))
+
+    with compiling():
+        run = compiled()
+        acted(run, compiled(methods=[]))
     alike(run, Run(cell, **how).train(range(STEPS)), rtol=1e-4, atol=1e-5)
 
 

@@ -125,7 +125,7 @@ class AfterStep(WholeParameters, ABC):
 
     @torch.no_grad()
     def _act(self, places: Sequence[Place], *words: str | int) -> None:
-        self.check_places()
+        self.check_places(places)
         self.act(places, [stream_key(seed, *words) for seed in self.seeds])
         written(place.parameter for place in places)
 
