@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pliant import L2, ContinualBackprop, RandomReplacement, ShrinkAndPerturb
+from pliant.engine.after_step import AfterStep
 from tests.methods.runs import differences
 from tests.networks import batch, enough, mlp, train
 
@@ -79,6 +80,43 @@ def test_where_the_second_optimizer_takes_no_hook_the_first_and_the_model_keep_n
     with pytest.raises(RuntimeError, match="no hooks here"):
         METHODS[name](model, [first, second])
     assert hooks(first, model) == 0
+
+
+class Looks(AfterStep):
+    """Says whether it runs compiled."""
+
+    draws = "nothing"
+
+    def act(self, places, keys):
+        seen.append(torch.compiler.is_compiling())
+
+    def _begins(self, optimizer):
+        seen.append(torch.compiler.is_compiling())
+
+
+seen = []
+
+
+@pytest.mark.parametrize("attach", [True, False])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_nothing_of_a_method_is_compiled_with_the_step_of_its_optimizer(attach):
+    torch._dynamo.reset()
+    seen.clear()
+    layer = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    method = Looks(layer, optimizer, attach=attach)
+
+    @torch.compile(backend="eager")
+    def step():
+        optimizer.step()
+        if not attach:
+            method.step()
+        method.apply()
+
+    layer(torch.ones(1, 2)).sum().backward()
+    step()
+    assert seen == [False, False, False]
+    torch._dynamo.reset()
 
 
 def without(key):

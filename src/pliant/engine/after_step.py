@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.engine.attached import Optimizers, inner, seeds_of_runs
+from pliant.engine.attached import Optimizers, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import written
 from pliant.engine.taken_steps import LateSteps
@@ -93,6 +93,7 @@ class AfterStep(WholeParameters, ABC):
 
     # -- events -------------------------------------------------------------------------------------------------------
 
+    @uncompiled
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Count a step of `optimizer`, or of all, and act on its parameters if it is time. Runs after `optimizer.step()`."""
         for number, each in enumerate(self.optimizers):
@@ -105,6 +106,7 @@ class AfterStep(WholeParameters, ABC):
                 for _ in range(taken):
                     self._count(number)
 
+    @uncompiled
     def apply(self) -> None:
         """Act on all chosen parameters now; no step is counted."""
         self.by_hand += 1
@@ -123,7 +125,7 @@ class AfterStep(WholeParameters, ABC):
 
     @torch.no_grad()
     def _act(self, places: Sequence[Place], *words: str | int) -> None:
-        self.check_places()
+        self.check_places(places)
         self.act(places, [stream_key(seed, *words) for seed in self.seeds])
         written(place.parameter for place in places)
 

@@ -2,8 +2,12 @@
 
 Every method of this library is `Attached`. Its subclasses say what to do before and after a step; here stands, once, what is
 the same for all: a step is counted when it was taken (`pliant.engine.taken_steps`), a closure runs forward and backward inside
-of it, a CUDA graph replays it without hooks, copies and pickles are refused, and nothing is left behind when construction fails.
+of it, a CUDA graph replays it without hooks, `torch.compile` leaves methods out of the graph of a step, copies and pickles are
+refused, and nothing is left behind when construction fails.
 """
+
+# pyright: reportPrivateUsage=false
+# What torch's optimizers exempt their own methods from compilation with has no public name that does not load the compiler.
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from operator import index
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -60,8 +65,7 @@ class Attached(ABC):
         self._on_cuda = any(parameter.device.type == "cuda" for parameter in self._touched())
         for each in self.optimizers:
             if self._steps_by_itself or hasattr(each, "_optimizer_step_post_hooks"):
-                before, after = each.register_step_pre_hook, each.register_step_post_hook
-                self._handles += [before(self._before_step), after(self._after_step)]
+                self._handles += [before_step(each, self._before_step), after_step(each, self._after_step)]
         if self._steps_by_itself:
             with _LOCK:
                 _ALL.add(self)
@@ -174,6 +178,25 @@ def inner(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+uncompiled = _disable_dynamo  # a decorator: the function runs as it is where `torch.compile` meets a call of it
+
+
+def _eager(function: _F) -> _F:
+    """The same for bound methods, and for functions made at a step."""
+    return cast(_F, torch.compiler.disable(cast(Any, function)))
+
+
+def before_step(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], Any]) -> RemovableHandle:
+    """Call `hook` before each step of `optimizer`, uncompiled where the step is compiled."""
+    return optimizer.register_step_pre_hook(_eager(hook))
+
+
+def after_step(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], None]) -> RemovableHandle:
+    """Call `hook` after each step of `optimizer`, uncompiled where the step is compiled."""
+    return optimizer.register_step_post_hook(_eager(hook))
+
+
 def home_of_parameters(optimizers: Iterable[Optimizer]) -> dict[Tensor, Optimizer]:
     """The optimizer that steps each parameter. Raises `ValueError` if two of them step the same one."""
     home: dict[Tensor, Optimizer] = {}
@@ -194,10 +217,12 @@ def when_gradients_are_there(
         then()
         return None
 
+    before, after = _eager(again), _eager(then)  # only the closure itself may be compiled
+
     def closure_and_then() -> Any:
-        again()
+        before()
         loss = closure()
-        then()
+        after()
         return loss
 
     return (args[0], closure_and_then, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}

@@ -65,9 +65,9 @@ class WholeParameters(Attached, ABC):
     def _touched(self) -> Iterable[Tensor]:
         return [place.parameter for place in self.places]
 
-    def check_places(self) -> None:
-        """Raise `RuntimeError` if a parameter is no longer the model's."""
-        for place in self.places:
+    def check_places(self, places: Iterable[Place]) -> None:
+        """Raise `RuntimeError` if one of these parameters is no longer the model's."""
+        for place in places:
             if getattr(place.home, place.leaf, None) is not place.parameter:
                 raise RuntimeError(
                     f"'{place.name}' was replaced by another tensor after {type(self).__name__} attached "
