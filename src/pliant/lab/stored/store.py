@@ -31,10 +31,10 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
+from pliant.base.files import sync_folder, write_durably
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
-from pliant.lab.stored.files import sync_folder, write_durably
 from pliant.lab.stored.identity import Identity
 from pliant.lab.stored.seals import (
     Advance,

@@ -24,9 +24,10 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pliant.base.files import write_durably
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig, config_kind, of_today
-from pliant.lab.stored.files import is_parquet, write_durably
+from pliant.lab.stored.files import is_parquet
 from pliant.lab.stored.identity import Identity, canonical, changed_settings, names_job
 from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
 from pliant.lab.stored.store import JobStore
