@@ -217,7 +217,7 @@ class WatchProducts(TorchDispatchMode):
         ] = []  # casts made by autocast; held, so that no other tensor takes their place in memory
 
     def _is_the_parameter(self, value: Any) -> bool:
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
             return False
         storage = value.untyped_storage().data_ptr()
         held = (cast(Tensor, self.recorder.parameter), *self.copies)

@@ -14,12 +14,14 @@ A convolution is the same with channels for k and m, groups as a batch axis.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from pliant.units.models import tensors_in
 from pliant.units.trace.call import Call
 from pliant.units.trace.elementwise import pointwise
 from pliant.units.trace.labels import NONE, by_group, compress, distinct, uniform
@@ -44,12 +46,13 @@ class Operands:
     axis: int  # of the activation that is contracted
     groups: int = 1
     pointwise: bool = True  # each n of the result depends on one n of the activation
+    joint: bool = False  # two activations meet the weight in one operation
     transposed: bool = False  # a transposed convolution: an input reaches each output through a part of the kernel only
 
 
 def matmul(call: Call) -> None:
     """mm, bmm and their kin: the operand that is whole parameters is the weight, the second if both are."""
-    *before, a, b = call.args[:3] if call.name in ("addmm", "baddbmm") else call.args[:2]
+    *before, a, b = call.args[:3] if call.name in ("addmm", "baddbmm", "_sparse_addmm") else call.args[:2]
     bias = before[0] if before else None
     if not (a.numel() and b.numel()):  # a sum over nothing
         call.write({})
@@ -105,7 +108,13 @@ def convolution(call: Call) -> None:
     x, weight, bias = call.args[:3]
     groups, transposed = call.argument("groups"), call.argument("transposed")
     if not _is_weight(call.record, weight):
-        _computed_weight(call, x, weight)
+        shadow = call.record.memory.shadow(weight)
+        if shadow.computed_from and not shadow.data:
+            _computed_weight(call, x, weight)
+            return
+        _filter(call, x, weight, groups, transposed)
+        if bias is not None:
+            pointwise(call, [bias.view(-1, *[1] * (x.dim() - 2)), call.output], "shift")
         return
     split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     blocks = split if transposed else split.transpose(1, 2)
@@ -131,11 +140,62 @@ def convolution(call: Call) -> None:
         call.record.take_mean(call.record.products[-1], call.output, 1, bias)
 
 
+def _filter(call: Call, x: Tensor, weight: Tensor, groups: int, transposed: bool) -> None:
+    """A filter of constants, or of activations: each channel joins those of its group, and its own filter's."""
+    record, channels = call.record, call.output.shape[1]
+    record.unexplained([x, weight])
+    arrays: Arrays = {}
+    for family, labels in record.arrays(x).items():
+        union = record.labels.reduce(by_group(labels, x.shape[1], groups), range(2, x.dim() + 1))
+        arrays[family] = union.expand(-1, -1, channels // groups, *[-1] * (x.dim() - 2)).flatten(1, 2)
+    for family, labels in record.arrays(weight).items():
+        split = labels.expand(weight.shape).reshape(groups, -1, weight.shape[1], prod(weight.shape[2:]))
+        union = record.labels.reduce(split, (1, 3) if transposed else (2, 3))
+        own = union.expand(groups, -1 if transposed else channels // groups, channels // groups if transposed else 1, 1)
+        own = own.reshape(1, channels, *[1] * (x.dim() - 2))
+        arrays[family] = record.labels.join(arrays[family], own) if family in arrays else own
+    call.write(arrays)
+
+
+def bilinear(call: Call) -> None:
+    """out[n, o] = sum_ij x[n, i] W[o, i, j] y[n, j]: units of x own W[:, i, :], those of y W[:, :, j]."""
+    x, weight, y, *how = call.args
+    if how[:4] != [[1, 3], [0], [1, 2], [2, 3]] or not _is_weight(call.record, weight):
+        call.give_up(f"no rule for {call.where} but in nn.Bilinear")
+        return
+
+    def back(labels: Tensor) -> Tensor:
+        return labels.expand(1, len(x), len(weight)).reshape(call.output.shape)
+
+    for activation, order in ((x, (1, 0, 2)), (y, (2, 0, 1))):
+        passed = call.record.arrays(call.output)
+        weigh(call, Operands(activation, weight, weight.permute(order)[None], _batched, back, 1, joint=True), None)
+        for family, labels in passed.items():
+            now = call.record.arrays(call.output).get(family)
+            call.record.memory.add(call.output, family, labels if now is None else call.record.labels.join(now, labels))
+
+
+def sparse_matmul(call: Call) -> None:
+    """Numbers of a sparse tensor are no unit's: units end where they enter one. In a product zeros stand in for it."""
+    stand_ins: dict[int, Tensor] = {}
+    for tensor in call.every_tensor:
+        if tensor.layout is not torch.strided:
+            stand_ins[id(tensor)] = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+            call.record.memory.shadow(stand_ins[id(tensor)]).data = True
+    args = tuple(stand_ins.get(id(each), each) for each in call.args)
+    dense = replace(call, args=args)
+    if any(output.layout is not torch.strided for output in tensors_in(call.result)):
+        dense.give_up(f"no rule for {call.where} of two sparse tensors")
+    else:
+        matmul(dense)
+    call.followed = dense.followed
+
+
 def embedding(call: Call) -> None:
-    """Rows of a table: its columns are channels of a stream."""
+    """Rows of a table, or sums of rows: its columns are channels of a stream."""
     call.lose_others(call.args[0])
     if _is_weight(call.record, call.args[0]):
-        call.write(call.record.columns(call.args[0]))
+        call.record.memory.write(call.output, call.record.columns(call.args[0]))
         call.followed = True
     else:
         call.give_up(f"no rule for {call.where} of a computed table")
@@ -149,6 +209,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     if operands.groups > 1 and k == 1:
         inputs = []  # a depthwise weight scales its channel, and reads no other
     product = Product(call.where, record.memory.parameters_in(operands.weight), inputs, outputs)
+    product.step = record.step
     product.recurrent = next((f.name for f in record.stack if isinstance(f.module, nn.RNNBase)), None)
     product.during = {frame.name: frame.call for frame in record.stack}
     product.data = record.memory.shadow(operands.activation).data
@@ -176,7 +237,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     call.write({**passing, **_joined(record, passing, begun)})
     if product.reads:
         product.tap = find_tap(record, product, operands.activation, operands.weight, operands.axis)
-    product.grouped = operands.groups > 1 or operands.transposed
+    product.grouped = operands.groups > 1 or operands.transposed or operands.joint
     if not product.grouped:
         record.results[record.memory.key(call.output)] = product, call.output._version
     if bias is not None:
@@ -244,11 +305,11 @@ def _joined(record: TraceRecord, passing: Arrays, begun: Arrays) -> Arrays:
 def _both_lanes(record: TraceRecord, operands: Operands) -> tuple[list[Lanes] | None, list[Lanes] | None]:
     """Where the rows and columns of the weight lie in its parameters; found once for each view of a parameter."""
     weight, memory = operands.weight, record.memory
-    view = memory.key(weight), weight.storage_offset(), weight.size(), weight.stride(), operands.blocks.shape
+    blocks = operands.blocks
+    view = memory.key(weight), weight.storage_offset(), weight.size(), weight.stride(), blocks.shape, blocks.stride()
     if view not in record.lanes or not memory.holds_parameter(weight):
-        blocks, groups = operands.blocks, operands.groups
-        inputs = lanes(memory, blocks, groups, last=True)
-        record.lanes[view] = inputs, lanes(memory, blocks.transpose(1, 2), groups)
+        inputs = lanes(memory, blocks, operands.groups, last=True)
+        record.lanes[view] = inputs, lanes(memory, blocks.transpose(1, 2), operands.groups)
     return record.lanes[view]
 
 

@@ -52,6 +52,7 @@ class Product:
     outputs: list[Lanes] | None
     reads: dict[int, Tensor] = field(default_factory=dict[int, Tensor])  # family -> label of each input row
     takes_mean: str | BN | None = None
+    step: int = -1  # the operation; those of nn.Bilinear are two products
     recurrent: str | None = None  # the nn.LSTM, nn.GRU or nn.RNN that ran it
     biased: bool = False
     grouped: bool = False

@@ -116,6 +116,6 @@ def note_outputs(record: TraceRecord, frame: Frame, output: Any) -> None:
         return
     parts = cast(tuple[Any, ...], output) if isinstance(output, tuple) else (output,)
     for argument, tensor in enumerate(parts):
-        if isinstance(tensor, Tensor):
+        if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
             frame.data |= record.memory.shadow(tensor).data
             record.outputs.setdefault((record.memory.key(tensor), tensor._version), (frame, argument, tensor))

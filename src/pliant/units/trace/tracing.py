@@ -14,7 +14,7 @@ another thread meanwhile; other models may, see `pliant.base.process`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, TraceRecord
-from pliant.units.trace.rules import rule_of, unknown
+from pliant.units.trace.rules import rule_of
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
@@ -125,7 +125,7 @@ class Shadowing(TorchDispatchMode):
     def _apply(self, call: Call) -> None:
         """The rule, unless the result is only another view."""
         memory = self.record.memory
-        if not call.inputs or not call.outputs or not any(tensor.numel() for tensor in call.outputs):
+        if not call.inputs or not any(tensor.numel() for tensor in tensors_in(call.result)):
             return  # nothing was computed: an expert without tokens never ran
         if call.name.startswith("resize"):
             memory.resized(call.output)
@@ -134,10 +134,12 @@ class Shadowing(TorchDispatchMode):
             if memory.has_addresses(tensor):
                 self.record.reached |= memory.parameters_in(tensor)
         keys = {memory.key(tensor) for tensor in call.inputs}
-        is_view = not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
+        is_view = (
+            bool(call.outputs) and not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
+        )
         if is_view or torch.Tag.inplace_view in call.op.tags:
             return
-        rule = rule_of(call) if all(tensor.layout is torch.strided for tensor in call.every_tensor) else unknown
+        rule = rule_of(call)
         _note_ancestry(call, constant=rule.__name__ == "constant")
         if not self.branches:
             note_sign(call)
@@ -172,7 +174,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
     args, kwargs = arguments(example)
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
     record = TraceRecord(dict(model.named_parameters()), modules, prefix_of(model))
-    for record.step, tensor in enumerate(tensors_in((args, kwargs))):
+    for record.step, tensor in enumerate(_dense((args, kwargs))):
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
@@ -190,13 +192,14 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
             raise RuntimeError(
                 f"tracing: the forward of {type(inner).__name__} raised with the example inputs given: {error}"
             ) from error
-    for tensor in (each for each in tensors_in(output) if each.layout is torch.strided):
+    for tensor in _dense(output):
         _escape(record, tensor, "reaches the model output")
         returned = record.memory.parameters_in(tensor) if record.memory.has_addresses(tensor) else ()
         for number in (*record.memory.sources(tensor), *returned):
             record.elsewhere.setdefault(number, "the model output")
     for name, buffer in model.named_buffers():
-        _escape(record, buffer, f"is kept in the buffer '{name}'")
+        for tensor in _dense(buffer):
+            _escape(record, tensor, f"is kept in the buffer '{name}'")
     return record
 
 
@@ -206,6 +209,11 @@ def _remembers(model: nn.Module, record: TraceRecord) -> bool:
     with _disable_current_modes():
         held = [tensor for tensor in PythonState(model).tensors if tensor.layout is torch.strided]
     return any(record.memory.key(tensor) not in buffers and record.live(tensor) for tensor in held)
+
+
+def _dense(value: Any) -> Iterator[Tensor]:
+    """Tensors that have a storage, which labels shadow: not the sparse ones."""
+    return (tensor for tensor in tensors_in(value) if tensor.layout is torch.strided)
 
 
 def _escape(record: TraceRecord, tensor: Tensor, reason: str) -> None:
@@ -221,7 +229,7 @@ def _watched(record: TraceRecord) -> Generator[None]:
             inputs = [
                 (argument, value, (record.memory.key(value), value._version))
                 for argument, value in [*enumerate(args), *kwargs.items()]
-                if isinstance(value, Tensor)
+                if isinstance(value, Tensor) and value.layout is torch.strided
             ]
             name = record.module_names[module]
             record.stack.append(Frame(module, name, cast(Any, inputs), record.calls[name]))

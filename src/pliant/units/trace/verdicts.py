@@ -138,10 +138,12 @@ class Verdicts:
         """Weights that the unit does not own along one axis alone, or that something without a rule uses too."""
         incoming, outgoing = self._lanes(signature, "incoming"), self._lanes(signature, "outgoing")
         for lane in incoming:
-            if lane in outgoing or lane in self._readers[lane.parameter] or self._writers[lane.parameter] != {lane}:
+            reads = any(lane in use for use in self._readers[lane.parameter].values())
+            if lane in outgoing or reads or self._writers[lane.parameter] != {lane}:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in outgoing:
-            if self._readers[lane.parameter] != {lane} or lane in self._writers[lane.parameter]:
+            every = all(lane in use for use in self._readers[lane.parameter].values())
+            if not every or lane in self._writers[lane.parameter]:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in (*incoming, *outgoing):
             if lane.parameter in (used := {**self.record.functions, **self.record.elsewhere}):
@@ -194,15 +196,17 @@ class Verdicts:
         return ", ".join(f"'{self.record.memory.names[number]}'" for number in sorted(numbers))
 
 
-def _lanes_of_parameters(record: TraceRecord) -> tuple[dict[int, set[Lane | None]], dict[int, set[Lane | None]]]:
-    """For each parameter the lanes along which products read it, and along which they compute; None for a use that is no lane."""
-    readers: dict[int, set[Lane | None]] = defaultdict(set)
+def _lanes_of_parameters(
+    record: TraceRecord,
+) -> tuple[dict[int, dict[int, set[Lane | None]]], dict[int, set[Lane | None]]]:
+    """For each parameter the lanes along which operations read it, by operation, and along which they compute; None for a use
+    that is no lane."""
+    readers: dict[int, dict[int, set[Lane | None]]] = defaultdict(lambda: defaultdict(set))
     writers: dict[int, set[Lane | None]] = defaultdict(set)
     for product in record.products:
-        for uses, found in ((readers, product.inputs), (writers, product.outputs)):
-            for number in product.parameters:
-                lanes = {each.lane for each in found or [] if each.lane.parameter == number}
-                uses[number] |= lanes or {None}
+        for number in product.parameters:
+            for uses, found in ((readers[number][product.step], product.inputs), (writers[number], product.outputs)):
+                uses |= {each.lane for each in found or [] if each.lane.parameter == number} or {None}
     return readers, writers
 
 

@@ -54,6 +54,8 @@ class Products(TorchDispatchMode):
 
     def _number(self, tensor: Tensor) -> int | None:
         """Which weight this is a view of all of."""
+        if tensor.layout is not torch.strided:
+            return None
         storage = tensor.untyped_storage().data_ptr()
         same = (
             number

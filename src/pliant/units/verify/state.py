@@ -48,7 +48,7 @@ class ModelState:
             new = [parameter for parameter, before_it in moved if mark(parameter) != before_it]
             with torch.no_grad():
                 for tensor, (value, version) in zip(self.tensors, self.kept, strict=True):
-                    if _version(tensor) != version or not torch.equal(tensor, value):  # `.data` has no version
+                    if _version(tensor) != version or not _equal(tensor, value):  # `.data` has no version
                         tensor.copy_(value)
                 for parameter, value in before:
                     parameter.copy_(value)
@@ -67,6 +67,10 @@ def mark(tensor: Tensor) -> tuple[Any, ...]:
 
 def _version(tensor: Tensor) -> int:
     return tensor._version  # pyright: ignore[reportPrivateUsage]  (it has no public name)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.layout is not torch.strided or torch.equal(a, b)  # sparse tensors cannot be compared
 
 
 def _kept(tensor: Tensor) -> tuple[Tensor, int]:
