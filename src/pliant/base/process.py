@@ -19,12 +19,14 @@ beside threads that trace, verify and diagnose other such models without recurre
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, nullcontext
 from threading import RLock
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,11 +35,28 @@ _LENT = RLock()
 
 @contextmanager
 def random_state(seed: int | None = None, devices: Iterable[torch.device] = ()) -> Generator[None]:
-    """Restores the global generators of the CPU and of `devices` afterwards; inside, the CPU's starts from `seed`."""
+    """Restores PyTorch's global generators of the CPU and of `devices` afterwards; inside, the CPU's starts from `seed`."""
     with _LENT, torch.random.fork_rng(devices=list(devices)):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # not those of devices, from which nothing is drawn
         yield
+
+
+@contextmanager
+def other_random_states() -> Generator[None]:
+    """Restores the global generators of Python and NumPy afterwards: models draw from them too."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
+def random_numbers() -> tuple[object, ...]:
+    """The state of the global generators, to compare."""
+    _, arrays, *place = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), arrays.tobytes(), tuple(place)
 
 
 @contextmanager

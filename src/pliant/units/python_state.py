@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -103,7 +103,16 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, partial):
         found = cast(partial[Any], value)
         return (found.func, *found.args, *found.keywords.values())
-    return _attributes(value).values()
+    return _held(_attributes(value))
+
+
+def _held(attributes: Mapping[str, Any]) -> Iterator[Any]:
+    """What attributes hold, behind the hooks of a module too: their tables are not put back."""
+    for name, each in attributes.items():
+        if _is_hooks(name) and isinstance(each, dict):
+            yield from cast(dict[Any, Any], each).values()
+        else:
+            yield each
 
 
 def _restores(value: Any) -> list[Restore]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pliant.base.process import random_state, visible_kernels
+from pliant.base.process import other_random_states, random_state, visible_kernels
 from pliant.units.hooks import recording_paused
 from pliant.units.models import tensors_in
 from pliant.units.python_state import Layout, PythonState
@@ -45,7 +45,13 @@ def undisturbed(model: nn.Module, writes: Writes | None = None) -> Generator[Non
     seen = writes or (watch.writes if watch is not None else Writes())
     seen.watch(held)
     try:
-        with random_state(devices=devices), visible_kernels(model), recording_paused(), watch or nullcontext():
+        with (
+            random_state(devices=devices),
+            other_random_states(),
+            visible_kernels(model),
+            recording_paused(),
+            watch or nullcontext(),
+        ):
             yield
     finally:
         state.restore()

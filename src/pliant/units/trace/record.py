@@ -137,6 +137,11 @@ class TraceRecord:
     def module(self) -> str:
         return self.stack[-1].name if self.stack else ""
 
+    def unreached(self) -> tuple[str, ...]:
+        """Trainable parameters that took no part in any forward."""
+        trainable = [n for n, p in enumerate(self.memory.parameters) if p.requires_grad and p.numel()]
+        return tuple(self.memory.names[n] for n in trainable if n not in self.reached)
+
     def owner(self, parameter: str) -> nn.Module | None:
         """The module that holds a parameter."""
         return self.modules.get(parameter.rpartition(".")[0])

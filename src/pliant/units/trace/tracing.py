@@ -14,7 +14,7 @@ another thread meanwhile; other models may, see `pliant.base.process`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
 from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
@@ -98,6 +99,9 @@ def trace(
     return found
 
 
+IDLE, MOST = 4, 32  # forwards of a model that draws random numbers, and has parameters that did not take part yet
+
+
 class Shadowing(TorchDispatchMode):
     """Runs each operation, then its rule."""
 
@@ -131,14 +135,14 @@ class Shadowing(TorchDispatchMode):
             memory.resized(call.output)
         for tensor in call.inputs:
             self.record.read_by[memory.key(tensor), tensor._version - call.in_place * (tensor is call.inputs[0])] += 1
-            if memory.has_addresses(tensor):
-                self.record.reached |= memory.parameters_in(tensor)
         keys = {memory.key(tensor) for tensor in call.inputs}
         is_view = (
             bool(call.outputs) and not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
         )
         if is_view or torch.Tag.inplace_view in call.op.tags:
             return
+        for tensor in filter(memory.has_addresses, call.inputs):
+            self.record.reached |= memory.parameters_in(tensor)
         rule = rule_of(call)
         _note_ancestry(call, constant=rule.__name__ == "constant")
         if not self.branches:
@@ -182,25 +186,49 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
         for module in (each for each in model.modules() if hasattr(each, "training")):  # a frozen scripted one has none
             module.training = True
         try:
-            output = inner(*args, **kwargs)
-            if _remembers(model, record):
-                record.calls.clear()
-                output = inner(*args, **kwargs)
+            outputs = _forwards(record, model, lambda: inner(*args, **kwargs))
         except Exception as error:
             if mode.failed is not None:
                 raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
             raise RuntimeError(
                 f"tracing: the forward of {type(inner).__name__} raised with the example inputs given: {error}"
             ) from error
-    for tensor in _dense(output):
+    for tensor in _dense(outputs):
         _escape(record, tensor, "reaches the model output")
         returned = record.memory.parameters_in(tensor) if record.memory.has_addresses(tensor) else ()
+        record.reached.update(returned)
         for number in (*record.memory.sources(tensor), *returned):
             record.elsewhere.setdefault(number, "the model output")
     for name, buffer in model.named_buffers():
         for tensor in _dense(buffer):
             _escape(record, tensor, f"is kept in the buffer '{name}'")
     return record
+
+
+def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> list[Any]:
+    """The outputs of one forward, or of several where one does not show all that training will.
+
+    A model that remembers reads in the second forward what the first has left. One that skips layers at random (LayerDrop,
+    stochastic depth) is run until each has had its turn: no new one in `IDLE` forwards, or `MOST` in all.
+    """
+
+    def again() -> Any:
+        record.calls.clear()
+        return run()
+
+    with _disable_current_modes():
+        before = random_numbers()
+    outputs = [run()]
+    if _remembers(model, record):
+        outputs.append(again())
+    with _disable_current_modes():
+        drew = random_numbers() != before
+    idle = 0
+    while drew and record.unreached() and idle < IDLE and len(outputs) < MOST:
+        known = len(record.reached)
+        outputs.append(again())
+        idle = 0 if len(record.reached) > known else idle + 1
+    return outputs
 
 
 def _remembers(model: nn.Module, record: TraceRecord) -> bool:
