@@ -78,7 +78,7 @@ class AfterStep(WholeParameters, ABC):
                 "without an optimizer there are no steps to count: give one, or period=None and call apply()"
             )
         self.period, self.runs = period, runs
-        self._check_runs()
+        self.check_fit()
         self.seeds = Ranks(model, process_group).agree_on(seeds_of_runs(seed, runs or 1))
         self.steps = [0] * max(1, len(self.optimizers))  # optimizer steps so far
         self.by_hand = 0  # calls of `apply` so far
@@ -157,7 +157,8 @@ class AfterStep(WholeParameters, ABC):
             "optimizer_of_name": optimizers,
         }
 
-    def _check_runs(self) -> None:
+    def check_fit(self) -> None:
+        """Raise `ValueError`, at construction, where `act` could not map these parameters."""
         for place in self.places if self.runs is not None else ():
             if place.parameter.shape[:1] != (self.runs,):
                 raise ValueError(
