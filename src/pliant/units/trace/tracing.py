@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
-from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.models import arguments, is_plain, operation_name, prefix_of, tensors_in, unwrapped
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, TraceRecord
@@ -201,8 +201,8 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
 
 
 def _dense(value: Any) -> Iterator[Tensor]:
-    """Tensors that have a storage, which labels shadow: not the sparse ones."""
-    return (tensor for tensor in tensors_in(value) if tensor.layout is torch.strided)
+    """Tensors that have a storage, which labels shadow."""
+    return (tensor for tensor in tensors_in(value) if is_plain(tensor))
 
 
 def _escape(record: TraceRecord, tensor: Tensor, reason: str) -> None:
@@ -218,7 +218,7 @@ def _watched(record: TraceRecord) -> Generator[None]:
             inputs = [
                 (argument, value, (record.memory.key(value), value._version))
                 for argument, value in [*enumerate(args), *kwargs.items()]
-                if isinstance(value, Tensor) and value.layout is torch.strided
+                if is_plain(value)
             ]
             name = record.module_names[module]
             record.stack.append(Frame(module, name, cast(Any, inputs), record.calls[name]))
