@@ -105,6 +105,24 @@ def test_recurrent_units_behind_a_norm_over_units_are_approximate_and_not_strict
         trace(model, x, strict=True)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # runs without oneDNN
+def test_a_projected_lstm_shows_what_it_projects_and_needs_two_steps_to_be_known():
+    torch.manual_seed(0)
+    parts = {"core": nn.LSTM(3, 4, proj_size=2, batch_first=True, bidirectional=True), "head": nn.Linear(4, 2)}
+    model, x = Net(lambda net, x: net.head(net.core(x)[0]), **parts), torch.randn(8, 5, 3)
+    plan = trace(model, x)
+    assert {row.group.name: (row.units, len(row.group.taps)) for row in plan.rows} == {
+        f"core.weight_{leaf}_l0{end}": found
+        for leaf, found in (("ih", (4, 0)), ("hr", (2, 2)))
+        for end in ("", "_reverse")
+    }
+    assert not plan.verify(model, x).wrong
+    means = [mean[:, -1] for mean, _ in seen(model, x)]  # of the head's column, behind that of the state
+    assert_close(torch.cat(means), model.core(x)[0].mean((0, 1)))
+    with pytest.raises(ValueError, match=r"'core.weight_hh_l0' reads no unit in one time step"):
+        trace(model, x[:, :1])
+
+
 # -- ensembles and experts in one parameter: read at the product, in the forward of the module that runs it -------------
 
 
