@@ -130,7 +130,15 @@ class ActivityStatistics:
     ) -> Reader:
         """The reader at a tap: an earlier group's if it reads other entries there, since an entry has one running mean."""
         wanted = set(cast(list[int], index.flatten().tolist()))
-        key = (id(names.module(tap.module, group.name)), tap.at, tap.axis, tap.argument, tap.parameter, tap.calls)
+        key = (
+            id(names.module(tap.module, group.name)),
+            tap.at,
+            tap.axis,
+            tap.argument,
+            tap.parameter,
+            tap.part,
+            tap.calls,
+        )
         while key in taken and taken[key][1] & wanted:
             key = (*key, "again")
         if key not in taken:

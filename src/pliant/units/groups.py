@@ -74,7 +74,7 @@ class Tap:
     Args:
         module: its name in the model, "" for the model itself.
         at: "input" or "output" of the module; "operand": the other factor of `parameter` in a matrix product inside the module
-            (for tensors that are no module's input; eager mode only).
+            (for tensors that are no module's input; eager mode only), of a batch of products as (examples, batch x units).
         axis: of that tensor; every other axis is averaged over. Count from the end (-3 for the channels of images) where an
             input may lack the batch axis; at a convolution a positive axis counts in a batch.
         index: (units, repeat) positions along `axis`; without it, all of them in order.
@@ -84,6 +84,8 @@ class Tap:
         dims: number of axes of that tensor, where `axis` depends on it; None: any.
         calls: for each of the module's calls in one forward of the model, whether it shows examples or is auxiliary (an
             identity matrix sent through it); a forward with another number of calls is then an error. None: all show examples.
+        part: first element and number of elements of the view of `parameter` in that product, where it is not all of it (one
+            expert of several).
     """
 
     module: str
@@ -95,12 +97,17 @@ class Tap:
     nonnegative: bool = False
     dims: int | None = None
     calls: tuple[bool, ...] | None = None
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.at not in ("input", "output", "operand"):
             raise ValueError(f"Tap('{self.module}'): at must be 'input', 'output' or 'operand', got '{self.at}'")
         if (self.at == "operand") != (self.parameter is not None):
             raise ValueError(f"Tap('{self.module}'): at='operand' and parameter=... go together")
+        if self.part is not None and self.parameter is None:
+            raise ValueError(
+                f"Tap('{self.module}'): part=... is that of a parameter; give at='operand' and parameter=... too"
+            )
         _check_index(f"Tap('{self.module}')", self.index, None)
 
     def axis_at(self, module: nn.Module) -> int:
@@ -119,7 +126,9 @@ class Tap:
 
     def __str__(self) -> str:
         place = f"{self.at} of '{self.module}'" if self.module else f"{self.at} of the model"
-        place = place if self.parameter is None else f"operand of '{self.parameter}'"
+        if self.parameter is not None:
+            which = "" if self.part is None else f", from element {self.part[0]}"
+            place = f"operand of '{self.parameter}'{which}"
         if self.calls is None:
             return place
         shown = " and ".join(str(number + 1) for number, shows in enumerate(self.calls) if shows)

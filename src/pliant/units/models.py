@@ -11,7 +11,9 @@ from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -109,6 +111,11 @@ def first(count: int, example: Any) -> Any:
 
 def operation_name(op: OpOverload) -> str:
     return op._schema.name.rpartition("::")[2]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor with a storage of its own: not a sparse one, nor one under `torch.func` (vmap, grad)."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not is_functorch_wrapped_tensor(value)
 
 
 def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:

@@ -46,6 +46,7 @@ class Operands:
     axis: int  # of the activation that is contracted
     groups: int = 1
     pointwise: bool = True  # each n of the result depends on one n of the activation
+    channels: bool = False  # a convolution
     joint: bool = False  # two activations meet the weight in one operation
     transposed: bool = False  # a transposed convolution: an input reaches each output through a part of the kernel only
 
@@ -134,7 +135,11 @@ def convolution(call: Call) -> None:
         spread = channels.reshape(groups, x.shape[0], *x.shape[2:], blocks.shape[2])
         return spread.movedim((0, -1), (1, 2)).flatten(1, 2)
 
-    weigh(call, Operands(x, weight, blocks, standard, back, 1, groups, aligned, transposed), None)
+    weigh(
+        call,
+        Operands(x, weight, blocks, standard, back, 1, groups, aligned, transposed=transposed, channels=True),
+        None,
+    )
     if bias is not None:
         pointwise(call, [bias.view(-1, *space), call.output], "shift")
         call.record.take_mean(call.record.products[-1], call.output, 1, bias)
@@ -236,7 +241,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     begun = {family: operands.back(labels.view(batch, 1, m)) for family, labels in computed.items()}
     call.write({**passing, **_joined(record, passing, begun)})
     if product.reads:
-        product.tap = find_tap(record, product, operands.activation, operands.weight, operands.axis)
+        product.tap = find_tap(record, product, operands)
     product.grouped = operands.groups > 1 or operands.transposed or operands.joint
     if not product.grouped:
         record.results[record.memory.key(call.output)] = product, call.output._version

@@ -121,12 +121,19 @@ class Memory:
                 return number
         return None
 
-    def whole_view(self, tensor: Tensor) -> int | None:
-        """The parameter of which the tensor shows every element, in any order of axes."""
-        for number in self._holds.get(self.key(tensor), []):
-            parameter = self.parameters[number]
-            if tensor.storage_offset() == parameter.storage_offset() and tensor.numel() == parameter.numel():
-                return number
+    def place(self, tensor: Tensor) -> tuple[int, int, int] | None:
+        """The parameter of which the tensor is a view, or a copy of one: its number, the first element, and how many."""
+        for key, _ in self.identity(tensor):
+            for number in self._holds.get(key, []):
+                parameter = self.parameters[number]
+                first = int(tensor.storage_offset()) - int(parameter.storage_offset())
+                if key != self.key(tensor) and tensor.numel() < parameter.numel():
+                    addresses = self.addresses(tensor)
+                    first = -1 if addresses is None else int(addresses.min()) - self.first[number]
+                elif key != self.key(tensor):
+                    first = 0
+                if 0 <= first <= first + tensor.numel() <= parameter.numel():
+                    return number, first, tensor.numel()
         return None
 
     # -- arrays -------------------------------------------------------------------------------------------------

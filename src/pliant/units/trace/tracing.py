@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_map
 from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
-from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.models import arguments, is_plain, operation_name, prefix_of, tensors_in, unwrapped
 from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
@@ -233,15 +233,15 @@ def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> 
 
 def _remembers(model: nn.Module, record: TraceRecord) -> bool:
     """Whether the model has kept numbers that depend on units, outside of buffers: a second forward shows what reads them."""
-    buffers = {record.memory.key(buffer) for buffer in model.buffers() if buffer.layout is torch.strided}
+    buffers = {record.memory.key(buffer) for buffer in model.buffers() if is_plain(buffer)}
     with _disable_current_modes():
-        held = [tensor for tensor in PythonState(model).tensors if tensor.layout is torch.strided]
+        held = [tensor for tensor in PythonState(model).tensors if is_plain(tensor)]
     return any(record.memory.key(tensor) not in buffers and record.live(tensor) for tensor in held)
 
 
 def _dense(value: Any) -> Iterator[Tensor]:
-    """Tensors that have a storage, which labels shadow: not the sparse ones."""
-    return (tensor for tensor in tensors_in(value) if tensor.layout is torch.strided)
+    """Tensors that have a storage, which labels shadow."""
+    return (tensor for tensor in tensors_in(value) if is_plain(tensor))
 
 
 def _escape(record: TraceRecord, tensor: Tensor, reason: str) -> None:
@@ -257,7 +257,7 @@ def _watched(record: TraceRecord) -> Generator[None]:
             inputs = [
                 (argument, value, (record.memory.key(value), value._version))
                 for argument, value in [*enumerate(args), *kwargs.items()]
-                if isinstance(value, Tensor) and value.layout is torch.strided
+                if is_plain(value)
             ]
             name = record.module_names[module]
             record.stack.append(Frame(module, name, cast(Any, inputs), record.calls[name]))

@@ -44,6 +44,7 @@ class Verdicts:
         self._escaped = {unit: why for why, labels in self.record.escaped for unit in table.units_in(labels)}
         self._mixed = self._find_mixed()
         self._shared_readers = self._find_shared()
+        self._read = {number for product in self.record.products if product.reads for number in product.parameters}
         self._readers, self._writers = _lanes_of_parameters(self.record)
 
     def facts(self, unit: int) -> Facts:
@@ -100,7 +101,8 @@ class Verdicts:
             yield f"all units mixed by {self._mixer(collapsed, facts.families)}"
         yield from self._tied(signature)
         both = self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
-        if facts.shared and facts.shared not in {self.record.memory.names[number] for number in both}:
+        state = facts.shared is not None and self._keeps_state(facts.shared)
+        if facts.shared and not state and facts.shared not in {self.record.memory.names[number] for number in both}:
             yield f"its outgoing weight '{facts.shared}' is also used elsewhere"
         yield from self._embedded(signature)
         yield from self._scripted(signature)
@@ -120,8 +122,12 @@ class Verdicts:
 
     def _recurs(self, signature: Signature) -> bool:
         """Whether a weight feeds its own units again and again; a residual block closes the loop only once."""
-        both = self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
-        return any(sum(number in product.parameters for product in self.record.products) > 1 for number in both)
+        incoming = self._parameters(signature, "incoming")
+        both = incoming & self._parameters(signature, "outgoing")
+        projected = {number for number in incoming if self._keeps_state(self.record.memory.names[number])}
+        return any(
+            sum(number in product.parameters for product in self.record.products) > 1 for number in both | projected
+        )
 
     def _mixer(self, *families: frozenset[int]) -> str:
         """The operation that made the largest set of rows of the first families that have one."""
@@ -175,10 +181,15 @@ class Verdicts:
 
     def _unread_state(self, signature: Signature) -> Iterator[str]:
         """Recurrent weights whose consumers a single time step does not show."""
+        names = self.record.memory.names
         for number in self._parameters(signature, "incoming") - self._parameters(signature, "outgoing"):
-            name = self.record.memory.names[number]
-            if isinstance(self.record.owner(name), nn.RNNBase | nn.RNNCellBase) and "weight_hh" in name:
-                yield f"'{name}' reads no unit in one time step; give example inputs of two or more"
+            state = names[number].replace("weight_hr", "weight_hh")  # what a projection gives is the state
+            if self._keeps_state(state) and state in names and names.index(state) not in self._read:
+                yield f"'{state}' reads no unit in one time step; give example inputs of two or more"
+
+    def _keeps_state(self, name: str) -> bool:
+        """Whether a weight reads what its recurrent layer gave one step before: at first a given state, or zeros."""
+        return isinstance(self.record.owner(name), nn.RNNBase | nn.RNNCellBase) and "weight_hh" in name
 
     # -- short forms ----------------------------------------------------------------------------------------------
 

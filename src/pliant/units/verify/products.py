@@ -31,6 +31,7 @@ class Product:
     contracted: int
     result: Tensor
     computed: int
+    batched: bool = False  # a batch of matrices: (batch, ..)
 
 
 class Products(TorchDispatchMode):
@@ -49,7 +50,8 @@ class Products(TorchDispatchMode):
             number = self._number(weight)
             if number is not None:
                 axis = 1 if func is _ATEN.convolution.default else max(axis, -operand.dim())
-                return self.visit(Product(number, operand, axis, result, max(axis, -result.dim())))
+                batched = weight.dim() == 3 == operand.dim() and func is not _ATEN.convolution.default
+                return self.visit(Product(number, operand, axis, result, max(axis, -result.dim()), batched))
         return result
 
     def _number(self, tensor: Tensor) -> int | None:
@@ -88,7 +90,7 @@ class Sums:
         return self.total[:, index] / max(self.rows, 1)
 
 
-def by_entry(tensor: Tensor, axis: int) -> Tensor:
-    """(rows, entries)"""
+def by_entry(tensor: Tensor, axis: int, *, batched: bool = False) -> Tensor:
+    """(rows, entries); of a batch of matrices the entries of each, one matrix after another."""
     last = tensor.detach().movedim(axis, -1)
-    return last.reshape(-1, last.shape[-1])
+    return torch.cat([*last], -1) if batched else last.reshape(-1, last.shape[-1])
