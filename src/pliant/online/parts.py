@@ -39,7 +39,9 @@ class PartLowering(NativeLowering):
         super().run_pass(state)
         lowered = state["cr"]
         where, name = lowered.fndesc.lookup_module(), state.func_id.func_name
-        entry = _dynfunc.make_function(where, name, "a part", 0, lowered.env, (state.library,))  # address 0: never called
+        entry = _dynfunc.make_function(
+            where, name, "a part", 0, lowered.env, (state.library,)
+        )  # address 0: never called
         state.targetctx.insert_user_function(entry, lowered.fndesc, [state.library])
         state["cr"] = lowered._replace(cfunc=entry)
         return True

@@ -17,7 +17,6 @@ import pliant
 from pliant.units.trace import trace
 from tests.units.trace.test_tracing import Net
 
-
 CALLS: list[Tensor] = []  # global, so that it is not put back
 
 
