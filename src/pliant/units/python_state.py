@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from pliant.units.models import is_plain
+
 MOST = 100_000  # objects; a model that holds its trainer reaches the whole program
 LARGEST = 2**26  # bytes of an array: a larger one is data, not a state
 
@@ -54,7 +56,7 @@ class Layout:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.alias = tensor, tensor.detach()
-        self.bytes = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else None
+        self.bytes = tensor.untyped_storage().nbytes() if is_plain(tensor) else None
 
     def restore(self) -> None:
         if self.bytes is None:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pliant.base.dispatch import DispatchMode
 from pliant.base.process import other_random_states, random_state, visible_kernels
 from pliant.units.hooks import recording_paused
-from pliant.units.models import tensors_in
+from pliant.units.models import is_plain, tensors_in
 from pliant.units.python_state import Layout, PythonState
 
 
@@ -74,13 +74,13 @@ class Writes:
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
-            if tensor.layout is torch.strided:
+            if is_plain(tensor):
                 self._watched.setdefault(_memory(tensor), []).append(tensor)
 
     def note(self, op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """To be called before the operation runs."""
         for written in _written(op, args, kwargs):
-            if written.layout is torch.strided:
+            if is_plain(written):
                 for tensor in self._watched.pop(_memory(written), []):
                     self.before.append((tensor, tensor.detach().clone()))
 
@@ -97,7 +97,7 @@ def _written(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             yield from tensors_in(args[position] if position < len(args) else kwargs.get(argument.name))
 
 
-class WritesMode(TorchDispatchMode):
+class WritesMode(DispatchMode):
     """Notes every operation."""
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -162,6 +163,21 @@ def test_example_inputs_without_an_example_are_named() -> None:
         trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(0, 3))
 
 
+# -- reasons --------------------------------------------------------------------------------------------------------
+
+
+def test_what_tied_the_rows_of_a_weight_is_named_though_no_set_of_its_own_rows_is() -> None:
+    """A depthwise weight whose channels meet a number that the rows of another weight share."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        context, gate = net.a(x).split((4, 1), 1)
+        return net.c(torch.relu(net.depthwise(context)) * gate)
+
+    model = Net(forward, a=nn.Conv2d(3, 5, 1), depthwise=nn.Conv2d(4, 4, 1, groups=4), c=nn.Conv2d(4, 2, 1))
+    with pytest.raises(ValueError, match="all units mixed by aten::mul in ''"):
+        trace(model, torch.randn(2, 3, 4, 4))
+
+
 # -- scripted parts -------------------------------------------------------------------------------------------------
 
 
@@ -245,3 +261,12 @@ def test_the_work_of_tracing_grows_with_the_length_of_the_forward_and_no_faster(
 
     calls(1)  # imports
     assert calls(16) < 2.2 * calls(8)  # 4 times where each operation looks at every block before it
+
+
+def test_tracing_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys, torch, pliant; from torch import nn; loaded = set(sys.modules)\n"
+        "pliant.trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(2, 3))\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules], len(set(sys.modules) - loaded) < 200)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[] True\n"

@@ -21,9 +21,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.base.dispatch import DispatchMode
 from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
@@ -102,7 +103,7 @@ def trace(
 IDLE, MOST = 4, 32  # forwards of a model that draws random numbers, and has parameters that did not take part yet
 
 
-class Shadowing(TorchDispatchMode):
+class Shadowing(DispatchMode):
     """Runs each operation, then its rule."""
 
     def __init__(self, record: TraceRecord, *, branches: bool) -> None:
