@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from pliant.engine.attached import Optimizers, after_step, before_step, when_gradients_are_there
+from pliant.engine.attached import Optimizers, after_step, before_step, each_of, when_gradients_are_there
 from pliant.engine.whole_parameters import Which, WholeParameters
 
 
@@ -35,7 +35,7 @@ class Pull(WholeParameters, ABC):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizers, *, strength: float, parameters: Which = None) -> None:
-        super().__init__(model, optimizer, parameters)
+        super().__init__(model, each_of(optimizer), parameters)
         if not 0.0 <= strength < float("inf"):
             raise ValueError(f"strength must be 0 or more, got {strength}")
         if any(isinstance(each, LBFGS) for each in self.optimizers):
@@ -59,8 +59,9 @@ class Pull(WholeParameters, ABC):
         with self._or_nothing_left():
             for each in self.optimizers:
                 first = before_step(each, self._pull_before_step)
+                self._handles.append(first)
                 cast(OrderedDict[int, Any], first.hooks_dict_ref()).move_to_end(first.id, last=False)
-                self._handles += [first, after_step(each, self._restore_after_step)]
+                self._handles.append(after_step(each, self._restore_after_step))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 

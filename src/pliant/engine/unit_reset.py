@@ -106,8 +106,8 @@ class UnitReset(Attached):
             self._notes = [*units.notes, *self.forget.notes, *warnings_of(units)]
             self.plan = self._with_fresh(UnitMap(rows, units.skipped, unreached=units.unreached))
             for statistics in self.all_statistics:
-                self._handles += statistics.listen(score.reads)
-            self._handles += [] if forwards is None else follow(forwards)
+                self._handles.extend(statistics.listen(score.reads))
+            self._handles.extend(() if forwards is None else follow(forwards))
             self._start = [statistics.state_dict() for statistics in self.all_statistics]
             self._follow_steps()
 

@@ -49,7 +49,7 @@ class WholeParameters(Attached, ABC):
     def __init__(
         self, model: nn.Module, optimizer: Optimizers | None, parameters: Which, *, attach: bool = True
     ) -> None:
-        super().__init__(each_of(optimizer), attach=attach)
+        super().__init__(() if optimizer is None else each_of(optimizer), attach=attach)
         self.places = places_of(model, None if optimizer is None else self.optimizers, parameters)
 
     @property
