@@ -242,6 +242,96 @@ def test_a_step_within_a_step_is_one_step(name):
     assert runs[0][1] == runs[1][1]
 
 
+# -- a parameter that two optimizers list ----------------------------------------------------------------------------------
+
+
+class ActorCritic(nn.Module):
+    """A shared encoder, which the loss of the actor trains and that of the critic does not."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+        self.actor, self.critic = (nn.Sequential(nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 2)) for _ in range(2))
+
+    def forward(self, x):
+        h = self.encoder(x)
+        return self.actor(h), self.critic(h)
+
+
+def both(model):
+    return [torch.optim.Adam([*model.encoder.parameters(), *part.parameters()]) for part in (model.actor, model.critic)]
+
+
+def learn(model, actor, critic, steps):
+    """The critic steps twice as often."""
+    for number in range(steps):
+        x = batch(number, (6,))[0]
+        critic.zero_grad()
+        model.critic(model.encoder(x).detach()).square().mean().backward()
+        critic.step()
+        if number % 2:
+            actor.zero_grad()
+            model.actor(model.encoder(x)).square().mean().backward()
+            actor.step()
+
+
+def test_a_parameter_is_stepped_by_the_first_optimizer_that_lists_it():
+    """As if the other did not list it."""
+    runs = []
+    for listed_twice in (True, False):
+        model = ActorCritic()
+        actor, critic = both(model)
+        if not listed_twice:
+            critic = torch.optim.Adam(model.critic.parameters())
+        settings = {**OFTEN, "replacement_rate": 0.1}
+        cbp, l2 = ContinualBackprop(model, [actor, critic], **settings), L2(model, [actor, critic], strength=0.01)
+        snp = ShrinkAndPerturb(model, [actor, critic], noise_std=0.001, seed=1)
+        learn(model, actor, critic, 120)
+        runs.append((model, cbp, l2.places, snp))
+    enough(runs[0][1])
+    assert {name: group["steps"] for name, group in runs[0][1].stats().items()} == {
+        "encoder.0": 60,
+        "actor.0": 60,
+        "critic.0": 120,
+    }
+    assert runs[0][1].stats() == runs[1][1].stats()
+    assert runs[0][3].steps == runs[1][3].steps == [60, 120]
+    assert_close(runs[0][0].state_dict(), runs[1][0].state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_that_steps_it_is_an_error_before_it_does(name):
+    model = ActorCritic()
+    actor, critic = both(model)
+    METHODS[name](model, [critic, actor])
+    learn(model, actor, critic, 1)  # the critic alone
+    before = copy.deepcopy(model.state_dict())
+    message = (
+        r"'encoder\.0\.weight' is listed by optimizer\[0\] and optimizer\[1\], and the first is taken for the one that steps it, "
+        r"but optimizer\[1\] is about to step it, since it has a gradient: give the one that steps it first, or take it out"
+    )
+    model.actor(model.encoder(batch(0, (6,))[0])).square().mean().backward()
+    with pytest.raises(RuntimeError, match=message):
+        actor.step()
+    with pytest.raises(RuntimeError, match=message):
+        actor.step(lambda: model(batch(0, (6,))[0])[0].sum().backward())
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_that_has_stepped_it_is_an_error_at_construction(name):
+    model = ActorCritic()
+    actor, critic = both(model)
+    learn(model, actor, critic, 2)
+    with pytest.raises(
+        ValueError, match=r"'encoder\.0\.weight' is listed by .* optimizer\[1\] has stepped it already: give"
+    ):
+        METHODS[name](model, [critic, actor])
+    assert hooks(actor, model) + hooks(critic, model) == 0
+    METHODS[name](model, [actor, critic])
+
+
 # -- construction that fails -----------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from operator import index
 from threading import Lock
 from typing import Any, Self, TypeVar, cast
@@ -47,6 +48,7 @@ class Attached(ABC):
         self._steps_by_itself = attach
         self._clocks = {each: Clock() for each in self.optimizers}
         self._begun = set[Optimizer]()  # whose step has begun
+        self._lent: dict[Optimizer, list[tuple[str, Tensor, Optimizer]]] = {}  # name, parameter, whose it is
         self._handles: list[RemovableHandle] = []
 
     # -- around a step ------------------------------------------------------------------------------------------------
@@ -58,12 +60,13 @@ class Attached(ABC):
         """A step has ended; with `attach=False` nothing is to happen by itself."""
 
     @abstractmethod
-    def _touched(self) -> Iterable[Tensor]:
-        """The parameters acted on."""
+    def _acted_on(self) -> Iterable[tuple[str, Tensor]]:
+        """The parameters acted on, with their names."""
 
     def _follow_steps(self) -> None:
         """Hooks on all optimizers that have any. From here on construction must not fail, but within `_or_nothing_left`."""
-        self._on_cuda = any(parameter.device.type == "cuda" for parameter in self._touched())
+        self._on_cuda = any(parameter.device.type == "cuda" for _, parameter in self._acted_on())
+        self._look_for_lent()
         for each in self.optimizers:
             if not self._steps_by_itself and not _takes_hooks(each):
                 continue  # who steps by hand says when
@@ -73,10 +76,13 @@ class Attached(ABC):
             with _LOCK:
                 _ALL.add(self)
 
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> Any:
         self._begun.add(optimizer)
         if not self._is_captured():
             self._begins(optimizer)
+            if optimizer in self._lent:
+                return when_gradients_are_there(args, kwargs, partial(self._check_lent, optimizer))
+        return None
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         if (
@@ -94,6 +100,30 @@ class Attached(ABC):
             return
         self._clocks[optimizer].after(optimizer)
         self._ended(optimizer)
+
+    def _look_for_lent(self) -> None:
+        """Which parameters an optimizer lists that are another's, the first that lists them."""
+        home, names = home_of_parameters(self.optimizers), {parameter: name for name, parameter in self._acted_on()}
+        for each in self.optimizers:
+            listed = (parameter for settings in each.param_groups for parameter in settings["params"])
+            lent = [p for p in listed if p in names and home[p] is not each]
+            for parameter in (p for p in lent if each.state.get(p)):
+                raise ValueError(self._said(names[parameter], each, home[parameter], "has stepped it already"))
+            if lent:
+                self._lent[each] = [(names[p], p, home[p]) for p in lent]
+
+    def _check_lent(self, optimizer: Optimizer) -> None:
+        """Raise `RuntimeError` if the optimizer is about to step a parameter that is another's."""
+        for name, parameter, home in self._lent[optimizer]:
+            if parameter.grad is not None:
+                raise RuntimeError(self._said(name, optimizer, home, "is about to step it, since it has a gradient"))
+
+    def _said(self, name: str, optimizer: Optimizer, home: Optimizer, does: str) -> str:
+        mine, theirs = (f"optimizer[{self.optimizers.index(each)}]" for each in (optimizer, home))
+        return (
+            f"'{name}' is listed by {theirs} and {mine}, and the first is taken for the one that steps it, but {mine} {does}: "
+            f"give the one that steps it first, or take it out of the other's parameters"
+        )
 
     def _is_captured(self) -> bool:
         """Whether what happens now is recorded in a CUDA graph."""
@@ -257,12 +287,12 @@ def after_step(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], None]
 
 
 def home_of_parameters(optimizers: Iterable[Optimizer]) -> dict[Tensor, Optimizer]:
-    """The optimizer that steps each parameter. Raises `ValueError` if two of them step the same one."""
+    """The optimizer that steps each parameter: the first that lists it. Codes with a shared encoder list it with the actor and
+    the critic, and train it by one of them; the others are held to that (`Attached`)."""
     home: dict[Tensor, Optimizer] = {}
     for optimizer in optimizers:
         for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
-            if home.setdefault(parameter, optimizer) is not optimizer:
-                raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
+            home.setdefault(parameter, optimizer)
     return home
 
 

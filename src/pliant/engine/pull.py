@@ -57,6 +57,7 @@ class Pull(WholeParameters, ABC):
             each: [place for place in self.places if place.optimizer == number] for each, number in numbers.items()
         }
         with self._or_nothing_left():
+            self._look_for_lent()
             for each in self.optimizers:
                 first = before_step(each, self._pull_before_step)
                 self._handles.append(first)
@@ -75,6 +76,8 @@ class Pull(WholeParameters, ABC):
     @torch.no_grad()
     def _pull(self, optimizer: Optimizer) -> None:
         """Put g + λ d in the place of g."""
+        if optimizer in self._lent:
+            self._check_lent(optimizer)
         if not self.strength:
             return
         wanted = {place.parameter for place in self._stepped_by[optimizer] if not self._is_pulled(place.parameter)}

@@ -53,7 +53,7 @@ class OptimizerState:
         self._young: dict[Optimizer, YoungEntries] = {}  # of those that it has joined
 
     def bind(self, optimizers: Sequence[Optimizer], groups: Sequence[BoundGroup]) -> None:
-        """Look every parameter up in its optimizer. Raises `ValueError` where one has none or two, or a rule is missing."""
+        """Look every parameter up in its optimizer. Raises `ValueError` where one has none, or a rule is missing."""
         self._groups = list(groups)
         self._home = home_of_parameters(optimizers)
         used: dict[Optimizer, list[BoundSlice]] = {}
