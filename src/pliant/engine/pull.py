@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from pliant.engine.attached import Optimizers, after_step, before_step, when_gradients_are_there
+from pliant.engine.attached import Optimizers, after_step, before_step, each_of, when_gradients_are_there
 from pliant.engine.whole_parameters import Which, WholeParameters
 
 
@@ -35,7 +35,7 @@ class Pull(WholeParameters, ABC):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizers, *, strength: float, parameters: Which = None) -> None:
-        super().__init__(model, optimizer, parameters)
+        super().__init__(model, each_of(optimizer), parameters)
         if not 0.0 <= strength < float("inf"):
             raise ValueError(f"strength must be 0 or more, got {strength}")
         if any(isinstance(each, LBFGS) for each in self.optimizers):
@@ -57,10 +57,12 @@ class Pull(WholeParameters, ABC):
             each: [place for place in self.places if place.optimizer == number] for each, number in numbers.items()
         }
         with self._or_nothing_left():
+            self._look_for_lent()
             for each in self.optimizers:
                 first = before_step(each, self._pull_before_step)
+                self._handles.append(first)
                 cast(OrderedDict[int, Any], first.hooks_dict_ref()).move_to_end(first.id, last=False)
-                self._handles += [first, after_step(each, self._restore_after_step)]
+                self._handles.append(after_step(each, self._restore_after_step))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -74,6 +76,8 @@ class Pull(WholeParameters, ABC):
     @torch.no_grad()
     def _pull(self, optimizer: Optimizer) -> None:
         """Put g + λ d in the place of g."""
+        if optimizer in self._lent:
+            self._check_lent(optimizer)
         if not self.strength:
             return
         wanted = {place.parameter for place in self._stepped_by[optimizer] if not self._is_pulled(place.parameter)}

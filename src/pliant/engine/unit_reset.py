@@ -51,8 +51,8 @@ class UnitReset(Attached):
 
     Args:
         model: the network that trains.
-        optimizer: what steps it, or several (each parameter is looked up in its own); a group's clock is the
-            optimizer of its first incoming weight.
+        optimizer: what steps it, or several (each parameter is looked up in its own, the first that lists it); a group's
+            clock is the optimizer of its first incoming weight.
         score, select, redraw, forget: the four parts, see `pliant.engine.interfaces`.
         where: `example_inputs=x` or `groups=...`, and the rest of `pliant.engine.planning.Where`.
 
@@ -106,8 +106,8 @@ class UnitReset(Attached):
             self._notes = [*units.notes, *self.forget.notes, *warnings_of(units)]
             self.plan = self._with_fresh(UnitMap(rows, units.skipped, unreached=units.unreached))
             for statistics in self.all_statistics:
-                self._handles += statistics.listen(score.reads)
-            self._handles += [] if forwards is None else follow(forwards)
+                self._handles.extend(statistics.listen(score.reads))
+            self._handles.extend(() if forwards is None else follow(forwards))
             self._start = [statistics.state_dict() for statistics in self.all_statistics]
             self._follow_steps()
 
@@ -162,7 +162,7 @@ class UnitReset(Attached):
             self._replaced.add(group.name, units.counts, self._home[group].steps[group])
             log.debug("replaced %s of '%s' at step %s", units.counts, group.name, self._replaced.last[group.name])
         self._feedback.replaced(before)
-        written(self._touched(chosen), by=self._feedback)
+        written((part.parameter for group in chosen for part in group.slices()), by=self._feedback)
 
     def _observe(self, statistics: ActivityStatistics, outcome: Outcome) -> list[BoundGroup]:
         """Take in what groups side by side did, and return those that made a step that the host knows to be taken.
@@ -210,8 +210,8 @@ class UnitReset(Attached):
         else:
             self._feedback.leave()
 
-    def _touched(self, groups: Iterable[BoundGroup] | None = None) -> Iterable[Tensor]:
-        return [part.parameter for group in groups or self.groups for part in group.slices()]
+    def _acted_on(self) -> Iterable[tuple[str, Tensor]]:
+        return [(part.part.parameter, part.parameter) for group in self.groups for part in group.slices()]
 
     # -- what happened -----------------------------------------------------------------------------------------
 

@@ -17,16 +17,15 @@ touched. State is written in place, so a captured CUDA graph goes on with what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.optim import Optimizer
 
 from pliant.base.choices import one_of
-from pliant.engine.attached import Optimizers
+from pliant.engine.attached import Optimizers, each_of
 from pliant.engine.feedback import written
 from pliant.engine.fresh_copy import FreshCopy, Init
 from pliant.engine.optimizer_state.whole import Policy, WholeState
@@ -118,7 +117,7 @@ def reset_network(
 
 
 def reset_optimizer(
-    optimizer: Optimizer | Sequence[Optimizer],
+    optimizer: Optimizers,
     parameters: Iterable[nn.Parameter] | None = None,
     *,
     optimizer_state: Policy = "fresh",
@@ -133,11 +132,11 @@ def reset_optimizer(
     >>> optimizer.state[weight]["step"].item(), optimizer.state[weight]["exp_avg"].tolist()
     (0.0, [0.0, 0.0])
     """
-    each = (optimizer,) if isinstance(optimizer, Optimizer) else optimizer
+    each = each_of(optimizer)
     if parameters is None:
         parameters = [p for one in each for settings in one.param_groups for p in settings["params"]]
     with torch.no_grad():
-        WholeState(optimizer, list(parameters), optimizer_state).forget()
+        WholeState(each, list(parameters), optimizer_state).forget()
 
 
 @torch.no_grad()
