@@ -122,7 +122,7 @@ def replacing(path: Path) -> Generator[Path]:
 
     A link at `path` is replaced, not followed.
     """
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    unfinished = path.with_name(f"{path.stem[:200]}.{secrets.token_hex(4)}.tmp{path.suffix}")
     os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield unfinished

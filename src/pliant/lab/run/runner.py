@@ -217,7 +217,8 @@ class _Run:
             job = self.board.jobs[event["job"]].job
             log = self.study.log(job.name)
             seen = f"and {log} cannot be written: {event['log']}" if event["log"] else f"see {log}"
-            self._fail(job, f"{shortened(event['why'], 500)}, {seen}")
+            why = event["why"] if len(event["why"]) < 500 else shortened(event["why"], 500)
+            self._fail(job, f"{why.replace(chr(10), ' ')}, {seen}")
         else:
             one = self.board.ended(event["job"], finished=True)
             self.display.show(self.board, one)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from pliant.base.files import open_itself
-from pliant.lab.errors import ended
+from pliant.lab.errors import LabError, ended
 from pliant.lab.experiment import Context, State, checked_rows
 from pliant.lab.run.promises import Promises
 from pliant.lab.stored.files import Lock
@@ -103,7 +103,9 @@ def main() -> None:
             run_job(study, jobs[name], report)
             report({"job": name, "event": "finished"})
         except BaseException as error:  # also sys.exit(): a failed job is reported, and the next one runs
-            why = str(ended(error)) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
+            if isinstance(error, SystemExit | LabError):
+                why = str(ended(error) if isinstance(error, SystemExit) else error)
             report({"job": name, "event": "failed", "why": why, "log": logged(study.log(name), traceback.format_exc())})
 
 

@@ -114,7 +114,7 @@ class Study:
         """Its code is run when first asked for: rows are read without."""
         return load(self.plan.experiment)
 
-    @cached_property
+    @property
     def reading(self) -> Reading:
         """What readers of rows need to know of the experiment. No code is run for it that is not shipped."""
         if "experiment" in self.__dict__:
@@ -352,7 +352,7 @@ def begun(folder: Path, plan: Plan) -> Study:
 
 def _is_left_over(name: str) -> bool:
     """Whether it may lie in the folder of a study whose making was interrupted."""
-    return name == "study.lock" or (name.startswith("study.json.") and name.endswith(".tmp"))
+    return name == "study.lock" or (name.startswith("study.") and name.endswith(".tmp.json"))
 
 
 def _joined_by(study: Study, methods: Sequence[MethodTarget]) -> Study:
