@@ -24,6 +24,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.base.arguments import flag
 from pliant.base.dispatch import DispatchMode
 from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
@@ -74,7 +75,13 @@ def trace(
     >>> [(row.group.name, row.units) for row in trace(model, torch.zeros(2, 3)).rows]
     [('0', 8)]
     """
-    options = Options(residual=residual, heads=heads, strict=strict, activity=activity)
+    trial = flag("trial", trial)
+    options = Options(
+        residual=flag("residual", residual),
+        heads=flag("heads", heads),
+        strict=flag("strict", strict),
+        activity=flag("activity", activity),
+    )
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
