@@ -195,7 +195,11 @@ def resets(owner: nn.Module, leaf: str) -> bool:
 
 def reset_copy(owner: nn.Module, seed: int, *, broken: str | None = None) -> nn.Module:
     """A copy of a layer on the CPU, its parameters drawn by its own reset under `seed`; the parameter `broken` was NaN before."""
-    copy = deepcopy(owner).cpu()
+    held = [each for module in owner.modules() for each in vars(module).values() if isinstance(each, Tensor)]
+    computed = {
+        id(each): each.detach().clone() for each in held if not each.is_leaf
+    }  # as prune and weight_norm keep it
+    copy = deepcopy(owner, cast(Any, computed)).cpu()
     if broken is not None:
         copy.get_parameter(broken).data.fill_(torch.nan)
     with random_state(seed), torch.no_grad():
