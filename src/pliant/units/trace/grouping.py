@@ -190,8 +190,9 @@ class _Builder:
         rows = row_at[self.table.positions(self.units, part)]
         if int(rows.min()) < 0:
             return None
-        count = sum(len(each.rows) for each in product.inputs or [])
-        return self._of_examples(replace(tap, index=_index(rows, count), nonnegative=self._nonnegative(tap)), users)
+        return self._of_examples(
+            replace(tap, index=_index(rows, product.width), nonnegative=self._nonnegative(tap)), users
+        )
 
     def _of_examples(self, tap: Tap | None, users: Iterable[tuple[Product, Lanes]]) -> Tap | None:
         """The tap, told which calls of its module are auxiliary; None where they cannot be told apart."""

@@ -130,18 +130,27 @@ def _ravel(rows: Tensor, where: list[Tensor], sizes: list[int]) -> Tensor:
     return position
 
 
-def own_lanes(memory: Memory, number: int, addresses: Tensor, labels: Tensor) -> tuple[Lanes, Tensor] | None:
-    """Single elements of a parameter and the one label that each meets; None where one meets several.
+def own_lanes(
+    memory: Memory, number: int, axes: tuple[int, ...], positions: Tensor, labels: Tensor
+) -> tuple[Lanes, Tensor] | None:
+    """Positions of a parameter along some axes and the one label that each meets; None where one meets several.
 
-    `addresses` and `labels` broadcast; rows of the lanes are not used.
+    `positions` (NONE where there is none) and `labels` broadcast; rows of the lanes are not used.
     """
-    parameter = memory.parameters[number]
-    addresses, labels = broadcast(addresses - memory.first[number], labels)
-    inside = (addresses >= 0) & (addresses < parameter.numel()) & (labels != NONE)
+    positions, labels = broadcast(positions, labels)
+    inside = (positions != NONE) & (labels != NONE)
     base = int(labels.max()) + 1
-    pairs = values(addresses[inside] * base + labels[inside])
-    positions, label = pairs // base, pairs % base
-    if len(positions) == 0 or len(values(positions)) < len(positions):
+    pairs = values(positions[inside] * base + labels[inside])
+    found, label = pairs // base, pairs % base
+    if len(found) == 0 or len(values(found)) < len(found):
         return None
-    lane = Lane(number, tuple(range(parameter.dim())), tuple(parameter.shape))
-    return Lanes(lane, positions, positions), label
+    return Lanes(Lane(number, axes, tuple(memory.parameters[number].shape)), found, found), label
+
+
+def all_elements(lanes: Lanes) -> Lanes:
+    """The same lanes element by element; row i of theirs was row `rows[i]` of those given."""
+    lane, axes = lanes.lane, lanes.lane.axes
+    index = torch.arange(prod(lane.shape)).view(lane.shape).movedim(axes, tuple(range(len(axes))))
+    found = index.reshape(lane.positions, -1)[lanes.positions]
+    rows = torch.arange(len(found))[:, None].expand_as(found)
+    return Lanes(Lane(lane.parameter, tuple(range(len(lane.shape))), lane.shape), rows.flatten(), found.flatten())

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pliant.units.models import tensors_in
+from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import NONE, broadcast
 from pliant.units.trace.shadows import ADDRESSES, Arrays, source
+from pliant.units.trace.sources import shape_of, sources
 
 _NOT_FOR_LABELS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "value"}
 
@@ -195,12 +197,17 @@ def _decides(call: Call, index: Tensor, reason: str) -> None:
 
 def paired(call: Call) -> None:
     """Real pairs seen as complex numbers, and back."""
-    arrays = call.record.arrays(call.inputs[0])
-    if call.name == "view_as_real":
-        call.write({family: labels.unsqueeze(-1) for family, labels in arrays.items()})
-    else:
-        joined = {family: call.record.labels.reduce(labels, (-1,)) for family, labels in arrays.items()}
-        call.write({family: labels.squeeze(-1) for family, labels in joined.items()})
+    x, record = call.inputs[0], call.record
+    found, apart = sources(record, x), call.name == "view_as_real"
+    arrays: Arrays = {}
+    for family, labels in record.arrays(x).items():
+        arrays[family] = labels.unsqueeze(-1) if apart else record.labels.reduce(labels, (-1,)).squeeze(-1)
+    call.write(arrays)
+    for number, block in found.items():
+        pair = block.unsqueeze(-1) if apart else blocks.along(shape_of(record, number), block, (-1,)).squeeze(-1)
+        record.functions.setdefault(number, call.where)
+        record.memory.add(call.output, source(number), pair)
+    call.followed = True
 
 
 def scattered(call: Call) -> None:

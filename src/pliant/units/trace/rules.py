@@ -20,10 +20,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
 from pliant.units.trace.contractions import bilinear, convolution, embedding, matmul, sparse_matmul
 from pliant.units.trace.elementwise import elementwise
-from pliant.units.trace.labels import uniform
 from pliant.units.trace.layout import (
     copied,
     copied_into,
@@ -37,9 +37,9 @@ from pliant.units.trace.layout import (
     scattered,
     windows,
 )
-from pliant.units.trace.norms import batch_norm, group_norm, layer_norm
+from pliant.units.trace.norms import batch_norm, group_norm, layer_norm, weight_norm
 from pliant.units.trace.shadows import Arrays
-from pliant.units.trace.sources import MANY, meet, reduce, sources
+from pliant.units.trace.sources import followed, meet, reduce, shape_of, sources
 
 Rule = Callable[[Call], None]
 
@@ -73,7 +73,9 @@ def joined(call: Call, dims: list[int], *, keep: bool, operands: Sequence[Tensor
         return
     found = [sources(call.record, operand) for operand in operands]
     call.lose_others(*operands)
-    call.record.unexplained(call.inputs)
+    call.record.unexplained(
+        [each for each in call.inputs if not (_among(each, operands) and followed(call.record, each))]
+    )
     arrays: Arrays = {}
     for operand in operands:
         for family, labels in call.record.arrays(operand).items():
@@ -84,6 +86,10 @@ def joined(call: Call, dims: list[int], *, keep: bool, operands: Sequence[Tensor
     call.write(arrays)
     reduce(call, found, dims, keep=keep, arrays=arrays)
     call.followed = True
+
+
+def _among(tensor: Tensor, operands: Sequence[Tensor]) -> bool:
+    return any(tensor is each for each in operands)
 
 
 def gated(call: Call) -> None:
@@ -116,9 +122,8 @@ def sampled(call: Call) -> None:
     record.kill(record.live(grid), f"decides what {call.where} picks")
     joined(call, list(range(2, x.dim())), keep=True)
     space = list(range(1, grid.dim()))
-    for number, index in found.items():
-        one = uniform(index, space)
-        one = torch.full((1,) * grid.dim(), MANY) if one is None else one
+    for number, source in found.items():
+        one = blocks.along(shape_of(record, number), source, space)
         record.functions.setdefault(number, call.where)
         meet(call, call.output[:, :1], {number: one}, record.arrays(call.output))
 
@@ -278,6 +283,7 @@ WAYS: list[tuple[Rule, str]] = [
     (gated, "glu"),
     (layer_norm, "native_layer_norm rms_norm _fused_rms_norm"),
     (group_norm, "native_group_norm"),
+    (weight_norm, "_weight_norm_interface"),
     (embedding, "embedding _embedding_bag _embedding_bag_forward_only"),
     (bilinear, "_trilinear"),
     (convolution, "convolution _convolution"),

@@ -43,6 +43,7 @@ class Shadow:
     made_by: int | None = None  # the operation that allocated it
     data: bool = False  # depends on the model's inputs
     nonnegative: bool = False  # no number in it can be below zero
+    zero_with: frozenset[int] = frozenset()  # parameters that make all of it zero if they are, see `zeros`
     computed_from: frozenset[int] = frozenset()  # parameters of which it is a function, not a copy
     averaged: bool = False  # the very result of a mean
     rooted: bool = False  # a root was taken after the last mean: a norm, or what was divided by one

@@ -38,6 +38,7 @@ from pliant.units.trace.rules import rule_of
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
+from pliant.units.trace.zeros import note_zeros
 from pliant.units.undisturbed import Writes, undisturbed
 from pliant.units.verify.whole_plan import tried
 
@@ -153,6 +154,7 @@ class Shadowing(DispatchMode):
             self.record.reached |= memory.parameters_in(tensor)
         rule = rule_of(call)
         _note_ancestry(call, constant=rule.__name__ == "constant")
+        note_zeros(call)
         if not self.branches:
             note_sign(call)
         if any(map(memory.knows, call.inputs)):

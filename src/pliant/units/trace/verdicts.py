@@ -152,7 +152,8 @@ class Verdicts:
             if not every or lane in self._writers[lane.parameter]:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in (*incoming, *outgoing):
-            if lane.parameter in (used := {**self.record.functions, **self.record.elsewhere}):
+            functions = {} if lane.parameter in self.record.weighed else self.record.functions
+            if lane.parameter in (used := {**functions, **self.record.elsewhere}):
                 yield f"'{self._name(lane)}' is also used elsewhere, by {used[lane.parameter]}"
         for lane in self._lanes(signature, "shift", "scale", "slope", "own"):
             if lane.parameter in self.record.elsewhere:
@@ -176,6 +177,11 @@ class Verdicts:
         affine = {f"{norm}.{leaf}" for norm in norms for leaf in ("weight", "bias")}
         numbers |= {number for number, name in enumerate(self.record.memory.names) if name in affine}
         frozen = [number for number in numbers if not self.record.memory.parameters[number].requires_grad]
+        for number in sorted(numbers):
+            kind = self.record.memory.parameters[number].dtype
+            if not kind.is_floating_point:
+                held = "units are written in real parameters (held as pairs, seen through torch.view_as_complex)"
+                yield f"'{self.record.memory.names[number]}' is {kind}: {held}"
         if frozen:
             yield f"frozen (requires_grad=False): {self._names(frozen)}"
 
