@@ -108,7 +108,11 @@ def trace(
     return found
 
 
-IDLE, MOST = 4, 32  # forwards of a model that draws random numbers, and has parameters that did not take part yet
+FEW, MANY, MOST = (
+    4,
+    16,
+    40,
+)  # forwards of a model that draws random numbers, and has parameters that did not take part yet
 
 
 class Shadowing(DispatchMode):
@@ -219,22 +223,30 @@ def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> 
     """The outputs of one forward, or of several where one does not show all that training will.
 
     A model that remembers reads in the second forward what the first has left. One that skips layers at random (LayerDrop,
-    stochastic depth) is run until each has had its turn: no new one in `IDLE` forwards, or `MOST` in all.
+    stochastic depth) is run until each has had its turn: no new one in `FEW` forwards, in `MANY` where their lengths differ, or
+    `MOST` in all.
     """
+    lengths: set[int] = set()
+
+    def first() -> Any:
+        started = record.step
+        output = run()
+        lengths.add(record.step - started)
+        return output
 
     def again() -> Any:
         record.calls.clear()
-        return run()
+        return first()
 
     with _disable_current_modes():
         before = random_numbers()
-    outputs = [run()]
+    outputs = [first()]
     if _remembers(model, record):
         outputs.append(again())
     with _disable_current_modes():
         drew = random_numbers() != before
     idle = 0
-    while drew and record.unreached() and idle < IDLE and len(outputs) < MOST:
+    while drew and record.unreached() and idle < (MANY if len(lengths) > 1 else FEW) and len(outputs) < MOST:
         known = len(record.reached)
         outputs.append(again())
         idle = 0 if len(record.reached) > known else idle + 1
