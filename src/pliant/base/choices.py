@@ -17,9 +17,10 @@ def one_of(name: str, value: T, known: Iterable[str], likeness: float = 0.6) -> 
     ValueError: unknown count 'bernouli' (did you mean 'bernoulli'?); known: accumulate, bernoulli
     """
     names = [str(each) for each in known]
-    if value in names:
+    if type(value).__hash__ is not None and {value}.issubset(names):  # what is given may be of any kind
         return value
-    raise ValueError(f"unknown {name} '{value}'{did_you_mean(value, names, likeness)}; known: {', '.join(names)}")
+    hint = did_you_mean(value, names, likeness)
+    raise ValueError(f"unknown {name} {shown(value)}{hint}; known: {', '.join(names)}")
 
 
 def did_you_mean(word: object, known: Iterable[str], likeness: float = 0.6) -> str:
@@ -35,3 +36,12 @@ def did_you_mean(word: object, known: Iterable[str], likeness: float = 0.6) -> s
 def nearest(word: object, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """The known word that is most similar to `word`, if any is as similar as `likeness`."""
     return next(iter(get_close_matches(str(word), list(known), n=1, cutoff=likeness)), None)
+
+
+def shown(value: object) -> str:
+    """A value in an error: numbers and short texts as they are, other objects by their kind."""
+    if value is None or isinstance(value, bool | int | float | str):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:56]}..."
+    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    return f"the class {kind}" if isinstance(value, type) else f"a {kind}"
