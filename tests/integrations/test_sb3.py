@@ -619,7 +619,7 @@ def test_units_are_chosen_by_name():
         ({"utility": "contributon"}, "contributon"),
         ({"init": "orthogonal"}, "unknown init 'orthogonal'"),
         ({"optimizer_state": "none"}, "unknown optimizer_state 'none'"),
-        ({"diagnose_every": 0}, "diagnose_every must be 1 or more optimizer steps"),
+        ({"diagnose_every": 0}, "diagnose_every must be 1 or more whole optimizer steps"),
     ],
 )
 def test_bad_settings_are_refused_at_construction(settings, message):
