@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install 'pliant[sb3]'")
+pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install -e .[sb3]")
 
 import gymnasium as gym
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
@@ -633,7 +633,7 @@ def test_without_stable_baselines3_the_error_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("pliant.integrations.sb3")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(ImportError, match=r"needs Stable-Baselines3: pip install 'pliant\[sb3\]'"):
+    with pytest.raises(ImportError, match=r'needs Stable-Baselines3: pip install -e "\.\[sb3\]"'):
         importlib.import_module("pliant.integrations.sb3")
 
 
