@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
 from pliant import streams
 from pliant.online import OnlineEnsemble, fresh_weights
@@ -335,7 +336,12 @@ def test_scores_are_accuracy_and_explained_variance():
 
 def test_compiled_numbers_are_those_of_the_streams():
     key = streams.stream_key(5, "anything")
-    compiled = [uniform(np.uint64(key), i) for i in range(50)]
+
+    @njit
+    def numbers(key):  # `uniform` is compiled for compiled functions alone
+        return [uniform(key, i) for i in range(50)]
+
+    compiled = numbers(np.uint64(key))
     np.testing.assert_array_equal(compiled, streams.uniform(key, 0, 50))
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from pliant.online.parts import PartCompiler
+
 RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SWISH, SELU, LINEAR = range(8)
 SQUARED_ERROR, CROSS_ENTROPY = range(2)
 NO_ACTIVITY, PLAIN, CENTERED, RANDOM = range(4)  # the form of activity that a utility uses
@@ -28,11 +30,19 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.673263242354377284
 
 # `_nrt=False`: these functions allocate nothing, so Numba need not count references to the arrays they are given, which
 # would take longer than a step of a small network does.
-compiled = njit(nogil=True, error_model="numpy", _nrt=False)
-# For functions with one caller that are given all that a learner is: as calls they would take longer to compile than to run.
+compiled = njit(nogil=True, error_model="numpy", _nrt=False, pipeline_class=PartCompiler)
+# For the few lines that make a view: without counting references Numba lets a function return an argument alone.
 inlined = njit(inline="always")
-# Sums may be taken in any order and products fused, nothing more: infinities and NaN keep their meaning.
-reordered = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, _nrt=False)
+# Sums may be taken in any order and products fused, nothing more: infinities and NaN keep their meaning. Each is compiled by
+# itself, so that the order, which LLVM chooses, is the same whatever function calls it.
+reordered = njit(
+    nogil=True,
+    error_model="numpy",
+    fastmath={"reassoc", "contract", "nsz"},
+    _nrt=False,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+)
 
 
 @cache
@@ -45,7 +55,7 @@ def edition() -> str:
 def cached(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that Python calls, and keep the code on disk, filed under the package's `edition`."""
     function.__qualname__ += f"_{edition()}"
-    return njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    return njit(cache=True, nogil=True, error_model="numpy", _nrt=False, no_cfunc_wrapper=True)(function)
 
 
 # ---------------------------------------------------------------- random numbers: `pliant.streams`, compiled
@@ -97,7 +107,7 @@ def activate(kind, h, slope):
             gate = one / (one + math.exp(-h[i]))
             slope[i] = gate * (one + h[i] * (one - gate))
             h[i] = h[i] * gate
-    elif kind in (ELU, SELU):
+    elif kind == ELU or kind == SELU:  # noqa: SIM109 (a tuple takes long to compile)
         scale = h.dtype.type(SELU_SCALE if kind == SELU else 1.0)
         alpha = h.dtype.type(SELU_SCALE * SELU_ALPHA if kind == SELU else 1.0)
         for i in range(h.size):

@@ -32,6 +32,7 @@ from pliant.online.arithmetic import (
 )
 from pliant.online.learner import LearnerState, Net, adam_entry, aligned, replace
 from pliant.online.noise import add_noise
+from pliant.online.reference import by_reference
 from pliant.online.vectors import LANES, flat, fused, larger, load, root, size, spread, store, unless_zero
 
 
@@ -469,6 +470,8 @@ def learn_lanes(
 ):
     """`learn_rows` for blocks of LANES learners, (blocks, LANES), -1 where a lane is empty; block after block."""
     w, m, v, beta_power, utility, mean, decay_power, age, eligible, replaced = block
+    net, rules, state = by_reference(net), by_reference(rules), by_reference(state)
+    block, work = by_reference(block), by_reference(work)
     h, slope, delta, back, rate, scale = work.h, work.slope, work.delta, work.back, work.rate, work.scale
     learner, source, running, error, out = work.learner, work.source, work.running, work.error, net.unit_at[-2]
     for b in range(blocks.shape[0]):

@@ -93,8 +93,13 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
 @inlined
 def matrix(net, parameters, layer):
     """The weights of a layer, [input][output], the bias as last row: a view into a learner's flat parameters."""
-    begin, rows, columns = net.weight_at[layer], net.sizes[layer] + 1, net.unit_at[layer + 2] - net.unit_at[layer + 1]
-    return matrix_view(parameters[begin : begin + rows * columns], rows, columns)
+    return matrix_view(parameters, place_of(net, layer))
+
+
+@compiled
+def place_of(net, layer):
+    """Where the weights of a layer begin in flat parameters, their rows, the bias included, and columns."""
+    return net.weight_at[layer], net.sizes[layer] + 1, net.unit_at[layer + 2] - net.unit_at[layer + 1]
 
 
 @compiled
@@ -108,7 +113,7 @@ def adam_entry(w, m, v, p, g, beta1, beta2, eps, rate, scale):
     store(w, p, load(w, p) - rate * first / (root(second) * scale + spread(eps)))
 
 
-@inlined
+@compiled
 def least_useful(net, rules, state, r, layer, step, due, chosen, score):
     """Write the `due` mature units of lowest utility into `chosen`, lowest first; NaN is lowest, ties go to the lowest index."""
     begin, units = net.unit_at[layer + 1] - net.unit_at[1], net.sizes[layer + 1]
@@ -138,7 +143,7 @@ def among(i, chosen, count):
     return found
 
 
-@inlined
+@compiled
 def hand_over_mean(net, state, r, layer, i):
     """Add a unit's mean contribution to the biases of the next layer; contributions that are not finite are dropped."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i
@@ -149,7 +154,7 @@ def hand_over_mean(net, state, r, layer, i):
             V[V.shape[0] - 1, k] += V[i, k] * mean
 
 
-@inlined
+@compiled
 def redraw(net, rules, state, r, layer, i):
     """Fresh incoming weights, a bias of zero, a norm's scale of one and shift of zero; sums of |w| follow."""
     W, inputs = matrix(net, state.parameters[r], layer), net.sizes[layer]
@@ -166,7 +171,7 @@ def redraw(net, rules, state, r, layer, i):
     state.replaced[r, layer] += 1
 
 
-@inlined
+@compiled
 def zero_outgoing(net, state, r, layer, i):
     """Zero a unit's outgoing weights, and update the sums of |w|."""
     V = matrix(net, state.parameters[r], layer + 1)
@@ -177,7 +182,7 @@ def zero_outgoing(net, state, r, layer, i):
     state.row_sum[r, net.unit_at[layer + 1] + i] = 0
 
 
-@inlined
+@compiled
 def forget(net, state, r, layer, i):
     """Clear a unit's optimizer state and running averages."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i

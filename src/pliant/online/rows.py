@@ -30,7 +30,6 @@ from pliant.online.arithmetic import (
     count_above,
     count_due,
     divide,
-    inlined,
     list_active,
     measure,
     multiply,
@@ -43,6 +42,7 @@ from pliant.online.dropout import drop
 from pliant.online.learner import LearnerState, Net, adam_entry, aligned, matrix, replace
 from pliant.online.noise import REFRESH, missed_std, padded_pairs, settle_all, settle_rows
 from pliant.online.passes import adam_rows, add_columns, add_rows, descend_rows, descend_rows_and_columns
+from pliant.online.reference import by_reference
 from pliant.online.vectors import LANES, load, spread
 
 SMALLEST = 2.0**-10  # of `LearnerState.shrunk`; below, and above its inverse, the stored weights are scaled themselves
@@ -61,7 +61,7 @@ def add_up(net, parameters, row_sum, column_sum):
             row_sum[net.unit_at[layer] + j] = total_size(W[j])
 
 
-@inlined
+@compiled
 def forward(net, rules, state, work, r, step, dropping):
     """Activations of every unit from the inputs in `work.h`; lists in `work.active` the units of each layer that are not zero."""
     p, h, active, count = state.parameters[r], work.h, work.active, work.count
@@ -91,7 +91,7 @@ def forward(net, rules, state, work, r, step, dropping):
                 place += units
 
 
-@inlined
+@compiled
 def normalize_layer(net, state, work, r, layer, z):
     """`norms.normalize` of the pre-activations of hidden layer `layer`."""
     u = net.unit_at[layer + 1] - net.unit_at[1]
@@ -102,7 +102,7 @@ def normalize_layer(net, state, work, r, layer, z):
     )  # fmt: skip
 
 
-@inlined
+@compiled
 def normalize_layer_back(net, state, work, r, layer, g):
     """The same back: `g` becomes the gradient with respect to pre-activations; fills those of scale and shift."""
     u = net.unit_at[layer + 1] - net.unit_at[1]
@@ -118,7 +118,7 @@ def normalize_layer_back(net, state, work, r, layer, g):
         )  # fmt: skip
 
 
-@inlined
+@compiled
 def descend(net, rules, state, work, r):
     """Gradient of every layer and SGD step on its rows, last layer first, each weight read and written once."""
     p, row_sum, column_sum, h, delta = state.parameters[r], state.row_sum[r], state.column_sum[r], work.h, work.delta
@@ -178,7 +178,7 @@ def adam_rates(beta1, beta2, step_size, power, rate, scale, first):
         scale[first + u] = 1.0 / math.sqrt(1.0 - power[1, u])
 
 
-@inlined
+@compiled
 def adam(net, rules, state, work, r):
     """The same with Adam, whose moments move every weight at every step."""
     p, delta, rate, scale = state.parameters[r], work.delta, work.rate, work.scale
@@ -226,7 +226,7 @@ def settle_learner(net, rules, state, work, r, step):
     add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
 
-@inlined
+@compiled
 def observe_rows(net, state, work, r):
     """Observe all hidden layers after the update."""
     shrunk = state.shrunk[r]
@@ -257,7 +257,7 @@ def count_rows(net, rate, threshold, keys, age, step, eligible, replaced, due):
     return some
 
 
-@inlined
+@compiled
 def replace_rows(net, rules, state, work, r, step):
     """Replace the units due after step `step`; noise of that step and before belongs to the old weights."""
     if rules.noise_std[r] > 0:
@@ -309,7 +309,7 @@ def rows_work(net: Net, state: LearnerState) -> RowsWork:
     )  # fmt: skip
 
 
-@inlined
+@compiled
 def begin_learner(net, rules, state, work, r):
     """Fill what `work` holds for one learner."""
     work.decay[:] = rules.decay_rate[r]
@@ -324,6 +324,7 @@ def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, lab
 
     X (streams, examples, inputs) holds these examples alone, the other arrays all of them.
     """
+    net, rules, state, work = by_reference(net), by_reference(rules), by_reference(state), by_reference(work)
     outputs = slice(net.unit_at[-2], net.unit_at[-2] + net.sizes[-1])
     z, dz, x = work.h[outputs], work.delta[outputs], work.h[: net.sizes[0]]
     for i in range(learners.size):
@@ -369,6 +370,7 @@ def settled_parameters(net, rules, state, work, steps, parameters, settled):
 
     A learner that diverged has the weights at which it diverged.
     """
+    net, rules, state, work = by_reference(net), by_reference(rules), by_reference(state), by_reference(work)
     for r in range(parameters.shape[0]):
         step = steps if state.diverged_at[r] < 0 else state.diverged_at[r]
         copy(parameters[r], state.parameters[r])

@@ -138,12 +138,14 @@ def unless_zero(typing, x, u, v):
     return u(x, u, v), codegen
 
 
-def _view(context, builder, signature, array, shape):
-    """The memory of an array under another shape."""
+def _view(context, builder, signature, array, begin, shape):
+    """The memory of an array from number `begin` on, under another shape."""
     source = context.make_array(signature.args[0])(context, builder, array)
     view = context.make_array(signature.return_type)(context, builder)
     strides = [source.itemsize, *(builder.mul(source.itemsize, length) for length in shape[:0:-1])][::-1]
-    populate_array(view, source.data, shape, strides, source.itemsize, source.meminfo, source.parent)
+    populate_array(
+        view, builder.gep(source.data, [begin]), shape, strides, source.itemsize, source.meminfo, source.parent
+    )
     return impl_ret_borrowed(context, builder, signature.return_type, view._getvalue())
 
 
@@ -151,17 +153,20 @@ def _view(context, builder, signature, array, shape):
 def flat(typing, array):
     def codegen(context, builder, signature, args):
         count = context.make_array(signature.args[0])(context, builder, args[0]).nitems
-        return _view(context, builder, signature, args[0], [count])
+        return _view(context, builder, signature, args[0], ir.Constant(count.type, 0), [count])
 
     return _contiguous(array).copy(ndim=1)(array), codegen
 
 
 @intrinsic
-def matrix_view(typing, array, rows, columns):
-    def codegen(context, builder, signature, args):
-        return _view(context, builder, signature, args[0], list(args[1:]))
+def matrix_view(typing, array, place):
+    """`rows` x `columns` numbers of an array of one dimension, from number `begin` on; `place` is (begin, rows, columns)."""
 
-    return _contiguous(array).copy(ndim=2)(array, types.intp, types.intp), codegen
+    def codegen(context, builder, signature, args):
+        begin, rows, columns = cgutils.unpack_tuple(builder, args[1])
+        return _view(context, builder, signature, args[0], begin, [rows, columns])
+
+    return _contiguous(array).copy(ndim=2)(array, types.UniTuple(types.intp, 3)), codegen
 
 
 @intrinsic

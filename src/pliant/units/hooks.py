@@ -8,7 +8,7 @@ A copy or a pickle of a model has `InertHook`s instead, which record nothing and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from threading import local
 from typing import Any, cast
@@ -66,13 +66,10 @@ def attach(recorder: Recorder, when: When = while_training) -> RemovableHandle:
     return OperandHandle(recorder, when)
 
 
-def follow(forwards: Forwards) -> list[RemovableHandle]:
+def follow(forwards: Forwards) -> Iterator[RemovableHandle]:
     """Tell `forwards` when each forward begins, before any recording hook, and when it ends, after them."""
-    begin, end = BeginHook(forwards), EndHook(forwards)
-    return [
-        forwards.root.register_forward_pre_hook(begin, prepend=True, with_kwargs=True),
-        forwards.root.register_forward_hook(end),
-    ]
+    yield forwards.root.register_forward_pre_hook(BeginHook(forwards), prepend=True, with_kwargs=True)
+    yield forwards.root.register_forward_hook(EndHook(forwards))
 
 
 class InertHook:

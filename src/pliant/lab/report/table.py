@@ -123,11 +123,12 @@ def export(study: Study, form: str, file: Path) -> int:
 def with_attrs(study: Study) -> pandas.DataFrame:
     """The rows, and in their `attrs` what they do not say: see `about`."""
     rows: Any = rows_of(study)
-    rows.attrs = about(study)
+    columns = [str(name) for name in rows.columns]
+    rows.attrs = about(study, measured=columns[columns.index("commit") + 1 :])
     return rows
 
 
-def about(study: Study) -> dict[str, Any]:
+def about(study: Study, measured: list[str]) -> dict[str, Any]:
     """What rows do not say: which study of which class they are, its columns, which of them weigh others, seconds of learning."""
     plan = study.plan
     records = [study.record(job) for job in study.jobs]
@@ -135,8 +136,8 @@ def about(study: Study) -> dict[str, Any]:
         "name": plan.name,
         "experiment": plan.experiment.shown,
         "profile": plan.profile,
-        "measured": list(study.experiment.columns),
-        "weights": dict(getattr(study.experiment, "weights", {})),
+        "measured": measured,
+        "weights": study.reading.weights,
         "seconds": round(sum(record.seconds for record in records if record), 1),
     }
 

@@ -76,6 +76,11 @@ def matmul(call: Call) -> None:
     """mm, bmm and their kin: the operand that is whole parameters is the weight, the second if both are."""
     *before, a, b = call.args[:3] if call.name in ("addmm", "baddbmm", "_sparse_addmm") else call.args[:2]
     bias = before[0] if before else None
+    if not (a.numel() and b.numel()):  # a sum over nothing
+        call.write({})
+        if bias is not None:
+            pointwise(call, [bias, call.output], "shift")
+        return
     if call.name == "mv":
         if not (call.record.memory.shadow(a).data or call.record.memory.shadow(b).data):
             call.give_up(f"no rule for {call.where} without data")  # power iteration: a step in computing a weight
@@ -100,7 +105,7 @@ def _right(call: Call, a: Tensor, b: Tensor) -> Operands:
     batch, n, m = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
 
     def arrange(weight: Tensor) -> Tensor:
-        return weight.reshape(-1, a.shape[-1], m, 1)
+        return weight.reshape(prod(b.shape[:-2]), a.shape[-1], m, 1)
 
     def back(labels: Tensor) -> Tensor:
         return labels.expand(batch, n, m).reshape(call.output.shape)
@@ -113,7 +118,7 @@ def _left(call: Call, a: Tensor, b: Tensor) -> Operands:
     batch, m, n = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
 
     def arrange(weight: Tensor) -> Tensor:
-        return weight.reshape(-1, m, b.shape[-2], 1).transpose(1, 2)
+        return weight.reshape(prod(a.shape[:-2]), m, b.shape[-2], 1).transpose(1, 2)
 
     def standard(labels: Tensor) -> Tensor:
         return _batched(labels).transpose(1, 2)
@@ -126,7 +131,7 @@ def _left(call: Call, a: Tensor, b: Tensor) -> Operands:
 
 def _batched(labels: Tensor) -> Tensor:
     """Three axes: a matrix is a batch of one."""
-    return labels.reshape(-1, *labels.shape[-2:])
+    return labels.reshape(prod(labels.shape[:-2]), *labels.shape[-2:])
 
 
 def convolution(call: Call) -> None:

@@ -48,7 +48,7 @@ def unit_map(record: TraceRecord, model: nn.Module, options: Options) -> UnitMap
                 continue
             reason = _unseen(groups[0])
         refused.append((signature, reason, len(units)))
-    return UnitMap(rows, left_alone(table, rows, refused), unreached=_unreached(record))
+    return UnitMap(rows, left_alone(table, rows, refused), unreached=record.unreached())
 
 
 def _groups(builder: _Builder, kind: Kind, taken: set[str]) -> list[UnitGroup]:
@@ -250,12 +250,6 @@ class _Builder:
         if not gains:
             return GAINS["linear"]
         return gains.pop() if len(gains) == 1 else GAINS["relu"]
-
-
-def _unreached(record: TraceRecord) -> tuple[str, ...]:
-    """Trainable parameters that took no part in the forward."""
-    trainable = enumerate(record.memory.parameters)
-    return tuple(record.memory.names[n] for n, p in trainable if p.requires_grad and n not in record.reached)
 
 
 def _index(positions: Tensor, size: int) -> Index | None:

@@ -17,6 +17,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from pliant.units.entries import unraveled
 from pliant.units.trace.labels import NONE, broadcast, values
 from pliant.units.trace.shadows import Memory
 
@@ -103,7 +104,7 @@ def _fit(rows: Tensor, row: Tensor, number: int, shape: tuple[int, ...], last: b
     axes = _fixed_axes(row, shape, last)
     if axes is None or rows.max() >= prod(shape) or rows.min() < 0:
         return None
-    where = torch.unravel_index(rows, shape)
+    where = unraveled(rows, shape)
     if any(bool((at != at[0]).any()) for axis, at in enumerate(where) if axis not in axes):
         return None
     return Lane(number, axes, shape), _ravel(rows, [where[axis] for axis in axes], [shape[axis] for axis in axes])
@@ -113,7 +114,7 @@ def _fixed_axes(row: Tensor, shape: tuple[int, ...], last: bool) -> tuple[int, .
     """The axes along which a row does not move, if it is complete along all others; none of a vector that is one row."""
     if row.max() >= prod(shape) or row.min() < 0:
         return None
-    moves = [bool((at != at[0]).any()) for at in torch.unravel_index(row, shape)] if shape else []
+    moves = [bool((at != at[0]).any()) for at in unraveled(row, shape)] if shape else []
     fixed = tuple(axis for axis, size in enumerate(shape) if size > 1 and not moves[axis])
     single = tuple(axis for axis, size in enumerate(shape) if size == 1)
     complete = len(values(row)) * prod(shape[axis] for axis in fixed) == prod(shape)

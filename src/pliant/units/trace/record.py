@@ -120,6 +120,9 @@ class TraceRecord:
         self.calls: Counter[str] = Counter()  # of each module
         self.read_by: Counter[tuple[Key, int]] = Counter()  # operations that read the very result of a product
         self.results: dict[Key, tuple[Product, int]] = {}  # whose result a storage holds, and at what version
+        self.same: list[
+            tuple[int, int, int]
+        ] = []  # first atoms of two families and their size: row i of both is one unit
         self.gains: dict[int, set[float]] = {}
         self.dead: dict[int, str] = {}
         self.residual: set[int] = set()
@@ -134,6 +137,11 @@ class TraceRecord:
     @property
     def module(self) -> str:
         return self.stack[-1].name if self.stack else ""
+
+    def unreached(self) -> tuple[str, ...]:
+        """Trainable parameters that took no part in any forward."""
+        trainable = [n for n, p in enumerate(self.memory.parameters) if p.requires_grad and p.numel()]
+        return tuple(self.memory.names[n] for n in trainable if n not in self.reached)
 
     def owner(self, parameter: str) -> nn.Module | None:
         """The module that holds a parameter."""
@@ -177,6 +185,24 @@ class TraceRecord:
             values = arrays.setdefault(family, torch.full((rows,), NONE))
             values[lane.rows] = self.atoms[family] + lane.positions
         return arrays
+
+    def unite(self, arrays: Arrays) -> Arrays:
+        """One family for all whose row i meets row i everywhere: what reads the sum reads both, so they are one unit.
+
+        Without it a residual stream carries one more family with each block.
+        """
+        kept: Arrays = {}
+        kept_rows: dict[int, tuple[int, Tensor]] = {}  # size -> family and rows
+        for family, labels in arrays.items():
+            first, size = self.atoms[family], self.sizes[family]
+            rows = torch.where(labels == NONE, NONE, labels - first)
+            if size > 1 and bool(((rows == NONE) | ((rows >= 0) & (rows < size))).all()):
+                other, met = kept_rows.setdefault(size, (family, rows))
+                if other != family and met.shape == rows.shape and torch.equal(met, rows):
+                    self.same.append((self.atoms[other], first, size))
+                    continue
+            kept[family] = labels
+        return kept
 
     def own(self, parameter: Tensor, arrays: Arrays, role: Role) -> None:
         """A parameter meets labels elementwise: which entries belong to one label each?"""

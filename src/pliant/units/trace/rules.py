@@ -68,6 +68,9 @@ def constant(call: Call) -> None:
 def joined(call: Call, dims: list[int], *, keep: bool, operands: Sequence[Tensor] = ()) -> None:
     """Union along `dims` of the first operand, or of several of one rank."""
     operands = operands or call.inputs[:1]
+    if not all(operand.numel() for operand in operands):  # a sum over nothing
+        constant(call)
+        return
     found = [sources(call.record, operand) for operand in operands]
     call.lose_others(*operands)
     call.record.unexplained(

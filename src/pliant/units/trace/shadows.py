@@ -79,6 +79,17 @@ class Memory:
             self._alive.append(tensor)
         return self._shadows[key]
 
+    def resized(self, tensor: Tensor) -> None:
+        """Numbers were added to a storage: nothing is known of them."""
+        shadow = self.shadow(tensor)
+        length = tensor.untyped_storage().nbytes() // tensor.element_size()
+        if length > shadow.length:
+            more = length - shadow.length
+            shadow.arrays = {
+                key: torch.cat([each, each.new_full((more,), NONE)]) for key, each in shadow.arrays.items()
+            }
+            shadow.length = length
+
     def identity(self, tensor: Tensor) -> list[tuple[Key, int]]:
         """Storage and version, then those of what it is a plain copy of."""
         found = [(self.key(tensor), tensor._version)]

@@ -81,6 +81,7 @@ class UnitTable:
                     readers[lanes.lane].append((lanes.positions, labels[lanes.rows]))
         together = [pair for label in sets for pair in pairwise(sorted(self.record.labels.sets.get(label, ())))]
         edges = [torch.tensor(together, dtype=torch.int64).view(-1, 2).t()]
+        edges += [torch.stack([torch.arange(a, a + n), torch.arange(b, b + n)]) for a, b, n in set(self.record.same)]
         for reads in readers.values():
             positions, labels = (torch.cat(column) for column in zip(*reads, strict=True))
             known = labels != NONE

@@ -98,13 +98,14 @@ class Verdicts:
             yield "the only unit of a vector"
         collapsed = facts.families & self.table.collapsed
         if collapsed:
-            yield f"all units mixed by {self._mixer(collapsed)}"
+            yield f"all units mixed by {self._mixer(collapsed, facts.families)}"
         yield from self._tied(signature)
         both = self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
         state = facts.shared is not None and self._keeps_state(facts.shared)
         if facts.shared and not state and facts.shared not in {self.record.memory.names[number] for number in both}:
             yield f"its outgoing weight '{facts.shared}' is also used elsewhere"
         yield from self._embedded(signature)
+        yield from self._scripted(signature)
         yield from self._frozen(signature)
 
     def _not_asked_for(self, signature: Signature, facts: Facts) -> Iterator[str]:
@@ -128,12 +129,16 @@ class Verdicts:
             sum(number in product.parameters for product in self.record.products) > 1 for number in both | projected
         )
 
-    def _mixer(self, families: frozenset[int]) -> str:
-        """The operation that made the largest set of their atoms."""
+    def _mixer(self, *families: frozenset[int]) -> str:
+        """The operation that made the largest set of rows of the first families that have one."""
         labels = self.record.labels
-        atoms = {self.record.atoms[family] for family in families}
-        sets = [label for label, members in labels.sets.items() if members & atoms]
-        return labels.made_by[max(sets, key=lambda label: len(labels.sets[label]))]
+        for several in families:
+            firsts = [(self.record.atoms[family], self.record.sizes[family]) for family in several]
+            atoms = {first + row for first, size in firsts for row in range(size)}
+            sets = [label for label, members in labels.sets.items() if members & atoms]
+            if sets:
+                return labels.made_by[max(sets, key=lambda label: len(labels.sets[label]))]
+        return "weights that read them in turn"
 
     def _tied(self, signature: Signature) -> Iterator[str]:
         """Weights that the unit does not own along one axis alone, or that something without a rule uses too."""
@@ -158,6 +163,12 @@ class Verdicts:
         for product in self.record.products:
             if product.embedding and product.parameters & self._parameters(signature, "incoming"):
                 yield f"columns of the embedding {self._names(product.parameters)}"
+
+    def _scripted(self, signature: Signature) -> Iterator[str]:
+        """Units that a scripted module computes: it cannot be asked how it draws its weights."""
+        for lane in self._lanes(signature, "incoming"):
+            if isinstance(self.record.owner(self._name(lane)), torch.jit.ScriptModule):
+                yield f"'{self._name(lane)}' is in a part made by torch.jit"
 
     def _frozen(self, signature: Signature) -> Iterator[str]:
         lanes = [self.table.parts[number].lane for number, _ in signature]

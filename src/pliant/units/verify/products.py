@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pliant.base.dispatch import DispatchMode
 
 _ATEN = torch.ops.aten
 FACTORS = {  # where the two factors are among the arguments
@@ -34,7 +35,7 @@ class Product:
     batched: bool = False  # a batch of matrices: (batch, ..)
 
 
-class Products(TorchDispatchMode):
+class Products(DispatchMode):
     """Shows every product with one of the weights to `visit`, which may return another result."""
 
     def __init__(self, weights: Sequence[Tensor], visit: Callable[[Product], Tensor]) -> None:

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pliant.base.dispatch import DispatchMode
 from pliant.units.verify.products import FACTORS
 from pliant.units.verify.state import mark
 
 ROUNDING = 1e-12  # relative to the largest entry
 
 
-class Remembered(TorchDispatchMode):
+class Remembered(DispatchMode):
     """Has the products of a model's last pass at hand. Anything else but its parameters is compared by value."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
