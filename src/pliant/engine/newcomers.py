@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pliant.engine.data_parallel import Ranks
 from pliant.units.bound import BoundGroup
 from pliant.units.models import tensors_in
 
@@ -32,30 +33,50 @@ class Newcomers:
         root: the model, inside of its wrappers.
         parameters: that never ran, by name.
         groups: all that the method resets.
+        ranks: that share the model, and must hold back the same.
     """
 
-    def __init__(self, root: nn.Module, parameters: Mapping[str, Tensor], groups: Sequence[BoundGroup]) -> None:
-        self._root, self._groups, self._parameters = root, groups, parameters
+    def __init__(
+        self, root: nn.Module, parameters: Mapping[str, Tensor], groups: Sequence[BoundGroup], ranks: Ranks
+    ) -> None:
+        self._root, self._groups, self._parameters, self._ranks = root, groups, parameters, ranks
         self._unseen = dict(parameters)
         self._waiting: dict[str, Tensor] = {}
         self._steps_waited = 0
+        self._found: dict[str, list[str]] = {}  # whom they met in forwards of this rank since the last step
         self.held: dict[str, str] = {}  # group -> the parameter that meets its units
         self._hook: RemovableHandle | None = None
 
     def look(self) -> None:
-        """After a step: who has a gradient now?"""
+        """After a step: who has a gradient now, and whom did those that wait meet?"""
         if self._waiting:
-            self._steps_waited += 1
-            if self._steps_waited == 2:
-                log.warning(
-                    "%s, and no forward of the model has shown with which units yet%s", _said(self._waiting), _ADVICE
-                )
+            self._settle()
         for name, parameter in list(self._unseen.items()):
             if parameter.grad is not None:
                 self._waiting[name] = self._unseen.pop(name)
                 self._steps_waited = 0
-        if self._waiting and self._hook is None:
+        if not self._waiting:
+            self.detach()
+        elif self._hook is None:
             self._hook = self._root.register_forward_hook(_Look(self))
+
+    def _settle(self) -> None:
+        """Hold back whom they met, on any rank: a gradient that one has, all have."""
+        for of_rank in self._ranks.gather(self._found):
+            for name, groups in of_rank.items():
+                self._waiting.pop(name, None)
+                new = [group for group in groups if group not in self.held]
+                self.held.update(dict.fromkeys(new, name))
+                if new:
+                    log.warning(
+                        "%s, with units of %s%s", _said([name]), ", ".join(f"'{each}'" for each in new), _ADVICE
+                    )
+        self._found = {}
+        self._steps_waited += 1
+        if self._waiting and self._steps_waited == 2:
+            log.warning(
+                "%s, and no forward of the model has shown with which units yet%s", _said(self._waiting), _ADVICE
+            )
 
     def apart(self, groups: Sequence[BoundGroup]) -> Sequence[BoundGroup]:
         """The groups whose units no newcomer meets; none as long as that is not known of one."""
@@ -65,18 +86,11 @@ class Newcomers:
 
     def saw(self, output: Any) -> None:
         """A forward of the model has ended."""
-        if not torch.is_grad_enabled():
-            return
-        found = met(tensors_in(output), self._waiting, self._groups)
-        for name, groups in found.items():
-            del self._waiting[name]
-            new = [group.name for group in groups if group.name not in self.held]
-            self.held.update(dict.fromkeys(new, name))
-            if new:
-                units = ", ".join(f"'{each}'" for each in new)
-                log.warning("%s, with units of %s%s", _said([name]), units, _ADVICE)
-        if not self._waiting:
-            self.detach()
+        if torch.is_grad_enabled() and self._waiting:
+            found = met(tensors_in(output), self._waiting, self._groups)
+            for name, groups in found.items():
+                names = self._found.setdefault(name, [])
+                names += [group.name for group in groups if group.name not in names]
 
     def detach(self) -> None:
         """Take the hook off the model."""
@@ -92,7 +106,8 @@ class Newcomers:
         self.detach()
         unseen = self._parameters if state is None else state["unseen"]
         self.held = {} if state is None else {str(group): str(name) for group, name in state["held"].items()}
-        self._waiting, self._unseen = {}, {name: each for name, each in self._parameters.items() if name in unseen}
+        self._found, self._waiting = {}, {}
+        self._unseen = {name: each for name, each in self._parameters.items() if name in unseen}
 
 
 class _Look:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pliant.engine.data_parallel import Ranks
 from pliant.engine.newcomers import Newcomers
 from pliant.engine.statistics import ActivityStatistics
 from pliant.units.bound import BoundGroup, NamedModel
@@ -40,6 +41,7 @@ class SameModel:
 
     Args:
         unreached: names of parameters that never ran with the example inputs.
+        ranks: that share the model.
         hand_over: whether means are handed over, so that what takes them is written too.
     """
 
@@ -49,6 +51,7 @@ class SameModel:
         names: NamedModel,
         groups: Sequence[BoundGroup],
         unreached: Sequence[str],
+        ranks: Ranks,
         *,
         hand_over: bool,
     ) -> None:
@@ -62,7 +65,7 @@ class SameModel:
         }
         self._tapped = {tap.module: names.modules[tap.module] for group in groups for tap in group.spec.taps}
         never_ran = {name: names.parameters[name] for name in unreached}
-        self.newcomers = Newcomers(unwrapped(model), never_ran, groups)
+        self.newcomers = Newcomers(unwrapped(model), never_ran, groups, ranks)
         self._steps = Counter[ActivityStatistics]()
         self._heard: set[ActivityStatistics] = set()  # of which anything ran
         self._unread = Counter[ActivityStatistics]()  # steps in which some group was not read

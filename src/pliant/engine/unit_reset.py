@@ -91,7 +91,7 @@ class UnitReset(Attached):
             check_alone(type(self).__name__, self.groups, [group for each in self._beside() for group in each.groups])
         if mask is not None and self.groups[0].spec.stacked:
             raise ValueError("mask: not for a stack of runs, which share one count of examples")
-        self._same = SameModel(model, names, self.groups, units.unreached, hand_over=redraw.hand_over_mean)
+        self._same = SameModel(model, names, self.groups, units.unreached, self._ranks, hand_over=redraw.hand_over_mean)
         self._replaced = Replaced({group.name: group.runs for group in self.groups})
         self.seeds = self._ranks.agree_on(seeds_of_runs(where.get("seed"), self.groups[0].runs))
         # keyed: a generator seeded with the seed itself would repeat what the model was initialized with
