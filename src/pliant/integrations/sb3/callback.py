@@ -30,6 +30,7 @@ from pliant.base.arguments import called_with, shown, whole
 from pliant.base.process import random_state
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.diagnostics import diagnose
+from pliant.engine.attached import after_step
 from pliant.engine.redraw import state_follows
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
@@ -157,7 +158,7 @@ class UnitResetCallback(BaseCallback):
                 method.detach()
                 raise
         for borrower, lender in networks.borrows:
-            self._handles.append(borrower.register_step_post_hook(partial(_drop_borrowed, method, lender)))
+            self._handles.append(after_step(borrower, partial(_drop_borrowed, method, lender)))
         self.unit_reset, self._networks, self._trained = method, networks, self.model
         _attached[method] = _Attached(learn, ref(self), self._handles)
 
