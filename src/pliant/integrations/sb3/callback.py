@@ -26,7 +26,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from pliant.base.arguments import called_with, shown, whole
+from pliant.base.arguments import called_with, patterns, shown, whole
 from pliant.base.process import random_state
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.diagnostics import diagnose
@@ -245,7 +245,10 @@ def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
         raise TypeError(f"{', '.join(ours)}: the callback sets these itself; choose other networks with networks=")
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-    anywhere = {name: value for name, value in settings.items() if name not in ("include", "exclude")}
+    there = [name for name in ("include", "exclude") if name in settings]  # names in the model's networks
+    for name in there:
+        patterns(name, settings[name])
+    anywhere = {name: value for name, value in settings.items() if name not in there}
     method(network, SGD(network.parameters(), lr=0.1), example_inputs=torch.zeros(2, 2), **anywhere).detach()
 
 
