@@ -290,7 +290,7 @@ def open_study(folder: Path) -> Study:
         raise LabError(f"no study in {folder}: `pliant run NAME --out {folder}` makes one")
     try:
         content = json.loads(file.read_bytes())
-        if content["format"] not in (OLDER, FORMAT):
+        if type(content["format"]) is not int or content["format"] not in (OLDER, FORMAT):
             raise LabError(
                 f"{file} has format {shortened(content['format'])}, this version of pliant reads {OLDER} and {FORMAT}"
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, field_validator, model_serializer
+from pydantic import BaseModel, Field, field_validator, model_serializer
 
 from pliant.base.choices import shortened
 from pliant.lab.errors import LabError, unknown
@@ -29,7 +29,9 @@ class Target(BaseModel, frozen=True):
     """Where an experiment is found again, from any folder and by any process."""
 
     address: str  # module:Class, or an absolute file.py:Class
-    folder: str  # joined to the module search path, for the experiment and what it imports
+    folder: str = Field(
+        pattern=r"^[^\x00]*$"
+    )  # joined to the module search path, for the experiment and what it imports
     methods: tuple[MethodTarget, ...] = ()  # of a user's own, that join it
 
     @field_validator("address")
