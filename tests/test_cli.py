@@ -62,7 +62,8 @@ def test_list_names_every_experiment_with_its_methods_and_profiles(pliant):
 
 def test_list_reads_the_table_alone_so_that_it_answers_at_once():
     imported = modules_of(["list"])
-    own = {"pliant", "pliant.base", "pliant.base.deprecation", "pliant.cli", "pliant.data_cli", "pliant.experiments"}
+    base = {f"pliant.base.{name}" for name in ("choices", "deprecation", "files", "install", "interrupts")}
+    own = {"pliant", "pliant.base", *base, "pliant.cli", "pliant.commands", "pliant.data_cli", "pliant.experiments"}
     assert {module for module in imported if module.partition(".")[0] == "pliant"} == own
     assert not imported & HEAVY
 
@@ -167,7 +168,7 @@ def test_a_missing_extra_names_the_line_that_installs_it(missing, command):
     code = f"import sys; sys.modules[{missing!r}] = None; from pliant.cli import main; main({command!r})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 2
-    assert f'needs {missing}: pip install "pliant[lab]"' in ended.stderr
+    assert f'needs {missing}: pip install -e ".[lab]" in a clone of Pliant' in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

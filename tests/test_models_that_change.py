@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pliant import ContinualBackprop, trace
-from tests.networks import enough, mlp, train
+from pliant import L2, ContinualBackprop, ShrinkAndPerturb, trace
+from tests.networks import batch, enough, mlp, train
 
 
 def attached(model, optimizer=None, **settings):
@@ -66,13 +66,108 @@ def test_a_replaced_module_is_an_error_at_the_next_step():
         optimizer.step()
 
 
-def test_a_weight_that_is_frozen_later_is_an_error_at_the_next_step():
+# -- frozen at times ---------------------------------------------------------------------------------------------------
+
+
+def entries(module):
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+class Gan(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.G = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        self.D = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, z):
+        return self.D(self.G(z))
+
+
+def test_a_network_that_is_frozen_while_another_trains_is_replaced_at_its_own_steps_alone():
+    gan, written = Gan(), {"G": 0, "D": 0}
+    optimizers = {name: torch.optim.Adam(getattr(gan, name).parameters(), 1e-3) for name in written}
+    often = {"replacement_rate": 0.2, "maturity_threshold": 2, "seed": 1, "exclude": "G.2"}  # which D consumes
+    cbp = ContinualBackprop(gan, [*optimizers.values()], example_inputs=torch.zeros(2, 4), **often)
+    for number in range(80):
+        for name, other in (("D", "G"), ("G", "D")):
+            getattr(gan, name).requires_grad_(True)
+            getattr(gan, other).requires_grad_(False)
+            optimizers[name].zero_grad()
+            gan(batch(number, (4,))[0]).square().mean().backward()
+            before, replaced = entries(getattr(gan, other)), cbp.stats()[f"{other}.0"]["replaced"]
+            optimizers[name].step()
+            assert torch.equal(entries(getattr(gan, other)), before)
+            assert cbp.stats()[f"{other}.0"]["replaced"] == replaced
+    enough(cbp)
+    assert {group["steps"] for group in cbp.stats().values()} == {80}
+
+
+def test_units_that_a_frozen_layer_consumes_are_held_back_with_one_warning_and_go_on_when_it_trains_again(caplog):
+    """One optimizer, and layer 4 frozen in every other stretch of 30 steps. Layer 2 feeds it, layer 0 does not."""
     model = mlp()
-    optimizer, _ = attached(model)
-    model[2].weight.requires_grad_(False)
-    model(torch.zeros(2, 6)).sum().backward()
-    with pytest.raises(RuntimeError, match=r"'2.weight' was frozen after attaching. detach\(\)"):
-        optimizer.step()
+    optimizer, cbp = attached(model, replacement_rate=0.2, maturity_threshold=2)
+    seen = []
+    for stretch in range(4):
+        model[4].requires_grad_(stretch % 2 == 0)
+        before = entries(model[4])
+        with caplog.at_level(logging.WARNING, logger="pliant"):
+            train(model, optimizer, range(30))
+        assert torch.equal(entries(model[4]), before) == (stretch % 2 == 1)
+        seen.append({name: (group["steps"], group["replaced"][0]) for name, group in cbp.stats().items()})
+    assert [each["0"][0] for each in seen] == [30, 60, 90, 120]
+    assert [each["2"][0] for each in seen] == [30, 30, 60, 60]
+    assert seen[1]["2"] == seen[0]["2"]
+    assert seen[3]["2"] == seen[2]["2"]
+    assert min(each[1] for each in seen[2].values()) >= 20
+    assert [each.getMessage() for each in caplog.records] == [
+        "'2' is held back while '4.weight' is frozen: no unit of it is replaced"
+    ]
+
+
+def test_what_takes_over_a_mean_must_train_too():
+    model = mlp()
+    optimizer, cbp = attached(model, replacement_rate=0.2, maturity_threshold=2)
+    model[4].bias.requires_grad_(False)
+    train(model, optimizer, range(30))
+    assert cbp.stats()["2"]["steps"] == 0
+    assert cbp.stats()["0"]["steps"] == 30
+
+
+def test_what_a_frozen_group_did_is_no_part_of_its_running_means():
+    means = []
+    for frozen_for in (0, 20):
+        model = mlp()
+        optimizer, cbp = attached(model, replacement_rate=0.0)
+        model.requires_grad_(False)
+        for number in range(frozen_for):
+            model(batch(100 + number, (6,))[0].requires_grad_()).sum().backward()
+            optimizer.step()
+        model.requires_grad_(True)
+        train(model, optimizer, range(5))
+        means.append(list(cbp.utilities().values()))
+    assert all(torch.equal(a, b) for a, b in zip(*means, strict=True))
+    assert means[0][0].any()
+
+
+METHODS = {
+    "cbp": lambda model, both: ContinualBackprop(model, both, example_inputs=torch.zeros(2, 4), exclude="G.2"),
+    "l2": lambda model, both: L2(model, both, strength=0.1),
+    "snp": lambda model, both: ShrinkAndPerturb(model, both, noise_std=0.1, seed=0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_that_changed_is_an_error_at_the_step_of_the_optimizer_of_what_changed(name):
+    gan = Gan()
+    g, d = torch.optim.SGD(gan.G.parameters(), lr=0.1), torch.optim.SGD(gan.D.parameters(), lr=0.1)
+    METHODS[name](gan, [g, d])
+    gan.D[0].weight = nn.Parameter(torch.ones(8, 2))
+    gan(torch.ones(2, 4)).sum().backward()
+    for _ in range(3):
+        g.step()
+    with pytest.raises(RuntimeError, match=r"'D.0.weight' was replaced by another tensor after"):
+        d.step()
 
 
 def test_units_whose_weights_no_optimizer_steps_are_left_alone():

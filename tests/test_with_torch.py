@@ -63,6 +63,56 @@ def test_a_model_compiled_with_the_method_attached_is_one_graph_and_trains_as_in
     assert not dynamo["graph_break"]
 
 
+def by_hand(loss, optimizer, cbp):
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+    cbp.step()
+
+
+def in_a_closure(loss, optimizer, cbp):
+    def closure():
+        optimizer.zero_grad()
+        found = loss()
+        found.backward()
+        return found
+
+    optimizer.step(closure)
+
+
+def as_a_rule(loss, optimizer, cbp):
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("whole_step", [as_a_rule, in_a_closure, by_hand])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script_method:DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)
+def test_a_compiled_training_step_forward_backward_and_optimizer_trains_as_in_eager_mode(kind, whole_step, dynamo):
+    """Torch's own compiled Adam differs from its eager one by as much as is allowed here: it counts in float32."""
+
+    def trained(compile_it):
+        model = mlp(dtype=torch.float64)
+        optimizer, cbp = attached(model, kind(model.parameters(), lr=0.01), attach=whole_step is not by_hand)
+
+        def step(x, y):
+            whole_step(lambda: nn.functional.mse_loss(model(x), y), optimizer, cbp)
+
+        run = torch.compile(step, backend="eager") if compile_it else step
+        for number in range(60):
+            run(*(each.double() for each in batch(number, (6,))))
+        return model, cbp
+
+    (eager, cbp), (other, compiled_cbp) = trained(False), trained(True)
+    enough(cbp)
+    assert compiled_cbp.stats() == cbp.stats()
+    same_weights(eager, other, rtol=1e-4, atol=1e-5)
+    assert dynamo["frames"]["ok"] >= 1
+
+
 def test_attaching_after_the_first_compiled_call_is_a_clear_error_at_the_first_step(dynamo):
     model = mlp()
     compiled = torch.compile(model, backend="aot_eager")

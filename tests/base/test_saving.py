@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pliant.base.saving import load_state, save_state
+from pliant.base.saving import all_or_nothing, count_in, entry, load_part, load_state, save_state
 
 
 def through_a_file(state: Any, folder: Path) -> Any:
@@ -91,3 +91,66 @@ def test_a_damaged_file_is_named_and_an_absent_one_is_absent(share: float, tmp_p
         load_state(tmp_path / "part.pt")
     with pytest.raises(FileNotFoundError):
         load_state(tmp_path / "absent.pt")
+
+
+class Counter:
+    """Two entries; loads one before it looks at the other."""
+
+    def __init__(self) -> None:
+        self.steps, self.mean = 3, np.array([1.0, 2.0])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "mean": self.mean}
+
+    @all_or_nothing
+    def load_state_dict(self, state: Any) -> None:
+        self.steps = count_in(state, "steps", most=100)
+        self.mean = entry(state, "mean", self.mean)
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ([1], "a list is no state of Counter"),
+    ({"mean": np.zeros(2)}, "this state lacks 'steps'"),
+    ({"steps": 7}, "this state lacks 'mean'"),
+    ({"steps": -7, "mean": np.zeros(2)}, "'steps' of this state is -7: it is a whole number from 0 to 100"),
+    ({"steps": 101, "mean": np.zeros(2)}, "'steps' of this state is 101"),
+    ({"steps": True, "mean": np.zeros(2)}, "'steps' of this state is True"),
+    ({"steps": np.nan, "mean": np.zeros(2)}, "'steps' of this state is nan"),
+    ({"steps": "x" * 9999, "mean": np.zeros(2)}, "'steps' of this state is 'xxx"),
+    (
+        {"steps": 7, "mean": np.zeros(3)},
+        r"'mean' of this state is an array of float64, shape \(3,\), here it is .*\(2,\)",
+    ),
+    ({"steps": 7, "mean": np.zeros(2, np.float32)}, "'mean' of this state is an array of float32"),
+    ({"steps": 7, "mean": None}, "'mean' of this state is nothing"),
+]
+
+
+@pytest.mark.parametrize(("state", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+def test_what_is_refused_has_changed_nothing_and_is_said_in_a_sentence(state: Any, message: str):
+    counter = Counter()
+    with pytest.raises(ValueError, match=message) as refused:
+        counter.load_state_dict(state)
+    assert len(str(refused.value)) < 200
+    assert (counter.steps, counter.mean.tolist()) == (3, [1.0, 2.0])
+    counter.load_state_dict({"steps": 7, "mean": np.array([np.nan, 0.0])})  # a mean may be of numbers that diverged
+    assert counter.steps == 7
+
+
+def test_what_is_loaded_is_a_copy():
+    counter, held = Counter(), np.zeros(2)
+    counter.load_state_dict({"steps": 7, "mean": held})
+    counter.mean += 1
+    assert held.tolist() == [0.0, 0.0]
+
+
+def test_a_part_is_loaded_if_it_is_that_of_the_state():
+    network, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 4)
+    with pytest.raises(ValueError, match=r"'weight' of this state is a tensor of float32, shape \(4, 2\), here it is"):
+        load_part(network, {"network": other.state_dict()}, "network")
+    with pytest.raises(ValueError, match="'network' of this state: it was saved with none, here there is one"):
+        load_part(network, {"network": None}, "network")
+    with pytest.raises(ValueError, match="this state lacks 'network'"):
+        load_part(network, {}, "network")
+    load_part(None, {"network": None}, "network")
+    load_part(network, {"network": torch.nn.Linear(2, 3).state_dict()}, "network")

@@ -439,6 +439,21 @@ def test_an_extractor_that_sac_shares_is_reset_once_with_its_readers_in_both_cri
     assert min(replaced(callback).values()) >= 20
 
 
+@pytest.mark.parametrize("algorithm", [TD3, DDPG])
+def test_an_extractor_that_actor_and_critic_both_list_is_the_actors_whose_loss_trains_it(algorithm):
+    kwargs = {"features_extractor_kwargs": {"features_dim": 16}, "share_features_extractor": True}
+    model = algorithm("CnnPolicy", Pictures(continuous=True), **OFF, **small({"policy_kwargs": kwargs}))
+    callback = often(replacement_rate=0.1, maturity_threshold=2)
+    model.learn(70, callback=callback)
+    (group,) = (row.group for row in callback.plan.rows if row.group.name == "actor.features_extractor.linear.0")
+    critics = {f"critic.qf{number}.0.weight" for number in range(len(model.critic.q_networks))}
+    assert {each.parameter for each in group.outgoing} == {"actor.mu.0.weight", *critics}
+    steps = {name: stats["steps"] for name, stats in callback.stats().items()}
+    assert steps["actor.features_extractor.linear.0"] == steps["actor.mu.0"] > 15
+    assert steps["critic.qf0.0"] == steps["actor.mu.0"] * (2 if algorithm is TD3 else 1)
+    assert min(replaced(callback).values()) >= 15
+
+
 @pytest.mark.parametrize("vector", [False, True])
 def test_dqn_on_pictures(vector):
     env = Pictures(vector=vector)

@@ -12,6 +12,7 @@ import pickle
 import random
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -511,20 +512,45 @@ def a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped(cell):
     a_step_that_a_grad_scaler_skips_is_none(cell, then=drop)
 
 
-def a_compiled_model_trains_as_in_eager_mode(cell):
-    """In float64, to rounding: means of activity are summed in another order there. A state fits the plain model."""
+@contextmanager
+def compiling():
+    """With nothing compiled before and after, and without warnings of Dynamo's own: of deprecated code that it loads, and where a
+    hook runs after a recurrent layer has ended a graph."""
     torch._dynamo.reset()
-    how = {"dtype": torch.float64}
     try:
-        with warnings.catch_warnings():  # Dynamo's own, where a hook runs after a recurrent layer has ended a graph
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
-            compiled = Run(cell, wrap=lambda model: torch.compile(model, backend="eager"), **how).train(range(STEPS))
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.script_method", category=DeprecationWarning)
+            yield
     finally:
         torch._dynamo.reset()
+
+
+def a_compiled_model_trains_as_in_eager_mode(cell):
+    """In float64, to rounding: means of activity are summed in another order there. A state fits the plain model."""
+    how = {"dtype": torch.float64}
+    with compiling():
+        compiled = Run(cell, wrap=lambda model: torch.compile(model, backend="eager"), **how).train(range(STEPS))
     acted(compiled, plain(cell, **how))
     alike(compiled, Run(cell, **how).train(range(STEPS)))
     if not cell.method.is_a_call:
         same_methods(compiled, Run(cell, initial=5, **how).load(compiled.save()))
+
+
+def a_compiled_step_trains_as_in_eager_mode(cell):
+    """Of the optimizer, its hooks included. Torch's own compiled Adam, which counts in float32, sets the tolerance."""
+    how = {"dtype": torch.float64}
+
+    def compiled(**also):
+        run = Run(cell, **how, **also)
+        for optimizer in run.optimizers:
+            optimizer.step = torch.compile(optimizer.step, backend="eager")
+        return run.train(range(STEPS))
+
+    with compiling():
+        run = compiled()
+        acted(run, compiled(methods=[]))
+    alike(run, Run(cell, **how).train(range(STEPS)), rtol=1e-4, atol=1e-5)
 
 
 # -- beside continual backprop, and states of something else -------------------------------------------------------------
@@ -628,6 +654,7 @@ PROMISES = [
     a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped,
     a_fused_step_that_a_grad_scaler_skips_is_none,
     a_compiled_model_trains_as_in_eager_mode,
+    a_compiled_step_trains_as_in_eager_mode,
     built_before_continual_backprop_it_keeps_its_word,
     built_after_continual_backprop_it_keeps_its_word,
     a_foreign_state_is_refused_and_changes_nothing,

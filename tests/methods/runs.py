@@ -186,9 +186,9 @@ def same_methods(first, second):
         assert differences(a.state_dict(), b.state_dict()) == []
 
 
-def alike(first, second):
+def alike(first, second, rtol=1e-7, atol=1e-9):
     """The same replacements, and the same parameters but for rounding in float64."""
-    assert_close(weights(first), weights(second), rtol=1e-7, atol=1e-9)
+    assert_close(weights(first), weights(second), rtol=rtol, atol=atol)
     for a, b in zip(first.methods, second.methods, strict=True):
         if hasattr(a, "stats"):
             assert a.stats() == b.stats()

@@ -1,12 +1,15 @@
 import copy
+import re
+import threading
 
 import pytest
 import schedulefree
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from pliant import ContinualBackprop, chain_groups, reset_head, reset_network, reset_optimizer
+from pliant import ContinualBackprop, ShrinkAndPerturb, chain_groups, reset_head, reset_network, reset_optimizer
 from pliant.engine.optimizer_state import RULES
 from pliant.streams import stream_key
 from tests.networks import ages, batch, convnet, enough, mlp, replaced, train
@@ -100,6 +103,102 @@ def test_a_parameter_that_nobody_can_draw_is_named_and_nothing_is_written(model,
     with pytest.raises(ValueError, match=rf"{name} cannot be drawn anew.*Give init="):
         reset_network(model, seed=0)
     assert same(model, before)
+
+
+COMPUTED = {  # a weight that is computed from parameters: how, and the first of these by name
+    "weight norm in a hook": (lambda: nn.utils.weight_norm(nn.Linear(3, 4)), "weight_g"),
+    "spectral norm in a hook": (lambda: nn.utils.spectral_norm(nn.Linear(3, 4)), "weight_orig"),
+    "weight norm": (lambda: weight_norm(nn.Linear(3, 4)), "parametrizations.weight.original0"),
+    "spectral norm": (lambda: spectral_norm(nn.Linear(3, 4)), "parametrizations.weight.original"),
+    "pruned": (lambda: prune.l1_unstructured(nn.Linear(3, 4), "weight", 0.5), "weight_orig"),
+    "pruned twice": (
+        lambda: prune.random_unstructured(prune.l1_unstructured(nn.Linear(3, 4), "weight", 0.5), "weight", 0.5),
+        "weight_orig",
+    ),
+    "pruned bias": (lambda: prune.l1_unstructured(nn.Linear(3, 4), "bias", 0.5), "bias_orig"),
+}
+HOOKS_WARN = pytest.mark.filterwarnings("ignore:.*torch.nn.utils.*_norm.*deprecated:FutureWarning")
+
+
+def with_computed(kind):
+    """A network that has trained: hooks have computed the weight, with a history."""
+    model = nn.Sequential(COMPUTED[kind][0](), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@HOOKS_WARN
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_parameters_that_a_weight_is_computed_from_are_drawn_by_an_init_or_named(kind):
+    model, optimizer = with_computed(kind)
+    name = COMPUTED[kind][1]
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for refused in (
+        lambda: reset_network(model, optimizer, seed=0),
+        lambda: reset_network(model, optimizer, seed=0, init=lambda module: None),
+        lambda: reset_head(model[0], optimizer, seed=0),
+        lambda: ShrinkAndPerturb(model, optimizer, noise_std=0.1, source="init", seed=0),
+    ):
+        with pytest.raises(ValueError, match=rf"'(0\.)?{re.escape(name)}' \(\w+\) cannot be drawn anew.*Give init="):
+            refused()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not optimizer._optimizer_step_post_hooks
+    some = ShrinkAndPerturb(model, optimizer, noise_std=0.1, source="init", seed=0, period=None, parameters="1.*")
+    some.apply()  # which are none of these
+
+    def init(module):
+        for parameter in module.parameters(recurse=False):
+            parameter.copy_(torch.linspace(1, 2, parameter.numel()).view_as(parameter))
+
+    reset_network(model, optimizer, seed=0, init=init)
+    torch.manual_seed(0)
+    fresh, _ = with_computed(kind)
+    with torch.no_grad():
+        fresh.apply(init)
+    fresh.load_state_dict({name: held for name, held in model.state_dict().items() if "mask" in name}, strict=False)
+    assert model(torch.ones(2, 3)).isfinite().all()
+    assert [*map(torch.Tensor.tolist, model.parameters())] == [*map(torch.Tensor.tolist, fresh.parameters())]
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
+@HOOKS_WARN
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_a_head_is_zero_or_told_that_its_weight_would_not_be(kind):
+    """Zero over zero, in the norms."""
+    model, optimizer = with_computed(kind)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    if "norm" in kind:
+        with pytest.raises(
+            ValueError, match=r"'weight' \(\w+\) is computed from parameters, and is not zero where these"
+        ):
+            reset_head(model[0], optimizer, how="zero")
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    else:
+        reset_head(model[0], optimizer, how="zero")
+        assert not model[0](torch.ones(2, 3)).any()
+
+
+def test_what_a_forward_left_behind_is_in_nobodys_way():
+    class Keeps(nn.Linear):
+        def forward(self, x):
+            self.seen = [super().forward(x)]
+            return self.seen[0]
+
+    model = nn.Sequential(Keeps(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model(torch.ones(2, 3))
+    reset_network(model, seed=3)
+    torch.manual_seed(3)
+    assert same(model, nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert model[0].seen[0].requires_grad
+
+
+def test_a_model_that_cannot_be_copied_is_named():
+    model = nn.Linear(3, 2)
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"Linear cannot be copied: cannot pickle '_thread\.lock'"):
+        reset_network(model, seed=3)
 
 
 def test_init_can_draw_what_no_layer_does():

@@ -187,6 +187,7 @@ def floats(output: object) -> list[Tensor]:
     return [each for each in tree_leaves(output) if isinstance(each, Tensor) and each.is_floating_point()]
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # runs without oneDNN
 @EVERY_CASE
 def test_resets_run_in_every_group_and_leave_fresh_units_unread(case):
     model, example = case.make()

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from pliant import ContinualBackprop, trace
+from pliant import ContinualBackprop, Tap, trace
 from tests.networks import steps
 from tests.units.hard_cases import Net
 
@@ -103,6 +103,125 @@ def test_recurrent_units_behind_a_norm_over_units_are_approximate_and_not_strict
     assert [row.group.kind for row in trace(model, x).rows] == ["approximate"]
     with pytest.raises(ValueError, match="a norm over units lies between"):
         trace(model, x, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # runs without oneDNN
+def test_a_projected_lstm_shows_what_it_projects_and_needs_two_steps_to_be_known():
+    torch.manual_seed(0)
+    parts = {"core": nn.LSTM(3, 4, proj_size=2, batch_first=True, bidirectional=True), "head": nn.Linear(4, 2)}
+    model, x = Net(lambda net, x: net.head(net.core(x)[0]), **parts), torch.randn(8, 5, 3)
+    plan = trace(model, x)
+    assert {row.group.name: (row.units, len(row.group.taps)) for row in plan.rows} == {
+        f"core.weight_{leaf}_l0{end}": found
+        for leaf, found in (("ih", (4, 0)), ("hr", (2, 2)))
+        for end in ("", "_reverse")
+    }
+    assert not plan.verify(model, x).wrong
+    means = [mean[:, -1] for mean, _ in seen(model, x)]  # of the head's column, behind that of the state
+    assert_close(torch.cat(means), model.core(x)[0].mean((0, 1)))
+    with pytest.raises(ValueError, match=r"'core.weight_hh_l0' reads no unit in one time step"):
+        trace(model, x[:, :1])
+
+
+# -- ensembles and experts in one parameter: read at the product, in the forward of the module that runs it -------------
+
+
+def ensemble(**parts):
+    """Four networks side by side: (4, 5, 6) and (4, 6, 3) weights of a module of their own."""
+    w1, w2 = nn.Parameter(torch.randn(4, 5, 6)), nn.Parameter(torch.randn(4, 6, 3))
+    return {"w1": w1, "w2": w2, **parts}
+
+
+def by_vmap(net, x):
+    return torch.func.vmap(lambda w1, w2: torch.relu(x @ w1) @ w2)(net.w1, net.w2)
+
+
+def by_functional_call(net, x):
+    def one(w1, w2):
+        return torch.func.functional_call(net.like, {"0.weight": w1.t(), "2.weight": w2.t()}, (x,))
+
+    return torch.func.vmap(one)(net.w1, net.w2)
+
+
+ENSEMBLES = {
+    "bmm": lambda net, x: torch.bmm(torch.relu(torch.bmm(x.expand(4, *x.shape), net.w1)), net.w2),
+    "baddbmm": lambda net, x: torch.baddbmm(torch.zeros(4, 1, 3), torch.relu(x @ net.w1), net.w2),
+    "matmul": lambda net, x: torch.relu(x @ net.w1) @ net.w2,
+    "weights on the left": lambda net, x: (net.w2.mT @ torch.relu(x @ net.w1).mT).mT,
+    "einsum": lambda net, x: torch.einsum("ebh,eho->ebo", torch.relu(torch.einsum("bi,eih->ebh", x, net.w1)), net.w2),
+    "einsum, examples first": lambda net, x: torch.einsum("beh,eho->ebo", torch.relu((x @ net.w1).transpose(0, 1)), net.w2),
+    "packed": lambda net, x: (torch.relu(x[:, None].expand(-1, 4, -1).transpose(0, 1) @ net.w1) @ net.w2).transpose(0, 1),
+    "vmap": by_vmap,
+    "vmap of a module": by_functional_call,
+    "one by one": lambda net, x: sum(torch.relu(x @ w1) @ w2 for w1, w2 in zip(net.w1, net.w2, strict=True)),
+    "one by one, shorter floats": lambda net, x: sum(
+        torch.relu(x @ net.w1[number]).double() @ net.w2[number].double() for number in range(4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", ENSEMBLES.values(), ids=ENSEMBLES)
+def test_units_of_an_ensemble_in_one_parameter_are_read_where_they_meet_their_own_weights(run):
+    torch.manual_seed(0)
+    like = nn.Sequential(nn.Linear(5, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)).requires_grad_(False)
+    model, x = Net(run, **ensemble(like=like)), torch.randn(32, 5)
+    plan = trace(model, x, activity=True)
+    assert sum(row.units for row in plan.rows) == 24
+    assert not plan.verify(model, x).wrong
+    found = seen(model, x)
+    activity = torch.relu(x @ model.w1)  # (network, example, unit)
+    mean, utility = (torch.cat([each[which].flatten() for each in found]) for which in (0, 1))
+    assert_close(mean, activity.mean(1).flatten())
+    assert_close(utility, (activity.abs().mean(1) * model.w2.abs().mean(2)).flatten())
+
+
+@pytest.mark.parametrize("run", [ENSEMBLES["bmm"], ENSEMBLES["one by one"]], ids=["together", "one by one"])
+def test_units_of_an_ensemble_are_replaced_in_training(run):
+    torch.manual_seed(0)
+    model, x = Net(run, **ensemble()), torch.randn(16, 5)
+    optimizer = torch.optim.Adam(model.parameters())
+    cbp = ContinualBackprop(model, optimizer, example_inputs=x, replacement_rate=0.2, maturity_threshold=2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    assert all(sum(each["replaced"]) >= 20 for each in cbp.stats().values())
+
+
+def test_an_expert_s_activity_is_that_of_its_own_examples():
+    """The first expert gets the first five examples, the second the rest; each is a group, as another product reads it."""
+
+    def run(net, x):
+        parts = [torch.relu(rows @ net.w1[number]) @ net.w2[number] for number, rows in enumerate(x.split([5, 27]))]
+        return torch.cat(parts)
+
+    torch.manual_seed(0)
+    model, x = (
+        Net(run, w1=nn.Parameter(torch.randn(2, 5, 6)), w2=nn.Parameter(torch.randn(2, 6, 3))),
+        torch.randn(32, 5),
+    )
+    (first, _), (second, _) = seen(model, x)
+    assert_close(first[:, 0], torch.relu(x[:5] @ model.w1[0]).mean(0))
+    assert_close(second[:, 0], torch.relu(x[5:] @ model.w1[1]).mean(0))
+
+
+@pytest.mark.parametrize("run", [ENSEMBLES["bmm"], ENSEMBLES["one by one"]], ids=["together", "one by one"])
+def test_autocast_which_casts_a_weight_once_for_several_forwards_is_read_in_each(run):
+    torch.manual_seed(0)
+    model, x = Net(run, **ensemble()), torch.randn(16, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cbp = ContinualBackprop(model, optimizer, example_inputs=x, attach=False, decay_rate=0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x[:4])
+        model(x[4:])
+    cbp.step()
+    mean = torch.cat([cbp.score.mean(group).flatten() for group in cbp.groups])
+    assert_close(mean, torch.relu(x @ model.w1).mean(1).flatten(), rtol=0.02, atol=0.02)
+
+
+def test_a_part_of_a_parameter_needs_the_parameter():
+    with pytest.raises(ValueError, match=r"give at='operand' and parameter=\.\.\. too"):
+        Tap("0", part=(0, 6))
 
 
 def test_an_expert_that_gets_no_example_did_not_run():

@@ -19,11 +19,14 @@ beside threads that trace, verify and diagnose other such models without recurre
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, nullcontext
 from threading import RLock
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,11 +35,28 @@ _LENT = RLock()
 
 @contextmanager
 def random_state(seed: int | None = None, devices: Iterable[torch.device] = ()) -> Generator[None]:
-    """Restores the global generators of the CPU and of `devices` afterwards; inside, the CPU's starts from `seed`."""
+    """Restores PyTorch's global generators of the CPU and of `devices` afterwards; inside, the CPU's starts from `seed`."""
     with _LENT, torch.random.fork_rng(devices=list(devices)):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # not those of devices, from which nothing is drawn
         yield
+
+
+@contextmanager
+def other_random_states() -> Generator[None]:
+    """Restores the global generators of Python and NumPy afterwards: models draw from them too."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
+def random_numbers() -> tuple[object, ...]:
+    """The state of the global generators, to compare."""
+    _, arrays, *place = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), arrays.tobytes(), tuple(place)
 
 
 @contextmanager
@@ -45,7 +65,13 @@ def visible_kernels(model: nn.Module) -> Generator[None]:
     compiles = "torch._dynamo" in sys.modules  # otherwise nothing is compiled
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     attends = any(isinstance(module, _ATTENTION) for module in model.modules())
-    with _LENT, torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    with (
+        _LENT,
+        torch.compiler.set_stance("force_eager") if compiles else nullcontext(),
+        # its optimizer fuses operations
+        cast(Any, torch.jit).optimized_execution(False) if scripted else nullcontext(),
+    ):
         onednn, fast = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
         try:
             if recurrent:

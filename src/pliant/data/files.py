@@ -11,20 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from pliant.base.files import NoLocks, take
 from pliant.data.images import DataError
 
 log = logging.getLogger(__name__)
-
-if os.name == "nt":  # pragma: no cover
-    import msvcrt
-
-    def _take(file: IO[bytes]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-else:
-    import fcntl
-
-    def _take(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def has_hash(path: Path, expected: str) -> bool:
@@ -47,15 +37,14 @@ def locked(path: Path) -> Generator[None]:
     """
     with _opened(path) as file:
         waiting = False
-        while True:
-            try:
-                _take(file)
-                break
-            except OSError:
+        try:
+            while not take(file, path):
                 if not waiting:
                     log.info("another process is at work on %s: waiting for it", path.stem)
                 waiting = True
                 time.sleep(0.05)
+        except NoLocks as error:
+            raise DataError(str(error)) from None
         yield
 
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pliant.base.dispatch import DispatchMode
 from pliant.units.models import operation_name
 
 
@@ -60,7 +60,7 @@ POOLS = frozenset(
 )
 
 
-class Activations(TorchDispatchMode):
+class Activations(DispatchMode):
     """While this mode is active, `of(tensor)` is the activation function whose results the tensor holds, or None."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.engine.attached import Optimizers, inner, seeds_of_runs
+from pliant.engine.attached import Optimizers, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import written
 from pliant.engine.taken_steps import LateSteps
@@ -78,7 +78,7 @@ class AfterStep(WholeParameters, ABC):
                 "without an optimizer there are no steps to count: give one, or period=None and call apply()"
             )
         self.period, self.runs = period, runs
-        self._check_runs()
+        self.check_fit()
         self.seeds = Ranks(model, process_group).agree_on(seeds_of_runs(seed, runs or 1))
         self.steps = [0] * max(1, len(self.optimizers))  # optimizer steps so far
         self.by_hand = 0  # calls of `apply` so far
@@ -93,6 +93,7 @@ class AfterStep(WholeParameters, ABC):
 
     # -- events -------------------------------------------------------------------------------------------------------
 
+    @uncompiled
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Count a step of `optimizer`, or of all, and act on its parameters if it is time. Runs after `optimizer.step()`."""
         for number, each in enumerate(self.optimizers):
@@ -105,6 +106,7 @@ class AfterStep(WholeParameters, ABC):
                 for _ in range(taken):
                     self._count(number)
 
+    @uncompiled
     def apply(self) -> None:
         """Act on all chosen parameters now; no step is counted."""
         self.by_hand += 1
@@ -123,7 +125,7 @@ class AfterStep(WholeParameters, ABC):
 
     @torch.no_grad()
     def _act(self, places: Sequence[Place], *words: str | int) -> None:
-        self.check_places()
+        self.check_places(places)
         self.act(places, [stream_key(seed, *words) for seed in self.seeds])
         written(place.parameter for place in places)
 
@@ -155,7 +157,8 @@ class AfterStep(WholeParameters, ABC):
             "optimizer_of_name": optimizers,
         }
 
-    def _check_runs(self) -> None:
+    def check_fit(self) -> None:
+        """Raise `ValueError`, at construction, where `act` could not map these parameters."""
         for place in self.places if self.runs is not None else ():
             if place.parameter.shape[:1] != (self.runs,):
                 raise ValueError(

@@ -2,22 +2,28 @@
 
 Every method of this library is `Attached`. Its subclasses say what to do before and after a step; here stands, once, what is
 the same for all: a step is counted when it was taken (`pliant.engine.taken_steps`), a closure runs forward and backward inside
-of it, a CUDA graph replays it without hooks, copies and pickles are refused, and nothing is left behind when construction fails.
+of it, a CUDA graph replays it without hooks, `torch.compile` leaves methods out of the graph of a step, copies and pickles are
+refused, and nothing is left behind when construction fails.
 """
+
+# pyright: reportPrivateUsage=false
+# What torch's optimizers exempt their own methods from compilation with has no public name that does not load the compiler.
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from operator import index
 from threading import Lock
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -41,6 +47,8 @@ class Attached(ABC):
         self.optimizers = tuple(optimizers)
         self._steps_by_itself = attach
         self._clocks = {each: Clock() for each in self.optimizers}
+        self._begun = set[Optimizer]()  # whose step has begun
+        self._lent: dict[Optimizer, list[tuple[str, Tensor, Optimizer]]] = {}  # name, parameter, whose it is
         self._handles: list[RemovableHandle] = []
 
     # -- around a step ------------------------------------------------------------------------------------------------
@@ -52,25 +60,36 @@ class Attached(ABC):
         """A step has ended; with `attach=False` nothing is to happen by itself."""
 
     @abstractmethod
-    def _touched(self) -> Iterable[Tensor]:
-        """The parameters acted on."""
+    def _acted_on(self) -> Iterable[tuple[str, Tensor]]:
+        """The parameters acted on, with their names."""
 
     def _follow_steps(self) -> None:
         """Hooks on all optimizers that have any. From here on construction must not fail, but within `_or_nothing_left`."""
-        self._on_cuda = any(parameter.device.type == "cuda" for parameter in self._touched())
+        self._on_cuda = any(parameter.device.type == "cuda" for _, parameter in self._acted_on())
+        self._look_for_lent()
         for each in self.optimizers:
-            if self._steps_by_itself or hasattr(each, "_optimizer_step_post_hooks"):
-                before, after = each.register_step_pre_hook, each.register_step_post_hook
-                self._handles += [before(self._before_step), after(self._after_step)]
+            if not self._steps_by_itself and not _takes_hooks(each):
+                continue  # who steps by hand says when
+            self._handles.append(before_step(each, self._before_step))
+            self._handles.append(after_step(each, self._after_step))
         if self._steps_by_itself:
             with _LOCK:
                 _ALL.add(self)
 
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> Any:
+        self._begun.add(optimizer)
         if not self._is_captured():
             self._begins(optimizer)
+            if optimizer in self._lent:
+                return when_gradients_are_there(args, kwargs, partial(self._check_lent, optimizer))
+        return None
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if (
+            optimizer not in self._begun
+        ):  # of a step that calls the step of its base class, both run hooks: it was that one's
+            return
+        self._begun.discard(optimizer)
         if self._is_captured():
             self._clocks[optimizer].recorded()
             if self._steps_by_itself:
@@ -81,6 +100,30 @@ class Attached(ABC):
             return
         self._clocks[optimizer].after(optimizer)
         self._ended(optimizer)
+
+    def _look_for_lent(self) -> None:
+        """Which parameters an optimizer lists that are another's, the first that lists them."""
+        home, names = home_of_parameters(self.optimizers), {parameter: name for name, parameter in self._acted_on()}
+        for each in self.optimizers:
+            listed = (parameter for settings in each.param_groups for parameter in settings["params"])
+            lent = [p for p in listed if p in names and home[p] is not each]
+            for parameter in (p for p in lent if each.state.get(p)):
+                raise ValueError(self._said(names[parameter], each, home[parameter], "has stepped it already"))
+            if lent:
+                self._lent[each] = [(names[p], p, home[p]) for p in lent]
+
+    def _check_lent(self, optimizer: Optimizer) -> None:
+        """Raise `RuntimeError` if the optimizer is about to step a parameter that is another's."""
+        for name, parameter, home in self._lent[optimizer]:
+            if parameter.grad is not None:
+                raise RuntimeError(self._said(name, optimizer, home, "is about to step it, since it has a gradient"))
+
+    def _said(self, name: str, optimizer: Optimizer, home: Optimizer, does: str) -> str:
+        mine, theirs = (f"optimizer[{self.optimizers.index(each)}]" for each in (optimizer, home))
+        return (
+            f"'{name}' is listed by {theirs} and {mine}, and the first is taken for the one that steps it, but {mine} {does}: "
+            f"give the one that steps it first, or take it out of the other's parameters"
+        )
 
     def _is_captured(self) -> bool:
         """Whether what happens now is recorded in a CUDA graph."""
@@ -160,27 +203,96 @@ class Attached(ABC):
         )
 
 
-def each_of(optimizer: Optimizers | None) -> tuple[Optimizer, ...]:
-    """The optimizers given, one, several or none, each inside the wrappers that only pass its steps on."""
-    return tuple(map(inner, (optimizer,) if isinstance(optimizer, Optimizer) else optimizer or ()))
+def each_of(optimizer: Optimizers) -> tuple[Optimizer, ...]:
+    """The optimizers given, one or several, each inside the wrappers that only pass its steps on.
+
+    Raises `TypeError` or `ValueError` where something else is given, or one of them twice.
+    """
+    if _steps_parameters(optimizer):
+        return (inner(cast(Optimizer, optimizer)),)
+    given = cast(object, optimizer)
+    if not isinstance(given, Iterable) or isinstance(given, str | Mapping | nn.Module | Tensor):
+        raise TypeError(_no_optimizer("optimizer", cast(object, given)))
+    several = list(cast(Iterable[Optimizer], given))
+    if not several:
+        raise ValueError("optimizer is empty: give the optimizer that steps the model, or several")
+    for number, one in enumerate(several):
+        if not _steps_parameters(one):
+            raise TypeError(_no_optimizer(f"optimizer[{number}]", one))
+    found = tuple(map(inner, several))
+    if len({*map(id, found)}) < len(found):
+        raise ValueError("optimizer names the same optimizer more than once: give each once")
+    return found
+
+
+def _steps_parameters(given: object) -> bool:
+    """Whether it is an optimizer, or one that is none of PyTorch's."""
+    alike = isinstance(getattr(given, "param_groups", None), list) and wrapped(given) is None
+    return isinstance(given, Optimizer) or (alike and not isinstance(given, type))
+
+
+def _takes_hooks(optimizer: Optimizer) -> bool:
+    return hasattr(optimizer, "_optimizer_step_post_hooks")
+
+
+def _no_optimizer(name: str, given: object) -> str:
+    """What is wrong with something that is given for an optimizer, and what to give."""
+    if isinstance(given, type) and issubclass(given, Optimizer):
+        return f"{name} is the class {given.__name__}: give an optimizer, {given.__name__}(model.parameters(), ...)"
+    given = cast(object, given)
+    kind, found = "None" if given is None else f"a {type(given).__name__}", wrapped(given)
+    if found is not None:
+        return f"{name} is {kind}, which holds another one, {type(found[1]).__name__}: give its .{found[0]}"
+    return f"{name} is {kind}: give the torch.optim.Optimizer that steps the model, or a list of several"
+
+
+def wrapped(optimizer: object) -> tuple[str, Optimizer] | None:
+    """The optimizer that something given for one holds (a wrapper, a scheduler), and under which name."""
+    for name in ("optimizer", "optim", "base_optimizer", "inner_optimizer"):
+        held = getattr(optimizer, name, None)
+        if isinstance(held, Optimizer) and held is not optimizer:
+            return name, held
+    return None
 
 
 def inner(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside a wrapper that is called an `Optimizer` and has none of its hooks, such as Accelerate's."""
-    while not hasattr(optimizer, "_optimizer_step_post_hooks") and isinstance(
-        wrapped := getattr(optimizer, "optimizer", None), Optimizer
-    ):
-        optimizer = wrapped
+    while not _takes_hooks(optimizer) and (found := wrapped(optimizer)) is not None:
+        optimizer = found[1]
     return optimizer
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+uncompiled = _disable_dynamo  # a decorator: the function runs as it is where `torch.compile` meets a call of it
+
+
+def _eager(function: _F) -> _F:
+    """The same for bound methods, and for functions made at a step."""
+    return cast(_F, torch.compiler.disable(cast(Any, function)))
+
+
+def before_step(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], Any]) -> RemovableHandle:
+    """Call `hook` before each step of `optimizer`, uncompiled where the step is compiled. Raises `TypeError` if it takes none."""
+    if not _takes_hooks(optimizer):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}, which takes no hooks (its Optimizer.__init__ never ran, or it is none "
+            f"of PyTorch's): give the optimizer that it passes its steps on to"
+        )
+    return optimizer.register_step_pre_hook(_eager(hook))
+
+
+def after_step(optimizer: Optimizer, hook: Callable[[Optimizer, Any, Any], None]) -> RemovableHandle:
+    """Call `hook` after each step of `optimizer`, uncompiled where the step is compiled."""
+    return optimizer.register_step_post_hook(_eager(hook))
+
+
 def home_of_parameters(optimizers: Iterable[Optimizer]) -> dict[Tensor, Optimizer]:
-    """The optimizer that steps each parameter. Raises `ValueError` if two of them step the same one."""
+    """The optimizer that steps each parameter: the first that lists it. Codes with a shared encoder list it with the actor and
+    the critic, and train it by one of them; the others are held to that (`Attached`)."""
     home: dict[Tensor, Optimizer] = {}
     for optimizer in optimizers:
         for parameter in (p for settings in optimizer.param_groups for p in settings["params"]):
-            if home.setdefault(parameter, optimizer) is not optimizer:
-                raise ValueError("a parameter is stepped by two of the optimizers given; each must have its own")
+            home.setdefault(parameter, optimizer)
     return home
 
 
@@ -194,10 +306,12 @@ def when_gradients_are_there(
         then()
         return None
 
+    before, after = _eager(again), _eager(then)  # only the closure itself may be compiled
+
     def closure_and_then() -> Any:
-        again()
+        before()
         loss = closure()
-        then()
+        after()
         return loss
 
     return (args[0], closure_and_then, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}

@@ -11,15 +11,14 @@ all of its parameters are known to have been drawn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pliant.base.process import random_state
-from pliant.units.models import unwrapped
+from pliant.units.models import copied, unwrapped
 
 Init = Callable[[nn.Module], object]
 
@@ -31,20 +30,23 @@ class FreshCopy:
         model: a network or a part of one; wrappers (DistributedDataParallel, `torch.compile`) are looked through.
         init: called with every module after all have been reset, as by `model.apply(init)`; it may overwrite any of it.
 
-    Raises `ValueError` if two modules share a parameter and there is no `init` to say how it starts.
+    Raises `ValueError` if the model cannot be copied, or if two modules share a parameter and there is no `init` to say how it
+    starts.
     """
 
     def __init__(self, model: nn.Module, init: Init | None = None) -> None:
         self.init = init
-        self.copy = deepcopy(unwrapped(model)).cpu()
+        self.copy = copied(unwrapped(model)).cpu()
         if init is None:
             _refuse_tied(self.copy)
 
-    def draw(self, seed: int) -> nn.Module:
+    def draw(self, seed: int, wanted: Iterable[str] | None = None) -> nn.Module:
         """The copy, drawn anew under `seed`. The global random state stays as it was.
 
-        Raises `ValueError` if a parameter was drawn neither by a `reset_parameters()` nor by `init`.
+        Raises `ValueError` if a parameter, of those `wanted` or of all, was drawn neither by a `reset_parameters()` nor by
+        `init`.
         """
+        buffers = [(buffer, buffer.clone()) for buffer in self.copy.buffers()]
         with torch.no_grad(), random_state(seed):
             for parameter in self.copy.parameters():
                 parameter.fill_(torch.nan)
@@ -54,17 +56,21 @@ class FreshCopy:
                     reset()
             if self.init is not None:
                 self.copy.apply(cast(Callable[[nn.Module], None], self.init))
-        self._check_drawn()
+            for buffer, before in buffers:  # a reset may look at a weight that is yet to be drawn (spectral norm)
+                if buffer.isnan().any() and not before.isnan().any():
+                    buffer.copy_(before)
+        self._check_drawn(wanted)
         return self.copy
 
     def numbers_like(self, parameters: Mapping[str, Tensor], seed: int) -> list[Tensor]:
         """What a network drawn anew under `seed` starts with, for each of these parameters by its name in the network."""
-        drawn = dict(self.draw(seed).named_parameters())
+        drawn = dict(self.draw(seed, parameters).named_parameters())
         return [drawn[name].detach().to(parameter) for name, parameter in parameters.items()]
 
-    def _check_drawn(self) -> None:
+    def _check_drawn(self, wanted: Iterable[str] | None) -> None:
+        names = None if wanted is None else set(wanted)
         for name, parameter in self.copy.named_parameters():
-            if parameter.isnan().any():
+            if (names is None or name in names) and parameter.isnan().any():
                 kind = type(self.copy.get_submodule(name.rpartition(".")[0])).__name__
                 raise ValueError(
                     f"'{name}' ({kind}) cannot be drawn anew: no reset_parameters() writes it. Give init=, a function that "

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from pliant.engine.attached import Optimizers, when_gradients_are_there
+from pliant.engine.attached import Optimizers, after_step, before_step, each_of, when_gradients_are_there
 from pliant.engine.whole_parameters import Which, WholeParameters
 
 
@@ -35,7 +35,7 @@ class Pull(WholeParameters, ABC):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizers, *, strength: float, parameters: Which = None) -> None:
-        super().__init__(model, optimizer, parameters)
+        super().__init__(model, each_of(optimizer), parameters)
         if not 0.0 <= strength < float("inf"):
             raise ValueError(f"strength must be 0 or more, got {strength}")
         if any(isinstance(each, LBFGS) for each in self.optimizers):
@@ -54,19 +54,20 @@ class Pull(WholeParameters, ABC):
         """
         numbers = {each: number for number, each in enumerate(self.optimizers)}
         self._stepped_by = {
-            each: [place.parameter for place in self.places if place.optimizer == number]
-            for each, number in numbers.items()
+            each: [place for place in self.places if place.optimizer == number] for each, number in numbers.items()
         }
         with self._or_nothing_left():
+            self._look_for_lent()
             for each in self.optimizers:
-                first = each.register_step_pre_hook(self._pull_before_step)
+                first = before_step(each, self._pull_before_step)
+                self._handles.append(first)
                 cast(OrderedDict[int, Any], first.hooks_dict_ref()).move_to_end(first.id, last=False)
-                self._handles += [first, each.register_step_post_hook(self._restore_after_step)]
+                self._handles.append(after_step(each, self._restore_after_step))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def _pull_before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        self.check_places()
+        self.check_places(self._stepped_by[optimizer])
         return when_gradients_are_there(args, kwargs, lambda: self._pull(optimizer), lambda: self._restore(optimizer))
 
     def _restore_after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -75,9 +76,11 @@ class Pull(WholeParameters, ABC):
     @torch.no_grad()
     def _pull(self, optimizer: Optimizer) -> None:
         """Put g + λ d in the place of g."""
+        if optimizer in self._lent:
+            self._check_lent(optimizer)
         if not self.strength:
             return
-        wanted = {each for each in self._stepped_by[optimizer] if not self._is_pulled(each)}
+        wanted = {place.parameter for place in self._stepped_by[optimizer] if not self._is_pulled(place.parameter)}
         for settings in optimizer.param_groups:
             stepped = [parameter for parameter in settings["params"] if parameter in wanted]
             if stepped:
@@ -105,7 +108,9 @@ class Pull(WholeParameters, ABC):
 
     def _restore(self, optimizer: Optimizer) -> None:
         """The gradients are the loss's own again."""
-        for parameter in [each for each in self._stepped_by[optimizer] if each in self._pulled]:
+        for parameter in (place.parameter for place in self._stepped_by[optimizer]):
+            if parameter not in self._pulled:
+                continue
             own, ours = self._pulled.pop(parameter)
             if parameter.grad is ours:
                 parameter.grad = own

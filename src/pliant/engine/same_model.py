@@ -1,11 +1,17 @@
-"""Whether a model is still the one that was planned, and is read: looked at after steps, and before anything is written."""
+"""Whether a model is still the one that was planned, and is read: looked at after the steps of a group's own optimizer, and
+before anything is written to it.
+
+A group of which a parameter is frozen (`requires_grad=False`) when its optimizer steps is held back: it makes no step, and
+nothing of it is written until it trains again. Codes freeze one network while another trains (a discriminator while the
+generator steps, alternating fine-tuning), or layers late in training.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,7 +20,17 @@ from pliant.units.bound import BoundGroup, NamedModel
 
 log = logging.getLogger("pliant")
 
+CHECK_EVERY = 64  # steps between looks at whether the parameters are still the model's; and before each replacement
 PATIENCE = 100  # steps after which a group that was never read is worth a word
+
+
+class _Held(NamedTuple):
+    """A parameter that a replacement writes, and where the model held it when the method was attached."""
+
+    name: str
+    parameter: Tensor
+    home: dict[str, Any]
+    leaf: str
 
 
 class SameModel:
@@ -22,25 +38,62 @@ class SameModel:
 
     Args:
         unreached: names of parameters that never ran with the example inputs.
+        hand_over: whether means are handed over, so that what takes them is written too.
     """
 
     def __init__(
-        self, model: nn.Module, names: NamedModel, groups: Sequence[BoundGroup], unreached: Sequence[str]
+        self,
+        model: nn.Module,
+        names: NamedModel,
+        groups: Sequence[BoundGroup],
+        unreached: Sequence[str],
+        *,
+        hand_over: bool,
     ) -> None:
-        self._model, self._groups = model, groups
-        self._places = [place for group in groups for place in group.places()]
+        self._model = model
+        self._held = {
+            group: [
+                _Held(name, names.parameter(name, group.name), *group.place(name))
+                for name in group.written(hand_over=hand_over)
+            ]
+            for group in groups
+        }
         self._tapped = {tap.module: names.modules[tap.module] for group in groups for tap in group.spec.taps}
         self._unreached = {name: names.parameters[name] for name in unreached}
+        self._steps = Counter[ActivityStatistics]()
         self._heard: set[ActivityStatistics] = set()  # of which anything ran
         self._unread = Counter[ActivityStatistics]()  # steps in which some group was not read
+        self._told: set[BoundGroup] = set()  # that they are held back
 
-    def check_parameters(self) -> None:
-        """Raise `RuntimeError` if a parameter is no longer the model's, or is frozen."""
-        for home, leaf, parameter in self._places:
-            if home.get(leaf) is not parameter or not parameter.requires_grad:
-                raise RuntimeError(self._changed(home.get(leaf), parameter))
+    def check(self, statistics: ActivityStatistics, ran: Sequence[BoundGroup]) -> None:
+        """After a step of these groups' optimizer. Raises `RuntimeError` if the model is another one or was never read."""
+        self._steps[statistics] += 1
+        if self._steps[statistics] % CHECK_EVERY == 1:
+            self.check_parameters(statistics.groups)
+        self._check_read(statistics, ran)
 
-    def check_read(self, statistics: ActivityStatistics, ran: Sequence[BoundGroup]) -> None:
+    def check_parameters(self, groups: Iterable[BoundGroup]) -> None:
+        """Raise `RuntimeError` if a parameter of these groups is no longer the model's."""
+        for name, parameter, home, leaf in (held for group in groups for held in self._held[group]):
+            if home.get(leaf) is not parameter:
+                raise RuntimeError(
+                    f"'{name}' was replaced by another tensor after attaching (load_state_dict(assign=True), a conversion, a "
+                    f"parametrization?). detach(), and attach to the model as it is now"
+                )
+
+    def training(self, groups: Sequence[BoundGroup]) -> Sequence[BoundGroup]:
+        """Those of which nothing is frozen now."""
+        free = [all([held.parameter.requires_grad for held in self._held[group]]) for group in groups]  # noqa: C419
+        if all(free):
+            return groups
+        for group in (group for group, trains in zip(groups, free, strict=True) if not trains):
+            if group not in self._told:
+                self._told.add(group)
+                frozen = next(held.name for held in self._held[group] if not held.parameter.requires_grad)
+                log.warning("'%s' is held back while '%s' is frozen: no unit of it is replaced", group.name, frozen)
+        return [group for group, trains in zip(groups, free, strict=True) if trains]
+
+    def _check_read(self, statistics: ActivityStatistics, ran: Sequence[BoundGroup]) -> None:
         """Raise `RuntimeError` if none of the groups was ever read, or modules are no longer those that were planned."""
         if not ran and statistics not in self._heard:
             names = ", ".join(sorted({f"'{tap.module}'" for group in statistics.groups for tap in group.spec.taps}))
@@ -74,13 +127,3 @@ class SameModel:
                 raise RuntimeError(
                     f"'{tap.module}' was replaced by another module after attaching. detach(), and attach to the model as it is"
                 )
-
-    def _changed(self, held: Any, parameter: Tensor) -> str:
-        parts = (part for group in self._groups for part in group.slices())
-        name = next(part.part.parameter for part in parts if part.parameter is parameter)
-        if held is parameter:
-            return f"'{name}' was frozen after attaching. detach(), and attach to what still trains"
-        return (
-            f"'{name}' was replaced by another tensor after attaching (load_state_dict(assign=True), a conversion, a "
-            f"parametrization?). detach(), and attach to the model as it is now"
-        )

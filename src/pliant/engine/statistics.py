@@ -11,7 +11,7 @@ as (runs, units, width) lie on its units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -130,7 +130,15 @@ class ActivityStatistics:
     ) -> Reader:
         """The reader at a tap: an earlier group's if it reads other entries there, since an entry has one running mean."""
         wanted = set(cast(list[int], index.flatten().tolist()))
-        key = (id(names.module(tap.module, group.name)), tap.at, tap.axis, tap.argument, tap.parameter, tap.calls)
+        key = (
+            id(names.module(tap.module, group.name)),
+            tap.at,
+            tap.axis,
+            tap.argument,
+            tap.parameter,
+            tap.part,
+            tap.calls,
+        )
         while key in taken and taken[key][1] & wanted:
             key = (*key, "again")
         if key not in taken:
@@ -325,13 +333,13 @@ class ActivityStatistics:
 
     # -- living with the model ----------------------------------------------------------------------------------
 
-    def listen(self, reads: Sequence[Reading]) -> list[RemovableHandle]:
-        """Start to read activity."""
+    def listen(self, reads: Sequence[Reading]) -> Iterator[RemovableHandle]:
+        """Start to read activity. Each handle is given as soon as its hook is there: should the next one fail, none is lost."""
         self._readings: list[Reading] = list(dict.fromkeys(("mean", *reads)))
         entries = sum(reader.entries for reader in self.readers)
         shape = (len(self._readings), self.runs, entries)
         self._allocate(torch.zeros(shape, dtype=self.dtype, device=self.device))
-        return [attach(reader) for reader in self.readers]
+        yield from map(attach, self.readers)
 
     def _allocate(self, sums: Tensor) -> None:
         """Give every reader its part of `sums` (readings, runs, entries), which is zeroed and shared in one operation."""

@@ -113,9 +113,14 @@ class LateSteps(Generic[Key, Item]):
         while self._pending:
             key, (taken, items) = self._pending.popitem()
             if taken.wait():
-                self._owed.setdefault(key, []).extend(items)
+                self.owe(key, items)
                 found.append((key, items))
         return found
+
+    def owe(self, key: Key, items: list[Item]) -> None:
+        """From here on something is owed to them too."""
+        if items:
+            self._owed.setdefault(key, []).extend(items)
 
     def pop(self, key: Key) -> list[Item]:
         """What is owed, which is then owed no more."""

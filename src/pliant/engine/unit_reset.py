@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs
+from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
 from pliant.engine.interfaces import Forget, Redraw, Score, Select
@@ -44,7 +44,6 @@ from pliant.units.models import unwrapped
 log = logging.getLogger("pliant")
 
 FORMAT = 1
-CHECK_EVERY = 64  # steps between looks at whether the parameters are still the model's; and before each replacement
 
 
 class UnitReset(Attached):
@@ -52,8 +51,8 @@ class UnitReset(Attached):
 
     Args:
         model: the network that trains.
-        optimizer: what steps it, or several (each parameter is looked up in its own); a group's clock is the
-            optimizer of its first incoming weight.
+        optimizer: what steps it, or several (each parameter is looked up in its own, the first that lists it); a group's
+            clock is the optimizer of its first incoming weight.
         score, select, redraw, forget: the four parts, see `pliant.engine.interfaces`.
         where: `example_inputs=x` or `groups=...`, and the rest of `pliant.engine.planning.Where`.
 
@@ -87,7 +86,7 @@ class UnitReset(Attached):
             check_alone(type(self).__name__, self.groups, [group for each in self._beside() for group in each.groups])
         if mask is not None and self.groups[0].spec.stacked:
             raise ValueError("mask: not for a stack of runs, which share one count of examples")
-        self._same = SameModel(model, names, self.groups, units.unreached)
+        self._same = SameModel(model, names, self.groups, units.unreached, hand_over=redraw.hand_over_mean)
         self._replaced = Replaced({group.name: group.runs for group in self.groups})
         self.seeds = self._ranks.agree_on(seeds_of_runs(where.get("seed"), self.groups[0].runs))
         # keyed: a generator seeded with the seed itself would repeat what the model was initialized with
@@ -96,7 +95,6 @@ class UnitReset(Attached):
         self._home = home_of_groups(self.all_statistics)
         readers = [reader for statistics in self.all_statistics for reader in statistics.readers]
         forwards = told(unwrapped(model), mask, readers)
-        self._step_calls = 0
         self._feedback = Feedback()
         self._late = LateSteps[ActivityStatistics, BoundGroup]()  # owed: groups whose units are yet to be chosen
         self.score.bind(self.all_statistics)
@@ -108,13 +106,14 @@ class UnitReset(Attached):
             self._notes = [*units.notes, *self.forget.notes, *warnings_of(units)]
             self.plan = self._with_fresh(UnitMap(rows, units.skipped, unreached=units.unreached))
             for statistics in self.all_statistics:
-                self._handles += statistics.listen(score.reads)
-            self._handles += [] if forwards is None else follow(forwards)
+                self._handles.extend(statistics.listen(score.reads))
+            self._handles.extend(() if forwards is None else follow(forwards))
             self._start = [statistics.state_dict() for statistics in self.all_statistics]
             self._follow_steps()
 
     # -- one step ----------------------------------------------------------------------------------------------
 
+    @uncompiled
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Replace the units that are due. Runs after `optimizer.step()`; by itself unless `attach=False`.
@@ -122,12 +121,9 @@ class UnitReset(Attached):
         A step that a GradScaler leaves out is none, see `taken_steps`. Where only a CUDA device knows, units due by a
         step are chosen as they would be at once and replaced after the next one.
         """
-        self._step_calls += 1
-        if self._step_calls % CHECK_EVERY == 1:
-            self._same.check_parameters()
         stepped = [each for each in self.all_statistics if optimizer is None or each.clock is inner(optimizer)]
         self._settle()
-        late = self._choose([group for statistics in stepped for group in self._late.pop(statistics)])
+        late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
         outcomes = {clock: self._clocks[clock].ask() for clock in dict.fromkeys(map(_clock, stepped))}
         taken = [group for statistics in stepped for group in self._observe(statistics, outcomes[_clock(statistics)])]
         if late:
@@ -149,7 +145,7 @@ class UnitReset(Attached):
 
     def _replace(self, chosen: dict[BoundGroup, SelectedUnits]) -> None:
         """The phases, each over all groups before the next."""
-        self._same.check_parameters()
+        self._same.check_parameters(chosen)
         before = self._feedback.before(chosen)
         if self.redraw.hand_over_mean:
             for group, units in chosen.items():
@@ -166,30 +162,39 @@ class UnitReset(Attached):
             self._replaced.add(group.name, units.counts, self._home[group].steps[group])
             log.debug("replaced %s of '%s' at step %s", units.counts, group.name, self._replaced.last[group.name])
         self._feedback.replaced(before)
-        written(self._touched(chosen), by=self._feedback)
+        written((part.parameter for group in chosen for part in group.slices()), by=self._feedback)
 
     def _observe(self, statistics: ActivityStatistics, outcome: Outcome) -> list[BoundGroup]:
         """Take in what groups side by side did, and return those that made a step that the host knows to be taken.
 
-        Groups that did nothing keep their clock. What was read for a step that was not taken is dropped.
+        Groups that did nothing, or are frozen, keep their clock. What was read for a step that was not taken is dropped.
         """
         if statistics.device != statistics.groups[0].first.device:
             self._move(statistics, statistics.groups[0].first.device)
         self._ranks.share(statistics)
-        groups = statistics.ran()
-        self._same.check_read(statistics, groups)
+        ran = statistics.ran()
+        self._same.check(statistics, ran)
+        groups = self._same.training(ran)
         if not groups:
-            return groups
+            statistics.drop()
+            return []
         means, skipped = statistics.pop_means(), None
         if isinstance(outcome, Tensor):
             taken = outcome.to(statistics.device, non_blocking=True)
-            self._late.add(statistics, taken, groups)
+            self._late.add(statistics, taken, [*groups])
             skipped = (~taken).to(statistics.dtype)
         elif outcome:
             statistics.count_step(groups)
         if outcome is not False:
             self.score.update(statistics, statistics.spans(groups), means, skipped)
-        return groups if outcome is True else []
+        return [*groups] if outcome is True else []
+
+    def _owed(self, statistics: ActivityStatistics) -> Sequence[BoundGroup]:
+        """Groups whose units are yet to be chosen, for an earlier step; those that are frozen by now go on waiting."""
+        owed = self._late.pop(statistics)
+        groups = self._same.training(owed)
+        self._late.owe(statistics, [group for group in owed if group not in groups])
+        return groups
 
     def _settle(self) -> None:
         """Count the steps of which only the device knew."""
@@ -205,8 +210,8 @@ class UnitReset(Attached):
         else:
             self._feedback.leave()
 
-    def _touched(self, groups: Iterable[BoundGroup] | None = None) -> Iterable[Tensor]:
-        return [part.parameter for group in groups or self.groups for part in group.slices()]
+    def _acted_on(self) -> Iterable[tuple[str, Tensor]]:
+        return [(part.part.parameter, part.parameter) for group in self.groups for part in group.slices()]
 
     # -- what happened -----------------------------------------------------------------------------------------
 

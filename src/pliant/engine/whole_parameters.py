@@ -38,18 +38,18 @@ class WholeParameters(Attached, ABC):
 
     Args:
         model: the network that trains.
-        optimizer: what steps it, or several; each parameter is looked up in its own.
+        optimizer: what steps it, or several; each parameter is looked up in its own, the first that lists it.
         parameters: names or patterns (`fnmatch`), or a function (name, parameter) -> bool; None takes all. In any case
             only those of the model that an optimizer given steps, if one is.
         attach: as for `Attached`.
 
-    Raises `ValueError` if none are left, if two of the optimizers step the same one, or a pattern matches no name.
+    Raises `ValueError` if none are left, or a pattern matches no name.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizers | None, parameters: Which, *, attach: bool = True
     ) -> None:
-        super().__init__(each_of(optimizer), attach=attach)
+        super().__init__(() if optimizer is None else each_of(optimizer), attach=attach)
         self.places = places_of(model, None if optimizer is None else self.optimizers, parameters)
 
     @property
@@ -62,12 +62,12 @@ class WholeParameters(Attached, ABC):
         names = {"names": [plain_name(str(name)) for name in state["names"]]} if "names" in state else {}
         super()._check_saved({**state, **names}, {**here, "names": list(map(plain_name, self.names))})
 
-    def _touched(self) -> Iterable[Tensor]:
-        return [place.parameter for place in self.places]
+    def _acted_on(self) -> Iterable[tuple[str, Tensor]]:
+        return [(place.name, place.parameter) for place in self.places]
 
-    def check_places(self) -> None:
-        """Raise `RuntimeError` if a parameter is no longer the model's."""
-        for place in self.places:
+    def check_places(self, places: Iterable[Place]) -> None:
+        """Raise `RuntimeError` if one of these parameters is no longer the model's."""
+        for place in places:
             if getattr(place.home, place.leaf, None) is not place.parameter:
                 raise RuntimeError(
                     f"'{place.name}' was replaced by another tensor after {type(self).__name__} attached "

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.optim import Optimizer
 
+from pliant.base.saving import all_or_nothing, load_part
 from pliant.experiments.base import ShippedExperiment, is_own
 from pliant.experiments.methods import METHODS as ROWS
 from pliant.experiments.methods import (
@@ -142,6 +143,6 @@ class HungOn:
     def state_dict(self) -> dict[str, Any]:
         return self.method.state_dict() if self.method else {}
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        if self.method:
-            self.method.load_state_dict(state)
+    @all_or_nothing
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        load_part(self.method, {"method": state if self.method else state or None}, "method")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pliant.base.saving import all_or_nothing, count_in, entry
 from pliant.diagnostics.features import features
 from pliant.diagnostics.health import dormant_by_firing
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank
@@ -216,9 +217,16 @@ class Growth(ResidualRun[EpochPlan]):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "task": self.task, "best": dict(self.best), "found": dict(self.found)}
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.task, self.best, self.found = state["task"], dict(state["best"]), dict(state["found"])
+        self.task, self.best, self.found = count_in(state, "task"), dict(state["best"]), dict(state["found"])
+        for measured in (self.best, self.found):
+            for name in measured.keys() - {"network"}:
+                entry(measured, name, 0.0)
+        if self.best:
+            for name, value in self.learner.network.state_dict().items():
+                entry(self.best["network"], name, value)
 
 
 def scheduled(step_size: float, epoch: int, epochs: int) -> float:

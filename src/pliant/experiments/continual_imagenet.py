@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch.nn import functional as F
 
+from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
@@ -170,6 +171,7 @@ class Learners:
             "method": self.method.state_dict() if self.method else {},
         }
 
+    @all_or_nothing
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises `ValueError` where the data set is not the one that the state was learned on."""
@@ -178,13 +180,12 @@ class Learners:
                 f"'{self.config.dataset}' has SHA-256 {self.sha256}, and this study began with {state['data']}: "
                 f"bring that data set back, or begin a new study"
             )
-        self.task, self.epoch = int(state["task"]), int(state["epoch"])
-        self.diverged_at = state["diverged_at"].copy()
+        self.task, self.epoch = count_in(state, "task"), count_in(state, "epoch")
+        self.diverged_at = entry(state, "diverged_at", self.diverged_at)
         for name, parameter in self.net.named_parameters():
-            parameter.copy_(state["parameters"][name])
-            self.momentum[name].copy_(state["momentum"][name])
-        if self.method:
-            self.method.load_state_dict(state["method"])
+            parameter.copy_(entry(state["parameters"], name, parameter))
+            self.momentum[name].copy_(entry(state["momentum"], name, parameter))
+        load_part(self.method, state if self.method else {"method": state["method"] or None}, "method")
 
     # -- learning -------------------------------------------------------------------------------------------------
 

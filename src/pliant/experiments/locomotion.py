@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.experiments.agent_config import AgentConfig, AgentExperiment, agents
 from pliant.experiments.base import Cell, Profile, is_own
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
@@ -142,11 +143,12 @@ class Agents:
         sums = {name: getattr(self, name).copy() for name in ("returns", "lengths", "weight_change", "ended")}
         return {"task": self.task, "ground": self.friction.copy(), **sums, "ppo": self.ppo.state_dict()}
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.task, self.friction = state["task"], state["ground"].copy()
+        self.task, self.friction = count_in(state, "task"), entry(state, "ground", self.friction)
         for name in ("returns", "lengths", "weight_change", "ended"):
-            setattr(self, name, state[name].copy())
-        self.ppo.load_state_dict(state["ppo"])
+            setattr(self, name, entry(state, name, getattr(self, name)))
+        load_part(self.ppo, state, "ppo")
 
     def learn_a_while(self) -> dict[str, NDArray[Any]] | None:
         """A part of a rollout, and the update where it is full; what the row at hand measured if it ended, each (agents,)."""

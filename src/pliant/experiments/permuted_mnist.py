@@ -23,6 +23,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from pydantic import Field, model_validator
 
+from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
@@ -156,16 +157,18 @@ class Learner:
             "network": self.network.state_dict(),
         }
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises `ValueError` where the images are not those of the run so far."""
         if state["data_sha256"] != self.data_sha256:
             raise ValueError(
-                f"the run learned from other images of '{self.config.dataset}' (SHA-256 {state['data_sha256'][:12]}..., these "
-                f"have {self.data_sha256[:12]}...): put those back, or begin a new study"
+                f"the run learned from other images of '{self.config.dataset}' (SHA-256 {str(state['data_sha256'])[:12]}..., "
+                f"these have {self.data_sha256[:12]}...): put those back, or begin a new study"
             )
-        self.examples, self.hits, self.loss = state["examples"], state["hits"], state["loss"]
-        self.dead, self.rank = state["dead"].copy(), state["rank"].copy()
-        self.network.load_state_dict(state["network"])
+        self.examples, self.hits = count_in(state, "examples"), count_in(state, "hits")
+        self.loss = entry(state, "loss", self.loss)
+        self.dead, self.rank = (entry(state, name, self.dead) for name in ("dead", "rank"))
+        load_part(self.network, state, "network")
 
     def learn(self) -> bool:
         """Learn from the next examples of the task, or from all that are left. True where the task ended, or the run."""

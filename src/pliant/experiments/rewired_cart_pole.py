@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pliant.base.saving import all_or_nothing, count_in, load_part
 from pliant.experiments.agent_config import AgentConfig, AgentExperiment, agents
 from pliant.experiments.base import Cell, Profile, is_own
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
@@ -114,9 +115,10 @@ class Agents:
     def state_dict(self) -> dict[str, Any]:
         return {"task": self.task, "ppo": self.ppo.state_dict()}
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.task = state["task"]
-        self.ppo.load_state_dict(state["ppo"])
+        self.task = count_in(state, "task")
+        load_part(self.ppo, state, "ppo")
 
     def learn_a_task(self) -> dict[str, NDArray[Any]]:
         """All of it; what it was like, each (agents,)."""

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.experiments.base import Profile, ShippedExperiment, is_own
 from pliant.experiments.methods import Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words
@@ -165,10 +166,14 @@ class Learners:
         state: dict[str, Any] = {"bins_done": self.bins_done, "ensemble": self.ensemble.state_dict()}
         return {**state, "errors": np.array(self.errors)} if self.by_period else state
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.bins_done = state["bins_done"]
-        self.ensemble.load_state_dict(state["ensemble"])
-        self.errors = list(state["errors"]) if self.by_period else []
+        self.bins_done = count_in(state, "bins_done")
+        load_part(self.ensemble, state, "ensemble")
+        self.errors = []
+        if self.by_period:
+            periods = len(state["errors"])
+            self.errors = list(entry(state, "errors", np.empty((periods, len(self.stream_of_run)) if periods else 0)))
 
     def learn_on(self) -> NDArray[np.float64] | None:
         """Mean squared error of each run over the bin, (runs,), where it has ended."""

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment
 from pliant.experiments.methods import FIELD_WORDS, ReplacementConfig, Site, check_fields, method_of, replaced
@@ -221,15 +222,15 @@ class Learner:
         }
         return deepcopy(state)  # torch's own hand out what they go on writing to
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        state = deepcopy(dict(state))  # torch and NumPy keep what they are given
-        self.steps_done, self.diverged_at = state["steps_done"], state["diverged_at"]
-        self.excess, self.chain.context = state["excess"], state["context"]
-        self.carried = state["carried"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.method:
-            self.method.load_state_dict(state["method"])
+        self.steps_done = count_in(state, "steps_done")
+        self.diverged_at = None if state["diverged_at"] is None else count_in(state, "diverged_at")
+        self.excess = entry(state, "excess", self.excess)
+        self.chain.context = entry(state, "context", self.chain.context)
+        self.carried = entry(state, "carried", self.carried)
+        for part, name in ((self.network, "network"), (self.optimizer, "optimizer"), (self.method, "method")):
+            load_part(part, state, name)
 
     def learn(self, most: int) -> bool:
         """Go on to the end of the period, or for `most` updates; whether the period ended, or the run did."""

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pliant.base.saving import all_or_nothing, counts_in, load_part
 from pliant.experiments.base import is_own
 from pliant.experiments.methods import Attached, Method, Site, replaced
 from pliant.lab import RunConfig
@@ -141,13 +142,12 @@ class Twin:
         }
         return deepcopy(state)
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        state = deepcopy(dict(state))  # an optimizer keeps the tensors that it is given
-        self.steps, self._diverged_at = state["at"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.method:
-            self.method.load_state_dict(state["method"])
+        self.steps, diverged_at = counts_in({"at": [state["at"][0], state["at"][1] + 1]}, "at", 2)
+        self._diverged_at = diverged_at - 1  # which is -1 where it has not
+        for part, name in ((self.network, "network"), (self.optimizer, "optimizer"), (self.method, "method")):
+            load_part(part, state, name)
 
     def _linear(self) -> list[nn.Linear]:
         return [layer for layer in self.network if isinstance(layer, nn.Linear)]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pliant.base.saving import all_or_nothing, count_in, entry
 from pliant.experiments.base import Cell, Profile
 from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
 from pliant.experiments.methods import FIELD_WORDS, method_of
@@ -186,9 +187,10 @@ class Training(ResidualRun[NDArray[np.int64]]):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "stage": self.stage, "done": self.done}
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.stage, self.done = state["stage"], state["done"]
+        self.stage, self.done = count_in(state, "stage", most=ALL), entry(state, "done", self.done)
 
 
 # -- the experiment -----------------------------------------------------------------------------------------------------

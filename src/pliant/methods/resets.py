@@ -12,21 +12,24 @@ Draws are made on a CPU under a seed given, so they are the same on every device
 touched. State is written in place, so a captured CUDA graph goes on with what it was captured with.
 """
 
+# pyright: reportPrivateUsage=false
+# Hooks and parameters by name have no public name in PyTorch.
+
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from pliant.base.choices import one_of
-from pliant.engine.attached import Optimizers
+from pliant.engine.attached import Optimizers, each_of
 from pliant.engine.feedback import written
 from pliant.engine.fresh_copy import FreshCopy, Init
 from pliant.engine.optimizer_state.whole import Policy, WholeState
-from pliant.units.models import unwrapped
+from pliant.units.models import copied, unwrapped
 
 
 def reset_head(
@@ -43,7 +46,8 @@ def reset_head(
     Args:
         head: the layer, or any part of a network.
         optimizer: what steps it, or several; None leaves them alone.
-        how: "draw" as it was built, or "zero", weights and bias.
+        how: "draw" as it was built, or "zero", weights and bias. A weight that is computed from its parameters must become zero
+            with these: that of a weight norm, a direction times a length, does not.
         seed, init, optimizer_state: as for `reset_network`; "zero" draws nothing and needs no seed.
 
     Raises `ValueError` as `reset_network` does, before anything is written.
@@ -59,6 +63,7 @@ def reset_head(
         reset_network(head, optimizer, seed=seed, init=init, optimizer_state=optimizer_state)
         return
     memory = WholeState(optimizer, list(head.parameters()), optimizer_state)
+    _check_zero(head)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
@@ -112,7 +117,7 @@ def reset_network(
 
 
 def reset_optimizer(
-    optimizer: Optimizer | Sequence[Optimizer],
+    optimizer: Optimizers,
     parameters: Iterable[nn.Parameter] | None = None,
     *,
     optimizer_state: Policy = "fresh",
@@ -127,11 +132,40 @@ def reset_optimizer(
     >>> optimizer.state[weight]["step"].item(), optimizer.state[weight]["exp_avg"].tolist()
     (0.0, [0.0, 0.0])
     """
-    each = (optimizer,) if isinstance(optimizer, Optimizer) else optimizer
+    each = each_of(optimizer)
     if parameters is None:
         parameters = [p for one in each for settings in one.param_groups for p in settings["params"]]
     with torch.no_grad():
-        WholeState(optimizer, list(parameters), optimizer_state).forget()
+        WholeState(each, list(parameters), optimizer_state).forget()
+
+
+@torch.no_grad()
+def _check_zero(head: nn.Module) -> None:
+    """Raise `ValueError` if a weight that parametrizations or hooks compute is not zero where its parameters are."""
+    if not any(is_parametrized(each) or bool(cast(Any, each._forward_pre_hooks)) for each in head.modules()):
+        return
+    copy = copied(unwrapped(head)).cpu()
+    for parameter in copy.parameters():
+        parameter.zero_()
+    for path, module in cast(Iterable[tuple[str, nn.Module]], copy.named_modules()):
+        for name, weight in _computed(module):
+            if weight.any():  # NaN is not zero
+                full = f"{path}.{name}".lstrip(".")
+                raise ValueError(
+                    f"'{full}' ({type(module).__name__}) is computed from parameters, and is not zero where these are (a weight "
+                    f"norm divides by their length): use how='draw' with init=, or remove the norm from the head"
+                )
+
+
+def _computed(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a module that parametrizations or torch's hooks (weight and spectral norm, pruning) compute, by name."""
+    for name in cast(Iterable[str], module.parametrizations) if is_parametrized(module) else ():
+        yield name, getattr(module, name)
+    for hook in cast(Iterable[Any], module._forward_pre_hooks.values()):
+        name = getattr(hook, "name", None) or getattr(hook, "_tensor_name", None)
+        if isinstance(name, str) and name not in module._parameters and isinstance(vars(module).get(name), Tensor):
+            hook(module, ())
+            yield name, getattr(module, name)
 
 
 def _clear_gradient(parameter: nn.Parameter) -> None:

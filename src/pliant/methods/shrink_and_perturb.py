@@ -80,6 +80,11 @@ class ShrinkAndPerturb(AfterStep):
         pairs = [(θ, ξ) for θ, ξ in zip(parameters.values(), noise, strict=True) if θ.requires_grad]
         shrink_and_perturb([θ for θ, _ in pairs], [ξ for _, ξ in pairs], shrink=self.shrink, noise_std=self.noise_std)
 
+    def check_fit(self) -> None:
+        super().check_fit()
+        if self._fresh is not None:
+            self._fresh.draw(0, [place.path for place in self.places])
+
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "source": self.source}
 

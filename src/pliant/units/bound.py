@@ -113,13 +113,16 @@ class BoundGroup:
     def parameter(self, name: str) -> nn.Parameter:
         return self._model.parameter(name, self.name)
 
-    def places(self) -> list[tuple[dict[str, Any], str, Tensor]]:
-        """Where the model holds each parameter: its module's dictionary, the name in it, and the parameter."""
-        stems = [part.part.parameter.rpartition(".") for part in self.slices()]
-        homes = [cast(dict[str, Any], self._model.modules[stem]._parameters) for stem, _, _ in stems]  # pyright: ignore[reportPrivateUsage]
-        return [
-            (home, leaf, part.parameter) for home, (_, _, leaf), part in zip(homes, stems, self.slices(), strict=True)
-        ]
+    def written(self, *, hand_over: bool) -> list[str]:
+        """The parameters that a replacement writes, with those that take over means if it hands them over."""
+        absorbers = [self._absorber_name(part.part) for part in self.outgoing] if hand_over and self.spec.taps else []
+        names = [part.part.parameter for part in self.slices()] + [each for each in absorbers if isinstance(each, str)]
+        return list(dict.fromkeys(names))
+
+    def place(self, name: str) -> tuple[dict[str, Any], str]:
+        """Where the model holds a parameter: its module's dictionary, and the name in it."""
+        stem, _, leaf = name.rpartition(".")
+        return _parameters_of(self._model.modules[stem]), leaf
 
     def clear_gradients(self, chosen: SelectedUnits) -> None:
         """What the chosen units' entries have in `.grad` becomes zero, by their strength."""
@@ -337,3 +340,9 @@ def _looked_up(names: Mapping[str, _T], name: str, group: str, what: str) -> _T:
 
 
 __getattr__ = renamed(__name__, {"Names": "NamedModel"})
+
+
+def _parameters_of(module: nn.Module) -> dict[str, Any]:
+    """The module's own dictionary; a scripted module has none, and keeps the parameters that it was made with."""
+    held = module._parameters  # pyright: ignore[reportPrivateUsage]
+    return dict(held.items()) if isinstance(module, torch.jit.ScriptModule) else cast(dict[str, Any], held)

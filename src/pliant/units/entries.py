@@ -7,6 +7,7 @@ single network is a stack of one run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -88,7 +89,7 @@ class BoundSlice:
         if self.index.device != chosen.units.device:
             self.index = self.index.to(chosen.units.device)
         positions = self.index[chosen.units]  # (count, repeat)
-        axes = torch.unravel_index(positions, self.leading) if len(self.leading) > 1 else (positions,)
+        axes = unraveled(positions, self.leading)
         return chosen.runs.unsqueeze(1), *axes
 
     def read(self, chosen: SelectedUnits, tensor: Tensor | None = None) -> Tensor:
@@ -130,3 +131,16 @@ def blend(old: Tensor, fresh: Tensor | float, strength: Tensor) -> Tensor:
 
 
 __getattr__ = renamed(__name__, {"Chosen": "SelectedUnits"})
+
+
+def unraveled(positions: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """The index along each axis, as `torch.unravel_index`, which loads 500 modules to check its arguments.
+
+    >>> unraveled(torch.tensor([0, 5]), (2, 3))
+    (tensor([0, 1]), tensor([0, 2]))
+    """
+    axes: list[Tensor] = []
+    for size in reversed(shape[1:]):
+        axes.append(positions % size)
+        positions = positions.div(size, rounding_mode="floor")
+    return (positions, *reversed(axes)) if shape else ()

@@ -8,7 +8,7 @@ A copy or a pickle of a model has `InertHook`s instead, which record nothing and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from threading import local
 from typing import Any, cast
@@ -66,13 +66,10 @@ def attach(recorder: Recorder, when: When = while_training) -> RemovableHandle:
     return OperandHandle(recorder, when)
 
 
-def follow(forwards: Forwards) -> list[RemovableHandle]:
+def follow(forwards: Forwards) -> Iterator[RemovableHandle]:
     """Tell `forwards` when each forward begins, before any recording hook, and when it ends, after them."""
-    begin, end = BeginHook(forwards), EndHook(forwards)
-    return [
-        forwards.root.register_forward_pre_hook(begin, prepend=True, with_kwargs=True),
-        forwards.root.register_forward_hook(end),
-    ]
+    yield forwards.root.register_forward_pre_hook(BeginHook(forwards), prepend=True, with_kwargs=True)
+    yield forwards.root.register_forward_hook(EndHook(forwards))
 
 
 class InertHook:
@@ -206,32 +203,62 @@ _PRODUCTS = {  # products of matrices: where the two factors are among the argum
 }
 
 
+_BATCHED = {torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default}
+_COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.clone.default, torch.ops.aten._unsafe_view.default}
+
+
 class WatchProducts(TorchDispatchMode):
-    """Records the other factor of every product with the parameter, or with a cast or view of it."""
+    """Records the other factor of every product with the parameter, or the tap's part of it, or with a copy of those."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
+        self.parameter = cast(Tensor, recorder.parameter)
+        self.wanted = recorder.tap.part or (0, self.parameter.numel())
         self.copies: list[
-            Tensor
-        ] = []  # casts made by autocast; held, so that no other tensor takes their place in memory
+            tuple[Tensor, int]
+        ] = []  # casts, with their first element; held, so that no other tensor takes
+        # their place in memory
 
-    def _is_the_parameter(self, value: Any) -> bool:
-        if not isinstance(value, Tensor):
-            return False
+    def _first_element(self, value: Any) -> int | None:
+        """Where a view of the parameter, or of a copy, begins in it; None for any other tensor."""
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            return None
+        if self._is_earlier_cast(base := value if value._base is None else value._base):
+            self.copies.append((base, 0))
         storage = value.untyped_storage().data_ptr()
-        held = (cast(Tensor, self.recorder.parameter), *self.copies)
-        return any(each.untyped_storage().data_ptr() == storage for each in held)
+        for held, first in ((self.parameter, 0), *self.copies):
+            if held.untyped_storage().data_ptr() == storage:
+                return first + int(value.storage_offset()) - int(held.storage_offset())
+        return None
+
+    def _is_earlier_cast(self, tensor: Tensor) -> bool:
+        """Whether it is the parameter as autocast keeps it from one forward to the next, cast once."""
+        made_by = tensor.grad_fn
+        if made_by is None or made_by.name() != "ToCopyBackward0" or any(tensor is held for held, _ in self.copies):
+            return False
+        return getattr(made_by.next_functions[0][0], "variable", None) is self.parameter
+
+    def _is_wanted(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and (self._first_element(value), value.numel()) == self.wanted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         factors = _PRODUCTS.get(func)
         if factors is not None:
             left, right = (args[place] for place in factors)
-            if self._is_the_parameter(right):
-                self.recorder.observe(left)
-            elif self._is_the_parameter(left):
-                self.recorder.observe(right)
+            batched = func in _BATCHED
+            if self._is_wanted(right):
+                self.recorder.observe(by_example(left) if batched and len(right) > 1 else left)
+            elif self._is_wanted(left):
+                self.recorder.observe(by_example(right.mT) if batched and len(left) > 1 else right)
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and self._is_the_parameter(args[0]):
-            self.copies.append(result)
+        if func in _COPIES:
+            first = self._first_element(args[0])
+            if first is not None:
+                self.copies.append((result, first))
         return result
+
+
+def by_example(operand: Tensor) -> Tensor:
+    """The other factor of a batch of matrices, (batch, examples, units), as (examples, batch x units)."""
+    return operand.transpose(0, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""Models without their wrappers, arguments of a forward, and the tensors in a result."""
+"""Models without their wrappers, copies of models, arguments of a forward, and the tensors in a result."""
 
 # pyright: reportPrivateUsage=false
 # An operation's schema has no public name in PyTorch.
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 
@@ -53,6 +57,33 @@ def _inside(model: nn.Module) -> tuple[nn.Module, str]:
         model, prefix = cast(nn.Module, getattr(model, leaf)), f"{prefix}{leaf}."
 
 
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy. A tensor with a history, which `deepcopy` refuses (a weight that a hook computes, features that the last
+    forward left behind), is copied without it.
+
+    Raises `ValueError` where there can be no copy.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.last = layer.weight * 2
+    >>> copied(layer).last.requires_grad
+    False
+    """
+    try:
+        with _WithoutHistory():
+            return deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
+
+
+class _WithoutHistory(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
 def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward: from a tuple, a mapping, or the one argument itself."""
     if isinstance(example, Mapping):
@@ -80,6 +111,11 @@ def first(count: int, example: Any) -> Any:
 
 def operation_name(op: OpOverload) -> str:
     return op._schema.name.rpartition("::")[2]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor with a storage of its own: not a sparse one, nor one under `torch.func` (vmap, grad)."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not is_functorch_wrapped_tensor(value)
 
 
 def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:

@@ -1,78 +1,109 @@
-"""Run a model without changing it: parameters, buffers, gradients, modes, hooks and the random state stay as they were."""
+"""Run a model without changing it: parameters, buffers, gradients, modes, hooks, its own state and the random state stay."""
 
 # pyright: reportPrivateUsage=false
-# Buffers by name and an operation's schema have no public name in PyTorch.
+# A storage's identity and an operation's schema have no public name in PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import OpOverload
 
-from pliant.base.process import random_state, visible_kernels
+from pliant.base.dispatch import DispatchMode
+from pliant.base.process import other_random_states, random_state, visible_kernels
 from pliant.units.hooks import recording_paused
+from pliant.units.models import is_plain, tensors_in
+from pliant.units.python_state import Layout, PythonState
 
 
 @contextmanager
-def undisturbed(model: nn.Module, written: Written | None = None) -> Generator[None]:
+def undisturbed(model: nn.Module, writes: Writes | None = None) -> Generator[None]:
     """Restores the model afterwards, and keeps reset methods from recording what runs inside.
 
-    `written` is the caller's dispatch mode, if it has one that copies parameters before they are written; else one is started.
+    Put back are the numbers of parameters, buffers and other tensors that the model holds, also where they got another size, and
+    what `PythonState` finds: a state between calls in an attribute, a list, an object of its own.
+
+    `writes` is told of each operation by the caller's own dispatch mode, if it has one; else a mode is started.
 
     Inside, compiled models run eagerly and attention runs through its modules, not through a fused kernel that hides the
     products. The modes (training, evaluation) are the model's own. The model must not be used in another thread meanwhile; other
     models may, see `pliant.base.process`.
     """
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    attributes = [(module, key, value) for module in model.modules() for key, value in _plain_tensors(module)]
+    state, buffers = PythonState(model), list(model.buffers())
+    held = [*model.parameters(), *state.tensors]
+    layouts = [Layout(tensor) for tensor in held]
+    contents = [(buffer, buffer.clone()) for buffer in buffers]  # a kernel of one's own may write them unseen
     devices = {each.device for each in model.parameters() if each.device.type == "cuda"}
-    modes = {module: module.training for module in model.modules()}
-    watch = _Watch(model) if written is None else None
-    kept = written or watch
+    modes = {
+        module: module.training for module in model.modules() if hasattr(module, "training")
+    }  # a frozen one has none
+    watch = WritesMode() if writes is None else None
+    seen = writes or (watch.writes if watch is not None else Writes())
+    seen.watch(held)
     try:
-        with random_state(devices=devices), visible_kernels(model), recording_paused(), watch or nullcontext():
+        with (
+            random_state(devices=devices),
+            other_random_states(),
+            visible_kernels(model),
+            recording_paused(),
+            watch or nullcontext(),
+        ):
             yield
     finally:
+        state.restore()
         for module, training in modes.items():
-            module.training = training
-        for module, names in buffers:
-            module._buffers.clear()
-            module._buffers.update(names)
-        for module, key, value in attributes:
-            vars(module)[key] = value
+            if module.training is not training:
+                module.training = training
+        for layout in layouts:
+            layout.restore()
         with torch.no_grad():
-            for tensor, value in [*contents, *(kept.before if kept else ())]:
-                tensor.copy_(value)
+            for tensor, value in [*contents, *seen.before]:
+                tensor.data.copy_(value)  # no new version: a backward pass through an earlier forward stays valid
 
 
-def _plain_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Attributes that are neither parameters nor buffers: a weight that a hook computes, a state between calls."""
-    return [(key, value) for key, value in vars(module).items() if isinstance(value, Tensor)]
+class Writes:
+    """Copies of tensors from before they were written."""
 
-
-class Written(Protocol):
-    """Holds copies of tensors from before they were written."""
-
-    before: list[tuple[Tensor, Tensor]]
-
-
-class _Watch(TorchDispatchMode):
-    """Copies each parameter before it is written."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+    def __init__(self) -> None:
         self.before: list[tuple[Tensor, Tensor]] = []
-        self._parameters: dict[int, list[Tensor]] = {}
-        for parameter in model.parameters():
-            self._parameters.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
+        self._watched: dict[int, list[Tensor]] = {}
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            if is_plain(tensor):
+                self._watched.setdefault(_memory(tensor), []).append(tensor)
+
+    def note(self, op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """To be called before the operation runs."""
+        for written in _written(op, args, kwargs):
+            if is_plain(written):
+                for tensor in self._watched.pop(_memory(written), []):
+                    self.before.append((tensor, tensor.detach().clone()))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # an empty tensor has no address
+
+
+def _written(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The operands that an operation writes, by its schema; kernels of norms write running statistics without saying so."""
+    for position, argument in enumerate(op._schema.arguments):
+        said = argument.alias_info is not None and argument.alias_info.is_write
+        if said or argument.name.startswith("running_"):
+            yield from tensors_in(args[position] if position < len(args) else kwargs.get(argument.name))
+
+
+class WritesMode(DispatchMode):
+    """Notes every operation."""
+
+    def __init__(self) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self.writes = Writes()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func._schema.is_mutable and args and isinstance(args[0], Tensor) and args[0].layout is torch.strided:
-            for parameter in self._parameters.pop(args[0].untyped_storage().data_ptr(), []):
-                self.before.append((parameter, parameter.detach().clone()))
+        self.writes.note(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))

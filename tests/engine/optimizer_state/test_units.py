@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pliant import ContinualBackprop, chain_groups
+from pliant import ContinualBackprop, chain_groups, reset_network
 from pliant.engine.optimizer_state import RULES, OptimizerState
 from pliant.engine.optimizer_state.young import NEVER
 from pliant.units.bound import BoundGroup
@@ -263,7 +263,9 @@ def test_keep_touches_nothing_and_takes_any_optimizer():
 
 
 class Lion(torch.optim.SGD):
-    """An optimizer that no rule knows."""
+    """An optimizer that no rule knows: its step is its own."""
+
+    def step(self, closure=None): ...
 
 
 @pytest.mark.parametrize("build", [torch.optim.LBFGS, torch.optim.SparseAdam, Lion])
@@ -438,6 +440,45 @@ def test_adafactor_fills_only_the_factor_that_is_the_units_own():
     assert_close(second["col_var"][0, 2], before[model[2].weight]["col_var"][0, others].mean())
     assert torch.equal(second["row_var"], before[model[2].weight]["row_var"])
     assert_close(bias["variance"][2], before[model[0].bias]["variance"][others].mean())
+
+
+def test_adafactor_of_transformers_fills_only_the_factor_that_is_the_units_own():
+    """Its factors are vectors: of a weight (out, in), rows are (out,) and columns (in,)."""
+    transformers = pytest.importorskip("transformers.optimization")
+    model = network()
+    options = {"lr": 0.1, "relative_step": False, "scale_parameter": False, "beta1": 0.9}
+    optimizer = transformers.Adafactor(model.parameters(), **options)
+    group, memory = bound("fresh", optimizer, model)
+    assert memory.notes == ["Adafactor: optimizer_state='fill': 'fresh' is not possible with its shared state"]
+    train(model, optimizer, 1.0, range(5))
+    before = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+    memory.forget(group, chosen_units(2))
+    first, second, bias = (optimizer.state[p] for p in (model[0].weight, model[2].weight, model[0].bias))
+    others = [0, 1, 3, 4, 5]
+    assert_close(first["exp_avg_sq_row"][2], before[model[0].weight]["exp_avg_sq_row"][others].mean())
+    assert_close(first["exp_avg_sq_row"][others], before[model[0].weight]["exp_avg_sq_row"][others], rtol=0, atol=0)
+    assert torch.equal(first["exp_avg_sq_col"], before[model[0].weight]["exp_avg_sq_col"])
+    assert_close(second["exp_avg_sq_col"][2], before[model[2].weight]["exp_avg_sq_col"][others].mean())
+    assert torch.equal(second["exp_avg_sq_row"], before[model[2].weight]["exp_avg_sq_row"])
+    assert_close(bias["exp_avg_sq"][2], before[model[0].bias]["exp_avg_sq"][others].mean())
+    assert not first["exp_avg"][2].any()
+    assert not second["exp_avg"][:, 2].any()
+    assert second["exp_avg"][:, others].all()
+    assert first["step"] == 5
+    assert first["RMS"] == before[model[0].weight]["RMS"]
+
+
+def test_adafactor_of_transformers_starts_over_with_the_whole_network():
+    transformers = pytest.importorskip("transformers.optimization")
+    model, fresh = network(), network()
+    optimizer = transformers.Adafactor(model.parameters())
+    train(model, optimizer, 1.0, range(5))
+    reset_network(model, optimizer, seed=3)
+    reset_network(fresh, seed=3)
+    train(model, optimizer, 1.0, range(5))
+    train(fresh, transformers.Adafactor(fresh.parameters()), 1.0, range(5))
+    for a, b in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_adafactor_forgets_filters_of_a_grouped_convolution():

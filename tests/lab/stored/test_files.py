@@ -1,6 +1,8 @@
-"""Locks are free once their holder is gone, however it went; a written file is whole."""
+"""Locks are free once their holder is gone, however it went."""
 
+import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,7 +10,9 @@ import sys
 
 import pytest
 
-from pliant.lab.stored.files import Held, Lock, is_held, write_durably
+from pliant.lab.errors import LabError
+from pliant.lab.stored.files import Held, Lock, is_held, last_holder
+from tests.base.test_files import NO_LOCKS, without_locks
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.faults
@@ -43,10 +47,34 @@ def test_a_killed_holder_holds_nothing(holder, tmp_path):
     assert not is_held(tmp_path / "lock")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "f"
-    write_durably(file, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk is gone")))
-    with pytest.raises(OSError, match="disk is gone"):
-        write_durably(file, b"new")
-    assert file.read_bytes() == b"old"
+@pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
+def test_without_locks_a_study_is_not_said_to_be_held(number, tmp_path, monkeypatch):
+    monkeypatch.delenv("PLIANT_NO_LOCKS", raising=False)
+    place = tmp_path / "lock"
+    place.write_text('{"pid": 7, "host": "of-long-ago"}')
+    without_locks(monkeypatch, number)
+    assert is_held(place) is None
+    with pytest.raises(LabError, match=re.escape(str(tmp_path))) as refused, Lock(place, "the study"):
+        pass
+    assert "held" not in str(refused.value)
+    monkeypatch.setenv("PLIANT_NO_LOCKS", "1")
+    with Lock(place, "the study"):
+        assert str(os.getpid()) in place.read_text()
+    assert is_held(place) is None
+
+
+@pytest.mark.parametrize("holder", ["", "[]", "{", '{"pid": 7}', '{"pid": [], "host": 1}', "[" * 9999, "\0\xff"])
+def test_a_lock_whose_holder_cannot_be_read_is_held_by_another_process(holder, tmp_path):
+    (tmp_path / "lock").write_text(holder)
+    assert last_holder(tmp_path / "lock") == "another process"
+
+
+@pytest.mark.parametrize("what", ["folder", "link"])
+def test_what_is_no_file_is_no_lock(what, tmp_path):
+    (tmp_path / "mine").write_text("a year of work")
+    place = tmp_path / "lock"
+    place.mkdir() if what == "folder" else place.symlink_to("mine")
+    assert is_held(place) is False
+    with pytest.raises(LabError, match=f"cannot lock the study: {place}: "), Lock(place, "the study"):
+        pass
+    assert (tmp_path / "mine").read_text() == "a year of work"

@@ -293,7 +293,8 @@ def test_every_command_refuses_in_one_line_and_changes_nothing(fault, study, pli
 def test_a_study_as_it_was_written_is_read_and_ended(study, pliant):
     for command in READERS:
         code, said, noted = pliant(command, study)
-        assert (code, noted) == (0, "")
+        runs_code = f"pliant: note: {study} runs code: {TOY.rpartition(':')[0]}\n"
+        assert (code, noted) == (0, runs_code if command == "plot" else "")
         assert said
     assert pliant("resume", study)[0] == 0
     assert "4 of 4 finished" in pliant("status", study)[1]

@@ -518,7 +518,6 @@ CASES = [
             )
         },
         {"w2": "output"},
-        unread=["w1"],
     ),
     Case(
         "a branch on activity",

@@ -140,8 +140,19 @@ CASES = [
         for name, change, pattern in (
             ("spectral norm", new.spectral_norm, "2.parametrizations.weight.original"),
             ("older spectral norm", old.spectral_norm, "2.weight_orig"),
-            ("weight norm", new.weight_norm, "2.parametrizations.weight.original1"),
-            ("older weight norm", old.weight_norm, "2.weight_v"),
+        )
+    ),
+    *(
+        Case(
+            name,
+            lambda change=change: computed(change),
+            VECTOR,
+            {f"2.{v}": Units(7, f"2.{v} 2.{g} 2.bias", "4.weight"), **LAST_OF_FOUR},
+            {"0.weight": "its outgoing weight, computed from '2[.].*', is not silenced by zeros"},
+        )
+        for name, change, v, g in (
+            ("weight norm", new.weight_norm, "parametrizations.weight.original1", "parametrizations.weight.original0"),
+            ("older weight norm", old.weight_norm, "weight_v", "weight_g"),
         )
     ),
     Case("first layer frozen", lambda: frozen(0), VECTOR, {**SECOND_OF_FOUR, **LAST_OF_FOUR}, {"0.weight": "frozen"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def embedding_mlp() -> nn.Module:
 
 
 def recurrent(kind: type[nn.RNNBase], **settings: Any) -> nn.Module:
-    width = 8 if settings.get("bidirectional") else 4
+    width = settings.get("proj_size", 4) * (2 if settings.get("bidirectional") else 1)
     return Net(
         lambda net, x: net.head(net.core(x)[0].mean(1)),
         core=kind(3, 4, batch_first=True, **settings),
@@ -262,6 +263,16 @@ CASES = [
             "core.weight_ih_l0": _recurrent_units(4, 4, at=columns(4)),
             "core.weight_ih_l0_reverse": _recurrent_units(4, 4, "_l0_reverse", at=columns(4, 4)),
         },
+    ),
+    Case(
+        "lstm with a projection",
+        lambda: recurrent(nn.LSTM, proj_size=2),
+        STEPS,
+        {
+            "core.weight_ih_l0": replace(_recurrent_units(4, 4), outgoing="core.weight_hr_l0", kind="exact"),
+            "core.weight_hr_l0": Units(2, "core.weight_hr_l0", "core.weight_hh_l0 head.weight"),
+        },
+        unread=["core.weight_ih_l0"],
     ),
     *(
         case

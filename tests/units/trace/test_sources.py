@@ -70,6 +70,7 @@ THEIRS = {
     "concatenation": lambda net, h: h * torch.cat([net.s[:4].exp(), net.s[4:]]),
     "element by element": lambda net, h: h * torch.stack([each.exp() for each in net.s]),
     "two roles": lambda net, h: h * net.s.exp() + net.s,
+    "computed filter": lambda net, h: F.conv1d(h[:, :, None], net.s.exp()[:, None, None], groups=8).squeeze(-1),
     "gate from constants": lambda net, h: h * torch.sigmoid(net.s * torch.ones(4, 1)),
 }
 NOBODY_KNOWS = {
@@ -78,7 +79,6 @@ NOBODY_KNOWS = {
     "running sum": lambda net, h: h * net.s.cumsum(0),
     "order": lambda net, h: h[:, net.s.argsort()],
     "computed weight": lambda net, h: h @ net.s.exp().diag(),
-    "computed filter": lambda net, h: F.conv1d(h[:, :, None], net.s.exp()[:, None, None], groups=8).squeeze(-1),
     "glu": lambda net, h: F.glu(torch.cat([h, net.s.expand(len(h), 8)], -1)),
 }
 
@@ -112,6 +112,34 @@ def test_entries_follow_their_units_through_flips_and_indices():
     net = Gated(lambda net, h: h * net.s.flip(0).exp())
     (group,) = pliant.trace(net, torch.randn(4, 10)).groups
     assert group.affine[0].part.index == tuple((7 - unit,) for unit in range(8))
+
+
+def test_a_unit_owns_the_row_that_reaches_it_through_a_norm_of_the_row():
+    net = Gated(lambda net, h: h * net.s.softmax(1)[:, 0], entries=(8, 2))
+    (group,) = pliant.trace(net, torch.randn(4, 10)).groups
+    (own,) = group.affine
+    assert (own.part.parameter, own.part.axis, own.part.repeat) == ("s", 0, 1)
+
+
+def test_a_unit_owns_the_filter_that_reaches_it_through_a_fourier_transform():
+    """A convolution as long as the signal, channel by channel: the kernel's row is the channel's."""
+
+    class Long(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 2, 1)
+            self.kernel, self.spectrum = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(8, 7, 2))
+
+        def forward(self, x):
+            kernel = torch.fft.rfft(self.kernel, n=12) * torch.view_as_complex(self.spectrum)
+            return self.b(torch.fft.irfft(torch.fft.rfft(self.a(x), n=12) * kernel, n=12)[..., :6])
+
+    torch.manual_seed(0)
+    net, x = Long(), torch.randn(2, 3, 6)
+    plan = pliant.trace(net, x)
+    (group,) = plan.groups
+    assert {each.part.parameter for each in group.affine} == {"kernel", "spectrum"}
+    assert plan.verify(net, x).rows[0].verdict == "exact"
 
 
 def test_a_unit_owns_several_entries_of_a_state_space():
@@ -163,25 +191,6 @@ def test_a_depthwise_filter_behind_padding_is_its_channels(pad):
     (group,) = plan.groups
     assert [part.parameter for part in group.incoming] == ["a.weight", "d.weight", "a.bias", "d.bias"]
     assert plan.verify(net, x).rows[0].verdict == "exact"
-
-
-@pytest.mark.parametrize(
-    "norm",
-    [lambda w: F.layer_norm(w, (10,)), lambda w: F.batch_norm(w[None], None, None, training=True)[0]],
-    ids=["layer norm", "batch norm"],
-)
-def test_a_norm_of_a_weight_is_a_computed_weight(norm):
-    class Standardized(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w, self.mid, self.out = nn.Parameter(torch.randn(8, 10)), nn.Linear(8, 6), nn.Linear(6, 3)
-
-        def forward(self, x):
-            return self.out(torch.relu(self.mid(torch.relu(x @ norm(self.w).t()))))
-
-    plan = pliant.trace(Standardized(), torch.randn(4, 10))
-    assert [group.name for group in plan.groups] == ["mid"]
-    assert "computed weight" in str(plan)
 
 
 def test_a_learned_token_beside_the_examples_goes_through_a_norm():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from pliant.base.process import random_state
 from pliant.units.bound import NamedModel
+from pliant.units.models import copied
 
 METHODS = ("_init_weights", "_initialize_weights")
 
@@ -85,7 +85,7 @@ def _without_weights(model: nn.Module) -> nn.Module:
     bare: dict[int, Any] = {id(each): each.detach().to("meta") for each in model.buffers()}
     for each in model.parameters():
         bare[id(each)] = nn.Parameter(each.detach().to("meta"), requires_grad=each.requires_grad)
-    return deepcopy(model, bare)
+    return copied(model, bare)
 
 
 def _call(method: Callable[..., object], homes: list[tuple[nn.Module, str]]) -> None:

@@ -12,7 +12,6 @@ Draws are made on the CPU, so that devices agree, and leave the global random st
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import cached_property
 from math import prod, sqrt
 from typing import Any, Protocol, cast
@@ -25,6 +24,7 @@ from pliant.base.process import random_state
 from pliant.engine.fresh_weights.initializer import Initializers, required_arguments
 from pliant.nn import StackedLinear
 from pliant.units.entries import BoundSlice, SelectedUnits
+from pliant.units.models import copied
 
 Draw = Callable[[str, tuple[int, ...], torch.Generator], Tensor]
 Init = str | Draw
@@ -195,7 +195,7 @@ def resets(owner: nn.Module, leaf: str) -> bool:
 
 def reset_copy(owner: nn.Module, seed: int, *, broken: str | None = None) -> nn.Module:
     """A copy of a layer on the CPU, its parameters drawn by its own reset under `seed`; the parameter `broken` was NaN before."""
-    copy = deepcopy(owner).cpu()
+    copy = copied(owner).cpu()
     if broken is not None:
         copy.get_parameter(broken).data.fill_(torch.nan)
     with random_state(seed), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What each optimizer remembers about a weight, by kind: one table for all who forget it.
+"""What each optimizer remembers about a weight, by kind: one table for all who forget it. Add a line for one of your own.
 
     average   of gradients, or of steps: 0
     size      of gradients: 0, or filled
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
+from pliant.engine.attached import wrapped
 from pliant.engine.optimizer_state.young import Averages
 
 Policy = Literal["fresh", "fill", "zero", "keep"]
@@ -35,6 +37,7 @@ class Rule:
     shared: tuple[str, ...] = ("step",)
     start: Mapping[str, str] | None = None
     counted: Averages | None = None  # what "fresh" counts by entry
+    lacks: Mapping[str, int] | None = None  # the axis of the parameter that a key's state does without
     fills: bool = False  # "fresh" cannot be exact
     note: str = ""
 
@@ -61,6 +64,8 @@ RULES: dict[str, Rule] = {  # package.class
     "torch.Rprop": Rule(("prev",), start={"step_size": "lr"}),
     "torch.ASGD": Rule(value=("ax",), shared=("step", "eta", "mu"), note="the decay of the step size goes on"),
     "torch.Adafactor": Rule(size=("row_var", "col_var", "variance"), fills=True),
+    "transformers.Adafactor": Rule(("exp_avg",), ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"), shared=("step", "RMS"),
+                                   lacks={"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}, fills=True),
     "torch.Muon": Rule(("momentum_buffer",), note="experimental: every entry of a matrix takes part in every other's step"),
     "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
     "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
@@ -69,13 +74,38 @@ RULES: dict[str, Rule] = {  # package.class
 
 
 def rule_of(optimizer: Optimizer, otherwise: str) -> Rule:
-    """The optimizer's rule. Raises `ValueError` where there is none, which says what to do `otherwise`."""
+    """The optimizer's rule: its class's, or that of a class that it takes its step from. Raises `ValueError` where there is
+    none, which says what to do `otherwise`."""
     kind = type(optimizer)
-    name = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    if name not in RULES:
-        known = ", ".join(each.partition(".")[2] for each in RULES)
-        raise ValueError(f"no rule to forget the state of {kind.__name__} (known: {known}). {otherwise}")
-    return RULES[name]
+    known = next((each for each in kind.__mro__ if _name(each) in RULES), None)
+    if known is None:
+        names = ", ".join(dict.fromkeys(each.partition(".")[2] for each in RULES))
+        raise ValueError(
+            f"no rule to forget the state of {kind.__name__}{_inside(optimizer)} (known: {names}). {otherwise}"
+        )
+    for method in ("step", "_init_group"):  # what decides which state there is
+        if _plain(kind, method) is not _plain(known, method):
+            raise ValueError(
+                f"no rule to forget the state of {kind.__name__}, a {known.__name__} with a {method}() of its own, which may "
+                f"store something else: give a plain {known.__name__}, and do outside of it what {method}() adds. {otherwise}"
+            )
+    return RULES[_name(known)]
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def _plain(kind: type, method: str) -> object:
+    """A method of a class without what PyTorch wraps it in."""
+    found = getattr(kind, method, None)
+    return None if found is None else unwrap(found)
+
+
+def _inside(optimizer: Optimizer) -> str:
+    """Of an optimizer that steps another one."""
+    found = wrapped(optimizer)
+    return "" if found is None else f", which holds another one, {type(found[1]).__name__}: give its .{found[0]}"
 
 
 def check_keys(optimizer: Optimizer, rule: Rule, parameter: nn.Parameter, otherwise: str, of: str = "") -> None:

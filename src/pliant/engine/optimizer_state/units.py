@@ -15,7 +15,7 @@ What "fresh" takes beyond that:
     Adam, AdamW, AdamWScheduleFree                 own counts for young entries (`pliant.engine.optimizer_state.young`)
     Adamax                                         the same for its one average; its size needs no correction
     NAdam, RAdam                                   filled: their steps depend on the shared count by more than a factor
-    Adafactor                                      filled: one row or column is part of every entry's scale
+    Adafactor (torch's, transformers')             filled: one row or column is part of every entry's scale
     RAdamScheduleFree                              filled, as RAdam
     ASGD                                           nothing: its decaying step size is the parameter's
 
@@ -53,7 +53,7 @@ class OptimizerState:
         self._young: dict[Optimizer, YoungEntries] = {}  # of those that it has joined
 
     def bind(self, optimizers: Sequence[Optimizer], groups: Sequence[BoundGroup]) -> None:
-        """Look every parameter up in its optimizer. Raises `ValueError` where one has none or two, or a rule is missing."""
+        """Look every parameter up in its optimizer. Raises `ValueError` where one has none, or a rule is missing."""
         self._groups = list(groups)
         self._home = home_of_parameters(optimizers)
         used: dict[Optimizer, list[BoundSlice]] = {}
@@ -64,9 +64,8 @@ class OptimizerState:
         self._rules = {optimizer: rule_of(optimizer, _OTHERWISE) for optimizer in used if self.policy != "keep"}
         for optimizer, rule in self._rules.items():
             if rule.counted is not None and self.policy == "fresh":
-                young = YoungEntries.of(optimizer, rule.counted)
-                young.join(optimizer, used[optimizer])
-                self._young[optimizer] = young
+                self._young[optimizer] = YoungEntries.of(optimizer, rule.counted)
+                self._young[optimizer].join(optimizer, used[optimizer])
 
     def detach(self) -> None:
         """Leave the optimizers alone from here on."""
@@ -141,6 +140,8 @@ class OptimizerState:
             )
         fill = self.policy == "fill" or (self.policy == "fresh" and rule.fills)
         for key, memory in state.items():
+            if rule.lacks is not None and key in rule.lacks:
+                memory = memory.unsqueeze(rule.lacks[key])
             own = None if key in rule.shared else _within(part, memory)
             if own is None:
                 continue

@@ -23,7 +23,7 @@ from pliant.engine.optimizer_state.young import YoungEntries
 
 Policy = Literal["fresh", "zero", "keep"]
 
-_FIRST_COUNTS = {"step": 0.0, "mu_product": 1.0, "mu": 1.0}  # the others start at a setting
+_FIRST_COUNTS = {"step": 0.0, "mu_product": 1.0, "mu": 1.0, "RMS": 0.0}  # the others start at a setting
 _COUNTS_OF_GROUP = ("k", "weight_sum", "lr_max")  # schedule-free's, one for all parameters of a group
 _OTHERWISE = "Use optimizer_state='keep', and build a new optimizer"
 
@@ -33,7 +33,7 @@ class WholeState:
 
     def __init__(self, optimizer: Optimizers | None, parameters: Sequence[nn.Parameter], policy: Policy) -> None:
         one_of("optimizer_state", policy, get_args(Policy))
-        optimizers = each_of(optimizer)
+        optimizers = () if optimizer is None else each_of(optimizer)
         self.policy, self.parameters = policy, set(parameters)
         self.held = [
             (each, settings, [p for p in settings["params"] if p in self.parameters])

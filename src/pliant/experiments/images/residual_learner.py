@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pliant.base.saving import all_or_nothing, load_part
 from pliant.experiments.images.residual import ResidualNet, article_groups, he_normal, initialize
 from pliant.experiments.methods import Attached, Method, ReplacementConfig, Site, replaced
 from pliant.methods import reset_network
@@ -118,14 +119,13 @@ class Learner:
         }
         return deepcopy(state)
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a copy of `state`."""
-        state = deepcopy(dict(state))  # an optimizer keeps the tensors that it is given
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.method:
-            older = {"cbp", "snp"} <= state.keys()  # states of the version before: each of these had a name of its own
-            self.method.load_state_dict(state[self.config.method] if older else state["method"])
+        load_part(self.network, state, "network")
+        load_part(self.optimizer, state, "optimizer")
+        older = {"cbp", "snp"} <= state.keys()  # states of the version before: each of these had a name of its own
+        load_part(self.method, {"method": state.get(self.config.method)} if older else state, "method")
 
 
 def unit_groups(network: ResidualNet, units: str, channels: int) -> UnitMap | list[UnitGroup]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pliant.base.saving import all_or_nothing, count_in, counts_in, entry, fill, load_part
 from pliant.data import ImageSet, load
 from pliant.experiments.base import ShippedExperiment
 from pliant.experiments.images.batches import Augmentation, ImageBatches, check_enough, split_by_class
@@ -191,16 +192,20 @@ class ResidualRun(ABC, Generic[EpochPlan]):
             "learner": self.learner.state_dict(),
         }
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["data"] != self.sha256:
             raise ValueError(
-                f"this run began with other images of '{self.dataset}' (sha256 {state['data'][:12]}, now "
+                f"this run began with other images of '{self.dataset}' (sha256 {str(state['data'])[:12]}, now "
                 f"{self.sha256[:12]}): give it those again, or begin a new study"
             )
-        self.epoch, self.piece, self.updates = state["at"]
-        self.diverged_at, self._plan = state["diverged_at"], None
-        self.hits.copy_(state["hits"])
-        self.learner.load_state_dict(state["learner"])
+        self.epoch, self.piece, self.updates = counts_in(state, "at", 3)
+        self.diverged_at, self._plan = (
+            None if state["diverged_at"] is None else count_in(state, "diverged_at"),
+            None,
+        )
+        fill(self.hits, entry(state, "hits", self.hits), "hits")
+        load_part(self.learner, state, "learner")
 
 
 def first_not_finite(losses: Sequence[Tensor]) -> int | None:

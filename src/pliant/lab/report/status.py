@@ -25,7 +25,10 @@ def status_lines(study: Study) -> Iterator[str]:
     yield from (_job_line(job, record, study.labels) for job, record in found)
     yield from _diverged_lines(found, study.labels)
     yield f"{_counts(found)}; {duration(sum(record.seconds for _, record in found if record))} of learning"
-    if is_held(study.lock_file):
+    held = is_held(study.lock_file)
+    if held is None:
+        yield f"  whether anybody is at work on it is not known: the file system of {study.folder} gives no locks"
+    if held:
         yield f"  running now: {last_holder(study.lock_file)}"
     elif any(record is None or not record.is_done for _, record in found):
         yield f"  resume  pliant resume {study.folder}"

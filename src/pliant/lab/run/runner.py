@@ -16,8 +16,12 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from pathlib import Path
+from typing import IO, Any, TypeAlias, cast
 
+from pliant.base.choices import shortened
+from pliant.base.files import open_itself
+from pliant.lab.errors import LabError
 from pliant.lab.run.progress import Board, Display, JobProgress
 from pliant.lab.stored.files import Lock
 from pliant.lab.stored.records import Record
@@ -49,7 +53,7 @@ class Worker:
     def __init__(self, study: Study, number: int, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
         self.job: Job | None = None
         self.log = study.log(f"worker-{number}")
-        with open(self.log, "ab") as log:
+        with _log_at(self.log) as log:
             # -P: the current folder stays out of the module search path, where a file could hide a library
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pliant.lab.run.worker", str(study.folder), str(os.getpid())],
@@ -90,12 +94,20 @@ class Worker:
         return f"its worker ended with status {self._process.wait()}, see {self.log}"
 
 
+def _log_at(path: Path) -> IO[bytes]:
+    try:
+        return open_itself(path, "ab")
+    except OSError as error:
+        raise LabError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def taken_over(study: Study) -> Study:
     """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
 
     The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
     of them has been changed.
     """
+    study.make_folders()
     for job in study.jobs:
         study.record(job)
     if not study.is_older:
@@ -203,7 +215,10 @@ class _Run:
         self.busy -= 1
         if event["event"] == "failed":
             job = self.board.jobs[event["job"]].job
-            self._fail(job, f"{event['why']}, see {self.study.log(job.name)}")
+            log = self.study.log(job.name)
+            seen = f"and {log} cannot be written: {event['log']}" if event["log"] else f"see {log}"
+            why = event["why"] if len(event["why"]) < 500 else shortened(event["why"], 500)
+            self._fail(job, f"{why.replace(chr(10), ' ')}, {seen}")
         else:
             one = self.board.ended(event["job"], finished=True)
             self.display.show(self.board, one)

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from pliant.lab.errors import ended
+from pliant.base.files import open_itself
+from pliant.lab.errors import LabError, ended
 from pliant.lab.experiment import Context, State, checked_rows
 from pliant.lab.run.promises import Promises
 from pliant.lab.stored.files import Lock
@@ -102,9 +103,20 @@ def main() -> None:
             run_job(study, jobs[name], report)
             report({"job": name, "event": "finished"})
         except BaseException as error:  # also sys.exit(): a failed job is reported, and the next one runs
-            study.log(name).write_text(traceback.format_exc(), encoding="utf-8")
-            why = str(ended(error)) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-            report({"job": name, "event": "failed", "why": why})
+            why = f"{type(error).__name__}: {error}"
+            if isinstance(error, SystemExit | LabError):
+                why = str(ended(error) if isinstance(error, SystemExit) else error)
+            report({"job": name, "event": "failed", "why": why, "log": logged(study.log(name), traceback.format_exc())})
+
+
+def logged(path: Path, text: str) -> str | None:
+    """Write a log; why that cannot be done, if it cannot: a disk may be full."""
+    try:
+        with open_itself(path, "wb") as file:
+            file.write(text.encode(errors="replace"))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def die_with(parent: int) -> None:

@@ -1,8 +1,4 @@
-"""Files that survive a power cut, and locks that do not survive their holder.
-
-A file is written under another name, synchronised and renamed: a reader finds the old one or the
-new one, whole. A lock is the operating system's own, so that however its holder ends, it is free.
-"""
+"""Locks of a study and its jobs, which name their holder and end with it."""
 
 from __future__ import annotations
 
@@ -12,37 +8,11 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
+from pliant.base.files import NoLocks, free_to_take, open_itself, take
 from pliant.lab.errors import LabError
 
-if os.name == "nt":  # pragma: no cover
-    import msvcrt
-
-    _FAR = 1 << 30  # Windows forbids reading a locked byte: lock one beyond the text that names the holder
-
-    def _take(file: IO[str]) -> None:
-        file.seek(_FAR)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-else:
-    import fcntl
-
-    def _take(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 _PARQUET = b"PAR1"
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` so that, whatever happens meanwhile, `path` is either as it was or complete."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with open(unfinished, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    sync_folder(path.parent)
 
 
 def is_parquet(path: Path) -> bool:
@@ -53,17 +23,6 @@ def is_parquet(path: Path) -> bool:
         return file.read(len(_PARQUET)) == _PARQUET
 
 
-def sync_folder(folder: Path) -> None:
-    """Make names created, replaced or removed in `folder` survive a power cut."""
-    if os.name == "nt":  # pragma: no cover
-        return  # Windows cannot open a folder; NTFS journals its names
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Held(LabError):
     """Somebody else is at work on what was asked for."""
 
@@ -71,8 +30,8 @@ class Held(LabError):
 class Lock:
     """A lock on `path`, held inside a `with` block; the file names the holder and stays behind.
 
-    Raises `Held`, naming the holder, where it is not free within `patience` seconds. The file is
-    never removed: a second one of the same name could be locked beside the first.
+    Raises `Held`, naming the holder, where it is not free within `patience` seconds; `LabError` where it cannot be locked. The
+    file is never removed: a second one of the same name could be locked beside the first.
     """
 
     def __init__(self, path: Path, what: str, patience: float = 1.0) -> None:
@@ -81,26 +40,35 @@ class Lock:
         self.patience = patience
 
     def __enter__(self) -> Lock:
-        self._file = open(self.path, "a+", encoding="utf-8")
+        try:
+            self._file = open_itself(self.path, "ab")
+        except OSError as error:
+            raise LabError(f"cannot lock {self.what}: {self.path}: {error.strerror or error}") from None
         try:
             self._wait()
+            self._name_holder()
         except BaseException:
             self._file.close()
             raise
-        self._file.truncate(0)
-        self._file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        self._file.flush()
         return self
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                return _take(self._file)
-            except OSError:
+        try:
+            while not take(self._file, self.path):
                 if time.monotonic() > deadline:
-                    raise Held(f"{self.what} is held by {last_holder(self.path)}: wait for it, or stop it") from None
-            time.sleep(0.02)
+                    raise Held(f"{self.what} is held by {last_holder(self.path)}: wait for it, or stop it")
+                time.sleep(0.02)
+        except NoLocks as error:
+            raise LabError(str(error)) from None
+
+    def _name_holder(self) -> None:
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        try:
+            os.ftruncate(self._file.fileno(), 0)
+            os.write(self._file.fileno(), holder.encode())
+        except OSError as error:
+            raise LabError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()  # which unlocks it
@@ -109,19 +77,17 @@ class Lock:
 def last_holder(path: Path) -> str:
     """Who locked `path` last, in words."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError):
+        holder = json.loads(path.read_bytes())
+        return f"process {int(holder['pid'])} on {str(holder['host'])[:80]}"
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return "another process"
 
 
-def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock at `path` now."""
-    if not os.access(path, os.W_OK):
-        return False  # never locked, or in an archive that nobody can write to
-    with open(path, "r+", encoding="utf-8") as file:
-        try:
-            _take(file)
-        except OSError:
-            return True
-    return False
+def is_held(path: Path) -> bool | None:
+    """Whether somebody holds the lock at `path` now; None where the file system does not tell."""
+    try:
+        with open_itself(path, "r+b") as file:
+            free = free_to_take(file)
+    except OSError:
+        return False  # never locked, in an archive that nobody can write to, or no lock
+    return None if isinstance(free, str) else not free

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +13,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.lab.errors import LabError
 from pliant.lab.experiment import RunStatus
 from pliant.lab.stored.identity import Identity
-from pliant.lab.stored.store import OLDER, Table, check, connect, format_of, missing_state, stored_state, table_count
+from pliant.lab.stored.store import (
+    OLDER,
+    Table,
+    check,
+    connect,
+    format_of,
+    missing_state,
+    readable,
+    stored_state,
+    table_count,
+)
 
 T = TypeVar("T")
 
@@ -61,9 +73,10 @@ def is_older(path: Path) -> bool:
 def kept_identity(path: Path) -> str | None:
     """What a job file says of whose it is, as it stands there; None where it says nothing, or is no job file."""
     try:
-        return _unchecked(path, lambda database: database.execute("SELECT identity FROM job").fetchone()[0])
-    except (sqlite3.DatabaseError, TypeError):
+        found: Any = _unchecked(path, lambda database: database.execute("SELECT identity FROM job").fetchone()[0])
+    except LabError:
         return None
+    return found if isinstance(found, str) else None
 
 
 def read_rows(path: Path, identity: Identity | None = None) -> Measured | None:
@@ -101,14 +114,14 @@ def _read(path: Path, identity: Identity | None, what: Callable[[sqlite3.Connect
 
 def _unchecked(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
     """None where the job has not begun."""
-    if not path.is_file():
-        return None
-    database = connect(path, create=False)
-    try:
-        database.execute("BEGIN")  # one view of all tables
-        return what(database) if table_count(database) else None
-    finally:
-        database.close()
+    with readable(path):
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise LabError(f"{path} is no file: move it away to start job {path.stem} anew")
+        with closing(connect(path, create=False)) as database:
+            database.execute("BEGIN")  # one view of all tables
+            return what(database) if table_count(database) else None
 
 
 def _record(database: sqlite3.Connection) -> Record:

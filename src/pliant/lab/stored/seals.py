@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pliant.lab.errors import LabError
-from pliant.lab.stored.identity import Identity, canonical, refuse_other
+from pliant.lab.experiment import canonical
+from pliant.lab.stored.identity import Identity, refuse_other
 
 
 class Chunk(NamedTuple):
@@ -89,23 +89,14 @@ def chunks(database: sqlite3.Connection, advance: int) -> Iterator[Chunk]:
     return (Chunk(*row) for row in rows)
 
 
-def check_content(database: sqlite3.Connection, path: Path, expected: Identity | None, sealed: bool) -> None:
-    """Raise LabError where the job file at `path` is not that of the job `expected`, or not as it was written.
+def fault_in_content(database: sqlite3.Connection, path: Path, expected: Identity | None, sealed: bool) -> str | None:
+    """What is wrong with the job file at `path`, in words. Raises LabError where it is not that of the job `expected`.
 
     Files of earlier versions are not `sealed`: of them only that their parts fit together is known.
     """
     if sealed and expected is not None:
         refuse_other(path, database.execute("SELECT identity, next_identity FROM job").fetchone() or (), expected)
-    try:
-        fault = next(_faults(database, None if expected is None else len(expected.runs), sealed), None)
-    except (TypeError, ValueError, sqlite3.DatabaseError) as error:  # from what is gone, or of another type
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise
-        fault = str(error)
-    if fault is not None:
-        raise LabError(
-            f"{path} is not as it was written: {fault}. Put back a copy of it, or move it away to start job {path.stem} anew"
-        )
+    return next(_faults(database, None if expected is None else len(expected.runs), sealed), None)
 
 
 def _faults(database: sqlite3.Connection, runs: int | None, sealed: bool) -> Iterator[str]:

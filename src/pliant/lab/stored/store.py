@@ -20,10 +20,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,15 +32,16 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
+from pliant.base.choices import shortened
+from pliant.base.files import goes_on_without, refuse_link, sync_folder, write_durably
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
-from pliant.lab.stored.files import sync_folder, write_durably
 from pliant.lab.stored.identity import Identity
 from pliant.lab.stored.seals import (
     Advance,
     Chunk,
-    check_content,
+    fault_in_content,
     last_seal,
     origin,
     seal,
@@ -79,12 +81,13 @@ class JobStore:
 
     def __init__(self, path: Path, runs: int, identity: Identity | None = None) -> None:
         self.path = path
-        self.database = connect(path, create=True)
-        try:
-            self._open(runs, identity)
-        except BaseException:
-            self.database.close()
-            raise
+        with readable(path):
+            self.database = connect(path, create=True)
+            try:
+                self._open(runs, identity)
+            except BaseException:
+                self.database.close()
+                raise
 
     def _open(self, runs: int, identity: Identity | None) -> None:
         if not table_count(self.database):
@@ -96,14 +99,17 @@ class JobStore:
             "SELECT identity, advances, state_file, state_sha256 FROM job"
         ).fetchone()
         self._origin = origin(kept)
-        if self._state_file is None or self.path.with_name(self._state_file).exists():
+        if self._state_file is None or state_path(self.path, self._state_file).exists():
             self._remove_other_states()  # where its own is lost, a newer one may be all there is
 
     def __enter__(self) -> JobStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.database.close()
+        with suppress(sqlite3.Error):  # where the disk failed, it fails again
+            self.database.close()  # which undoes what was not committed
+        if isinstance(error, sqlite3.Error):
+            raise fault_of(self.path, error) from error
 
     def _create(self, runs: int, identity: str) -> None:
         with self._transaction():
@@ -212,7 +218,7 @@ class JobStore:
 
     def _remove_other_states(self) -> None:
         for file in self.path.parent.glob(f"{self.path.stem}-*.safetensors*"):
-            if file.name != self._state_file:
+            if file.name != self._state_file and (file.is_symlink() or not file.is_dir()):
                 file.unlink()
 
     def _write_statuses(self, statuses: Sequence[RunStatus]) -> None:
@@ -221,32 +227,121 @@ class JobStore:
 
 
 def connect(path: Path, create: bool) -> sqlite3.Connection:
-    """The job file; transactions are begun and ended by hand.
+    """The job file; transactions are begun and ended by hand. Raises `OSError` where it, to be written to, is a link.
 
-    A reader too opens it for writing: where a worker died inside a transaction, SQLite must undo it first.
+    A reader too opens it for writing: where a worker died inside a transaction, SQLite must undo it first. Not through a link.
     """
-    mode = "rwc" if create else "rw"
-    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=60.0, isolation_level=None)
-    database.execute("PRAGMA journal_mode = DELETE" if create else "PRAGMA query_only = ON")
-    database.execute("PRAGMA synchronous = FULL")
+    if create:
+        for ending in ("", *_BESIDE):
+            refuse_link(path.with_name(path.name + ending))
+    _refuse_journal_of_others(path)
+    mode = "rwc" if create else "ro" if path.is_symlink() else "rw"
+    unlocked = "&nolock=1" if goes_on_without(path.parent) else ""
+    address = f"{path.resolve().as_uri()}?mode={mode}{unlocked}"
+    database = sqlite3.connect(address, uri=True, timeout=60.0, isolation_level=None)
+    try:
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.execute("PRAGMA journal_mode = DELETE" if create else "PRAGMA query_only = ON")
+        database.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        database.close()
+        raise
     return database
+
+
+_BESIDE = ("-journal", "-wal", "-shm")  # what SQLite may write beside a file
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+
+
+def _refuse_journal_of_others(path: Path) -> None:
+    """Raise `LabError` where a journal beside the file says, as none of ours does, that it is part of another: SQLite would read
+    that file, and may remove it.
+    """
+    journal = path.with_name(path.name + "-journal")
+    if journal.is_file() and journal.stat().st_size > 512:
+        with suppress(FileNotFoundError), open(journal, "rb") as file:  # a worker may have removed it meanwhile
+            file.seek(-len(_JOURNAL_MAGIC), os.SEEK_END)
+            if file.read() == _JOURNAL_MAGIC:
+                raise LabError(f"{journal} was not written by pliant: move it away")
+
+
+@contextmanager
+def readable(path: Path) -> Generator[None]:
+    """Raises LabError, in words, where the job file at `path` cannot be read or written, or holds something else."""
+    try:
+        yield
+    except LabError:
+        raise
+    except sqlite3.Error as error:
+        raise fault_of(path, error) from error
+    except OSError as error:
+        raise LabError(f"cannot open {error.filename or path}: {error.strerror or error}") from error
+    except Exception as error:  # a file may hold anything
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def fault_of(path: Path, error: sqlite3.Error) -> LabError:
+    """What SQLite met with in the job file at `path`, in words."""
+    kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if kind == sqlite3.SQLITE_FULL:
+        return LabError(f"cannot write {path}: the disk is full. What was committed is kept; make room, then resume")
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LabError(f"{path} is being written to by another process: wait for it, or stop it")
+    if kind in _OF_THE_DISK:
+        return LabError(f"cannot read or write {path}: {error} ({getattr(error, 'sqlite_errorname', kind)})")
+    return damaged(path, str(error))
+
+
+_OF_THE_DISK = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_NOMEM,
+)
+
+
+def damaged(path: Path, fault: str) -> LabError:
+    """The error for a job file that is not as it was written."""
+    return LabError(
+        f"{path} is not as it was written: {shortened(fault, 300)}. Put back a copy of it, or move it away to start job "
+        f"{path.stem} anew"
+    )
+
+
+def state_path(path: Path, name: str) -> Path:
+    """Of the state that the job file at `path` names. Raises LabError where that is no name of one."""
+    if not re.fullmatch(rf"{re.escape(path.stem)}-[0-9]+\.safetensors", name):
+        raise damaged(path, f"its state is said to be in {shortened(name)}")
+    return path.with_name(name)
 
 
 def stored_state(path: Path, name: str, sha256: str) -> dict[str, Any]:
     """The state in the file `name` beside the job file `path`. Raises LabError where it is not the one that was written."""
-    data = path.with_name(name).read_bytes()
+    file = state_path(path, name)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise LabError(f"cannot read the checkpoint {file}: {error.strerror or error}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise LabError(
-            f"the checkpoint {path.with_name(name)} is not the one that was written (its SHA-256 differs): "
+            f"the checkpoint {file} is not the one that was written (its SHA-256 differs): "
             f"remove {path} to start this job anew"
         )
-    return from_bytes(data)
+    try:
+        return from_bytes(data)
+    except Exception as error:  # whatever its hash says, it may hold anything
+        raise LabError(f"the checkpoint {file} holds no state: {type(error).__name__}: {shortened(error)}") from error
 
 
 def missing_state(path: Path, name: str) -> LabError:
     """The error for a state that the job file names, and that is not there."""
     return LabError(
-        f"the checkpoint {path.with_name(name)} is missing: put it back, or remove {path} to start this job anew"
+        f"the checkpoint {state_path(path, name)} is missing: put it back, or remove {path} to start this job anew"
     )
 
 
@@ -255,8 +350,7 @@ def adopt(path: Path, identity: Identity) -> None:
 
     Raises LabError where its parts do not fit together.
     """
-    database = connect(path, create=True)
-    try:
+    with readable(path), closing(connect(path, create=True)) as database:
         if not table_count(database) or format_of(database) != OLDER:
             return
         check(database, path, identity)
@@ -267,8 +361,6 @@ def adopt(path: Path, identity: Identity) -> None:
         seal_all(database)
         database.execute(f"PRAGMA user_version = {FORMAT}")
         database.execute("COMMIT")
-    finally:
-        database.close()
     sync_folder(path.parent)
 
 
@@ -284,7 +376,9 @@ def check(database: sqlite3.Connection, path: Path, identity: Identity | None) -
             f"{path} is of an earlier version than its study, and does not say whose rows it holds: put the study's own file "
             f"back, or move {path.name} away to start job {path.stem} anew"
         )
-    check_content(database, path, identity, sealed=found == FORMAT)
+    fault = fault_in_content(database, path, identity, sealed=found == FORMAT)
+    if fault is not None:
+        raise damaged(path, fault)
 
 
 def format_of(database: sqlite3.Connection) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.study.modules import classes_of, module_of_file, search_in
@@ -35,7 +35,7 @@ class MethodTarget(BaseModel, frozen=True):
     """Where a method of a user's own is found again, and what its file was."""
 
     name: str
-    address: str  # an absolute file.py:Class
+    address: str = Field(pattern=r"\.py:\w+$")  # an absolute file.py:Class
     sha256: str  # of the file
 
     @property

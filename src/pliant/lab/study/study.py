@@ -24,16 +24,18 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pliant.base.choices import shortened
+from pliant.base.files import refuse_link, write_durably
 from pliant.lab.errors import LabError
-from pliant.lab.experiment import AnyExperiment, RunConfig, config_kind, of_today
-from pliant.lab.stored.files import is_parquet, write_durably
-from pliant.lab.stored.identity import Identity, canonical, changed_settings, names_job
+from pliant.lab.experiment import AnyExperiment, RunConfig, as_settings, canonical, config_kind, of_today
+from pliant.lab.stored.files import is_parquet
+from pliant.lab.stored.identity import Identity, changed_settings, names_job
 from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
 from pliant.lab.stored.store import JobStore
 from pliant.lab.study.labels import Labels
 from pliant.lab.study.own_method import MethodTarget, refuse_changed, sha256_of
 from pliant.lab.study.settings import why, with_fields
-from pliant.lab.study.target import Target, load
+from pliant.lab.study.target import Target, load, load_alone
 
 FORMAT = 2
 OLDER = 1  # of studies whose job files did not say whose they are
@@ -45,7 +47,7 @@ Settings = dict[str, Any]  # a config as JSON
 class Job(BaseModel, frozen=True):
     """Runs that learn side by side, in one process. Its name is part of the names of its files."""
 
-    name: str = Field(pattern="^[0-9A-Za-z_]+$")
+    name: str = Field(pattern="^[0-9A-Za-z_]+$", max_length=64)
     runs: tuple[Settings, ...] = Field(min_length=1)
 
     @field_validator("runs")
@@ -55,7 +57,17 @@ class Job(BaseModel, frozen=True):
             lacking = [name for name in RunConfig.model_fields if name not in settings]
             if lacking:
                 raise ValueError(f"a run has no {' and no '.join(lacking)}")
+            if not isinstance(settings["method"], str) or type(settings["seed"]) is not int or settings["seed"] < 0:
+                method, seed = (shortened(repr(settings[name])) for name in ("method", "seed"))
+                raise ValueError(f"a run has method {method} and seed {seed}, which are a name and a whole number")
         return runs
+
+
+class Reading(BaseModel, frozen=True):
+    """What readers of the rows need to know of the experiment, so that its code need not run for them."""
+
+    renamed: dict[str, str] = {}  # fields when the study began, and now
+    weights: dict[str, str] = {}  # column -> the column that counts what it is a mean of
 
 
 class Plan(BaseModel, frozen=True, extra="forbid"):
@@ -70,6 +82,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     created: str
     versions: dict[str, str]
     data: dict[str, str] = {}  # data set -> SHA-256 of its pixels and labels
+    reading: Reading | None = None  # studies of before have none
     jobs: tuple[Job, ...] = ()
 
     @model_validator(mode="after")
@@ -98,8 +111,17 @@ class Study:
 
     @cached_property
     def experiment(self) -> AnyExperiment:
-        """Imported when first asked for: rows are read without it."""
+        """Its code is run when first asked for: rows are read without."""
         return load(self.plan.experiment)
+
+    @property
+    def reading(self) -> Reading:
+        """What readers of rows need to know of the experiment. No code is run for it that is not shipped."""
+        if "experiment" in self.__dict__:
+            return reading_of(self.experiment)
+        if self.plan.experiment.is_shipped:
+            return reading_of(load_alone(self.plan.experiment))
+        return self.plan.reading or Reading()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -111,18 +133,17 @@ class Study:
 
     @cached_property
     def labels(self) -> Labels:
-        """What its runs and jobs are called. Where all runs have the same fields, the experiment need not be imported."""
+        """What its runs and jobs are called. Where all runs have the same fields, no experiment need be imported."""
         runs = [settings for job in self.jobs for settings in job.runs]
         mixed = len({frozenset(settings) for settings in runs}) > 1
-        return Labels(runs, self._renamed if mixed else {})
-
-    @property
-    def _renamed(self) -> Mapping[str, str]:
-        return self.experiment.Config.renamed
+        return Labels(runs, self.reading.renamed if mixed else {})
 
     def settings(self, job: Job) -> list[Settings]:
         """Of the job's runs, under the names that fields have now; `job.runs` are as they were written."""
-        return [of_today(settings, self._renamed) for settings in job.runs]
+        try:
+            return [of_today(settings, self.reading.renamed) for settings in job.runs]
+        except ValueError as error:
+            raise LabError(f"{self.folder}: {error}") from None
 
     @property
     def all_settings(self) -> list[Settings]:
@@ -140,6 +161,12 @@ class Study:
     def id(self) -> str:
         """Names the study among all."""
         return self.plan.id or f"begun {self.plan.created}"
+
+    @property
+    def code(self) -> str | None:
+        """In words, which code is run when its experiment is asked for, if that is not shipped."""
+        own = self.plan.experiment.own_code
+        return f"{self.folder} runs code: {', '.join(own)}" if own else None
 
     @property
     def note(self) -> str | None:
@@ -220,10 +247,19 @@ class Study:
         """Whether it was begun before job files said whose they are."""
         return self.plan.format == OLDER
 
+    def make_folders(self) -> None:
+        """Make the folders that jobs and logs go to. Raises LabError where there are links in their places, or files."""
+        for name in ("jobs", "logs"):
+            place = self.folder / name
+            try:
+                refuse_link(place)
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise LabError(f"cannot write {place}: {error.strerror or error}") from None
+
     def save(self) -> None:
         """Write study.json, and the folders that the rest goes to."""
-        for name in ("jobs", "logs"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.make_folders()
         write_durably(self.folder / "study.json", self.plan.model_dump_json(indent=1).encode())
 
 
@@ -255,18 +291,22 @@ def open_study(folder: Path) -> Study:
     try:
         content = json.loads(file.read_bytes())
         if content["format"] not in (OLDER, FORMAT):
-            raise LabError(f"{file} has format {content['format']}, this version of pliant reads {OLDER} and {FORMAT}")
+            raise LabError(
+                f"{file} has format {shortened(content['format'])}, this version of pliant reads {OLDER} and {FORMAT}"
+            )
         plan = Plan.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise LabError(
-            f"{file} is damaged: {where + ': ' if where else ''}{first['msg']}: put it back as it was"
+            f"{file} is damaged: {shortened(where) + ': ' if where else ''}{shortened(first['msg'], 200)}: put it back as it was"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise LabError(f"cannot read {file}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, LabError):
             raise
-        raise LabError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
+        raise LabError(f"{file} is damaged: {shortened(error)}: put it back as it was") from None
     study = Study(folder, plan)
     _refuse_unlisted(study)
     return study
@@ -283,10 +323,20 @@ def _refuse_unlisted(study: Study) -> None:
             )
 
 
+def reading_of(experiment: AnyExperiment) -> Reading:
+    """What is to be written down of an experiment for readers of its rows."""
+    return Reading(renamed=dict(experiment.Config.renamed), weights=dict(getattr(experiment, "weights", {})))
+
+
+def with_reading(study: Study) -> Study:
+    """The study with what its readers need to know of its experiment, whose code is run."""
+    return Study(study.folder, study.plan.model_copy(update={"reading": reading_of(study.experiment)}))
+
+
 def begun(folder: Path, plan: Plan) -> Study:
     """The study that `folder` holds already, else a new one. Raises LabError where it holds another, or something else."""
     if not (folder / "study.json").exists():
-        if folder.is_dir() and any(file.name != "study.lock" for file in folder.iterdir()):
+        if folder.is_dir() and any(not _is_left_over(file.name) for file in folder.iterdir()):
             raise LabError(f"{folder} holds other files and no study: give another --out")
         return Study(folder, plan)
     study = open_study(folder)
@@ -298,6 +348,11 @@ def begun(folder: Path, plan: Plan) -> Study:
         if old != new:
             raise LabError(f"{folder} holds a study with {word} '{old}', not '{new}': give another --out")
     return _joined_by(study, plan.experiment.methods)
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether it may lie in the folder of a study whose making was interrupted."""
+    return name == "study.lock" or (name.startswith("study.") and name.endswith(".tmp.json"))
 
 
 def _joined_by(study: Study, methods: Sequence[MethodTarget]) -> Study:
@@ -362,6 +417,12 @@ def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = 
     """Runs of equal keys together, in nearly equal groups of at most `most`; depends on nothing else."""
     alike: dict[Hashable, list[RunConfig]] = {}
     for config, key in zip(configs, keys, strict=True):
+        try:
+            hash(key)
+        except TypeError as error:
+            raise LabError(
+                f"stack_key gave {shortened(key)}: {error}; give numbers, texts and tuples of them"
+            ) from None
         alike.setdefault(key, []).append(config)
     return [part for group in alike.values() for part in _parts(group, -(-len(group) // most))]
 
@@ -369,11 +430,6 @@ def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = 
 def _parts(group: list[RunConfig], count: int) -> Iterable[list[RunConfig]]:
     edges = [len(group) * i // count for i in range(count + 1)]
     return (group[a:b] for a, b in pairwise(edges))
-
-
-def as_settings(config: RunConfig) -> Settings:
-    """The config as it reads in study.json."""
-    return config.model_dump(mode="json")
 
 
 def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, model_serializer
+from pydantic import BaseModel, field_validator, model_serializer
 
+from pliant.base.choices import shortened
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import AnyExperiment, RunConfig
 from pliant.lab.study.modules import classes_of, module_of_file, search_in
@@ -29,6 +32,15 @@ class Target(BaseModel, frozen=True):
     folder: str  # joined to the module search path, for the experiment and what it imports
     methods: tuple[MethodTarget, ...] = ()  # of a user's own, that join it
 
+    @field_validator("address")
+    @classmethod
+    def _names_a_class(cls, address: str) -> str:
+        place, _, name = address.rpartition(":")
+        module = all(part.isidentifier() for part in place.split("."))
+        if not name.isidentifier() or not (module or place.endswith(".py")):
+            raise ValueError(f"'{shortened(address)}' is neither module:Class nor file.py:Class")
+        return address
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, handler: Any) -> dict[str, Any]:
         """As before there were methods of one's own, where there are none."""
@@ -43,6 +55,24 @@ class Target(BaseModel, frozen=True):
     def file(self) -> Path | None:
         path = self.address.rpartition(":")[0]
         return Path(path) if path.endswith(".py") else None
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether its code is part of this package, and so known to who installed it."""
+        return self.address.startswith("pliant.") and self.file is None
+
+    @property
+    def own_code(self) -> list[str]:
+        """Where the code lies that is run to load it, but for what is shipped. Imports nothing."""
+        own = [] if self.is_shipped else [f"{self.file.resolve() if self.file else self._found_module()}"]
+        return [*own, *(str(each.file.resolve()) for each in self.methods)]
+
+    def _found_module(self) -> str:
+        module = self.address.rpartition(":")[0]
+        top = module.partition(".")[0]
+        found = PathFinder.find_spec(top, [*sys.path, self.folder])
+        place = (found.origin or next(iter(found.submodule_search_locations or []), None)) if found else None
+        return f"module {module} ({Path(place).resolve() if place else 'which is not found'})"
 
 
 def target(address: str) -> Target:
@@ -70,7 +100,7 @@ def _which_class(file: Path) -> LabError:
 
 def load(where: Target) -> AnyExperiment:
     """The experiment itself, its methods of a user's own included. Raises LabError where there is none, or it lacks something."""
-    experiment: Any = _shipped(where)
+    experiment: Any = load_alone(where)
     if not where.methods:
         return experiment
     if not hasattr(experiment, "with_methods"):
@@ -78,8 +108,10 @@ def load(where: Target) -> AnyExperiment:
     return experiment.with_methods([load_method(each) for each in where.methods])
 
 
-def _shipped(where: Target) -> AnyExperiment:
-    search_in(where.folder)
+def load_alone(where: Target) -> AnyExperiment:
+    """The experiment without methods of a user's own: of a shipped one, no other code is run."""
+    if not where.is_shipped:
+        search_in(where.folder)
     name = where.address.rpartition(":")[2]
     module = _module(where)
     if not hasattr(module, name):

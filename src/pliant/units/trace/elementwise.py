@@ -47,6 +47,8 @@ def pointwise(call: Call, operands: Sequence[Tensor], role: Role | None) -> None
     for family in dict.fromkeys(family for known in arrays for family in known):
         meeting = [(operand, known[family]) for operand, known in zip(operands, arrays, strict=True) if family in known]
         joined[family] = _join(call, meeting)
+    if call.name == "add" and len(joined) > 1:
+        joined = record.unite({family: compress(labels) for family, labels in joined.items()})
     found = [
         _meeting(call, operand, operands, joined, role if record.memory.has_addresses(operand) else None)
         for operand in operands

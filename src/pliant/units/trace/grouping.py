@@ -41,14 +41,28 @@ def unit_map(record: TraceRecord, model: nn.Module, options: Options) -> UnitMap
     names, taken = NamedModel(model), set[str]()
     for (signature, kind, reason), units in sorted(members.items(), key=lambda item: _first(table, item[0][0])):
         if reason is None:
-            group = _Builder(table, signature, units).group(kind, taken)
-            if group.taps or not options.activity:
-                taken.add(group.name)
-                rows.append(BoundGroup(group, names).plan_row(hand_over=True))
+            groups = _groups(_Builder(table, signature, units), kind, taken)
+            if groups[0].taps or not options.activity:
+                rows += [BoundGroup(group, names).plan_row(hand_over=True) for group in groups]
+                taken.update(group.name for group in groups)
                 continue
-            reason = _unseen(group)
+            reason = _unseen(groups[0])
         refused.append((signature, reason, len(units)))
-    return UnitMap(rows, left_alone(table, rows, refused), unreached=_unreached(record))
+    return UnitMap(rows, left_alone(table, rows, refused), unreached=record.unreached())
+
+
+def _groups(builder: _Builder, kind: Kind, taken: set[str]) -> list[UnitGroup]:
+    """One group; where no tap shows all of its units, one per set of products that read them, if there is a tap for each:
+    experts of one parameter that are read one by one."""
+    group = builder.group(kind, taken)
+    if not group.taps:
+        names, groups = set(taken), list[UnitGroup]()
+        for part in builder.by_readers():
+            groups.append(part.group(kind, names))
+            names.add(groups[-1].name)
+        if all(each.taps for each in groups):
+            return groups
+    return [group]
 
 
 def _unseen(group: UnitGroup) -> str:
@@ -70,6 +84,20 @@ class _Builder:
         self.signature = signature
         first = table.positions(units, self._of("incoming")[0])[:, 0]
         self.units = ints(torch.tensor(units)[first.argsort()])
+
+    def by_readers(self) -> list[_Builder]:
+        """The same units, apart by the products that read them."""
+        read_by: dict[int, list[int]] = {unit: [] for unit in self.units}
+        units = torch.tensor(self.units)
+        for part in self._of("outgoing"):
+            positions = self.table.positions(self.units, part)
+            for product, lanes in self._readers(part):
+                for unit in ints(units[torch.isin(positions, lanes.positions).any(1)]):
+                    read_by[unit].append(product.step)
+        apart: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for unit, products in read_by.items():
+            apart[tuple(products)].append(unit)
+        return [_Builder(self.table, self.signature, units) for units in apart.values()]
 
     def _of(self, *roles: PartRole) -> list[int]:
         return self.table.parts_of(self.signature, *roles)
@@ -162,8 +190,9 @@ class _Builder:
         rows = row_at[self.table.positions(self.units, part)]
         if int(rows.min()) < 0:
             return None
-        count = sum(len(each.rows) for each in product.inputs or [])
-        return self._of_examples(replace(tap, index=_index(rows, count), nonnegative=self._nonnegative(tap)), users)
+        return self._of_examples(
+            replace(tap, index=_index(rows, product.width), nonnegative=self._nonnegative(tap)), users
+        )
 
     def _of_examples(self, tap: Tap | None, users: Iterable[tuple[Product, Lanes]]) -> Tap | None:
         """The tap, told which calls of its module are auxiliary; None where they cannot be told apart."""
@@ -208,9 +237,11 @@ class _Builder:
         return product.takes_mean if alone else None
 
     def _readers(self, part: int) -> Iterable[tuple[Product, Lanes]]:
+        """The products in which these units meet the weight."""
+        positions = self.table.positions(self.units, part)
         for product in self.record.products:
             for lanes in product.inputs or []:
-                if lanes.lane == self._lane(part):
+                if lanes.lane == self._lane(part) and bool(torch.isin(lanes.positions, positions).any()):
                     yield product, lanes
 
     def _gain(self) -> float:
@@ -219,12 +250,6 @@ class _Builder:
         if not gains:
             return GAINS["linear"]
         return gains.pop() if len(gains) == 1 else GAINS["relu"]
-
-
-def _unreached(record: TraceRecord) -> tuple[str, ...]:
-    """Trainable parameters that took no part in the forward."""
-    trainable = enumerate(record.memory.parameters)
-    return tuple(record.memory.names[n] for n, p in trainable if p.requires_grad and n not in record.reached)
 
 
 def _index(positions: Tensor, size: int) -> Index | None:

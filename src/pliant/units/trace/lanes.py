@@ -17,6 +17,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from pliant.units.entries import unraveled
 from pliant.units.trace.labels import NONE, broadcast, values
 from pliant.units.trace.shadows import Memory
 
@@ -103,7 +104,7 @@ def _fit(rows: Tensor, row: Tensor, number: int, shape: tuple[int, ...], last: b
     axes = _fixed_axes(row, shape, last)
     if axes is None or rows.max() >= prod(shape) or rows.min() < 0:
         return None
-    where = torch.unravel_index(rows, shape)
+    where = unraveled(rows, shape)
     if any(bool((at != at[0]).any()) for axis, at in enumerate(where) if axis not in axes):
         return None
     return Lane(number, axes, shape), _ravel(rows, [where[axis] for axis in axes], [shape[axis] for axis in axes])
@@ -113,7 +114,7 @@ def _fixed_axes(row: Tensor, shape: tuple[int, ...], last: bool) -> tuple[int, .
     """The axes along which a row does not move, if it is complete along all others; none of a vector that is one row."""
     if row.max() >= prod(shape) or row.min() < 0:
         return None
-    moves = [bool((at != at[0]).any()) for at in torch.unravel_index(row, shape)] if shape else []
+    moves = [bool((at != at[0]).any()) for at in unraveled(row, shape)] if shape else []
     fixed = tuple(axis for axis, size in enumerate(shape) if size > 1 and not moves[axis])
     single = tuple(axis for axis, size in enumerate(shape) if size == 1)
     complete = len(values(row)) * prod(shape[axis] for axis in fixed) == prod(shape)
@@ -129,18 +130,27 @@ def _ravel(rows: Tensor, where: list[Tensor], sizes: list[int]) -> Tensor:
     return position
 
 
-def own_lanes(memory: Memory, number: int, addresses: Tensor, labels: Tensor) -> tuple[Lanes, Tensor] | None:
-    """Single elements of a parameter and the one label that each meets; None where one meets several.
+def own_lanes(
+    memory: Memory, number: int, axes: tuple[int, ...], positions: Tensor, labels: Tensor
+) -> tuple[Lanes, Tensor] | None:
+    """Positions of a parameter along some axes and the one label that each meets; None where one meets several.
 
-    `addresses` and `labels` broadcast; rows of the lanes are not used.
+    `positions` (NONE where there is none) and `labels` broadcast; rows of the lanes are not used.
     """
-    parameter = memory.parameters[number]
-    addresses, labels = broadcast(addresses - memory.first[number], labels)
-    inside = (addresses >= 0) & (addresses < parameter.numel()) & (labels != NONE)
+    positions, labels = broadcast(positions, labels)
+    inside = (positions != NONE) & (labels != NONE)
     base = int(labels.max()) + 1
-    pairs = values(addresses[inside] * base + labels[inside])
-    positions, label = pairs // base, pairs % base
-    if len(positions) == 0 or len(values(positions)) < len(positions):
+    pairs = values(positions[inside] * base + labels[inside])
+    found, label = pairs // base, pairs % base
+    if len(found) == 0 or len(values(found)) < len(found):
         return None
-    lane = Lane(number, tuple(range(parameter.dim())), tuple(parameter.shape))
-    return Lanes(lane, positions, positions), label
+    return Lanes(Lane(number, axes, tuple(memory.parameters[number].shape)), found, found), label
+
+
+def all_elements(lanes: Lanes) -> Lanes:
+    """The same lanes element by element; row i of theirs was row `rows[i]` of those given."""
+    lane, axes = lanes.lane, lanes.lane.axes
+    index = torch.arange(prod(lane.shape)).view(lane.shape).movedim(axes, tuple(range(len(axes))))
+    found = index.reshape(lane.positions, -1)[lanes.positions]
+    rows = torch.arange(len(found))[:, None].expand_as(found)
+    return Lanes(Lane(lane.parameter, tuple(range(len(lane.shape))), lane.shape), rows.flatten(), found.flatten())

@@ -6,7 +6,7 @@ operation moves labels, and addresses of parameters, as it moves numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pliant.units.models import tensors_in
+from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
-from pliant.units.trace.labels import NONE
+from pliant.units.trace.labels import NONE, broadcast
 from pliant.units.trace.shadows import ADDRESSES, Arrays, source
+from pliant.units.trace.sources import shape_of, sources
 
 _NOT_FOR_LABELS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "value"}
 
@@ -58,19 +60,72 @@ def layout(call: Call) -> None:
 
 
 def indexed(call: Call) -> None:
-    """Indexing by integer and boolean operands; units on which an index depends are left alone."""
+    """Indexing by integer and boolean operands; units on which an index depends are left alone, unless what it picks depends on
+    the same units already (a quantile) or is a constant (a function given by a table)."""
     where = [tensor for tensor in call.inputs[1:] if not (tensor.is_floating_point() or tensor.is_complex())]
-    for tensor in where:
-        _decides(call, tensor, f"decides what {call.where} picks")
+    lookup = call.name in ("index", "gather", "take") and not call.record.memory.knows(call.inputs[0])
     relabel(call, call.op, fixed={id(tensor) for tensor in where})
+    for tensor in where:
+        if not (_placed(call, tensor) and _depends_already(call, tensor, lookup)):
+            _decides(call, tensor, f"decides what {call.where} picks")
+
+
+def _placed(call: Call, index: Tensor) -> bool:
+    """Whether each number of an index picks the number of the result at its own place, counted from the end."""
+    if call.name == "index":
+        return index.dtype is not torch.bool and index.dim() == call.output.dim()
+    return call.name in ("gather", "take")
+
+
+def _depends_already(call: Call, index: Tensor, lookup: bool) -> bool:
+    """Whether the result depends on the units of an index; with `lookup` it does from now on."""
+    record = call.record
+    if record.memory.sources(index):
+        return False
+    for family, labels in record.arrays(index).items():
+        known = record.arrays(call.output).get(family)
+        joined = labels if known is None else record.labels.join(known, labels)
+        if lookup:
+            record.memory.add(call.output, family, joined)
+        elif known is None or not torch.equal(*broadcast(joined, known)):
+            return False
+    return True
 
 
 def put(call: Call) -> None:
-    """`a[index] = b`; adding into `a` has no rule."""
-    if call.argument("accumulate"):
-        call.give_up(f"no rule for {call.where} with accumulate=True")
-    else:
+    """`a[index] = b`, or, accumulating, `a[index] += b`: what is added may land anywhere along the axes of the indices."""
+    if not call.argument("accumulate"):
         indexed(call)
+        return
+    x, indices, values = call.args[:3]
+    for index in indices:
+        if index is not None:
+            _decides(call, index, f"decides where {call.where} adds")
+    axes, before, block = _indexed(indices)
+
+    def spread(labels: Tensor) -> Tensor:
+        rank = x.dim() - len(axes) + block
+        placed = labels.reshape(*[1] * (rank - labels.dim()), *labels.shape)
+        union = call.record.labels.reduce(placed, range(before, before + block)) if block else placed
+        kept = iter([*union.shape[:before], *union.shape[before + block :]])
+        return union.reshape([1 if axis in axes else next(kept) for axis in range(x.dim())])
+
+    _added(call, x, values, spread)
+
+
+def _indexed(indices: Sequence[Tensor | None]) -> tuple[list[int], int, int]:
+    """The axes that are indexed, how many others come before the block that takes their place, and the axes of that block."""
+    axes: list[int] = []
+    axis, block = 0, 0
+    for index in indices:
+        mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+        wide = index.dim() if index is not None and mask else 1
+        if index is not None:
+            axes += range(axis, axis + wide)
+            block = max(block, 1 if mask else index.dim())
+        axis += wide
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    return axes, axes[0] if adjacent else 0, block
 
 
 def filled(call: Call) -> None:
@@ -142,21 +197,44 @@ def _decides(call: Call, index: Tensor, reason: str) -> None:
 
 def paired(call: Call) -> None:
     """Real pairs seen as complex numbers, and back."""
-    arrays = call.record.arrays(call.inputs[0])
-    if call.name == "view_as_real":
-        call.write({family: labels.unsqueeze(-1) for family, labels in arrays.items()})
-    else:
-        joined = {family: call.record.labels.reduce(labels, (-1,)) for family, labels in arrays.items()}
-        call.write({family: labels.squeeze(-1) for family, labels in joined.items()})
+    x, record = call.inputs[0], call.record
+    found, apart = sources(record, x), call.name == "view_as_real"
+    arrays: Arrays = {}
+    for family, labels in record.arrays(x).items():
+        arrays[family] = labels.unsqueeze(-1) if apart else record.labels.reduce(labels, (-1,)).squeeze(-1)
+    call.write(arrays)
+    for number, block in found.items():
+        pair = block.unsqueeze(-1) if apart else blocks.along(shape_of(record, number), block, (-1,)).squeeze(-1)
+        record.functions.setdefault(number, call.where)
+        record.memory.add(call.output, source(number), pair)
+    call.followed = True
 
 
-def scattered_sum(call: Call) -> None:
-    """index_add, scatter_add: anything that is added may land anywhere along the axis."""
+def scattered(call: Call) -> None:
+    """index_add, scatter_add, scatter_reduce: what is added may land anywhere along the axis."""
     x, axis, index, source = call.args[:4]
     _decides(call, index, f"decides where {call.where} adds")
-    known, added = call.record.arrays(x), call.record.arrays(source)
-    for family, labels in added.items():
-        spread = call.record.labels.reduce(labels, (axis,))
-        known[family] = call.record.labels.join(known[family], spread) if family in known else spread
+    if not isinstance(source, Tensor):
+        call.write(call.record.arrays(x))
+        return
+
+    def spread(labels: Tensor) -> Tensor:
+        union = call.record.labels.reduce(labels.reshape(1) if labels.dim() == 0 else labels, (axis,))
+        if index.dim() != x.dim() or not call.name.startswith("scatter"):
+            return union
+        sizes = [1 if dim == axis % x.dim() else size for dim, size in enumerate(index.shape)]
+        part = tuple(slice(size) for size in sizes)  # what lies beyond the index is not added
+        whole = torch.full([1 if dim == axis % x.dim() else size for dim, size in enumerate(x.shape)], NONE)
+        whole[part] = union.expand([max(a, b) for a, b in zip(union.shape, sizes, strict=True)])[part]
+        return whole
+
+    _added(call, x, source, spread)
+
+
+def _added(call: Call, x: Tensor, source: Tensor, spread: Callable[[Tensor], Tensor]) -> None:
+    known = call.record.arrays(x)
+    for family, labels in call.record.arrays(source).items():
+        union = spread(labels)
+        known[family] = call.record.labels.join(known[family], union) if family in known else union
     call.record.unexplained([source])
     call.write(known)

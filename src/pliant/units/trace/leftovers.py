@@ -42,6 +42,8 @@ def _held(rows: Sequence[PlanRow]) -> set[str]:
 
 
 def _why_nobody_owns(record: TraceRecord, number: int) -> str:
+    if not record.memory.parameters[number].numel():
+        return "has no entries"
     owner = record.memory.names[number].rpartition(".")[0]
     computed = [why for why in record.elsewhere.values() if why.endswith(f"in '{owner}')")]
     if number in record.elsewhere or number in record.functions:

@@ -52,6 +52,8 @@ class Product:
     outputs: list[Lanes] | None
     reads: dict[int, Tensor] = field(default_factory=dict[int, Tensor])  # family -> label of each input row
     takes_mean: str | BN | None = None
+    width: int = 0  # input rows
+    step: int = -1  # the operation; those of nn.Bilinear are two products
     recurrent: str | None = None  # the nn.LSTM, nn.GRU or nn.RNN that ran it
     biased: bool = False
     grouped: bool = False
@@ -68,9 +70,7 @@ class Product:
 
     def explained(self) -> Tensor:
         """Whether some unit is known to be what each input row reads."""
-        assert self.inputs is not None
-        rows = sum(len(lanes.rows) for lanes in self.inputs)
-        known = torch.zeros(rows, dtype=torch.bool)
+        known = torch.zeros(self.width, dtype=torch.bool)
         for labels in self.reads.values():
             known |= labels != NONE
         return known
@@ -83,6 +83,7 @@ class Owned:
     role: Role
     lanes: Lanes
     labels: Tensor
+    computes: bool = False  # the weight that computes these units, with another parameter
 
 
 @dataclass(eq=False)
@@ -119,12 +120,16 @@ class TraceRecord:
         self.calls: Counter[str] = Counter()  # of each module
         self.read_by: Counter[tuple[Key, int]] = Counter()  # operations that read the very result of a product
         self.results: dict[Key, tuple[Product, int]] = {}  # whose result a storage holds, and at what version
+        self.same: list[
+            tuple[int, int, int]
+        ] = []  # first atoms of two families and their size: row i of both is one unit
         self.gains: dict[int, set[float]] = {}
         self.dead: dict[int, str] = {}
         self.residual: set[int] = set()
         self.multiplied: set[int] = set()  # families that met another in an activation product: attention
         self.lanes: dict[Any, tuple[list[Lanes] | None, list[Lanes] | None]] = {}  # of the parameter views met so far
         self.elsewhere: dict[int, str] = {}  # parameter -> a use that no rule explains
+        self.weighed: set[int] = set()  # parameters that make up computed weights, row by row
         self.functions: dict[int, str] = {}  # parameter -> the first operation that made a function of it, no copy
         self.escaped: list[tuple[str, Tensor]] = []  # where labels left the model
         self.reached: set[int] = set()  # parameters that took part in anything
@@ -132,6 +137,11 @@ class TraceRecord:
     @property
     def module(self) -> str:
         return self.stack[-1].name if self.stack else ""
+
+    def unreached(self) -> tuple[str, ...]:
+        """Trainable parameters that took no part in any forward."""
+        trainable = [n for n, p in enumerate(self.memory.parameters) if p.requires_grad and p.numel()]
+        return tuple(self.memory.names[n] for n in trainable if n not in self.reached)
 
     def owner(self, parameter: str) -> nn.Module | None:
         """The module that holds a parameter."""
@@ -145,7 +155,9 @@ class TraceRecord:
             owner = name[: f".{name}".index(".parametrizations.")].rstrip(".")
             kinds = [type(each).__name__ for each in self.modules[module].children()]
             return f"{', '.join(map(_snake, kinds))} in '{owner}'"
-        for suffix, kind in (("_g", "weight_norm"), ("_v", "weight_norm"), ("_orig", "spectral_norm")):
+        masked = hasattr(self.modules.get(module), f"{leaf.removesuffix('_orig')}_mask")
+        kinds = (("_g", "weight_norm"), ("_v", "weight_norm"), ("_orig", "prune" if masked else "spectral_norm"))
+        for suffix, kind in kinds:
             if leaf.endswith(suffix):
                 return f"{kind} in '{module}'"
         return f"from '{name}' in {self.labels.now}"
@@ -174,16 +186,38 @@ class TraceRecord:
             values[lane.rows] = self.atoms[family] + lane.positions
         return arrays
 
+    def unite(self, arrays: Arrays) -> Arrays:
+        """One family for all whose row i meets row i everywhere: what reads the sum reads both, so they are one unit.
+
+        Without it a residual stream carries one more family with each block.
+        """
+        kept: Arrays = {}
+        kept_rows: dict[int, tuple[int, Tensor]] = {}  # size -> family and rows
+        for family, labels in arrays.items():
+            first, size = self.atoms[family], self.sizes[family]
+            rows = torch.where(labels == NONE, NONE, labels - first)
+            if size > 1 and bool(((rows == NONE) | ((rows >= 0) & (rows < size))).all()):
+                other, met = kept_rows.setdefault(size, (family, rows))
+                if other != family and met.shape == rows.shape and torch.equal(met, rows):
+                    self.same.append((self.atoms[other], first, size))
+                    continue
+            kept[family] = labels
+        return kept
+
     def own(self, parameter: Tensor, arrays: Arrays, role: Role) -> None:
         """A parameter meets labels elementwise: which entries belong to one label each?"""
         addresses = self.memory.addresses(parameter)
         assert addresses is not None
         for number in self.memory.parameters_in(parameter):
-            self.own_elements(number, addresses, arrays, role)
+            index = addresses - self.memory.first[number]
+            inside = (index >= 0) & (index < self.memory.parameters[number].numel())
+            axes = tuple(range(self.memory.parameters[number].dim()))
+            self.own_positions(number, axes, torch.where(inside, index, NONE), arrays, role)
 
-    def own_elements(self, number: int, addresses: Tensor, arrays: Arrays, role: Role) -> None:
-        """The same, by the addresses of the elements."""
-        tried = [own_lanes(self.memory, number, addresses, labels) for f, labels in arrays.items() if f >= 0]
+    def own_positions(self, number: int, axes: tuple[int, ...], positions: Tensor, arrays: Arrays, role: Role) -> None:
+        """The same, by positions along axes of the parameter."""
+        axes = axes if self.memory.parameters[number].dim() else ()  # a number has no axis
+        tried = [own_lanes(self.memory, number, axes, positions, labels) for f, labels in arrays.items() if f >= 0]
         found = [each for each in tried if each is not None]
         told_apart = [(lane, labels) for lane, labels in found if len(distinct(labels)) > 1]
         self.owned += [Owned(role, *each) for each in told_apart or found]  # one unit that gates all of them owns none

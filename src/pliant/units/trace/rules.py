@@ -14,12 +14,15 @@ add an operation, write its name in the line that fits; a new way of treating la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
+from torch import Tensor
 
+from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
-from pliant.units.trace.contractions import convolution, embedding, matmul
+from pliant.units.trace.contractions import bilinear, convolution, embedding, matmul, sparse_matmul
 from pliant.units.trace.elementwise import elementwise
 from pliant.units.trace.layout import (
     copied,
@@ -31,12 +34,12 @@ from pliant.units.trace.layout import (
     padded,
     paired,
     put,
-    scattered_sum,
+    scattered,
     windows,
 )
-from pliant.units.trace.norms import batch_norm, group_norm, layer_norm
+from pliant.units.trace.norms import batch_norm, group_norm, layer_norm, weight_norm
 from pliant.units.trace.shadows import Arrays
-from pliant.units.trace.sources import meet, reduce, sources
+from pliant.units.trace.sources import followed, meet, reduce, shape_of, sources
 
 Rule = Callable[[Call], None]
 
@@ -45,6 +48,8 @@ def rule_of(call: Call) -> Rule:
     """The rule by name and overload, by name, or by the tag "pointwise"; else `unknown`."""
     if call.op.namespace not in ("aten", "prims"):
         return unknown
+    if any(tensor.layout is not torch.strided for tensor in call.every_tensor):
+        return SPARSE.get(call.name, unknown)
     by_tag = elementwise if torch.Tag.pointwise in call.op.tags else unknown
     return RULES.get(f"{call.name}.{call.overload}", RULES.get(call.name, by_tag))
 
@@ -60,20 +65,31 @@ def constant(call: Call) -> None:
     call.followed = True
 
 
-def joined(call: Call, dims: list[int], *, keep: bool) -> None:
-    """Union along `dims` of the first operand."""
-    x, found = call.inputs[0], sources(call.record, call.inputs[0])
-    call.lose_others(x)
-    call.record.unexplained(call.inputs)
+def joined(call: Call, dims: list[int], *, keep: bool, operands: Sequence[Tensor] = ()) -> None:
+    """Union along `dims` of the first operand, or of several of one rank."""
+    operands = operands or call.inputs[:1]
+    if not all(operand.numel() for operand in operands):  # a sum over nothing
+        constant(call)
+        return
+    found = [sources(call.record, operand) for operand in operands]
+    call.lose_others(*operands)
+    call.record.unexplained(
+        [each for each in call.inputs if not (_among(each, operands) and followed(call.record, each))]
+    )
     arrays: Arrays = {}
-    for family, labels in call.record.arrays(x).items():
-        union = call.record.labels.reduce(labels, dims)
-        if not keep:
-            union = union.reshape([size for dim, size in enumerate(union.shape) if dim not in dims])
-        arrays[family] = union
+    for operand in operands:
+        for family, labels in call.record.arrays(operand).items():
+            union = call.record.labels.reduce(labels, dims)
+            if not keep:
+                union = union.reshape([size for dim, size in enumerate(union.shape) if dim not in dims])
+            arrays[family] = call.record.labels.join(arrays[family], union) if family in arrays else union
     call.write(arrays)
-    reduce(call, [found], dims, keep=keep, arrays=arrays)
+    reduce(call, found, dims, keep=keep, arrays=arrays)
     call.followed = True
+
+
+def _among(tensor: Tensor, operands: Sequence[Tensor]) -> bool:
+    return any(tensor is each for each in operands)
 
 
 def gated(call: Call) -> None:
@@ -89,8 +105,67 @@ def pooled(space: int) -> Rule:
     return lambda call: joined(call, list(range(call.inputs[0].dim() - space, call.inputs[0].dim())), keep=True)
 
 
+def unpooled(space: int) -> Rule:
+    """Numbers of a channel go to the places that its indices name, which are the same channel's."""
+
+    def rule(call: Call) -> None:
+        rank = call.inputs[0].dim()
+        joined(call, list(range(rank - space, rank)), keep=True, operands=call.inputs[:2])
+
+    return rule
+
+
+def sampled(call: Call) -> None:
+    """Each channel is sampled at the places of a grid, which are the same for all channels of an image."""
+    x, grid = call.inputs
+    record, found = call.record, sources(call.record, grid)
+    record.kill(record.live(grid), f"decides what {call.where} picks")
+    joined(call, list(range(2, x.dim())), keep=True)
+    space = list(range(1, grid.dim()))
+    for number, source in found.items():
+        one = blocks.along(shape_of(record, number), source, space)
+        record.functions.setdefault(number, call.where)
+        meet(call, call.output[:, :1], {number: one}, record.arrays(call.output))
+
+
 def along(call: Call) -> None:
-    joined(call, [call.argument("dim", -1) % max(call.inputs[0].dim(), 1)], keep=True)
+    """Along one axis, or along several (a Fourier transform)."""
+    rank, dims = max(call.inputs[0].dim(), 1), call.argument("dim", call.argument("axis", -1))
+    joined(call, [dim % rank for dim in ([dims] if isinstance(dims, int) else dims)], keep=True)
+
+
+def beside(call: Call) -> None:
+    """A norm over all axes but one: `renorm`."""
+    rank = call.inputs[0].dim()
+    joined(call, [dim for dim in range(rank) if dim != call.argument("dim") % rank], keep=True)
+
+
+def crossed(call: Call) -> None:
+    """A product of vectors that lie along an axis of both operands."""
+    rank = call.output.dim()
+    joined(call, [call.argument("dim", -1) % rank], keep=True, operands=call.inputs)
+
+
+def counted(call: Call) -> None:
+    """In which of the intervals between given boundaries each number lies."""
+    joined(call, [], keep=True, operands=[call.argument("self")])
+
+
+def folded(call: Call) -> None:
+    """Windows of a channel are added up where they lie."""
+    x, kernel = call.inputs[0], prod(call.argument("kernel_size"))
+    channels = (*x.shape[:-2], x.shape[-2] // kernel, 1, kernel * x.shape[-1])
+    found = {family: labels.expand(x.shape).reshape(channels) for family, labels in call.record.arrays(x).items()}
+    call.record.unexplained(call.inputs)
+    call.write({family: call.record.labels.reduce(labels, (-1,)) for family, labels in found.items()})
+
+
+def overlapped(call: Call) -> None:
+    """Windows along an axis, one behind another in the last, are added up where they lie: the inverse of `Tensor.unfold`."""
+    x, dim = call.inputs[0], call.argument("dim") % (call.inputs[0].dim() - 1)
+    found = {family: call.record.labels.reduce(labels, (dim, -1)) for family, labels in call.record.arrays(x).items()}
+    call.record.unexplained(call.inputs)
+    call.write({family: labels.squeeze(-1) for family, labels in found.items()})
 
 
 def reduced(call: Call) -> None:
@@ -136,7 +211,8 @@ WAYS: list[tuple[Rule, str]] = [
     ),
     (
         indexed,
-        "index _unsafe_index index_select gather take index_copy scatter.src repeat_interleave.self_Tensor",
+        "index _unsafe_index index_select gather take index_copy scatter.src repeat_interleave.self_Tensor "
+        "masked_select masked_scatter",
     ),
     (put, "index_put _index_put_impl"),
     (filled, "scatter.value index_fill.int_Scalar"),
@@ -144,7 +220,9 @@ WAYS: list[tuple[Rule, str]] = [
     (packed, "_pack_padded_sequence"),
     (windows, "im2col"),
     (paired, "view_as_complex view_as_real"),
-    (scattered_sum, "index_add scatter_add"),
+    (scattered, "index_add scatter_add scatter_reduce index_reduce scatter.reduce scatter.value_reduce"),
+    (folded, "col2im"),
+    (overlapped, "unfold_backward"),
     (
         constant,
         "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones "
@@ -154,7 +232,7 @@ WAYS: list[tuple[Rule, str]] = [
     (
         elementwise,
         "_prelu_kernel native_dropout _fused_dropout rrelu_with_noise log_sigmoid_forward celu selu "
-        "hardswish softshrink bernoulli tril triu polar complex",
+        "hardswish softshrink bernoulli tril triu polar complex masked_fill",
     ),
     (
         pooled(1),
@@ -168,20 +246,25 @@ WAYS: list[tuple[Rule, str]] = [
         "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
         "_upsample_nearest_exact2d",
     ),
+    (unpooled(2), "max_unpool2d"),
+    (unpooled(3), "max_unpool3d"),
+    (sampled, "grid_sampler_2d grid_sampler_3d _grid_sampler_2d_cpu_fallback"),
     (
         pooled(3),
         "max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d "
-        "reflection_pad3d replication_pad3d upsample_nearest3d upsample_trilinear3d "
+        "fractional_max_pool3d reflection_pad3d replication_pad3d upsample_nearest3d upsample_trilinear3d "
         "_upsample_nearest_exact3d",
     ),
     (
         along,
-        "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin sort sort.stable topk argsort",
+        "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin sort sort.stable topk argsort "
+        "_fft_r2c _fft_c2r _fft_c2c segment_reduce",
     ),
     (
         reduced,
         "sum mean amax amin aminmax max.default max.dim min.default min.dim var std var_mean std_mean "
         "prod norm linalg_vector_norm logsumexp any all argmax argmin median.dim median.default "
+        "nanmedian nansum "
         "count_nonzero kthvalue mode _is_all_true _is_any_true",
     ),
     (
@@ -194,12 +277,20 @@ WAYS: list[tuple[Rule, str]] = [
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
         "_batch_norm_with_update _batch_norm_no_update",
     ),
+    (beside, "renorm"),
+    (crossed, "linalg_cross"),
+    (counted, "bucketize searchsorted"),
     (gated, "glu"),
     (layer_norm, "native_layer_norm rms_norm _fused_rms_norm"),
     (group_norm, "native_group_norm"),
-    (embedding, "embedding"),
+    (weight_norm, "_weight_norm_interface"),
+    (embedding, "embedding _embedding_bag _embedding_bag_forward_only"),
+    (bilinear, "_trilinear"),
     (convolution, "convolution _convolution"),
     (matmul, "mm mv bmm addmm baddbmm"),
 ]
 
 RULES: dict[str, Rule] = {name: rule for rule, names in WAYS for name in names.split()}
+SPARSE: dict[str, Rule] = dict.fromkeys(
+    ("mm", "mv", "bmm", "addmm", "_sparse_addmm", "_sparse_mm", "_sparse_mm_reduce_impl"), sparse_matmul
+)

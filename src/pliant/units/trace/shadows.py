@@ -43,6 +43,7 @@ class Shadow:
     made_by: int | None = None  # the operation that allocated it
     data: bool = False  # depends on the model's inputs
     nonnegative: bool = False  # no number in it can be below zero
+    zero_with: frozenset[int] = frozenset()  # parameters that make all of it zero if they are, see `zeros`
     computed_from: frozenset[int] = frozenset()  # parameters of which it is a function, not a copy
     averaged: bool = False  # the very result of a mean
     rooted: bool = False  # a root was taken after the last mean: a norm, or what was divided by one
@@ -78,6 +79,17 @@ class Memory:
             self._alive.append(tensor)
         return self._shadows[key]
 
+    def resized(self, tensor: Tensor) -> None:
+        """Numbers were added to a storage: nothing is known of them."""
+        shadow = self.shadow(tensor)
+        length = tensor.untyped_storage().nbytes() // tensor.element_size()
+        if length > shadow.length:
+            more = length - shadow.length
+            shadow.arrays = {
+                key: torch.cat([each, each.new_full((more,), NONE)]) for key, each in shadow.arrays.items()
+            }
+            shadow.length = length
+
     def identity(self, tensor: Tensor) -> list[tuple[Key, int]]:
         """Storage and version, then those of what it is a plain copy of."""
         found = [(self.key(tensor), tensor._version)]
@@ -110,12 +122,19 @@ class Memory:
                 return number
         return None
 
-    def whole_view(self, tensor: Tensor) -> int | None:
-        """The parameter of which the tensor shows every element, in any order of axes."""
-        for number in self._holds.get(self.key(tensor), []):
-            parameter = self.parameters[number]
-            if tensor.storage_offset() == parameter.storage_offset() and tensor.numel() == parameter.numel():
-                return number
+    def place(self, tensor: Tensor) -> tuple[int, int, int] | None:
+        """The parameter of which the tensor is a view, or a copy of one: its number, the first element, and how many."""
+        for key, _ in self.identity(tensor):
+            for number in self._holds.get(key, []):
+                parameter = self.parameters[number]
+                first = int(tensor.storage_offset()) - int(parameter.storage_offset())
+                if key != self.key(tensor) and tensor.numel() < parameter.numel():
+                    addresses = self.addresses(tensor)
+                    first = -1 if addresses is None else int(addresses.min()) - self.first[number]
+                elif key != self.key(tensor):
+                    first = 0
+                if 0 <= first <= first + tensor.numel() <= parameter.numel():
+                    return number, first, tensor.numel()
         return None
 
     # -- arrays -------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
     h * exp(s)        h > softplus(t)        batch_norm(x, 1 + w, b * mask)
 
-A copy of a parameter keeps the addresses of its elements (`shadows`). A function of it keeps, for each parameter, the element on
-which each number depends: its source, MANY if there are several, NONE if there are none. Sources are moved with the numbers
-(`layout`), join elementwise, and survive a reduction over numbers with the same source; every other operation gives MANY.
+A copy of a parameter keeps the addresses of its elements (`shadows`). A function of it keeps, for each parameter, the block on
+which each number depends (`blocks`): an element, a row, MANY if it may be any, NONE if there is none. Sources are moved with the
+numbers (`layout`), and join elementwise and in reductions; every other operation gives MANY.
 
-Where a source meets the label of a unit, its element belongs to that unit. Where MANY meets several units, these are left
-alone: the elements of the parameter cannot be assigned to single units.
+Where a source meets the label of a unit, its block belongs to that unit. Where MANY meets several units, these are left
+alone: the elements of the parameter cannot be assigned to single units. A weight whose rows have sources of their own is a
+product's weight like any other (`contractions`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from pliant.units.trace import blocks
+from pliant.units.trace.blocks import MANY
 from pliant.units.trace.call import Call
-from pliant.units.trace.labels import NONE, broadcast, compress, uniform
+from pliant.units.trace.labels import NONE, broadcast, compress
 from pliant.units.trace.record import TraceRecord
 from pliant.units.trace.shadows import Arrays, source
 
-MANY = -2
-LARGEST = 2**20  # elements; a larger parameter is no vector of units, and what is computed from it is not followed
+LARGEST = 2**23  # elements; what is computed from a larger parameter is not followed
 
-Sources = dict[int, Tensor]  # number of the parameter -> index of the element, broadcasts to the tensor's shape
+Sources = dict[int, Tensor]  # number of the parameter -> block, broadcasts to the tensor's shape
 
 
 def sources(record: TraceRecord, tensor: Tensor, *, copies: bool = True) -> Sources:
@@ -40,8 +42,8 @@ def sources(record: TraceRecord, tensor: Tensor, *, copies: bool = True) -> Sour
             if memory.parameters[number].requires_grad:
                 index = addresses - memory.first[number]
                 inside = (index >= 0) & (index < memory.parameters[number].numel())
-                own = torch.where(inside, index, NONE)
-                found[number] = _merged([found[number], own]) if number in found else own
+                own = blocks.elements(shape_of(record, number), torch.where(inside, index, NONE))
+                found[number] = _merged(record, number, [found[number], own]) if number in found else own
     return found
 
 
@@ -53,13 +55,18 @@ def followed(record: TraceRecord, tensor: Tensor) -> bool:
 def meet(call: Call, operand: Tensor, found: Sources, arrays: Arrays) -> None:
     """The sources of an operand meet labels: whose elements are they?"""
     record = call.record
-    for number, index in found.items():
-        exact = torch.where(index >= 0, index + record.memory.first[number], NONE)
-        record.own_elements(number, exact, arrays, "own")
-        if bool((index == MANY).any()):
+    for number, block in found.items():
+        for axes, positions in blocks.by_axes(shape_of(record, number), block).items():
+            if axes:
+                record.own_positions(number, axes, positions, arrays, "own")
+                continue
             name = record.memory.names[number]
             told_apart = [family for family, labels in arrays.items() if _varies(operand, labels)]
             record.kill(told_apart, f"'{name}' reaches it through more than an entry of its own, in {call.where}")
+
+
+def shape_of(record: TraceRecord, number: int) -> blocks.Shape:
+    return tuple(record.memory.parameters[number].shape)
 
 
 def _varies(operand: Tensor, labels: Tensor) -> bool:
@@ -72,15 +79,14 @@ def leave(call: Call, found: Iterable[Sources], arrays: Arrays) -> None:
     """The output is an elementwise function of operands with these sources; where there is a label, the unit stands for all."""
     for number, each in _by_parameter(found).items():
         call.record.functions.setdefault(number, call.where)
-        _write(call, number, _merged(each), arrays, [call.output])  # not the statistics that a norm returns as well
+        merged = _merged(call.record, number, each)
+        _write(call, number, merged, arrays, [call.output])  # not the statistics that a norm returns as well
 
 
 def reduce(call: Call, found: Iterable[Sources], dims: Sequence[int], *, keep: bool, arrays: Arrays) -> None:
     """The outputs join numbers along `dims`."""
     for number, each in _by_parameter(found).items():
-        index = _merged(each)
-        one = uniform(index, dims)
-        one = torch.full([1] * index.dim(), MANY) if one is None or bool((index == MANY).any()) else one
+        one = blocks.along(shape_of(call.record, number), _merged(call.record, number, each), dims)
         if not keep:
             one = one.reshape([size for dim, size in enumerate(one.shape) if dim not in dims])
         call.record.functions.setdefault(number, call.where)
@@ -114,11 +120,9 @@ def _by_parameter(found: Iterable[Sources]) -> dict[int, list[Tensor]]:
     return every
 
 
-def _merged(every: Sequence[Tensor]) -> Tensor:
-    """The one element on which each number depends, of operands that meet elementwise."""
+def _merged(record: TraceRecord, number: int, every: Sequence[Tensor]) -> Tensor:
+    """The block on which each number depends, of operands that meet elementwise."""
     merged = every[0]
     for other in every[1:]:
-        merged, other = broadcast(merged, other)
-        one = torch.where(merged == NONE, other, merged)
-        merged = torch.where((merged != other) & (merged != NONE) & (other != NONE), MANY, one)
+        merged = blocks.both(shape_of(record, number), merged, other)
     return merged

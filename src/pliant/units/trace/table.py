@@ -11,6 +11,7 @@ read by the same place of a weight: attention heads, gates, the channels of a re
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor
 
 from pliant.units.trace.labels import NONE, distinct, ints, runs, values
-from pliant.units.trace.lanes import Lane
-from pliant.units.trace.record import Role, TraceRecord
+from pliant.units.trace.lanes import Lane, all_elements
+from pliant.units.trace.record import Owned, Role, TraceRecord
 
 PartRole = Literal["incoming", "outgoing", "norm"] | Role
 
@@ -80,6 +81,7 @@ class UnitTable:
                     readers[lanes.lane].append((lanes.positions, labels[lanes.rows]))
         together = [pair for label in sets for pair in pairwise(sorted(self.record.labels.sets.get(label, ())))]
         edges = [torch.tensor(together, dtype=torch.int64).view(-1, 2).t()]
+        edges += [torch.stack([torch.arange(a, a + n), torch.arange(b, b + n)]) for a, b, n in set(self.record.same)]
         for reads in readers.values():
             positions, labels = (torch.cat(column) for column in zip(*reads, strict=True))
             known = labels != NONE
@@ -118,13 +120,15 @@ class UnitTable:
         weights = {number for product in self.record.products for number in product.parameters}
         meets: dict[Part, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         roles: dict[Lane, set[Role]] = defaultdict(set)
-        for owned in self.record.owned:
+        known = _told_apart(
+            [each for each in self.record.owned if each.computes or each.lanes.lane.parameter not in weights]
+        )
+        for owned in known:
             roles[owned.lanes.lane].add(owned.role)
-        for owned in self.record.owned:
+        for owned in known:
             lane = owned.lanes.lane
-            if lane.parameter not in weights:
-                role = owned.role if len(roles[lane]) == 1 else "own"
-                meets[Part(role, lane)].append((owned.lanes.positions, self.unit_of(owned.labels)))
+            role = owned.role if len(roles[lane]) == 1 else "own"
+            meets[Part(role, lane)].append((owned.lanes.positions, self.unit_of(owned.labels)))
         for normed in self.record.normed:
             channels = torch.arange(len(normed.labels))
             meets[Part("norm", None, normed.module)].append((channels, self.unit_of(normed.labels)))
@@ -161,6 +165,20 @@ class UnitTable:
 
     def parts_of(self, signature: Signature, *roles: PartRole) -> list[int]:
         return [number for number, _ in signature if self.parts[number].role in roles]
+
+
+def _told_apart(every: Sequence[Owned]) -> list[Owned]:
+    """Rows where all that is owned of a parameter are rows along the same axes; element by element where they are not."""
+    seen: dict[int, set[Lane]] = defaultdict(set)
+    for owned in every:
+        seen[owned.lanes.lane.parameter].add(owned.lanes.lane)
+    found: list[Owned] = []
+    for owned in every:
+        if len(seen[owned.lanes.lane.parameter]) > 1:
+            lanes = all_elements(owned.lanes)
+            owned = Owned(owned.role, lanes, owned.labels[lanes.rows], owned.computes)
+        found.append(owned)
+    return found
 
 
 def _order(part: Part) -> tuple[str, int, tuple[int, ...], str]:

@@ -12,23 +12,32 @@ the end is ambiguous (token mixing, features in front) the tap stores the number
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from pliant.units.groups import Tap
-from pliant.units.models import tensors_in
+from pliant.units.models import is_plain, tensors_in
 from pliant.units.trace.labels import by_position
 from pliant.units.trace.record import Frame, Product, TraceRecord
 
 
-def find_tap(record: TraceRecord, product: Product, activation: Tensor, weight: Tensor, axis: int) -> Tap | None:
+class Factors(Protocol):
+    """The two factors of a product: the axis of the activation that is contracted, and whether it holds channels of images."""
+
+    activation: Tensor
+    weight: Tensor
+    axis: int
+    channels: bool
+
+
+def find_tap(record: TraceRecord, product: Product, factors: Factors) -> Tap | None:
     """The tap of a product; its positions are the rows of `product.inputs`."""
+    activation, weight = factors.activation, factors.weight
     same = record.memory.identity(activation)
     nonnegative = record.memory.shadow(activation).nonnegative
-    channels = activation.dim() > 2 and axis == 1 and weight.dim() == activation.dim()
-    space = activation.dim() - 2 if channels else None
+    space = activation.dim() - 2 if factors.channels else None
     for frame in reversed(record.stack):
         for argument, tensor, at_entry in frame.inputs:
             if at_entry in same and not isinstance(frame.module, nn.RNNCellBase):
@@ -45,10 +54,15 @@ def find_tap(record: TraceRecord, product: Product, activation: Tensor, weight: 
             if found is not None:
                 dims = None if found < 0 else tensor.dim()
                 return Tap(frame.name, "output", found, None, argument, nonnegative=nonnegative, dims=dims)
-    number = record.memory.whole_view(weight)
-    if number is None or (activation.dim() == 3 and activation.shape[0] > 1 and not channels):
+    place = record.memory.place(weight)
+    if place is None:
         return None
-    return Tap(record.module, "operand", axis, parameter=record.memory.names[number])
+    number, first, count = place
+    part = None if count == record.memory.parameters[number].numel() else (first, count)
+    batched = weight.dim() == 3 and len(weight) > 1 and not factors.channels
+    return Tap(
+        record.module, "operand", -1 if batched else factors.axis, parameter=record.memory.names[number], part=part
+    )
 
 
 def _axis(record: TraceRecord, product: Product, tensor: Tensor, space: int | None) -> int | None:
@@ -116,6 +130,6 @@ def note_outputs(record: TraceRecord, frame: Frame, output: Any) -> None:
         return
     parts = cast(tuple[Any, ...], output) if isinstance(output, tuple) else (output,)
     for argument, tensor in enumerate(parts):
-        if isinstance(tensor, Tensor):
+        if is_plain(tensor):
             frame.data |= record.memory.shadow(tensor).data
             record.outputs.setdefault((record.memory.key(tensor), tensor._version), (frame, argument, tensor))

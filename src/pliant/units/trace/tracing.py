@@ -14,27 +14,32 @@ another thread meanwhile; other models may, see `pliant.base.process`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.base.arguments import flag
+from pliant.base.dispatch import DispatchMode
+from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
-from pliant.units.models import arguments, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.models import arguments, is_plain, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
 from pliant.units.trace.record import Frame, TraceRecord
-from pliant.units.trace.rules import rule_of, unknown
+from pliant.units.trace.rules import rule_of
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
 from pliant.units.trace.taps import note_outputs
-from pliant.units.undisturbed import undisturbed
+from pliant.units.trace.zeros import note_zeros
+from pliant.units.undisturbed import Writes, undisturbed
 from pliant.units.verify.whole_plan import tried
 
 
@@ -71,10 +76,22 @@ def trace(
     >>> [(row.group.name, row.units) for row in trace(model, torch.zeros(2, 3)).rows]
     [('0', 8)]
     """
-    options = Options(residual=residual, heads=heads, strict=strict, activity=activity)
+    trial = flag("trial", trial)
+    options = Options(
+        residual=flag("residual", residual),
+        heads=flag("heads", heads),
+        strict=flag("strict", strict),
+        activity=flag("activity", activity),
+    )
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
+    for example in examples:
+        sizes = [tuple(tensor.shape) for tensor in tensors_in(arguments(example))]
+        if sizes and all(0 in size for size in sizes):
+            raise ValueError(
+                f"trace: the example inputs hold no example, their shape is {sizes[0]}; give a batch of two"
+            )
     _check_model(model)
     for example in examples:
         _check_devices(model, example)
@@ -91,22 +108,23 @@ def trace(
     return found
 
 
-class Shadowing(TorchDispatchMode):
-    """Runs each operation, then its rule. Copies each parameter before it is written."""
+IDLE, MOST = 4, 32  # forwards of a model that draws random numbers, and has parameters that did not take part yet
+
+
+class Shadowing(DispatchMode):
+    """Runs each operation, then its rule."""
 
     def __init__(self, record: TraceRecord, *, branches: bool) -> None:
         super().__init__()
         self.record = record
         self.branches = branches  # another input may take another way: signs are not to be trusted
-        self.before: list[tuple[Tensor, Tensor]] = []
-        self._saved: set[int] = set()
+        self.writes = Writes()
         self.failed: str | None = None  # the operation whose rule raised: an error of this library, not of the model
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func._schema.is_mutable:
-            self._save(args)
+        self.writes.note(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         self.record.step += 1
         self.record.labels.now = f"{func.namespace}::{operation_name(func)} in '{self.record.module}'"
@@ -117,28 +135,26 @@ class Shadowing(TorchDispatchMode):
             raise
         return result
 
-    def _save(self, args: tuple[Any, ...]) -> None:
-        for number, parameter in enumerate(self.record.memory.parameters):
-            written = args and isinstance(args[0], Tensor) and self.record.memory.holds_parameter(args[0])
-            if written and number not in self._saved and number in self.record.memory.parameters_in(args[0]):
-                self._saved.add(number)
-                self.before.append((parameter, parameter.detach().clone()))
-
     def _apply(self, call: Call) -> None:
         """The rule, unless the result is only another view."""
         memory = self.record.memory
-        if not call.inputs or not call.outputs:
-            return
+        if not call.inputs or not any(tensor.numel() for tensor in tensors_in(call.result)):
+            return  # nothing was computed: an expert without tokens never ran
+        if call.name.startswith("resize"):
+            memory.resized(call.output)
         for tensor in call.inputs:
             self.record.read_by[memory.key(tensor), tensor._version - call.in_place * (tensor is call.inputs[0])] += 1
-            if memory.has_addresses(tensor):
-                self.record.reached |= memory.parameters_in(tensor)
         keys = {memory.key(tensor) for tensor in call.inputs}
-        is_view = not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
+        is_view = (
+            bool(call.outputs) and not call.in_place and all(memory.key(tensor) in keys for tensor in call.outputs)
+        )
         if is_view or torch.Tag.inplace_view in call.op.tags:
             return
-        rule = rule_of(call) if all(tensor.layout is torch.strided for tensor in call.every_tensor) else unknown
+        for tensor in filter(memory.has_addresses, call.inputs):
+            self.record.reached |= memory.parameters_in(tensor)
+        rule = rule_of(call)
         _note_ancestry(call, constant=rule.__name__ == "constant")
+        note_zeros(call)
         if not self.branches:
             note_sign(call)
         if any(map(memory.knows, call.inputs)):
@@ -172,29 +188,70 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
     args, kwargs = arguments(example)
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
     record = TraceRecord(dict(model.named_parameters()), modules, prefix_of(model))
-    for record.step, tensor in enumerate(tensors_in((args, kwargs))):
+    for record.step, tensor in enumerate(_dense((args, kwargs))):
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
-    with undisturbed(model, mode), _watched(record), torch.enable_grad(), mode:
-        for module in model.modules():
+    with undisturbed(model, mode.writes), _watched(record), torch.enable_grad(), mode:
+        for module in (each for each in model.modules() if hasattr(each, "training")):  # a frozen scripted one has none
             module.training = True
         try:
-            output = inner(*args, **kwargs)
+            outputs = _forwards(record, model, lambda: inner(*args, **kwargs))
         except Exception as error:
             if mode.failed is not None:
                 raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
             raise RuntimeError(
                 f"tracing: the forward of {type(inner).__name__} raised with the example inputs given: {error}"
             ) from error
-    for tensor in (each for each in tensors_in(output) if each.layout is torch.strided):
+    for tensor in _dense(outputs):
         _escape(record, tensor, "reaches the model output")
         returned = record.memory.parameters_in(tensor) if record.memory.has_addresses(tensor) else ()
+        record.reached.update(returned)
         for number in (*record.memory.sources(tensor), *returned):
             record.elsewhere.setdefault(number, "the model output")
     for name, buffer in model.named_buffers():
-        _escape(record, buffer, f"is kept in the buffer '{name}'")
+        for tensor in _dense(buffer):
+            _escape(record, tensor, f"is kept in the buffer '{name}'")
     return record
+
+
+def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> list[Any]:
+    """The outputs of one forward, or of several where one does not show all that training will.
+
+    A model that remembers reads in the second forward what the first has left. One that skips layers at random (LayerDrop,
+    stochastic depth) is run until each has had its turn: no new one in `IDLE` forwards, or `MOST` in all.
+    """
+
+    def again() -> Any:
+        record.calls.clear()
+        return run()
+
+    with _disable_current_modes():
+        before = random_numbers()
+    outputs = [run()]
+    if _remembers(model, record):
+        outputs.append(again())
+    with _disable_current_modes():
+        drew = random_numbers() != before
+    idle = 0
+    while drew and record.unreached() and idle < IDLE and len(outputs) < MOST:
+        known = len(record.reached)
+        outputs.append(again())
+        idle = 0 if len(record.reached) > known else idle + 1
+    return outputs
+
+
+def _remembers(model: nn.Module, record: TraceRecord) -> bool:
+    """Whether the model has kept numbers that depend on units, outside of buffers: a second forward shows what reads them."""
+    buffers = {record.memory.key(buffer) for buffer in model.buffers() if is_plain(buffer)}
+    with _disable_current_modes():
+        held = [tensor for tensor in PythonState(model).tensors if is_plain(tensor)]
+    return any(record.memory.key(tensor) not in buffers and record.live(tensor) for tensor in held)
+
+
+def _dense(value: Any) -> Iterator[Tensor]:
+    """Tensors that have a storage, which labels shadow."""
+    return (tensor for tensor in tensors_in(value) if is_plain(tensor))
 
 
 def _escape(record: TraceRecord, tensor: Tensor, reason: str) -> None:
@@ -210,7 +267,7 @@ def _watched(record: TraceRecord) -> Generator[None]:
             inputs = [
                 (argument, value, (record.memory.key(value), value._version))
                 for argument, value in [*enumerate(args), *kwargs.items()]
-                if isinstance(value, Tensor)
+                if is_plain(value)
             ]
             name = record.module_names[module]
             record.stack.append(Frame(module, name, cast(Any, inputs), record.calls[name]))
@@ -221,7 +278,7 @@ def _watched(record: TraceRecord) -> Generator[None]:
             note_outputs(record, record.stack.pop(), output)
 
     with ExitStack() as stack:
-        for module in record.module_names:
+        for module in (each for each in record.module_names if not isinstance(each, torch.jit.ScriptModule)):
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         yield

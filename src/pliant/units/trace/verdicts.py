@@ -44,6 +44,7 @@ class Verdicts:
         self._escaped = {unit: why for why, labels in self.record.escaped for unit in table.units_in(labels)}
         self._mixed = self._find_mixed()
         self._shared_readers = self._find_shared()
+        self._read = {number for product in self.record.products if product.reads for number in product.parameters}
         self._readers, self._writers = _lanes_of_parameters(self.record)
 
     def facts(self, unit: int) -> Facts:
@@ -97,12 +98,14 @@ class Verdicts:
             yield "the only unit of a vector"
         collapsed = facts.families & self.table.collapsed
         if collapsed:
-            yield f"all units mixed by {self._mixer(collapsed)}"
+            yield f"all units mixed by {self._mixer(collapsed, facts.families)}"
         yield from self._tied(signature)
         both = self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
-        if facts.shared and facts.shared not in {self.record.memory.names[number] for number in both}:
+        state = facts.shared is not None and self._keeps_state(facts.shared)
+        if facts.shared and not state and facts.shared not in {self.record.memory.names[number] for number in both}:
             yield f"its outgoing weight '{facts.shared}' is also used elsewhere"
         yield from self._embedded(signature)
+        yield from self._scripted(signature)
         yield from self._frozen(signature)
 
     def _not_asked_for(self, signature: Signature, facts: Facts) -> Iterator[str]:
@@ -119,27 +122,38 @@ class Verdicts:
 
     def _recurs(self, signature: Signature) -> bool:
         """Whether a weight feeds its own units again and again; a residual block closes the loop only once."""
-        both = self._parameters(signature, "incoming") & self._parameters(signature, "outgoing")
-        return any(sum(number in product.parameters for product in self.record.products) > 1 for number in both)
+        incoming = self._parameters(signature, "incoming")
+        both = incoming & self._parameters(signature, "outgoing")
+        projected = {number for number in incoming if self._keeps_state(self.record.memory.names[number])}
+        return any(
+            sum(number in product.parameters for product in self.record.products) > 1 for number in both | projected
+        )
 
-    def _mixer(self, families: frozenset[int]) -> str:
-        """The operation that made the largest set of their atoms."""
+    def _mixer(self, *families: frozenset[int]) -> str:
+        """The operation that made the largest set of rows of the first families that have one."""
         labels = self.record.labels
-        atoms = {self.record.atoms[family] for family in families}
-        sets = [label for label, members in labels.sets.items() if members & atoms]
-        return labels.made_by[max(sets, key=lambda label: len(labels.sets[label]))]
+        for several in families:
+            firsts = [(self.record.atoms[family], self.record.sizes[family]) for family in several]
+            atoms = {first + row for first, size in firsts for row in range(size)}
+            sets = [label for label, members in labels.sets.items() if members & atoms]
+            if sets:
+                return labels.made_by[max(sets, key=lambda label: len(labels.sets[label]))]
+        return "weights that read them in turn"
 
     def _tied(self, signature: Signature) -> Iterator[str]:
         """Weights that the unit does not own along one axis alone, or that something without a rule uses too."""
         incoming, outgoing = self._lanes(signature, "incoming"), self._lanes(signature, "outgoing")
         for lane in incoming:
-            if lane in outgoing or lane in self._readers[lane.parameter] or self._writers[lane.parameter] != {lane}:
+            reads = any(lane in use for use in self._readers[lane.parameter].values())
+            if lane in outgoing or reads or self._writers[lane.parameter] != {lane}:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in outgoing:
-            if self._readers[lane.parameter] != {lane} or lane in self._writers[lane.parameter]:
+            every = all(lane in use for use in self._readers[lane.parameter].values())
+            if not every or lane in self._writers[lane.parameter]:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in (*incoming, *outgoing):
-            if lane.parameter in (used := {**self.record.functions, **self.record.elsewhere}):
+            functions = {} if lane.parameter in self.record.weighed else self.record.functions
+            if lane.parameter in (used := {**functions, **self.record.elsewhere}):
                 yield f"'{self._name(lane)}' is also used elsewhere, by {used[lane.parameter]}"
         for lane in self._lanes(signature, "shift", "scale", "slope", "own"):
             if lane.parameter in self.record.elsewhere:
@@ -150,6 +164,12 @@ class Verdicts:
             if product.embedding and product.parameters & self._parameters(signature, "incoming"):
                 yield f"columns of the embedding {self._names(product.parameters)}"
 
+    def _scripted(self, signature: Signature) -> Iterator[str]:
+        """Units that a scripted module computes: it cannot be asked how it draws its weights."""
+        for lane in self._lanes(signature, "incoming"):
+            if isinstance(self.record.owner(self._name(lane)), torch.jit.ScriptModule):
+                yield f"'{self._name(lane)}' is in a part made by torch.jit"
+
     def _frozen(self, signature: Signature) -> Iterator[str]:
         lanes = [self.table.parts[number].lane for number, _ in signature]
         numbers = {lane.parameter for lane in lanes if lane is not None}
@@ -157,15 +177,25 @@ class Verdicts:
         affine = {f"{norm}.{leaf}" for norm in norms for leaf in ("weight", "bias")}
         numbers |= {number for number, name in enumerate(self.record.memory.names) if name in affine}
         frozen = [number for number in numbers if not self.record.memory.parameters[number].requires_grad]
+        for number in sorted(numbers):
+            kind = self.record.memory.parameters[number].dtype
+            if not kind.is_floating_point:
+                held = "units are written in real parameters (held as pairs, seen through torch.view_as_complex)"
+                yield f"'{self.record.memory.names[number]}' is {kind}: {held}"
         if frozen:
             yield f"frozen (requires_grad=False): {self._names(frozen)}"
 
     def _unread_state(self, signature: Signature) -> Iterator[str]:
         """Recurrent weights whose consumers a single time step does not show."""
+        names = self.record.memory.names
         for number in self._parameters(signature, "incoming") - self._parameters(signature, "outgoing"):
-            name = self.record.memory.names[number]
-            if isinstance(self.record.owner(name), nn.RNNBase | nn.RNNCellBase) and "weight_hh" in name:
-                yield f"'{name}' reads no unit in one time step; give example inputs of two or more"
+            state = names[number].replace("weight_hr", "weight_hh")  # what a projection gives is the state
+            if self._keeps_state(state) and state in names and names.index(state) not in self._read:
+                yield f"'{state}' reads no unit in one time step; give example inputs of two or more"
+
+    def _keeps_state(self, name: str) -> bool:
+        """Whether a weight reads what its recurrent layer gave one step before: at first a given state, or zeros."""
+        return isinstance(self.record.owner(name), nn.RNNBase | nn.RNNCellBase) and "weight_hh" in name
 
     # -- short forms ----------------------------------------------------------------------------------------------
 
@@ -183,15 +213,17 @@ class Verdicts:
         return ", ".join(f"'{self.record.memory.names[number]}'" for number in sorted(numbers))
 
 
-def _lanes_of_parameters(record: TraceRecord) -> tuple[dict[int, set[Lane | None]], dict[int, set[Lane | None]]]:
-    """For each parameter the lanes along which products read it, and along which they compute; None for a use that is no lane."""
-    readers: dict[int, set[Lane | None]] = defaultdict(set)
+def _lanes_of_parameters(
+    record: TraceRecord,
+) -> tuple[dict[int, dict[int, set[Lane | None]]], dict[int, set[Lane | None]]]:
+    """For each parameter the lanes along which operations read it, by operation, and along which they compute; None for a use
+    that is no lane."""
+    readers: dict[int, dict[int, set[Lane | None]]] = defaultdict(lambda: defaultdict(set))
     writers: dict[int, set[Lane | None]] = defaultdict(set)
     for product in record.products:
-        for uses, found in ((readers, product.inputs), (writers, product.outputs)):
-            for number in product.parameters:
-                lanes = {each.lane for each in found or [] if each.lane.parameter == number}
-                uses[number] |= lanes or {None}
+        for number in product.parameters:
+            for uses, found in ((readers[number][product.step], product.inputs), (writers[number], product.outputs)):
+                uses |= {each.lane for each in found or [] if each.lane.parameter == number} or {None}
     return readers, writers
 
 

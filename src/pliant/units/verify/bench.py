@@ -83,7 +83,7 @@ class Bench:
 
         def read(product: Product) -> Tensor:
             if self.probe.shows:
-                sums[product.weight].add(by_entry(product.operand, product.contracted))
+                sums[product.weight].add(by_entry(product.operand, product.contracted, batched=product.batched))
             return product.result
 
         with ExitStack() as stack:

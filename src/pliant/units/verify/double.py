@@ -51,11 +51,15 @@ def double_copy(model: nn.Module) -> nn.Module:
         return _Wrapper(name, double_copy(inside)).eval()
     memo: dict[int, Any] = {id(each): _parameter(each) for each in model.parameters() if type(each) is nn.Parameter}
     try:
-        with _LongCopies():
+        with _LongCopies(), torch.no_grad():  # parameters of a scripted module would be copied with a history
             copy = deepcopy(model, memo)
     except Exception as error:
         raise RuntimeError(f"verify: {type(model).__name__} cannot be copied: {error}") from error
-    return copy.cpu().double().eval()  # scripted modules, and parameters of a type of their own
+    with torch.no_grad():
+        copy = copy.cpu().double().eval()  # scripted modules, and parameters of a type of their own
+    for new, old in zip(copy.parameters(), model.parameters(), strict=True):
+        new.requires_grad_(old.requires_grad)
+    return copy
 
 
 class DoubleOnly(TorchFunctionMode):

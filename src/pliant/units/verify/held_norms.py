@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pliant.base.dispatch import DispatchMode
 from pliant.units.models import tensors_in
 
 _ATEN: Any = torch.ops.aten
@@ -28,7 +28,7 @@ _ROOTS = {_ATEN.sqrt.default, _ATEN.rsqrt.default, _ATEN.linalg_vector_norm.defa
 _MEETINGS = {_ATEN.sub.Tensor: "mean", _ATEN.mul.Tensor: "root", _ATEN.div.Tensor: "root"}
 
 
-class HeldNorms(TorchDispatchMode):
+class HeldNorms(DispatchMode):
     """Records the statistics of every norm in a first pass and puts them in place of the computed ones in all later passes."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from pliant.base.process import random_state, visible_kernels
+from pliant.base.process import other_random_states, random_state, visible_kernels
 from pliant.units.forwards import Forwards
 from pliant.units.groups import Tap
 from pliant.units.hooks import always, attach
@@ -68,7 +68,7 @@ class Probe:
 
     def outputs(self) -> list[Tensor]:
         """The model's current outputs; with the same random numbers and the same state every time."""
-        with self._settings(), self.state.put_back():
+        with self.state.put_back(), self._settings():
             return self._outputs(self.calls)
 
     def outputs_and_gradients(self, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -91,7 +91,7 @@ class Probe:
         try:
             for weight in every:
                 weight.requires_grad_(True)
-            with self._settings(), self.state.put_back():
+            with self.state.put_back(), self._settings():
                 outputs = self._outputs(calls)
                 ends = [each for each in outputs if each.requires_grad]
                 with self._unseen():  # what checkpoints compute again was seen before
@@ -177,7 +177,7 @@ class Probe:
         ]
         if not norms:
             return
-        with self._settings(), self.state.put_back(), torch.no_grad():
+        with self.state.put_back(), self._settings(), torch.no_grad():
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None
@@ -223,15 +223,10 @@ def _attention_as_products() -> Generator[None]:
 @contextmanager
 def _same_random_numbers(seed: int) -> Generator[None]:
     """For dropout that is always on, and sampling; afterwards the caller's continue."""
-    with random_state(seed):
-        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with random_state(seed), other_random_states():
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  (what models draw from)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+        yield
 
 
 def calls(example_inputs: Any) -> list[Call]:

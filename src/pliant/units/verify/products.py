@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pliant.base.dispatch import DispatchMode
 
 _ATEN = torch.ops.aten
 FACTORS = {  # where the two factors are among the arguments
@@ -31,9 +32,10 @@ class Product:
     contracted: int
     result: Tensor
     computed: int
+    batched: bool = False  # a batch of matrices: (batch, ..)
 
 
-class Products(TorchDispatchMode):
+class Products(DispatchMode):
     """Shows every product with one of the weights to `visit`, which may return another result."""
 
     def __init__(self, weights: Sequence[Tensor], visit: Callable[[Product], Tensor]) -> None:
@@ -49,11 +51,14 @@ class Products(TorchDispatchMode):
             number = self._number(weight)
             if number is not None:
                 axis = 1 if func is _ATEN.convolution.default else max(axis, -operand.dim())
-                return self.visit(Product(number, operand, axis, result, max(axis, -result.dim())))
+                batched = weight.dim() == 3 == operand.dim() and func is not _ATEN.convolution.default
+                return self.visit(Product(number, operand, axis, result, max(axis, -result.dim()), batched))
         return result
 
     def _number(self, tensor: Tensor) -> int | None:
         """Which weight this is a view of all of."""
+        if tensor.layout is not torch.strided:
+            return None
         storage = tensor.untyped_storage().data_ptr()
         same = (
             number
@@ -86,7 +91,7 @@ class Sums:
         return self.total[:, index] / max(self.rows, 1)
 
 
-def by_entry(tensor: Tensor, axis: int) -> Tensor:
-    """(rows, entries)"""
+def by_entry(tensor: Tensor, axis: int, *, batched: bool = False) -> Tensor:
+    """(rows, entries); of a batch of matrices the entries of each, one matrix after another."""
     last = tensor.detach().movedim(axis, -1)
-    return last.reshape(-1, last.shape[-1])
+    return torch.cat([*last], -1) if batched else last.reshape(-1, last.shape[-1])

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pliant.base.dispatch import DispatchMode
 from pliant.units.verify.products import FACTORS
 from pliant.units.verify.state import mark
 
 ROUNDING = 1e-12  # relative to the largest entry
 
 
-class Remembered(TorchDispatchMode):
+class Remembered(DispatchMode):
     """Has the products of a model's last pass at hand. Anything else but its parameters is compared by value."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -36,7 +36,7 @@ class Remembered(TorchDispatchMode):
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func not in FACTORS or kwargs:
+        if func not in FACTORS or kwargs or not all(_is_dense(each) for each in args):
             return func(*args, **(kwargs or {}))
         place, self.place = self.place, self.place + 1
         self.products += [None] * (place + 1 - len(self.products))
@@ -72,6 +72,10 @@ class Remembered(TorchDispatchMode):
             return True
         rounding = ROUNDING * float(before.abs().amax()) if self.forgives and before.numel() else 0.0
         return bool(((value - before).abs() <= rounding).all()) if rounding else False
+
+
+def _is_dense(value: Any) -> bool:
+    return not isinstance(value, Tensor) or value.layout is torch.strided
 
 
 def _state(weight: Tensor) -> tuple[Any, ...]:

@@ -35,11 +35,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations, count
-from math import comb
+from math import comb, prod
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pliant.units.bound import BoundGroup, Consumer
 from pliant.units.entries import BoundSlice
@@ -381,8 +381,9 @@ class Trial:
                 self.doubts.append(f"the {tap} is said to be nonnegative, but shows {lowest:.2g}")
             for part in consumer.slices:
                 reads = seen.reads[self.group.outgoing.index(part)]
-                plain = len(part.leading) == 1 and part.part.shape is None and id(part.parameter) not in incoming
-                if reads is None or not plain or reads.entries != part.leading[0]:
+                recurs = id(part.parameter) in incoming or isinstance(self.group.owner(part.part), nn.RNNBase)
+                plain = part.part.shape is None and not recurs  # a state lags one step behind what a layer returns
+                if reads is None or not plain or reads.entries != prod(part.leading):
                     continue
                 read = reads.means(part.index)
                 if read.shape != shows.shape:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from pliant.engine.attached import when_gradients_are_there
+from pliant.engine.attached import before_step, when_gradients_are_there
 from pliant.engine.optimizer_state.young.ages import Ages
 from pliant.engine.optimizer_state.young.averages import Averages, steps_of_youth
 from pliant.engine.optimizer_state.young.batch import Batch
@@ -48,7 +48,7 @@ class YoungEntries:
             self._members.setdefault(parameter, Ages(parameter)).add(part)
         self._settings = None
         if self.users == 1:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(before_step(optimizer, self._before_step))
 
     def leave(self, optimizer: Optimizer) -> None:
         """One method less; after the last, the shared counter serves all entries."""

@@ -1,0 +1,471 @@
+"""The commands: `pliant list | run | resume | status | plot | report | export | watch | data`.
+
+The laboratory is imported inside the commands: `pliant list` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from pliant.base.files import refuse_link, replacing
+from pliant.base.interrupts import STATUS, interruptible
+from pliant.data_cli import data, in_words, telling
+from pliant.experiments import TABLE
+
+if TYPE_CHECKING:
+    from pliant.lab.experiment import RunConfig
+    from pliant.lab.study.study import Study
+
+
+class WholeLines(typer.core.TyperGroup):
+    """Its help tells each command's first sentence, all of it, on as many lines as that takes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands: list[Any] = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(each.name, each.get_short_help_str(1000)) for each in commands])
+
+
+app = typer.Typer(
+    cls=WholeLines,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data, name="data", cls=WholeLines)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"pliant {metadata.version('pliant')}")
+        raise typer.Exit
+
+
+@app.callback()
+def pliant(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="say which, and stop")
+    ] = False,
+) -> None:
+    """Loss of plasticity in the laboratory: run, resume, plot."""
+
+
+@app.command(name="list")
+def list_experiments(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="profiles, fields and columns of this one")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="with NAME: a method of your own, file.py:Class, that joins it")
+    ] = None,
+) -> None:
+    """Experiments, methods, profiles; or all of one experiment."""
+    for line in _all_experiments() if name is None else _one_experiment(name, method):
+        print(line)
+
+
+def _all_experiments() -> Iterator[str]:
+    for name, entry in TABLE.items():
+        yield f"{name}   {entry.question}"
+        yield f"  methods   {', '.join(entry.methods)}"
+        yield f"  profiles  {', '.join(entry.profiles)}"
+    yield "An experiment of your own: pliant run path/to/file.py:Class"
+
+
+def _one_experiment(name: str, methods: Sequence[str] | None) -> Iterator[str]:
+    from pliant.lab.report.about import experiment_lines
+    from pliant.lab.study.target import load
+
+    short, where = _experiment(name)
+    return experiment_lines(
+        short, TABLE[name].question if name in TABLE else where.shown, load(_joined(where, methods))
+    )
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a name of `pliant list`, module:Class or file.py:Class")],
+    profile: Annotated[str, typer.Option(help="which runs, at what length")] = "quick",
+    methods: Annotated[str | None, typer.Option(help="some of the profile's methods: bp,cbp")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="one of your own, file.py:Class, beside these; may be repeated")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="0-29 or 0,3,7-9")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="field=value,value; may be repeated")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="folder of the study [default: runs/NAME-PROFILE]")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+) -> int:
+    """Run an experiment; on the folder of an earlier study, its missing runs."""
+    from pliant.lab.run.runner import taken_over
+    from pliant.lab.stored.files import Lock
+    from pliant.lab.study.facts import versions
+    from pliant.lab.study.preview import preview_lines
+    from pliant.lab.study.settings import selected
+    from pliant.lab.study.study import begun, new_plan, with_reading, with_runs
+    from pliant.lab.study.target import load
+
+    short, where = _experiment(name)
+    where = _joined(where, method)
+    experiment = load(where)
+    configs = selected(experiment, profile, methods, seeds, set_ or [])
+    _check_device(device, getattr(experiment, "devices", _DEVICES))
+    folder = out or Path("runs") / f"{short}-{profile}"
+    plan = new_plan(short, where, profile, device, versions())
+    if dry_run:
+        study = with_runs(begun(folder, plan), configs)
+        _announce(study, _at_once(jobs))
+        for line in preview_lines(study, in_words):
+            print(line)
+        return 0
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder / "study.lock", f"the study in {folder}"):
+        study = begun(folder, plan)
+        _tell_note(study)
+        study = taken_over(study)
+        if study.plan.experiment != where:  # methods of earlier
+            _tell_code(study)
+        study = with_reading(_with_data_sets(with_runs(study, configs)))
+        study.save()
+        return _run(study, _at_once(jobs))
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="steps or tasks that its runs go on to, more than was asked for")
+    ] = None,
+) -> int:
+    """Go on with a study that was stopped, or, with --to, further than was asked."""
+    from pliant.lab.run.runner import make_longer, taken_over
+    from pliant.lab.stored.files import Lock
+    from pliant.lab.study.settings import whole_number
+    from pliant.lab.study.study import open_study, with_reading
+
+    end = None if to is None else whole_number("--to", to)
+    with Lock(open_study(folder).lock_file, f"the study in {folder}"):
+        study = open_study(folder)  # as it is now that nobody else can change it
+        _tell_note(study)
+        before = study = taken_over(study)
+        _tell_code(study)
+        if end is not None:
+            study = make_longer(study, end)
+        study = with_reading(_with_data_sets(study))
+        if study.plan != before.plan:
+            study.save()
+        return _run(study, _at_once(jobs))
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """How far a study is."""
+    from pliant.lab.report.status import status_lines
+    from pliant.lab.study.study import open_study
+
+    study = open_study(folder)
+    _tell_note(study)
+    for line in status_lines(study):
+        print(line)
+
+
+@app.command()
+def plot(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a study's folder, or the Parquet file of an export")],
+    out: Annotated[
+        Path | None, typer.Option(help="a .png, .pdf or .svg [default: figure.png in DIR, or beside the export]")
+    ] = None,
+) -> None:
+    """Draw the figure of a study, from the rows there are."""
+    from pliant.lab.errors import LabError
+    from pliant.lab.figures import check_figure_file
+    from pliant.lab.report.table import rows_at, with_attrs
+    from pliant.lab.study.study import open_study
+
+    file = out or (path.with_suffix(".png") if path.is_file() else path / "figure.png")
+    check_figure_file(file)
+    rows: Any
+    if path.is_file():
+        rows = rows_at(path, _renamed_of)
+        experiment = _experiment_of(rows.attrs, path)
+    else:
+        study = open_study(path)
+        _tell_note(study)
+        rows, before = with_attrs(study), study.reading
+        _tell_code(study)
+        experiment = study.experiment
+        if study.reading != before:  # fields are called otherwise by now
+            rows = with_attrs(study)
+    figure: Any = experiment.figure(rows)
+    if not hasattr(figure, "savefig"):
+        raise LabError(f"figure() of {type(experiment).__name__} gave {figure!r:.40}: it gives a matplotlib Figure")
+    with _output(file, path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
+    print(f"figure   {file}")
+
+
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="studies' folders, or the Parquet files of exports; several of one problem, together",
+        ),
+    ],
+    metric: Annotated[str | None, typer.Option(help="a measured column [default: the experiment's second]")] = None,
+    over: Annotated[str | None, typer.Option(help="the column that says where in a run [default: its first]")] = None,
+    parts: Annotated[int, typer.Option(min=1, help="equal parts that a run is cut into")] = 10,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="field=value, or a column's range, task=31-50: only such rows; may be repeated"),
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="field=value,...: the curve to compare with")] = None,
+    spread: Annotated[str, typer.Option(help="interval (95%) or error (standard error)")] = "interval",
+    all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
+) -> None:
+    """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
+    from pliant.lab.report.summary import summary_lines
+    from pliant.lab.study.study import open_study
+
+    for path in paths:
+        if not path.is_file():
+            _tell_note(open_study(path))
+    for line in summary_lines(paths, metric, over, parts, where or [], against, spread, all_parts, _renamed_of):
+        print(line)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    form: Annotated[str | None, typer.Option("--format", help="csv or parquet [default: as --out ends; csv]")] = None,
+    out: Annotated[Path | None, typer.Option(help="file [default: DIR/rows.csv]")] = None,
+) -> None:
+    """Write all rows, each with its config, seed and commit, to one table; `report` and `plot` take it as Parquet."""
+    from pliant.lab.report.table import export as write
+    from pliant.lab.report.table import export_to
+    from pliant.lab.study.study import open_study
+
+    with _writing(out or folder):
+        form, file = export_to(folder, form, out)
+    study = open_study(folder)
+    _tell_note(study)
+    with _output(file, folder) as unfinished:
+        count = write(study, form, unfinished)
+    print(f"{count:,} rows   {file}")
+
+
+@app.command()
+def watch(
+    folder: Folder,
+    method: Annotated[str | None, typer.Option(help="of the run [default: the study's first]")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the run [default: the first]")] = None,
+    gif: Annotated[Path | None, typer.Option(help="file [default: DIR/watch.gif]")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="at most so many pictures")] = 200,
+    skip: Annotated[int, typer.Option(min=0, help="pictures left out at the beginning")] = 0,
+) -> None:
+    """Film an episode of an agent as it stands at its last checkpoint."""
+    from pliant.lab.errors import LabError
+    from pliant.lab.film import chosen, scenes, write_gif
+    from pliant.lab.study.study import open_study
+    from pliant.rl.environments import GraphicsUnavailable
+
+    study = open_study(folder)
+    _tell_note(study)
+    _tell_code(study)
+    file = gif or folder / "watch.gif"
+    found = scenes(study, *chosen(study, method, seed))
+    try:
+        with _output(file, folder) as unfinished:
+            shown, more = write_gif(found, unfinished, frames, skip)
+    except GraphicsUnavailable as error:
+        raise LabError(str(error)) from None
+    print(f"{len(shown)} pictures   {file}   in the last: {shown[-1].words}")
+    if more:
+        print(f"  the episode goes on: --frames {max(1000, 2 * frames)} shows more of it")
+
+
+def _tell_note(study: Study) -> None:
+    """What a reader should know of where rows come from; beside what is asked for, not in it."""
+    if study.note is not None:
+        print(f"pliant: note: {study.note}", file=sys.stderr)
+
+
+def _tell_code(study: Study) -> None:
+    """Which code is about to run because the study says so."""
+    if study.code is not None:
+        print(f"pliant: note: {study.code}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _output(file: Path, read: Path) -> Generator[Path]:
+    """Where to write what is to be at `file`, which is as it was until all is written; `read` is what it is made of.
+
+    A link that the folder of a study holds is not followed: whoever made it may have laid it there.
+    """
+    with _writing(file), interruptible():
+        if file.parent.resolve().is_relative_to(read.resolve()):
+            refuse_link(file)
+        file = file.resolve()
+        if file.exists() and not file.is_file():  # such as a pipe
+            yield file
+            return
+        with replacing(file) as unfinished:
+            yield unfinished
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Says in one line why `path` cannot be written."""
+    from pliant.lab.errors import LabError
+
+    try:
+        yield
+    except OSError as error:
+        raise LabError(f"cannot write {error.filename2 or error.filename or path}: {error.strerror or error}") from None
+
+
+def _experiment(name: str) -> tuple[str, Any]:
+    """A short name for the study's folder, and where the experiment is."""
+    from pliant.lab.errors import unknown
+    from pliant.lab.study.target import target
+
+    if name in TABLE:
+        return name, target(TABLE[name].target)
+    if ":" in name or name.endswith(".py"):
+        where = target(name)
+        return where.address.rpartition(":")[2].lower(), where
+    raise unknown("experiment", name, [*TABLE, "module:Class", "path/to/file.py:Class"])
+
+
+def _joined(where: Any, methods: Sequence[str] | None) -> Any:
+    """The target of an experiment with methods of a user's own."""
+    from pliant.lab.study.own_method import method_target
+
+    return where.model_copy(update={"methods": tuple(method_target(each) for each in methods or [])})
+
+
+def _experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
+    """The experiment that made an exported file: one of `TABLE`, as a file of rows is no place to load code by."""
+    from pliant.lab.errors import LabError
+    from pliant.lab.study.target import load, target
+
+    name = attrs["name"]
+    known = TABLE[name].target if name in TABLE else None
+    made_by = attrs.get("experiment", known or name)  # earlier exports only have the name
+    if known is None or made_by != known:
+        raise LabError(f"{path} was made by an experiment of your own, {made_by}: plot its study's folder")
+    return load(target(known))
+
+
+def _renamed_of(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
+    """What the fields of an export are called now, which may have been written by the version before."""
+    name = attrs["name"]
+    return TABLE[name].renamed if name in TABLE else {}
+
+
+_DEVICES = ("cpu", "cuda", "mps")
+
+
+def _check_device(device: str, served: Sequence[str]) -> None:
+    from pliant.lab.errors import LabError, unknown
+
+    kind, _, index = device.partition(":")
+    if kind not in _DEVICES or (index and not index.isdigit()):
+        raise unknown("device", device, ["cpu", "cuda", "cuda:0", "mps"])
+    if kind not in served:
+        raise LabError(f"device '{device}': this experiment runs on {', '.join(served)} alone: leave --device out")
+    if kind != "cpu":
+        import torch
+
+        count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+        if int(index or 0) >= count:
+            raise LabError(
+                f"device '{device}' is not here: torch sees {count} of kind {kind}; --device cpu always works"
+            )
+
+
+def _at_once(jobs: int | None) -> int:
+    if jobs is not None:
+        return jobs
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _announce(study: Study, at_once: int) -> None:
+    plan = study.plan
+    count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(study.jobs))} at a time"
+    print(f"{plan.name} / {plan.profile}   {count}   {study.folder}", flush=True)
+    note: Callable[[Sequence[RunConfig]], Sequence[str]] | None = getattr(study.experiment, "note", None)
+    configs = [config for job in study.jobs for config in study.configs(job)]
+    for line in list[str]() if note is None else note(configs):
+        print(f"  {line}", flush=True)
+
+
+def _run(study: Study, at_once: int) -> int:
+    from pliant.lab.report.status import counts_in_words
+    from pliant.lab.run.progress import display
+    from pliant.lab.run.runner import run_study
+    from pliant.lab.study.facts import changed_versions
+
+    for job in study.jobs:
+        study.configs(job)  # an experiment that has changed is refused here, before anything runs
+    _announce(study, at_once)
+    for package, old, new in changed_versions(study.plan.versions):
+        print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
+    try:
+        with interruptible(), display() as shown:
+            outcome = run_study(study, at_once, shown)
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}")
+        return STATUS
+    print(counts_in_words(study))
+    for name, why in outcome.failed.items():
+        print(f"job {name} failed: {why}", file=sys.stderr)
+    print(f"  resume  pliant resume {study.folder}" if outcome.failed else f"  plot    pliant plot {study.folder}")
+    return 1 if outcome.failed else 0
+
+
+def _with_data_sets(study: Study) -> Study:
+    """Open every data set that the runs name, before anything runs or is written: what is missing, too small for the runs, or
+    no longer what it was, is an error, and what is raw is prepared.
+    """
+    data_sets = getattr(study.experiment, "data_sets", None)
+    if data_sets is None:
+        return study
+    from pliant.data import load
+    from pliant.lab.study.study import with_data
+
+    configs = [config for job in study.jobs for config in study.configs(job)]
+    with telling():
+        found = {name: load(name) for name in sorted({name for config in configs for name in data_sets(config)})}
+    _check_data(study, configs, found)
+    return with_data(study, {name: data.sha256 for name, data in found.items()})
+
+
+def _check_data(study: Study, configs: Sequence[RunConfig], found: Mapping[str, Any]) -> None:
+    """Ask the experiment whether the data sets serve each run, seeds aside."""
+    from pliant.lab.errors import LabError
+
+    check: Callable[[Any, Any], None] | None = getattr(study.experiment, "check_data", None)
+    if check is None:
+        return
+    different = {config.model_copy(update={"seed": 0}).model_dump_json(): config for config in configs}
+    for config in different.values():
+        try:
+            check(config, found)
+        except ValueError as error:
+            raise LabError(str(error)) from None
