@@ -82,7 +82,7 @@ ZIPS = {
     "that leads out of its folder": (lambda path: entry(path, "../../cat/1.png"), "holds no images"),
     "with a zip": (nested, "holds no images"),
     "of an unknown compression": (lambda path: changed(entry(path, "cat/1.png"), 10, b"\x63"), "cannot be read as an"),
-    "whose table points elsewhere": (lambda path: changed(entry(path, "cat/1.png"), 42, b"\xff\xff\xff\x7f"), "cannot be|damaged"),
+    "whose table points elsewhere": (lambda path: changed(entry(path, "cat/1.png"), 42, b"\xff\xff\xff\x7f"), "cannot be"),
     "that is empty": (lambda path: (path.write_bytes(b""), path)[1], "no zip"),
     "that is a picture": (lambda path: (path.write_bytes(b"\x89PNG\r\n\x1a\n" * 9), path)[1], "no zip"),
 }  # fmt: skip

@@ -142,7 +142,8 @@ def add(name: str, path: str | os.PathLike[str]) -> ImageSet:
 def _check_name(name: str) -> None:
     if not isinstance(cast(Any, name), str) or not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise DataError(
-            f"{repr(name)[:80]} cannot name a data set: use at most {_LONGEST} letters, digits, '.', '_' and '-', a letter or digit first"
+            f"{repr(name)[:80]} cannot name a data set: use letters, digits, '.', '_' and '-', "
+            f"a letter or digit first, {_LONGEST} at most"
         )
 
 
