@@ -163,6 +163,17 @@ class AffineEntry:
 
 
 @dataclass(frozen=True)
+class RunningStatistic:
+    """Entries of a buffer in which the model keeps a statistic of one unit alone: a batch norm of its own. Reset: `value`."""
+
+    part: Slice
+    value: float
+
+    def __str__(self) -> str:
+        return str(self.part)
+
+
+@dataclass(frozen=True)
 class UnitGroup:
     """Hidden units that share their incoming and outgoing parameters.
 
@@ -189,7 +200,7 @@ class UnitGroup:
     incoming: Sequence[Slice]
     outgoing: Sequence[Slice]
     tap: Tap | Sequence[Tap]
-    affine: Sequence[BN | AffineEntry] = ()
+    affine: Sequence[BN | AffineEntry | RunningStatistic] = ()
     hand_over: Mapping[str, str | BN] | None = None
     gain: float = GAINS["relu"]
     runs: int | None = None
@@ -225,7 +236,7 @@ class PlanRow:
         """The text in which a saved state must agree with this group."""
         incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
         parts = [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
-        own = [each.part if isinstance(each, AffineEntry) else each for each in self.group.affine]
+        own = [each if isinstance(each, BN) else each.part for each in self.group.affine]
         indices = [part.index for part in (*self.group.incoming, *own, *self.group.outgoing) if part.index is not None]
         return " | ".join([*parts, f"index {crc32(repr(indices).encode()):08x}"] if indices else parts)
 
