@@ -81,7 +81,7 @@ BROKEN = {
     ),
     "too few labels": (python2_pickle({**batch(10, 0, "fine_labels"), "fine_labels": [0]}), "labels are"),
     "too few images": (python2_pickle(batch(9, 0, "fine_labels")), "holds 9 examples where there are 10"),
-    "garbage": (b"garbage", "UnpicklingError"),
+    "garbage": (b"garbage", "cannot be unpickled"),
     "nothing": (b"", "EOFError"),
 }
 
@@ -91,3 +91,62 @@ def test_an_archive_that_holds_something_else_is_named(tmp_path, monkeypatch, tr
     monkeypatch.setitem(CATALOG, "cifar-100", cifar(tmp_path / "cifar-100-python.tar.gz", 100, train=train))
     with pytest.raises(DataError, match=rf"cifar-100-python\.tar\.gz.*{message}"):
         load("cifar-100", tmp_path, download=False)
+
+
+DTYPE, ARRAY, MADE = b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\n_reconstruct\n"
+EMPTY = MADE + b"(" + ARRAY + b"(I0\ntS'b'\ntR"  # an array without contents, as NumPy pickles begin
+BYTES = DTYPE + b"(S'u1'\ntR"
+
+
+def filled(shape, kind, content, order=b"I00\n"):
+    return EMPTY + b"(I1\n" + shape + kind + order + content + b"tb."
+
+
+ATTACKS = {
+    "objects, by contents": filled(b"(I1\nt", DTYPE + b"(S'O'\ntR", b"S'AAAAAAAA'\n"),
+    "objects, in a record": filled(b"(I1\nt", DTYPE + b"(S'V8'\ntR", b"S'AAAAAAAA'\n"),
+    "objects, by a longer name": filled(b"(I1\nt", DTYPE + b"(S'object'\ntR", b"S'AAAAAAAA'\n"),
+    "objects, in a list of fields": filled(b"(I1\nt", DTYPE + b"((lS'a'\naS'O'\natR", b"S'AAAAAAAA'\n"),
+    "a type of another state": filled(b"(I1\nt", DTYPE + b"(S'u1'\ntR(I3\nS'O'\ntb", b"S'A'\n"),
+    "texts": filled(b"(I1\nt", DTYPE + b"(S'S8'\ntR", b"S'AAAAAAAA'\n"),
+    "called": ARRAY + b"((I1\nt" + DTYPE + b"(S'O'\ntRS'AAAAAAAA'\ntR.",
+    "made new": ARRAY + b"((I1\ntt\x81.",
+    "fewer bytes than its shape": filled(b"(I1000000000\nt", BYTES, b"S'A'\n"),
+    "a shape beyond 64 bits": filled(b"(L4294967296L\nL4294967296L\nt", BYTES, b"S''\n"),
+    "a negative shape": filled(b"(I-1\nI-1\nt", BYTES, b"S'A'\n"),
+    "a shape of fractions": filled(b"(F1.0\nt", BYTES, b"S'A'\n"),
+    "contents that are an array": filled(b"(I0\nt", BYTES, EMPTY),
+    "no contents": EMPTY + b".",
+    "no type": filled(b"(I1\nt", b"S'u1'\n", b"S'A'\n"),
+    "a class given a state": ARRAY + b"(I1\n(I1\ntS'u1'\nI00\nS'A'\ntb.",
+    "a function given attributes": MADE + b"(N}S'__defaults__'\n(I1\ntstb.",
+    "a place of memory far out": b"K\x01r\xff\xff\xff\x7f.",
+    "a text of 2^62 bytes": b"\x8e" + (1 << 62).to_bytes(8, "little") + b"x.",
+    "a frame of 2^62 bytes": b"\x80\x04\x95" + (1 << 62).to_bytes(8, "little") + b"x.",
+    "an integer of 2^31 bytes": b"\x8b\xff\xff\xff\x7fx.",
+    "an integer of 5,000 digits": b"I" + b"1" * 5000 + b"\n.",
+    "a registered extension": b"\x82\x01.",
+    "a persistent object": b"Pwho\n.",
+    "nothing on the stack": b"0000.",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_a_crafted_pickle_is_refused_in_words(tmp_path, monkeypatch, attack):
+    monkeypatch.setitem(CATALOG, "cifar-100", cifar(tmp_path / "cifar-100-python.tar.gz", 100, train=attack))
+    with pytest.raises(DataError, match=r"cifar-100-python\.tar\.gz"):
+        load("cifar-100", tmp_path, download=False)
+
+
+def test_lists_within_lists_are_no_labels_and_no_names(tmp_path, monkeypatch):
+    many = [1]
+    for _ in range(60):
+        many = [many, many]  # stands for 2^60 numbers
+    for which, content in {
+        "train": {**batch(10, 0, "fine_labels"), "fine_labels": many},
+        "meta": {"fine_label_names": [many] * 100},
+    }.items():
+        entry = cifar(tmp_path / "cifar-100-python.tar.gz", 100, **{which: pickle.dumps(content, protocol=2)})
+        monkeypatch.setitem(CATALOG, "cifar-100", entry)
+        with pytest.raises(DataError, match=r"cifar-100-python\.tar\.gz"):
+            load("cifar-100", tmp_path, download=False)

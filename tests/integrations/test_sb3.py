@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install 'pliant[sb3]'")
+pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install -e .[sb3]")
 
 import gymnasium as gym
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
@@ -619,7 +619,7 @@ def test_units_are_chosen_by_name():
         ({"utility": "contributon"}, "contributon"),
         ({"init": "orthogonal"}, "unknown init 'orthogonal'"),
         ({"optimizer_state": "none"}, "unknown optimizer_state 'none'"),
-        ({"diagnose_every": 0}, "diagnose_every must be 1 or more optimizer steps"),
+        ({"diagnose_every": 0}, "diagnose_every must be 1 or more whole optimizer steps"),
     ],
 )
 def test_bad_settings_are_refused_at_construction(settings, message):
@@ -633,7 +633,7 @@ def test_without_stable_baselines3_the_error_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("pliant.integrations.sb3")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(ImportError, match=r"needs Stable-Baselines3: pip install 'pliant\[sb3\]'"):
+    with pytest.raises(ImportError, match=r'needs Stable-Baselines3: pip install -e "\.\[sb3\]"'):
         importlib.import_module("pliant.integrations.sb3")
 
 

@@ -9,7 +9,8 @@ from numba import njit
 
 from pliant import streams
 from pliant.online import OnlineEnsemble, fresh_weights
-from pliant.online.arithmetic import edition, uniform
+from pliant.online.arithmetic import uniform
+from pliant.online.compiling import edition
 from pliant.online.rows import learn_rows
 
 KERNELS = pytest.mark.parametrize("kernel", ["lanes", "rows"])

@@ -239,3 +239,19 @@ def test_an_expert_that_gets_no_example_did_not_run():
     cbp.step()
     assert steps(cbp) == 1
     assert torch.equal(cbp.score.mean(cbp.groups[0]), mean)
+
+
+def test_a_group_without_a_tap_may_be_read_by_several_matrices_of_one_parameter():
+    """Two matrices in one parameter read the same units one by one: two operands, so that no one tap shows what is read."""
+
+    def run(net, x):
+        h = torch.tanh(net.a(x))
+        return net.b(h) + net.c(torch.tanh(h @ net.two[0]) + torch.tanh(h @ net.two[1]))
+
+    torch.manual_seed(0)
+    net = Net(run, a=nn.Linear(3, 5), two=nn.Parameter(torch.randn(2, 5, 4)), b=nn.Linear(5, 2), c=nn.Linear(4, 2))
+    plan = trace(net, torch.randn(4, 3))
+    (a,) = [group for group in plan.groups if group.name == "a"]
+    assert [(part.parameter, part.axis, part.repeat) for part in a.outgoing] == [("two", (0, 1), 2), ("b.weight", 1, 1)]
+    assert a.taps == ()
+    assert {row.verdict for row in plan.verify(net, torch.randn(4, 3)).rows} == {"exact"}

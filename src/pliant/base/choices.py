@@ -17,11 +17,10 @@ def one_of(name: str, value: T, known: Iterable[str], likeness: float = 0.6) -> 
     ValueError: unknown count 'bernouli' (did you mean 'bernoulli'?); known: accumulate, bernoulli
     """
     names = [str(each) for each in known]
-    if value in names:
+    if type(value).__hash__ is not None and {value}.issubset(names):  # what is given may be of any kind
         return value
-    raise ValueError(
-        f"unknown {name} '{shortened(value)}'{did_you_mean(value, names, likeness)}; known: {', '.join(names)}"
-    )
+    hint = did_you_mean(value, names, likeness)
+    raise ValueError(f"unknown {name} {shown(value)}{hint}; known: {', '.join(names)}")
 
 
 def did_you_mean(word: object, known: Iterable[str], likeness: float = 0.6) -> str:
@@ -53,3 +52,14 @@ def shortened(value: object, most: int = _LONGEST) -> str:
         return text
     kept = most - len(" ... ")
     return f"{text[: kept - kept // 2]} ... {text[len(text) - kept // 2 :]}"
+
+
+def shown(value: object) -> str:
+    """A value in an error: numbers and short texts as they are, other objects by their kind.
+
+    >>> shown("1e-4"), shown([1, 2]), shown(dict)
+    ("'1e-4'", 'a list', 'the class dict')
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return shortened(repr(value), 60)
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -7,7 +7,7 @@
 The test set may be called val/, valid/ or validation/, else test/, in capitals or not. Other folders beside train/ and a test
 set are left out; where there are others and no test set, they are refused. All of it may lie within further folders. Classes
 are in the order of their names, images in that of class, then file name.
-Other files, and hidden ones, are not looked at.
+Other files, and hidden ones, are not looked at. Nothing of a zip is unpacked to disk: its names lead nowhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ TESTED = (
 _NOT_MARKED = ("val", "test")  # known before the others, and so not in the key
 _DEPTHS = (".png", ".tif", ".tiff")  # files in which numbers may have 16 bits
 _MOST = 1 << 26  # bytes of an image's file
+_ENCRYPTED = 1  # a flag of a file in a zip
 _DEEPEST = 6  # folders; a loop of links ends here
 
 
@@ -179,27 +181,41 @@ def _wanted(name: str) -> bool:
 def _stamps(source: Path) -> dict[str, str]:
     """Each image's path within the source -> what changes when the image does."""
     if source.is_dir():
-        return {name: stamp for name, stamp in _walk(str(source), "", 0) if _wanted(name)}
+        found = {name: (size, time) for name, size, time in _walk(str(source), "", 0) if _wanted(name)}
+        for name, (size, _) in found.items():
+            _check_size(source, name, size)
+        return {name: f"{size} {time}" for name, (size, time) in found.items()}
     if not source.is_file():
         raise DataError(f"there is no {source}: give a zip or folder of class folders")
     with open_zip(source) as archive:
         files = [info for info in archive.infolist() if not info.is_dir() and _wanted(info.filename)]
+    stamps: dict[str, str] = {}
     for info in files:
-        if info.file_size > _MOST:
-            raise DataError(
-                f"{source}: '{info.filename}' unpacks to {info.file_size:,} bytes, and an image may have {_MOST:,}: remove it"
-            )
-    return {info.filename: f"{info.file_size} {info.CRC:08x}" for info in files}
+        _check_size(source, info.filename, info.file_size)
+        if info.flag_bits & _ENCRYPTED:
+            raise DataError(f"{source}: '{info.filename}' is encrypted: unpack it, and give the folder")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise DataError(f"{source}: '{info.filename}' is a link, and no image: pack what it leads to")
+        if info.filename in stamps:
+            raise DataError(f"{source}: '{info.filename}' is in it twice: pack it anew")
+        stamps[info.filename] = f"{info.file_size} {info.CRC:08x}"
+    return stamps
 
 
-def _walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
+def _check_size(source: Path, name: str, size: int) -> None:
+    if size > _MOST:
+        raise DataError(f"{source}: '{name}' has {size:,} bytes, and an image may have {_MOST:,}: remove it")
+
+
+def _walk(folder: str, prefix: str, depth: int) -> Iterator[tuple[str, int, int]]:
+    """Each file's path within the folder, its size and its time."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir() and depth < _DEEPEST:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
             elif entry.is_file():
                 seen = entry.stat()
-                yield prefix + entry.name, f"{seen.st_size} {seen.st_mtime_ns}"
+                yield prefix + entry.name, seen.st_size, seen.st_mtime_ns
 
 
 def _text(source: Path, name: str) -> str:
@@ -207,7 +223,7 @@ def _text(source: Path, name: str) -> str:
         encoded = (source / name).read_bytes()
     else:
         with open_zip(source) as archive:
-            encoded = archive.read(name)
+            encoded = _read(archive, source, name)
     try:
         return encoded.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -215,11 +231,20 @@ def _text(source: Path, name: str) -> str:
 
 
 def open_zip(source: Path) -> zipfile.ZipFile:
-    """The zip, opened. Raises DataError where it is none, or truncated (a zip's table is at its end)."""
+    """The zip, opened. Raises DataError where it is none, of a version to come, or truncated (a zip's table is at its end)."""
     try:
         return zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged zip may raise nearly anything
         raise DataError(f"{source} is truncated, damaged or no zip ({error}): get it again") from None
+
+
+def _read(archive: zipfile.ZipFile, source: Path, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except Exception as error:  # the same
+        raise DataError(f"{source}: '{name}' cannot be unpacked ({error}): get it again") from None
 
 
 def _marks(stamps: Iterable[str], test: Sequence[tuple[str, str]]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pliant.data.catalog import Entry, File
 from pliant.data.files import locked, write_durably
@@ -71,14 +71,18 @@ def found_images(name: str, entry: Entry | None, folder: Path | None = None) -> 
 def added() -> dict[str, Path]:
     """The data sets that were added: name -> folder or zip."""
     try:
-        text = _register().read_text(encoding="utf-8")
+        text = _register().read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise DataError(f"cannot read {_register()}: {error.strerror or error}") from None
     try:
-        register: Any = json.loads(text)
-        return {str(name): Path(path) for name, path in dict(register).items()}
-    except (ValueError, TypeError):
-        raise DataError(f"{_register()} is damaged: delete it, and add your data sets again") from None
+        register: Any = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        register = None
+    if not isinstance(register, dict) or not all(type(path) is str for path in cast(Any, register).values()):
+        raise DataError(f"{_register()} is damaged: delete it, and add your data sets again")
+    return {name: Path(path) for name, path in cast(dict[str, str], register).items()}
 
 
 def remember(name: str, path: Path) -> None:

@@ -67,13 +67,15 @@ def opened(name: str, folder: Path) -> ImageSet | None:
     try:
         facts = facts_in(folder)
         pixels: NDArray[np.uint8] = np.asarray(np.load(folder / "pixels.npy", mmap_mode="c"))
-        labels: NDArray[np.int64] = np.load(folder / "labels.npy")
+        labels: NDArray[np.int64] = np.array(
+            np.load(folder / "labels.npy", mmap_mode="r")
+        )  # no more than the file holds
         classes = tuple(facts.classes)
         train = Images(pixels[: facts.train], labels[: facts.train], classes)
         test = Images(pixels[facts.train :], labels[facts.train :], classes) if facts.test else None
         if len(labels) != facts.train + facts.test or fingerprint(train, test) != facts.sha256:
             raise DataError("its SHA-256 is not the one that was recorded")
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except Exception as error:  # a damaged file may raise nearly anything
         log.warning("%s is damaged (%s): it is made again", folder, error)
         return None
     return ImageSet(name, train, test, facts.sha256)
@@ -81,10 +83,16 @@ def opened(name: str, folder: Path) -> ImageSet | None:
 
 def facts_in(folder: Path) -> Facts:
     """The content of set.json. Raises ValueError or TypeError where it is another format."""
-    found: Any = json.loads((folder / "set.json").read_text(encoding="utf-8"))
+    try:
+        found: Any = json.loads((folder / "set.json").read_bytes().decode("utf-8"))
+    except RecursionError:
+        raise ValueError("set.json is no table") from None
     facts = Facts(**found)
     if facts.format != FORMAT:
         raise ValueError(f"format {facts.format}, not {FORMAT}")
+    counts, texts = (facts.train, facts.test), (facts.sha256, facts.source, *facts.classes)
+    if not all(type(each) is int and each >= 0 for each in counts) or not all(type(each) is str for each in texts):
+        raise ValueError("set.json holds values of other types")
     return facts
 
 

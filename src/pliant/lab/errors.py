@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 
-from pliant.base.choices import nearest
+from pliant.base.choices import nearest, shortened
 
 
 class LabError(ValueError):
@@ -32,5 +32,5 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> LabError:
     """
     names = list(known)
     near = nearest(word, names, 0.0)
-    guess = f": did you mean '{near}'? Known: {', '.join(names)}" if near else ": there is none"
-    return LabError(f"unknown {kind} '{word}'{guess}")
+    guess = f": did you mean '{near}'? Known: {shortened(', '.join(names), 2000)}" if near else ": there is none"
+    return LabError(f"unknown {kind} '{shortened(word)}'{guess}")

@@ -12,6 +12,7 @@ is killed goes on from its last advance, and its rows are those of one that was 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,48 @@ class RunConfig(BaseModel, frozen=True):
     method: str
     seed: int = Field(0, ge=0, description="names the run's random streams")
 
+    def __hash__(self) -> int:
+        return hash(_hashable(dict(self)))  # lists, sets and mappings too, which Python refuses
+
     @model_validator(mode="before")
     @classmethod
     def _under_names_of_today(cls, given: Any) -> Any:
         return of_today(cast(Mapping[str, Any], given), cls.renamed) if isinstance(given, Mapping) else given
+
+
+def _hashable(value: Any) -> Hashable:
+    """Equal for equal values."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(each)) for key, each in cast(Mapping[Any, Any], value).items())
+    if isinstance(value, list | tuple):
+        return tuple(_hashable(each) for each in cast(Sequence[Any], value))
+    if isinstance(value, set | frozenset):
+        return frozenset(_hashable(each) for each in cast(Collection[Any], value))
+    return value if isinstance(value, Hashable) else 0
+
+
+def as_settings(config: RunConfig) -> dict[str, Any]:
+    """The config as it reads in study.json."""
+    text = config.model_dump(mode="json")
+    return {name: in_order(value, text[name]) for name, value in config.model_dump().items()}
+
+
+def in_order(value: Any, text: Any) -> Any:
+    """`value` in JSON, which pydantic made `text`: a set in an order that is the same in every process."""
+    if isinstance(value, set | frozenset):
+        inner = [in_order(each, in_json) for each, in_json in zip(cast(Collection[Any], value), text, strict=True)]
+        return sorted(inner, key=canonical)
+    if isinstance(value, Mapping):
+        pairs = zip(cast(Mapping[Any, Any], value).values(), text.items(), strict=True)
+        return {name: in_order(each, in_json) for each, (name, in_json) in pairs}
+    if isinstance(value, list | tuple):
+        return [in_order(each, in_json) for each, in_json in zip(cast(Sequence[Any], value), text, strict=True)]
+    return text
+
+
+def canonical(content: Any) -> str:
+    """JSON that is equal for equal content."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def of_today(settings: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:

@@ -2,60 +2,20 @@
 """Compiled arithmetic that both kernels share: flat arrays in, flat arrays out.
 
 No function may assume that numbers are finite (no `fastmath=True`): a diverged learner has to be detected.
-
-Only the few functions that Python calls are cached on disk, each with everything that it calls. Numba checks for edits
-in the file of a cached function alone, and its index on disk cannot be read once a class that it names is gone (it
-raises, at every import). So the name of a cached function contains the `edition` of this package: after an edit, or
-with another version installed over this one, nothing is found in the cache and the function is compiled anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
-from hashlib import blake2b
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numba import njit
 
-from pliant.online.parts import PartCompiler
+from pliant.online.compiling import compiled, reordered
 
 RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SWISH, SELU, LINEAR = range(8)
 SQUARED_ERROR, CROSS_ENTROPY = range(2)
 NO_ACTIVITY, PLAIN, CENTERED, RANDOM = range(4)  # the form of activity that a utility uses
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-
-# `_nrt=False`: these functions allocate nothing, so Numba need not count references to the arrays they are given, which
-# would take longer than a step of a small network does.
-compiled = njit(nogil=True, error_model="numpy", _nrt=False, pipeline_class=PartCompiler)
-# For the few lines that make a view: without counting references Numba lets a function return an argument alone.
-inlined = njit(inline="always")
-# Sums may be taken in any order and products fused, nothing more: infinities and NaN keep their meaning. Each is compiled by
-# itself, so that the order, which LLVM chooses, is the same whatever function calls it.
-reordered = njit(
-    nogil=True,
-    error_model="numpy",
-    fastmath={"reassoc", "contract", "nsz"},
-    _nrt=False,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-)
-
-
-@cache
-def edition() -> str:
-    """Sixteen hexadecimal digits for the sources of this package as they are."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
-
-
-def cached(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function that Python calls, and keep the code on disk, filed under the package's `edition`."""
-    function.__qualname__ += f"_{edition()}"
-    return njit(cache=True, nogil=True, error_model="numpy", _nrt=False, no_cfunc_wrapper=True)(function)
 
 
 # ---------------------------------------------------------------- random numbers: `pliant.streams`, compiled

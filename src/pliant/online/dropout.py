@@ -13,7 +13,8 @@ activity continual backpropagation records. Predictions use every unit.
 
 from __future__ import annotations
 
-from pliant.online.arithmetic import compiled, uniform
+from pliant.online.arithmetic import uniform
+from pliant.online.compiling import compiled
 
 
 @compiled

@@ -34,6 +34,7 @@ from pliant.online.examples import (
     Selection,
     as_inputs,
     as_labels,
+    as_read,
     as_selection,
     as_streams,
     as_targets,
@@ -42,7 +43,7 @@ from pliant.online.examples import (
 )
 from pliant.online.gather import gather
 from pliant.online.lanes import lanes_work, learn_lanes
-from pliant.online.rows import learn_rows, rows_work, settled_parameters
+from pliant.online.rows import learn_rows, rows_work, settle_and_shrink
 from pliant.online.scores import determination
 from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS
 from pliant.online.vectors import LANES
@@ -321,18 +322,19 @@ class OnlineEnsemble:
         chunk = max(MIN_CHUNK, CHUNK // (picked.streams * self.sizes[0]))
         for begin in range(0, n, chunk):
             floats = np.empty((picked.streams, min(chunk, n - begin), self.sizes[0]), self.dtype)
-            gather(X, picked.rows[:, begin : begin + chunk], picked.columns, times, floats)
-            yield begin, floats
+            rows = as_read(picked.rows[:, begin : begin + chunk], np.uint32)
+            gather(X, rows, picked.columns, times, floats)
+            yield begin, as_read(floats, self.dtype)
 
     def _learn(self, rows: NDArray[np.int64], *examples: Any) -> None:
         """Run the kernel, in as many threads as requested: it releases the GIL, and no two threads write to the same memory."""
 
         def learn(share: NDArray[np.int64]) -> None:
             if self.kernel == "lanes":
-                memory = lanes_work(self._net, self._state)
+                memory = lanes_work(self._net, self._rules, self._state)
                 learn_lanes(self._net, self._rules, self._state, *memory, share, rows, *examples)
             else:
-                memory = rows_work(self._net, self._state)
+                memory = rows_work(self._net, self._rules, self._state)
                 learn_rows(self._net, self._rules, self._state, memory, share, rows, *examples)
 
         shares = self._shares(rows)
@@ -353,10 +355,9 @@ class OnlineEnsemble:
         state = self._state
         parameters = state.parameters
         if state.settled.size or (state.shrunk != 1.0).any():
-            parameters, work = np.empty_like(parameters), rows_work(self._net, state)
-            settled_parameters(
-                self._net, self._rules, state, work, self.steps, parameters, np.empty_like(state.settled)
-            )
+            parameters = parameters.copy()
+            read = state._replace(parameters=parameters, settled=state.settled.copy())
+            settle_and_shrink(self._net, self._rules, read, rows_work(self._net, self._rules, read), self.steps)
         return [build.matrix_of(self._net, parameters, layer) for layer in range(len(self.sizes) - 1)]
 
     def _norms(self) -> list[dict[str, Array]]:
@@ -386,9 +387,10 @@ class OnlineEnsemble:
         """Targets and labels; the one that the loss does not need is an unused row of zeros."""
         streams, n = X.shape[:2]
         if self.loss == "cross_entropy":
-            return np.zeros((streams, n, 0), self.dtype), as_labels(np.asarray(y), streams, n, self.sizes[-1])
+            unused = as_read(np.zeros((streams, n, 0)), self.dtype)
+            return unused, as_labels(np.asarray(y), streams, n, self.sizes[-1])
         targets = as_targets(np.asarray(y), streams, n, self.sizes[-1], self.dtype)
-        return targets, np.zeros((streams, n), np.int64)
+        return targets, as_read(np.zeros((streams, n)), np.int64)
 
     def _shares(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The learners in the kernel's form, in one share per thread."""

@@ -9,6 +9,9 @@ the pixels of one data set. A `Selection` says how; `pliant.online.gather` compi
     x[s, t, j] = scale X[s, rows[s, t], columns[s, j]]        answer[s, t] = y[s, rows[s, t]]
 
 where an array with a single row is used for every stream s.
+
+To Numba an array that is read-only, unaligned or not contiguous has a type of its own, for which it would compile a kernel
+anew. So all examples reach a kernel in one form, `as_read`: a view, or a copy where there is no such view.
 """
 
 from __future__ import annotations
@@ -30,6 +33,13 @@ class Selection(NamedTuple):
     streams: int
 
 
+def as_read(values: Array, dtype: Any) -> Array:
+    """The numbers as the kernels read them: of `dtype` in the machine's byte order, contiguous, aligned, read-only."""
+    read: Array = np.require(values, dtype, ["C", "ALIGNED"]).view()
+    read.setflags(write=False)
+    return read
+
+
 def as_inputs(X: Array, inputs: int, dtype: np.dtype[Any]) -> Array:
     """X, (streams, n, inputs), contiguous, uint8 or `dtype`. Raises `TypeError` or `ValueError` saying what is wrong."""
     if X.ndim != 3 or X.shape[2] != inputs:
@@ -37,7 +47,7 @@ def as_inputs(X: Array, inputs: int, dtype: np.dtype[Any]) -> Array:
     if X.shape[0] == 0 or X.shape[1] == 0:
         raise ValueError(f"X has shape {X.shape}: there is no example in it")
     if X.dtype == np.bool_ or X.dtype == np.uint8:
-        return np.ascontiguousarray(X, dtype=np.uint8)
+        return as_read(X, np.uint8)
     return _as_floats("X", X, dtype)
 
 
@@ -60,7 +70,7 @@ def as_labels(y: Array, streams: int, n: int, outputs: int) -> NDArray[np.int64]
     if outside.any():
         s, t = np.argwhere(outside)[0]
         raise ValueError(f"y[{s}, {t}] is {y[s, t]}; labels run from 0 to {outputs - 1}")
-    return np.ascontiguousarray(y, dtype=np.int64)
+    return as_read(y, np.int64)
 
 
 def as_streams(stream: Any, streams: int, learners: int) -> NDArray[np.int64]:
@@ -80,10 +90,14 @@ def as_streams(stream: Any, streams: int, learners: int) -> NDArray[np.int64]:
     return rows.astype(np.int64)
 
 
+def _in_order(size: int) -> NDArray[np.uint32]:
+    return as_read(np.arange(size, dtype=np.uint32).reshape(1, size), np.uint32)
+
+
 def as_they_lie(X: Array) -> Selection:
     """The selection of every example and input of X, (streams, n, inputs), in order."""
     streams, n, inputs = X.shape
-    return Selection(np.arange(n, dtype=np.uint32)[None], np.arange(inputs, dtype=np.uint32)[None], 1.0, streams)
+    return Selection(_in_order(n), _in_order(inputs), 1.0, streams)
 
 
 def as_selection(rows: Any, columns: Any, scale: float | None, X: Array) -> Selection | None:
@@ -108,7 +122,8 @@ def as_selection(rows: Any, columns: Any, scale: float | None, X: Array) -> Sele
 def pick_answers(y: Array, selection: Selection) -> Array:
     """The targets (streams, n, ...) of the selected examples; y is (1 or streams, examples, ...)."""
     rows = np.broadcast_to(selection.rows, (selection.streams, selection.rows.shape[1]))
-    return np.stack([y[s % len(y)][chosen] for s, chosen in enumerate(rows)])
+    picked = [y[s % len(y)][chosen] for s, chosen in enumerate(rows)]
+    return as_read(np.stack(picked), y.dtype)
 
 
 def _as_places(name: str, places: Any, size: int, what: str) -> NDArray[np.uint32]:
@@ -120,7 +135,7 @@ def _as_places(name: str, places: Any, size: int, what: str) -> NDArray[np.uint3
     if outside.any():
         s, t = np.argwhere(outside)[0]
         raise ValueError(f"{name}[{s}, {t}] is {given[s, t]}, but the {what} are 0 to {size - 1}")
-    return np.ascontiguousarray(given, dtype=np.uint32)
+    return as_read(given, np.uint32)
 
 
 def _as_floats(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
@@ -133,4 +148,4 @@ def _as_floats(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     if not np.isfinite(values).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise ValueError(f"{name}{list(where)} is {values[where]}; examples must be finite")
-    return np.ascontiguousarray(values, dtype=dtype)
+    return as_read(values, dtype)

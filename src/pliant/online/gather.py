@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pliant.online.arithmetic import cached
+from pliant.online.compiling import cached
 
 
 @cached

@@ -21,8 +21,6 @@ from pliant.online.arithmetic import (
     SQUARED_ERROR,
     activate,
     any_above_zero,
-    cached,
-    compiled,
     copy,
     count_due,
     list_active,
@@ -30,10 +28,13 @@ from pliant.online.arithmetic import (
     observe,
     total,
 )
-from pliant.online.learner import LearnerState, Net, adam_entry, aligned, replace
+from pliant.online.compiling import addresses, cached, compiled, on_demand
+from pliant.online.learner import LearnerState, Net, Rules, adam_entry, aligned, replace
 from pliant.online.noise import add_noise
-from pliant.online.reference import by_reference
+from pliant.online.reference import by_reference, call
 from pliant.online.vectors import LANES, flat, fused, larger, load, root, size, spread, store, unless_zero
+
+NOISE, ADAM, REPLACE = range(3)  # parts compiled on demand
 
 
 class Block(NamedTuple):
@@ -52,7 +53,7 @@ class Block(NamedTuple):
 
 
 class LanesWork(NamedTuple):
-    """Scratch memory of `learn_lanes`. The last axis is the lane, except for the first five."""
+    """Scratch memory of `learn_lanes`. The last axis is the lane, except for the first five and the last."""
 
     x: Any  # (inputs,) an example that all lanes share
     active: Any  # (inputs,) where it is not zero
@@ -83,10 +84,11 @@ class LanesWork(NamedTuple):
     learner: Any
     source: Any  # its stream
     running: Any  # a learner whose loss was finite so far
+    parts: Any  # (parts,) addresses of those that these learners need
 
 
-def lanes_work(net: Net, state: LearnerState) -> tuple[Block, LanesWork]:
-    """Memory for one call of `learn_lanes`."""
+def lanes_work(net: Net, rules: Rules, state: LearnerState) -> tuple[Block, LanesWork]:
+    """Memory for one call of `learn_lanes`, and the parts of it that these learners need."""
     real, units, hidden, layers = state.parameters.dtype, net.unit_at[-1], state.utility.shape[1], len(net.sizes) - 2
 
     def lanes(*shape: int, dtype: Any = real) -> Any:
@@ -102,8 +104,11 @@ def lanes_work(net: Net, state: LearnerState) -> tuple[Block, LanesWork]:
         np.zeros((layers, hidden), np.int64), np.zeros(hidden),
         *(lanes(units) for _ in range(11)), lanes(layers, dtype=np.int64),
         *(lanes() for _ in range(5)), lanes(dtype=np.uint64), lanes(dtype=np.float64),
-        *(lanes(dtype=np.int64) for _ in range(4)), lanes(dtype=np.bool_),
+        *(lanes(dtype=np.int64) for _ in range(4)), lanes(dtype=np.bool_), np.zeros(len(PARTS), np.int64),
     )  # fmt: skip
+    wanted = {NOISE: (rules.noise_std > 0).any(), ADAM: net.adam, REPLACE: (rules.replacement_rate > 0).any()}
+    needed = {number: part for number, part in PARTS.items() if wanted[number]}
+    work.parts[:] = addresses(needed, len(PARTS), real, net, rules, state, block, work)
     return block, work
 
 
@@ -369,23 +374,28 @@ def adam_rates_lanes(beta1, beta2, step_size, power, rate, scale, first):
             store(scale, i, load(scale, first + hidden))
 
 
-@compiled
-def adam_block(net, w, m, v, h, slope, delta, back, weight_decay, rate, scale):
-    """The same with Adam."""
+@on_demand
+def adam_block(net, rules, state, block, work, b, t, step):
+    """The same with Adam; the integers are not read."""
+    w, m, v, h, delta, rate, scale = (
+        block.parameters, block.moment1, block.moment2, work.h, work.delta, work.rate, work.scale,
+    )  # fmt: skip
+    adam_rates_lanes(net.beta1, net.beta2, work.step_size, block.beta_power, rate, scale, net.unit_at[1])
     for layer in range(net.sizes.size - 2, -1, -1):
         begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
         adam_lanes(
-            w, m, v, net.weight_at[layer], h[begin:middle], delta[middle:end], weight_decay, net.beta1, net.beta2, net.eps,
-            rate[begin:middle], rate[middle:end], scale[begin:middle], scale[middle:end], back[begin:middle],
+            w, m, v, net.weight_at[layer], h[begin:middle], delta[middle:end], work.weight_decay, net.beta1, net.beta2,
+            net.eps, rate[begin:middle], rate[middle:end], scale[begin:middle], scale[middle:end], work.back[begin:middle],
         )  # fmt: skip
-        pass_back(back[begin:middle], slope[begin:middle], delta[begin:middle])
+        pass_back(work.back[begin:middle], work.slope[begin:middle], delta[begin:middle])
 
 
-@compiled
-def add_noise_lanes(net, w, std, key, step):
+@on_demand
+def add_noise_lanes(net, rules, state, block, work, b, t, step):
+    """`add_noise` in every lane, of step `step`."""
     for lane in range(LANES):
-        if std[lane] > 0:
-            add_noise(net, w[:, lane], std[lane], key[lane], step)
+        if work.noise_std[lane] > 0:
+            add_noise(net, block.parameters[:, lane], work.noise_std[lane], work.noise_key[lane], step)
 
 
 @compiled
@@ -435,6 +445,23 @@ def replace_lanes(net, rules, state, block, step, learner, running, due, chosen,
             load_lane(state, r, block, lane)
 
 
+@on_demand
+def observe_and_replace_lanes(net, rules, state, block, work, b, t, step):
+    """`observe_and_replace` in every lane."""
+    observe_lanes(
+        net, block.parameters, work.h, work.decay, work.outgoing, work.incoming, block.age, block.decay_power, block.mean,
+        block.utility, work.score,
+    )  # fmt: skip
+    if count_lanes(
+        net, work.replacement_rate, work.threshold, rules.count_key, work.learner, block.age, step, work.mature,
+        block.eligible, block.replaced, work.due,
+    ):  # fmt: skip
+        replace_lanes(net, rules, state, block, step, work.learner, work.running, work.due, work.chosen, work.rank)
+
+
+PARTS = {NOISE: add_noise_lanes, ADAM: adam_block, REPLACE: observe_and_replace_lanes}
+
+
 @compiled
 def log_sizes(net, w, outgoing, learner, running, sums, t):
     """Sums of |w| of every matrix."""
@@ -469,10 +496,9 @@ def learn_lanes(
     net, rules, state, block, work, blocks, stream, X, begin, targets, labels, first_step, loss, correct, sums
 ):
     """`learn_rows` for blocks of LANES learners, (blocks, LANES), -1 where a lane is empty; block after block."""
-    w, m, v, beta_power, utility, mean, decay_power, age, eligible, replaced = block
     net, rules, state = by_reference(net), by_reference(rules), by_reference(state)
     block, work = by_reference(block), by_reference(work)
-    h, slope, delta, back, rate, scale = work.h, work.slope, work.delta, work.back, work.rate, work.scale
+    w, h, slope, delta, back, parts = block.parameters, work.h, work.slope, work.delta, work.back, work.parts
     learner, source, running, error, out = work.learner, work.source, work.running, work.error, net.unit_at[-2]
     for b in range(blocks.shape[0]):
         shared = load_block(rules, state, blocks[b], stream, block, work)
@@ -495,24 +521,16 @@ def learn_lanes(
             if not note_loss(error, learner, running, loss, t):
                 stop_diverged(state, block, error, learner, running, step)
             if net.adam:
-                adam_rates_lanes(net.beta1, net.beta2, work.step_size, beta_power, rate, scale, net.unit_at[1])
-                adam_block(net, w, m, v, h, slope, delta, back, work.weight_decay, rate, scale)
+                call(parts[ADAM], (net, rules, state, block, work), (b, t, step))
             else:
                 descend_block(
                     net, w, shared, dense, work.x, work.active, count, h, slope, delta, work.step, back,
                     work.step_size, work.keep,
                 )  # fmt: skip
             if noisy:
-                add_noise_lanes(net, w, work.noise_std, work.noise_key, step)
+                call(parts[NOISE], (net, rules, state, block, work), (b, t, step))
             if observed:
-                observe_lanes(
-                    net, w, h, work.decay, work.outgoing, work.incoming, age, decay_power, mean, utility, work.score
-                )
-                if count_lanes(
-                    net, work.replacement_rate, work.threshold, rules.count_key, learner, age, step, work.mature,
-                    eligible, replaced, work.due,
-                ):  # fmt: skip
-                    replace_lanes(net, rules, state, block, step, learner, running, work.due, work.chosen, work.rank)
+                call(parts[REPLACE], (net, rules, state, block, work), (b, t, step))
             if sums.shape[1] > 0:
                 log_sizes(net, w, work.outgoing, learner, running, sums, t)
         for lane in range(LANES):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pliant.online.arithmetic import RANDOM, compiled, inlined, uniform
+from pliant.online.arithmetic import RANDOM, uniform
+from pliant.online.compiling import compiled, inlined
 from pliant.online.norms import NONE, forget_norm
 from pliant.online.vectors import load, matrix_view, root, spread, store
 

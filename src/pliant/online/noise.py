@@ -34,7 +34,8 @@ import math
 import numpy as np
 from numba import njit
 
-from pliant.online.arithmetic import compiled, normals, total_size
+from pliant.online.arithmetic import normals, total_size
+from pliant.online.compiling import compiled
 from pliant.online.learner import matrix
 from pliant.online.vectors import LANES
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 
-from pliant.online.arithmetic import compiled, copy, reordered, total
+from pliant.online.arithmetic import copy, total
+from pliant.online.compiling import compiled, reordered
 
 NONE, LAYER, ONLINE = range(3)
 SCALE, SHIFT = range(2)  # of `LearnerState.affine`

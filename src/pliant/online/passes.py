@@ -7,14 +7,14 @@ every step: w <- κ w - α x δ is s <- κ s, then w/s <- w/s - (α / s) x δ, a
 
 from __future__ import annotations
 
-from pliant.online.arithmetic import compiled
+from pliant.online.compiling import apart, compiled
 from pliant.online.learner import adam_entry
 from pliant.online.vectors import LANES, added, fused, larger, load, size, spread, store
 
 # Rows of a matrix, and the units of a layer, begin at multiples of LANES; the rest of the last vector is zero.
 
 
-@compiled
+@apart
 def add_rows(W, x, active, count, shrunk, z):
     """z = bias + x (shrunk W), from rows whose input is not zero; four at a time, so that z is read and written less often."""
     width = W.shape[1] // LANES
@@ -33,7 +33,7 @@ def add_rows(W, x, active, count, shrunk, z):
             store(z, c, fused(xj, load(W, active[a] * width + c), load(z, c)))
 
 
-@compiled
+@apart
 def descend_rows(W, x, active, count, delta, step_size, shrunk, wanted, back, sums):
     """w <- w - step_size x delta, by rows; `sums` gets the sum of |new w|, `back`, if `wanted`, (shrunk old w) . delta."""
     width, zero = W.shape[1] // LANES, spread(W.dtype.type(0))
@@ -52,7 +52,7 @@ def descend_rows(W, x, active, count, delta, step_size, shrunk, wanted, back, su
             back[j] = shrunk * added(dot)
 
 
-@compiled
+@apart
 def descend_rows_and_columns(W, x, active, count, delta, step_size, shrunk, back, sums, columns):
     """The same, keeping the sums of |w| along columns too."""
     width, zero = W.shape[1] // LANES, spread(W.dtype.type(0))

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
+from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic, lower_getattr_generic
@@ -45,6 +46,25 @@ def by_reference(typing, fields):
         return where
 
     return Reference(fields)(fields), codegen
+
+
+@intrinsic
+def call(typing, address, references, numbers):
+    """Call a function of `references` and then `numbers`, all integers, that returns nothing: see `pliant.online.on_demand`."""
+    kinds = [*references.types, *numbers.types]
+    if not all(isinstance(each, Reference) or each == types.int64 for each in kinds):
+        raise TypingError(f"only references and integers can be passed to an address, not {kinds}")
+
+    def codegen(context, builder, signature, args):
+        kind = context.call_conv.get_function_type(types.none, kinds)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        given = [*cgutils.unpack_tuple(builder, args[1]), *cgutils.unpack_tuple(builder, args[2])]
+        status, _ = context.call_conv.call_function(builder, function, types.none, kinds, given)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, references, numbers), codegen
 
 
 @infer_getattr

@@ -24,8 +24,6 @@ from pliant.online.arithmetic import (
     CROSS_ENTROPY,
     RELU,
     activate,
-    cached,
-    compiled,
     copy,
     count_above,
     count_due,
@@ -38,14 +36,16 @@ from pliant.online.arithmetic import (
     total,
     total_size,
 )
+from pliant.online.compiling import addresses, cached, compiled, on_demand
 from pliant.online.dropout import drop
-from pliant.online.learner import LearnerState, Net, adam_entry, aligned, matrix, replace
+from pliant.online.learner import LearnerState, Net, Rules, adam_entry, aligned, matrix, replace
 from pliant.online.noise import REFRESH, missed_std, padded_pairs, settle_all, settle_rows
 from pliant.online.passes import adam_rows, add_columns, add_rows, descend_rows, descend_rows_and_columns
-from pliant.online.reference import by_reference
+from pliant.online.reference import by_reference, call
 from pliant.online.vectors import LANES, load, spread
 
 SMALLEST = 2.0**-10  # of `LearnerState.shrunk`; below, and above its inverse, the stored weights are scaled themselves
+SETTLE, SETTLE_ALL, DROP, NORMALIZE, NORMALIZE_BACK, ADAM, REPLACE = range(7)  # parts compiled on demand
 NOTHING = 2.0**-60  # in place of a decay factor of 0: stored weights have to be divided by it
 
 
@@ -73,28 +73,53 @@ def forward(net, rules, state, work, r, step, dropping):
         # A zero in a hidden layer is skipped only where its slope is zero too, so that nothing flows back through it.
         count[layer] = list_active(x, layer == 0 or net.activation == RELU, rows)
         if rules.noise_std[r] > 0:
-            # A row's own sum is taken by the step that follows, unless dropout then leaves the row out.
-            sums = state.row_sum[r, begin : middle if rules.dropout[r] > 0 else begin]
-            columns = state.column_sum[r, middle - net.unit_at[1] : (end if net.incoming else middle) - net.unit_at[1]]
-            settle_rows(
-                net, p, layer, rows, count[layer], state.settled[r], step, work.missed, state.shrunk[r],
-                rules.noise_key[r], work.normal, sums, columns,
-            )  # fmt: skip
+            call(work.parts[SETTLE], (net, rules, state, work), (r, layer, step))
         add_rows(matrix(net, p, layer), x, rows, count[layer], shrunk, h[middle:end])
         if layer + 1 < layers:
             z, slope = h[middle : middle + units], work.slope[middle : middle + units]
             if net.normalization != norms.NONE:
-                normalize_layer(net, state, work, r, layer, z)
+                call(work.parts[NORMALIZE], (net, rules, state, work), (r, layer, step))
             activate(net.activation, z, slope)
             if dropping:
-                drop(rules.dropout[r], rules.dropout_key[r], place, z, slope)
+                call(work.parts[DROP], (net, rules, state, work), (r, layer, place))
                 place += units
 
 
-@compiled
-def normalize_layer(net, state, work, r, layer, z):
+@on_demand
+def settle_layer(net, rules, state, work, r, layer, step):
+    """Give the rows that a layer is about to use the noise of the steps before `step`."""
+    begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
+    # A row's own sum is taken by the step that follows, unless dropout then leaves the row out.
+    sums = state.row_sum[r, begin : middle if rules.dropout[r] > 0 else begin]
+    columns = state.column_sum[r, middle - net.unit_at[1] : (end if net.incoming else middle) - net.unit_at[1]]
+    settle_rows(
+        net, state.parameters[r], layer, work.active[begin:middle], work.count[layer], state.settled[r], step, work.missed,
+        state.shrunk[r], rules.noise_key[r], work.normal, sums, columns,
+    )  # fmt: skip
+
+
+@on_demand
+def settle_all_layers(net, rules, state, work, r, layer, step):
+    """The same for every row of the learner, sums left alone; `layer` is not read."""
+    settle_all(
+        net, state.parameters[r], work.active, state.settled[r], step, work.missed, state.shrunk[r], rules.noise_key[r],
+        work.normal,
+    )  # fmt: skip
+
+
+@on_demand
+def drop_units(net, rules, state, work, r, layer, place):
+    """Leave units of hidden layer `layer` out, by the random numbers from `place` on."""
+    begin = net.unit_at[layer + 1]
+    end = begin + net.sizes[layer + 1]
+    drop(rules.dropout[r], rules.dropout_key[r], place, work.h[begin:end], work.slope[begin:end])
+
+
+@on_demand
+def normalize_layer(net, rules, state, work, r, layer, step):
     """`norms.normalize` of the pre-activations of hidden layer `layer`."""
-    u = net.unit_at[layer + 1] - net.unit_at[1]
+    begin, u = net.unit_at[layer + 1], net.unit_at[layer + 1] - net.unit_at[1]
+    z = work.h[begin : begin + net.sizes[layer + 1]]
     affine, statistics, of = state.affine[r], state.statistics[r], slice(u, u + z.size)
     work.divisor[layer] = norms.normalize(
         net.normalization, z, affine[norms.SCALE][of], affine[norms.SHIFT][of],
@@ -102,10 +127,11 @@ def normalize_layer(net, state, work, r, layer, z):
     )  # fmt: skip
 
 
-@compiled
-def normalize_layer_back(net, state, work, r, layer, g):
-    """The same back: `g` becomes the gradient with respect to pre-activations; fills those of scale and shift."""
-    u = net.unit_at[layer + 1] - net.unit_at[1]
+@on_demand
+def normalize_layer_back(net, rules, state, work, r, layer, step):
+    """The same back: `work.delta` becomes the gradient of pre-activations; fills those of scale and shift."""
+    begin, u = net.unit_at[layer + 1], net.unit_at[layer + 1] - net.unit_at[1]
+    g = work.delta[begin : begin + net.sizes[layer + 1]]
     of, scale, y, divisor = slice(u, u + g.size), state.affine[r, norms.SCALE], work.normalized, work.divisor[layer]
     if net.normalization == norms.LAYER:
         norms.layer_norm_back(g, scale[of], y[of], divisor, work.d_scale[of], work.d_shift[of])
@@ -142,7 +168,7 @@ def descend(net, rules, state, work, r):
         if layer > 0:
             multiply(back, work.slope[begin:middle])
             if net.normalization != norms.NONE:
-                normalize_layer_back(net, state, work, r, layer - 1, back)
+                call(work.parts[NORMALIZE_BACK], (net, rules, state, work), (r, layer - 1, 0))
     if net.normalization != norms.NONE:
         scale, shift = state.affine[r, norms.SCALE], state.affine[r, norms.SHIFT]
         for u in range(scale.size):
@@ -178,9 +204,9 @@ def adam_rates(beta1, beta2, step_size, power, rate, scale, first):
         scale[first + u] = 1.0 / math.sqrt(1.0 - power[1, u])
 
 
-@compiled
-def adam(net, rules, state, work, r):
-    """The same with Adam, whose moments move every weight at every step."""
+@on_demand
+def adam(net, rules, state, work, r, layer, step):
+    """The same with Adam, whose moments move every weight at every step; `layer` and `step` are not read."""
     p, delta, rate, scale = state.parameters[r], work.delta, work.rate, work.scale
     adam_rates(net.beta1, net.beta2, rules.step_size[r], state.beta_power[r], rate, scale, net.unit_at[1])
     for layer in range(net.sizes.size - 2, -1, -1):
@@ -195,7 +221,7 @@ def adam(net, rules, state, work, r):
             back = delta[begin : begin + net.sizes[layer]]
             multiply(back, work.slope[begin:middle])
             if net.normalization != norms.NONE:
-                normalize_layer_back(net, state, work, r, layer - 1, back)
+                call(work.parts[NORMALIZE_BACK], (net, rules, state, work), (r, layer - 1, 0))
         if net.incoming:
             columns = state.column_sum[r, middle - net.unit_at[1] : end - net.unit_at[1]]
             columns[:] = 0
@@ -212,17 +238,7 @@ def adam(net, rules, state, work, r):
 @compiled
 def settle_learner(net, rules, state, work, r, step):
     """All noise of the steps before `step`, and the sums of |w| with it."""
-    settle_all(
-        net,
-        state.parameters[r],
-        work.active,
-        state.settled[r],
-        step,
-        work.missed,
-        state.shrunk[r],
-        rules.noise_key[r],
-        work.normal,
-    )
+    call(work.parts[SETTLE_ALL], (net, rules, state, work), (r, 0, step))
     add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
 
@@ -267,6 +283,28 @@ def replace_rows(net, rules, state, work, r, step):
         add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
 
+@on_demand
+def observe_and_replace(net, rules, state, work, r, layer, step):
+    """Observe all hidden units after the update of step `step`, count what is due, replace it; `layer` is not read."""
+    observe_rows(net, state, work, r)
+    if count_rows(
+        net, rules.replacement_rate[r], rules.maturity_threshold[r], rules.count_key[r], state.age[r], step,
+        state.eligible[r], state.replaced[r], work.due,
+    ):  # fmt: skip
+        replace_rows(net, rules, state, work, r, step)
+
+
+PARTS = {
+    SETTLE: settle_layer,
+    SETTLE_ALL: settle_all_layers,
+    DROP: drop_units,
+    NORMALIZE: normalize_layer,
+    NORMALIZE_BACK: normalize_layer_back,
+    ADAM: adam,
+    REPLACE: observe_and_replace,
+}
+
+
 class RowsWork(NamedTuple):
     """Scratch memory of `learn_rows`."""
 
@@ -291,22 +329,29 @@ class RowsWork(NamedTuple):
     due: Any  # (hidden layers,)
     chosen: Any  # (hidden layers, units) for `replace`, like the next
     rank: Any  # (units,)
+    parts: Any  # (parts,) addresses of those that these learners need
 
 
-def rows_work(net: Net, state: LearnerState) -> RowsWork:
-    """Memory for one call of `learn_rows`."""
+def rows_work(net: Net, rules: Rules, state: LearnerState) -> RowsWork:
+    """Memory for one call of `learn_rows`, and the parts of it that these learners need."""
     units, hidden, layers, real = (
         int(net.unit_at[-1]),
         state.utility.shape[1],
         len(net.sizes) - 1,
         state.parameters.dtype,
     )
-    return RowsWork(
+    work = RowsWork(
         *(aligned((units,), real) for _ in range(9)), *(aligned((hidden,), real) for _ in range(4)),
         np.zeros(layers - 1, real), aligned((2 * max(padded_pairs(int(n)) for n in net.sizes[1:]),), np.float32),
         np.zeros(REFRESH + 1), np.zeros(units + 1, np.int64), np.zeros(layers, np.int64), np.zeros(layers - 1, np.int64),
-        np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden),
+        np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden), np.zeros(len(PARTS), np.int64),
     )  # fmt: skip
+    noisy, normed = bool((rules.noise_std > 0).any()), net.normalization != norms.NONE
+    wanted = {SETTLE: noisy, SETTLE_ALL: noisy, NORMALIZE: normed, NORMALIZE_BACK: normed, ADAM: net.adam}
+    wanted |= {DROP: (rules.dropout > 0).any(), REPLACE: (rules.replacement_rate > 0).any()}
+    needed = {number: part for number, part in PARTS.items() if wanted[number]}
+    work.parts[:] = addresses(needed, len(PARTS), real, net, rules, state, work)
+    return work
 
 
 @compiled
@@ -350,44 +395,28 @@ def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, lab
                 state.diverged_at[r] = step
                 break
             if net.adam:
-                adam(net, rules, state, work, r)
+                call(work.parts[ADAM], (net, rules, state, work), (r, 0, step))
             else:
                 descend(net, rules, state, work, r)
             if observed:
-                observe_rows(net, state, work, r)
-                if count_rows(
-                    net, rules.replacement_rate[r], rules.maturity_threshold[r], rules.count_key[r], state.age[r], step,
-                    state.eligible[r], state.replaced[r], work.due,
-                ):  # fmt: skip
-                    replace_rows(net, rules, state, work, r, step)
+                call(work.parts[REPLACE], (net, rules, state, work), (r, 0, step))
             for layer in range(sums.shape[2] if sums.shape[1] else 0):
                 sums[r, t, layer] = state.shrunk[r] * total(row_sum[net.unit_at[layer] : net.unit_at[layer + 1]])
 
 
 @cached
-def settled_parameters(net, rules, state, work, steps, parameters, settled):
-    """Fill copies, (learners, parameters) and (learners, rows), with the weights that the step after `steps` uses.
+def settle_and_shrink(net, rules, state, work, steps):
+    """Turn the stored weights of all learners, in place, into those that the step after `steps` uses.
 
-    A learner that diverged has the weights at which it diverged.
+    A learner that diverged gets the weights at which it diverged.
     """
     net, rules, state, work = by_reference(net), by_reference(rules), by_reference(state), by_reference(work)
-    for r in range(parameters.shape[0]):
-        step = steps if state.diverged_at[r] < 0 else state.diverged_at[r]
-        copy(parameters[r], state.parameters[r])
+    for r in range(state.parameters.shape[0]):
         if rules.noise_std[r] > 0:
-            copy(settled[r], state.settled[r])
             begin_learner(net, rules, state, work, r)
-            settle_all(
-                net,
-                parameters[r],
-                work.active,
-                settled[r],
-                step,
-                work.missed,
-                state.shrunk[r],
-                rules.noise_key[r],
-                work.normal,
-            )
+            step = steps if state.diverged_at[r] < 0 else state.diverged_at[r]
+            call(work.parts[SETTLE_ALL], (net, rules, state, work), (r, 0, step))
         for layer in range(net.sizes.size - 1):
             begin, width = net.weight_at[layer], net.unit_at[layer + 2] - net.unit_at[layer + 1]
-            scale_by(parameters[r, begin : begin + net.sizes[layer] * width], parameters.dtype.type(state.shrunk[r]))
+            weights = state.parameters[r, begin : begin + net.sizes[layer] * width]
+            scale_by(weights, state.parameters.dtype.type(state.shrunk[r]))

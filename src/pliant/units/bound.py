@@ -283,11 +283,13 @@ class BoundGroup:
         taps: tuple[Tap | None, ...] = self.spec.taps or (None,) * len(self.outgoing)
         if len(taps) != len(self.outgoing):
             raise ValueError(f"group '{self.name}': {len(taps)} taps for {len(self.outgoing)} outgoing slices")
-        by_tap: dict[Tap | None, list[BoundSlice]] = {}
+        by_tap: dict[tuple[Tap | None, int], list[BoundSlice]] = {}
         for part, tap in zip(self.outgoing, taps, strict=True):
-            by_tap.setdefault(tap, []).append(part)
+            by_tap.setdefault((tap, part.repeat if tap is None else 0), []).append(
+                part
+            )  # no tap, no columns to agree on
         consumers: list[Consumer] = []
-        for tap, parts in by_tap.items():
+        for (tap, _), parts in by_tap.items():
             repeats = {part.repeat for part in parts}
             if len(repeats) > 1:
                 raise ValueError(

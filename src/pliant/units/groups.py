@@ -15,12 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from numbers import Integral
+from typing import Any, Literal
 from zlib import crc32
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
+from pliant.base.arguments import flag, integer, is_a, listed, number, shown, whole
+from pliant.base.choices import one_of
 from pliant.base.initial import GAINS
 
 Index = tuple[tuple[int, ...], ...]
@@ -50,9 +54,13 @@ class Slice:
     shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise ValueError(f"Slice('{self.parameter}'): repeat must be at least 1, got {self.repeat}")
-        _check_index(f"Slice('{self.parameter}')", self.index, self.repeat)
+        where = f"Slice({shown(self.parameter)})"
+        _name(f"{where}: parameter", self.parameter)
+        repeat = whole(f"{where}: repeat", self.repeat, 1, of="positions")
+        one = isinstance(self.axis, int) and not isinstance(self.axis, bool)
+        axis = self.axis if one else _integers(f"{where}: axis", self.axis, "an integer or several")
+        shape = None if self.shape is None else _integers(f"{where}: shape", self.shape, "the size of each axis")
+        _set(self, axis=axis, repeat=repeat, index=_index(where, self.index, repeat), shape=shape)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -100,15 +108,25 @@ class Tap:
     part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        where = f"Tap({shown(self.module)})"
+        _name(f"{where}: module", self.module, empty=True)
+        if is_a(self.argument, bool) or not is_a(self.argument, (int, str)):
+            raise TypeError(f"{where}: argument is a position or a name, got {shown(self.argument)}")
+        if self.parameter is not None:
+            _name(f"{where}: parameter", self.parameter)
+        flag(f"{where}: nonnegative", self.nonnegative)
+        axis, calls = integer(f"{where}: axis", self.axis), None
+        if self.calls is not None:
+            calls = tuple(flag(f"{where}: calls", each) for each in _listed(f"{where}: calls", self.calls, "bools"))
+        dims = None if self.dims is None else whole(f"{where}: dims", self.dims, 1, of="axes")
+        part = None if self.part is None else _integers(f"{where}: part", self.part, "first element and number of them")
+        _set(self, axis=axis, calls=calls, dims=dims, part=part, index=_index(where, self.index, None))
         if self.at not in ("input", "output", "operand"):
-            raise ValueError(f"Tap('{self.module}'): at must be 'input', 'output' or 'operand', got '{self.at}'")
+            raise ValueError(f"{where}: at must be 'input', 'output' or 'operand', got {shown(self.at)}")
         if (self.at == "operand") != (self.parameter is not None):
-            raise ValueError(f"Tap('{self.module}'): at='operand' and parameter=... go together")
+            raise ValueError(f"{where}: at='operand' and parameter=... go together")
         if self.part is not None and self.parameter is None:
-            raise ValueError(
-                f"Tap('{self.module}'): part=... is that of a parameter; give at='operand' and parameter=... too"
-            )
-        _check_index(f"Tap('{self.module}')", self.index, None)
+            raise ValueError(f"{where}: part=... is that of a parameter; give at='operand' and parameter=... too")
 
     def axis_at(self, module: nn.Module) -> int:
         """`axis`, counted from the end where the tapped module has a known number of axes: a convolution."""
@@ -143,6 +161,12 @@ class BN:
     repeat: int = 1
     index: Index | None = None
 
+    def __post_init__(self) -> None:
+        where = f"BN({shown(self.module)})"
+        _name(f"{where}: module", self.module)
+        repeat = whole(f"{where}: repeat", self.repeat, 1, of="channels")
+        _set(self, repeat=repeat, index=_index(where, self.index, repeat))
+
     def __str__(self) -> str:
         return self.module
 
@@ -158,6 +182,12 @@ class AffineEntry:
     part: Slice
     value: float | None = None
 
+    def __post_init__(self) -> None:
+        if not is_a(self.part, Slice):
+            raise TypeError(f"AffineEntry: part must be a Slice, got {shown(self.part)}")
+        if self.value is not None:
+            number(f"AffineEntry('{self.part}'): value", self.value, -inf)
+
     def __str__(self) -> str:
         return str(self.part)
 
@@ -168,6 +198,11 @@ class RunningStatistic:
 
     part: Slice
     value: float
+
+    def __post_init__(self) -> None:
+        if not is_a(self.part, Slice):
+            raise TypeError(f"RunningStatistic: part must be a Slice, got {shown(self.part)}")
+        number(f"RunningStatistic('{self.part}'): value", self.value, -inf)
 
     def __str__(self) -> str:
         return str(self.part)
@@ -205,6 +240,34 @@ class UnitGroup:
     gain: float = GAINS["relu"]
     runs: int | None = None
     kind: Kind = "exact"
+
+    def __post_init__(self) -> None:
+        where = f"UnitGroup({shown(self.name)})"
+        _name(f"{where}: name", self.name)
+        for field, kinds, said in (
+            ("incoming", Slice, "Slices"),
+            ("outgoing", Slice, "Slices"),
+            ("affine", (BN, AffineEntry, RunningStatistic), "BN, AffineEntry and RunningStatistic"),
+            ("tap", Tap, "a Tap, or one for each outgoing slice"),
+        ):
+            value = getattr(self, field)
+            if field == "tap" and is_a(value, Tap):
+                continue
+            several = _listed(f"{where}: {field}", value, said)
+            if not all(is_a(each, kinds) for each in several):
+                raise TypeError(f"{where}: {field} takes {said}, got {shown(value)}")
+        if not self.incoming:
+            raise ValueError(f"{where}: incoming is empty; name the weights that compute the units")
+        if self.hand_over is not None and not (
+            is_a(self.hand_over, Mapping) and all(is_a(each, (str, BN)) for each in self.hand_over.values())
+        ):
+            raise TypeError(
+                f"{where}: hand_over maps outgoing parameters to a bias's name or a BN, got {shown(self.hand_over)}"
+            )
+        number(f"{where}: gain", self.gain)
+        if self.runs is not None:
+            whole(f"{where}: runs", self.runs, 1)
+        one_of(f"kind of {where}", self.kind, ("exact", "approximate", "recurrent"))
 
     @property
     def stacked(self) -> bool:
@@ -260,14 +323,45 @@ class Skipped:
     units: int | None = None
 
 
-def _check_index(where: str, index: Index | None, repeat: int | None) -> None:
+def _name(what: str, value: object, *, empty: bool = False) -> None:
+    if not is_a(value, str) or not (value or empty):
+        raise TypeError(f"{what} is a name in the model, got {shown(value)}")
+
+
+def _listed(what: str, value: object, said: str) -> list[Any]:
+    found = listed(value)
+    if found is None:
+        raise TypeError(f"{what} takes {said}, got {shown(value)}")
+    return found
+
+
+def _integers(what: str, value: object, said: str) -> tuple[int, ...]:
+    found = tuple(_listed(what, value, said))
+    if not found or not all(is_a(each, Integral) and not is_a(each, bool) for each in found):
+        raise TypeError(f"{what} takes {said}, got {shown(value)}")
+    return tuple(map(int, found))
+
+
+def _index(where: str, index: object, repeat: int | None) -> Index | None:
+    """Positions of each unit, as tuples."""
     if index is None:
-        return
-    widths = {len(row) for row in index}
+        return None
+    rows = _listed(f"{where}: index", index, "the positions of each unit")
+    if not rows:
+        raise ValueError(f"{where}: index is empty; give the positions of each unit")
+    found = tuple(_integers(f"{where}: index", row, "the positions of each unit") for row in rows)
+    widths = {len(row) for row in found}
     if len(widths) != 1 or (repeat is not None and widths != {repeat}):
         raise ValueError(
-            f"{where}: every row of index must have {repeat or 'the same number of'} positions, got {widths}"
+            f"{where}: every row of index must have {repeat or 'the same number of'} positions, got {sorted(widths)}"
         )
+    return found
+
+
+def _set(record: object, **fields: object) -> None:
+    """Fields of a frozen record, in the form in which they are compared: tuples for lists."""
+    for name, value in fields.items():
+        object.__setattr__(record, name, value)
 
 
 def _brief(index: Index) -> str:

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from torch import nn
 
+from pliant.base.arguments import is_a, shown
+from pliant.base.arguments import patterns as patterns_of
 from pliant.base.deprecation import renamed
 from pliant.units.bound import BoundGroup
 from pliant.units.groups import PlanRow, Skipped, UnitGroup, aligned, some
@@ -42,7 +44,7 @@ class UnitMap:
 
         Raises `ValueError` for a pattern that matches nothing, or only skipped parameters, with the reason.
         """
-        if not patterns:
+        if not patterns_of("include", patterns):
             return self
         for pattern in patterns:
             if not any(_matches(row.group, pattern) for row in self.rows):
@@ -55,7 +57,7 @@ class UnitMap:
 
         Raises `ValueError` for a pattern that matches nothing.
         """
-        for pattern in patterns:
+        for pattern in patterns_of("exclude", patterns):
             names = [name for each in self.skipped for name in each.parameters]
             known = any(_matches(row.group, pattern) for row in self.rows)
             if not known and not any(_name_matches(name, pattern) for name in names):
@@ -65,6 +67,9 @@ class UnitMap:
 
     def add(self, model: nn.Module, *groups: UnitGroup) -> Self:
         """A plan with groups given by hand, each checked against the model; one with an existing name replaces the old one."""
+        for group in groups:
+            if not is_a(group, UnitGroup):
+                raise TypeError(f"add takes UnitGroups, got {shown(group)}")
         by_hand = {group.name: BoundGroup(group, model).plan_row(hand_over=True) for group in groups}
         return replace(self, rows=[*(row for row in self.rows if row.group.name not in by_hand), *by_hand.values()])
 
@@ -108,8 +113,9 @@ class UnitMap:
             if any(_name_matches(name, pattern) for name in each.parameters)
         ]
         if reasons:
-            return f"{what}='{pattern}' names what cannot be reset: {'; '.join(reasons)}"
-        return f"{what}='{pattern}' matches no group and no parameter; groups: {', '.join(row.group.name for row in self.rows)}"
+            return f"{what}={shown(pattern)} names what cannot be reset: {'; '.join(reasons)}"
+        names = ", ".join(row.group.name for row in self.rows)
+        return f"{what}={shown(pattern)} matches no group and no parameter; groups: {names}"
 
     def fingerprint(self) -> list[str]:
         """One line per group, without the prefixes of DistributedDataParallel and `torch.compile`."""

@@ -26,6 +26,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from pliant.base.arguments import called_with, shown, whole
 from pliant.base.process import random_state
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.diagnostics import diagnose
@@ -106,8 +107,12 @@ class UnitResetCallback(BaseCallback):
         **settings: Any,
     ) -> None:
         super().__init__(verbose)
-        if diagnose_every is not None and diagnose_every < 1:
-            raise ValueError(f"diagnose_every must be 1 or more optimizer steps, or None, got {diagnose_every}")
+        if diagnose_every is not None:
+            diagnose_every = whole("diagnose_every", diagnose_every, 1, of="optimizer steps", otherwise=", or None")
+        if networks is not None:
+            called_with("networks", networks, "model")
+        if not callable(method):
+            raise TypeError(f"method must be one that resets units, such as pliant.ReDo, got {shown(method)}")
         _try(method, settings)
         self._method, self._settings, self._networks_of = method, settings, networks or networks_of
         self.diagnose_every = diagnose_every

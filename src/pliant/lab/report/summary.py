@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pliant.lab.curves import check_one_run, mean_by, settings
+from pliant.base.choices import shortened
+from pliant.lab.curves import check_one_run, config_fields, mean_by, settings
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.figures import bin_centres
 from pliant.lab.report.table import Renamed, as_they_are, rows_at
@@ -63,16 +65,15 @@ def summary_lines(
     rows: Any = side_by_side({name: rows_at(path, renamed) for name, path in _named(paths).items()})
     old = renamed(rows.attrs)
     measured: list[str] = rows.attrs["measured"]
+    if metric is None and len(measured) < 2:
+        raise LabError(f"{', '.join(map(str, paths))} measured nothing but {measured[0]}: give --metric {measured[0]}")
     place, metric = over or measured[0], metric or measured[1]
-    wanted: Any = rows
-    for condition in where:
-        name, _, value = condition.partition("=")
-        name = old.get(name, name)
-        if name not in rows:
-            raise unknown("field", name, list(rows))
-        wanted = wanted[[_is(own, value) or _is_within(own, value) for own in wanted[name]]]
-    if not len(wanted):
+    asked = [_condition("--where", text, old, list(rows)) for text in where]
+    compared = [_condition("--against", text, old, list(rows)) for text in against.split(",")] if against else []
+    shown = _rows_shown(rows, asked, compared)
+    if not shown.any():
         raise LabError(f"no run has {' and '.join(where)}")
+    wanted: Any = rows[shown]
     weight = rows.attrs.get("weights", {}).get(metric)
     found = curves(wanted, measured, place, metric, parts, weight)
     seeds = sorted({seed for curve in found for seed in curve.seeds})
@@ -82,13 +83,42 @@ def summary_lines(
     yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
     layout = Format(least_is_best(metric), spread)
-    conditions = [_under_names_of_today(condition, old) for condition in against.split(",")] if against else []
-    yield from lines(found, layout, reference(found, conditions) if conditions else None, all_parts)
+    common = {name: wanted[name].iloc[0] for name in wanted if wanted[name].nunique(dropna=False) == 1}
+    yield from lines(
+        found, layout, reference(found, ["=".join(each) for each in compared], common) if compared else None, all_parts
+    )
 
 
-def _under_names_of_today(condition: str, old: Mapping[str, str]) -> str:
-    name, equals, value = condition.partition("=")
-    return f"{old.get(name, name)}{equals}{value}"
+Condition: TypeAlias = tuple[str, str]  # field, and the value or range that it has
+
+
+def _condition(option: str, text: str, old: Mapping[str, str], known: Sequence[str]) -> Condition:
+    """Such as `step_size=0.1`, with the field under its name of today."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise LabError(f"{option} '{shortened(text)}': write field=value")
+    name = old.get(name, name)
+    if name not in known:
+        raise unknown("field", name, known)
+    return name, value
+
+
+def _rows_shown(rows: Any, asked: Sequence[Condition], compared: Sequence[Condition]) -> NDArray[np.bool_]:
+    """The rows that are `asked` for; and those to be compared with, whatever settings were asked for beside theirs."""
+    meets = [_meets(rows, condition) for condition in asked]
+    everything = np.ones(len(rows), np.bool_)
+    shown = np.logical_and.reduce([everything, *meets])
+    reference = np.logical_and.reduce([everything, *(_meets(rows, condition) for condition in compared)])
+    if compared and not (shown & reference).any():
+        of_curves = {"method", STUDY, *config_fields(rows)} - {"seed"}
+        others = [each for each, (name, _) in zip(meets, asked, strict=True) if name not in of_curves]
+        shown |= np.logical_and.reduce([reference, *others])
+    return shown
+
+
+def _meets(rows: Any, condition: Condition) -> NDArray[np.bool_]:
+    name, value = condition
+    return np.array([_is(own, value) or _is_within(own, value) for own in rows[name]], np.bool_)
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -184,10 +214,15 @@ def curves(
 
     `weight`: the column that counts what a row's `metric` is the mean of; rows where it is 0 do not count.
     """
+    table: Any = rows
+    numbers = [name for name in measured if name in table and table[name].dtype.kind in "biuf"]
     for name in (place, metric, *([weight] if weight else [])):
         if name not in measured:
             raise unknown("column", name, measured)
-    table: Any = rows
+        if name not in numbers:
+            raise LabError(f"column {name} holds text: a report is of numbers, here {', '.join(numbers) or 'none'}")
+    if not np.isfinite(table[place].to_numpy(np.float64)).all():
+        raise LabError(f"column {place} is nan in some rows: give another column --over which curves go")
     found: Any = settings(table, measured)
     each: list[dict[str, Any]] = [_present(setting) for setting in found.to_dict("records")]
     names = _names(each)
@@ -232,13 +267,19 @@ def _curve(
     return Curve(setting, name, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
 
 
-def reference(found: Sequence[Curve], wanted: Sequence[str]) -> Curve:
-    """The one curve with the settings `wanted`, each "field=value". Raises `LabError` unless it is one."""
+def reference(found: Sequence[Curve], wanted: Sequence[str], common: Mapping[str, Any] | None = None) -> Curve:
+    """The one curve with the settings `wanted`, each "field=value". Raises `LabError` unless it is one.
+
+    `common`: the values of those fields that are the same for all.
+    """
     pairs = [condition.partition("=")[::2] for condition in wanted]
-    same = [c for c in found if all(_is(c.settings.get(name), value) for name, value in pairs)]
+    settings = [{**(common or {}), **curve.settings} for curve in found]
+    same = [
+        c for c, own in zip(found, settings, strict=True) if all(_is(own.get(name), value) for name, value in pairs)
+    ]
     if len(same) != 1:
-        names = "; ".join(curve.name for curve in found)
-        raise LabError(f"{' '.join(wanted)} names {len(same)} curves, not one, of: {names}")
+        names, asked = "; ".join(curve.name for curve in found), ",".join(wanted)
+        raise LabError(f"--against {shortened(asked)} names {len(same)} curves, not one, of: {shortened(names, 1000)}")
     return same[0]
 
 

@@ -9,12 +9,14 @@ run | method seed step_size ... | status diverged_at commit | the experiment's c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from pliant.base.choices import shortened
 from pliant.lab.curves import config_fields
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import RunConfig
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import pandas
 
 FORMATS = ("csv", "parquet")
+STATUSES = ("running", "done", "diverged")
 _ADDED = ("run", *RunConfig.model_fields, "status", "diverged_at", "commit")  # columns of every table of rows
 
 
@@ -116,7 +119,7 @@ def export(study: Study, form: str, file: Path) -> int:
     if form == "csv":
         rows.to_csv(file, index=False)
     else:
-        rows.to_parquet(file, index=False, compression="zstd")
+        rows.to_parquet(file, index=False, compression="zstd", write_page_checksum=True)
     return len(rows)
 
 
@@ -178,12 +181,62 @@ def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
     if not is_parquet(file):
         raise LabError(f"{file} is no Parquet file: `pliant export DIR --format parquet` makes one")
     try:
-        rows = pandas.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise LabError(f"{file} cannot be read as Parquet: {error}") from None
+        rows = pandas.read_parquet(file, page_checksum_verification=True)
+    except Exception as error:  # what is damaged in it may raise nearly anything
+        reason = shortened(error, 200) or type(error).__name__
+        raise LabError(f"{file} cannot be read as Parquet: {reason}") from None
     if "measured" not in rows.attrs:
         raise LabError(
             f"{file} does not say which study it is of: `pliant export --format parquet` writes one that does"
         )
+    fault = next(_faults(rows), None)
+    if fault is not None:
+        raise LabError(f"{file} is not as `pliant export` writes it: {fault}")
+    rows.attrs = {"weights": {}, "seconds": None, **rows.attrs}  # which not every export knows
     check_runs(rows, file)
     return rows.rename(columns=dict(renamed(rows.attrs)))
+
+
+def _faults(rows: pandas.DataFrame) -> Iterator[str]:
+    """What is wrong with a table that says it is an export, in words."""
+    table: Any = rows
+    columns = [shortened(name) for name in table.columns]
+    yield from (f"it has the column {name} twice" for name in columns if columns.count(name) > 1)
+    yield from _faults_of_attrs(table.attrs, columns)
+    lacking = [name for name in ("run", *RunConfig.model_fields, "status") if name not in columns]
+    if lacking:
+        yield f"it has no column {', '.join(lacking)}"
+    if not len(table):
+        yield "it has no rows"
+    for name in ("run", "seed"):
+        if table[name].dtype.kind not in "iu" or table[name].isna().any() or table[name].min() < 0:
+            yield f"column {name} holds something else than whole numbers from 0 on"
+    yield from (f"the status {shortened(word)} is none" for word in table["status"].unique() if word not in STATUSES)
+    measured: list[str] = table.attrs["measured"]
+    for name in columns:
+        if table[name].dtype == object:
+            known = (str,) if name in measured else (str, bool, int, float, type(None))
+            other = next((value for value in table[name] if not isinstance(value, known)), None)
+            if other is not None:
+                yield f"column {name} holds {shortened(repr(other))}, a {type(other).__name__}"
+
+
+def _faults_of_attrs(attrs: Mapping[Any, Any], columns: Sequence[str]) -> Iterator[str]:
+    """What is wrong with what it says of its study."""
+    measured, seconds = attrs.get("measured"), attrs.get("seconds")
+    for name in ("name", "profile"):
+        if not isinstance(attrs.get(name), str):
+            yield f"it does not say its {name}"
+    if not (
+        isinstance(measured, list) and measured and all(isinstance(name, str) for name in cast(list[Any], measured))
+    ):
+        yield "it does not say which columns are measured"
+        return
+    lacking = [shortened(name) for name in cast(list[str], measured) if name not in columns]
+    if lacking:
+        yield f"it has no column {', '.join(lacking)}"
+    weights = attrs.get("weights", {})
+    if not isinstance(weights, dict) or {*cast(Any, weights), *cast(Any, weights).values()} - {*cast(Any, measured)}:
+        yield f"its weights {shortened(cast(Any, weights))} are of columns that it has not"
+    if not isinstance(seconds, int | float | NoneType):
+        yield f"its seconds are {shortened(repr(seconds))}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pliant.lab.errors import LabError
+from pliant.lab.experiment import canonical
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,6 @@ class Identity:
         if not self.methods:  # as before there were any
             del content["methods"]
         return canonical(content)
-
-
-def canonical(content: Any) -> str:
-    """JSON that is equal for equal content."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def refuse_other(path: Path, kept: Sequence[str | None], expected: Identity) -> None:

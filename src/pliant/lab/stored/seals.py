@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pliant.lab.stored.identity import Identity, canonical, refuse_other
+from pliant.lab.experiment import canonical
+from pliant.lab.stored.identity import Identity, refuse_other
 
 
 class Chunk(NamedTuple):

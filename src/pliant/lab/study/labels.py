@@ -159,6 +159,8 @@ def in_words(value: Any) -> str:
     >>> in_words(1e-5), in_words(0.1), in_words(0.1 + 1e-9), in_words("adaptable_contribution")
     ('1e-5', '0.1', '0.100000001', 'adaptable_contribution')
     """
+    if isinstance(value, list | dict):
+        return json.dumps(value)
     if not isinstance(value, float):
         return str(value)
     short = f"{value:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pliant.lab.experiment import as_settings
 from pliant.lab.study.labels import in_words
 from pliant.lab.study.study import Study
 
@@ -25,11 +26,11 @@ def changes(study: Study) -> list[str]:
     now = [config for job in study.jobs for config in study.configs(job)]
     methods = {config.method for config in now}
     before = [config for config in study.experiment.runs(study.plan.profile) if config.method in methods]
+    settings = [[as_settings(config) for config in configs] for configs in (now, before)]
     found: list[str] = []
     for name in dict.fromkeys(name for config in now for name in type(config).model_fields):
         own, usual = (
-            list(dict.fromkeys(in_words(getattr(each, name)) for each in configs if hasattr(each, name)))
-            for configs in (now, before)
+            list(dict.fromkeys(in_words(each[name]) for each in configs if name in each)) for configs in settings
         )
         if {*own} != {*usual} and name not in ("method", "seed"):
             found.append(f"{name} {','.join(own)}, not {','.join(usual)}")

@@ -17,11 +17,13 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
+from pliant.base.choices import shortened
 from pliant.lab.errors import LabError, unknown
-from pliant.lab.experiment import AnyExperiment, RunConfig, check_method, own_configs
+from pliant.lab.experiment import AnyExperiment, RunConfig, canonical, check_method, in_order, own_configs
 
-_SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
+_SEEDS = re.compile(r"([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?")
 _MOST_SEEDS = 100_000
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
 
@@ -38,7 +40,7 @@ def selected(
         raise unknown("profile", profile, experiment.profiles)
     configs = _runs(experiment, profile)
     if methods is not None:
-        configs = _of_methods(configs, methods.split(","), profile, experiment)
+        configs = _of_methods(configs, [name.strip() for name in methods.split(",")], profile, experiment)
     kinds = [experiment.Config, *own_configs(experiment).values()]
     axes = [override_axis(text, *kinds) for text in overrides]
     _check_read(axes, configs, own_configs(experiment))
@@ -119,11 +121,17 @@ def seed_range(text: str) -> list[int]:
     for part in text.split(","):
         match = _SEEDS.fullmatch(part.strip())
         if match is None:
-            raise LabError(f"--seeds '{text}': '{part}' is neither a number nor a range such as 0-29")
+            raise LabError(
+                f"--seeds '{shortened(text)}': '{shortened(part)}' is neither a number nor a range such as 0-29"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= _MOST_SEEDS:
-            raise LabError(f"--seeds '{text}': a range goes up, over at most {_MOST_SEEDS:,} seeds, as in 0-29")
+            raise LabError(
+                f"--seeds '{shortened(text)}': a range goes up, over at most {_MOST_SEEDS:,} seeds, as in 0-29"
+            )
         seeds.extend(range(first, last + 1))
+        if len(seeds) > _MOST_SEEDS:
+            raise LabError(f"--seeds '{shortened(text)}': at most {_MOST_SEEDS:,} seeds")
     return list(dict.fromkeys(seeds))
 
 
@@ -135,7 +143,7 @@ def override_axis(text: str, config: type[RunConfig], *others: type[RunConfig]) 
     name, equals, values = text.partition("=")
     name = config.renamed.get(name.strip(), name.strip())
     if not equals or not values.strip():
-        raise LabError(f"--set '{text}': write field=value or field=value,value")
+        raise LabError(f"--set '{shortened(text)}': write field=value or field=value,value")
     fields: dict[str, FieldInfo] = {}
     for each in (*others, config):
         fields.update(each.model_fields)
@@ -143,8 +151,32 @@ def override_axis(text: str, config: type[RunConfig], *others: type[RunConfig]) 
         raise unknown("field", name, fields)
     if name in ("method", "seed"):
         raise LabError(f"--set {name}=...: methods and seeds are chosen by --methods and --seeds")
-    parts = re.split(r",(?![^\[{]*[\]}])", values)
-    return name, [_value(part.strip(), name, fields[name]) for part in parts]
+    parts = [part.strip() for part in _parts(values)]
+    for part in parts[1:]:
+        other = part.partition("=")[0].strip()
+        if part != other and {other, config.renamed.get(other, other)} & fields.keys():
+            raise LabError(
+                f"--set '{shortened(text)}' sets two fields: repeat --set, as in --set {name}=... --set {other}=..."
+            )
+    return name, [_value(part, name, fields[name]) for part in parts]
+
+
+def _parts(values: str) -> list[str]:
+    """Parted at its commas, but for those within brackets or quotation marks.
+
+    >>> _parts('[1,[2,3]],4'), _parts('{"a": [1, 2]},{"b": "x],"}')
+    (['[1,[2,3]]', '4'], ['{"a": [1, 2]}', '{"b": "x],"}'])
+    """
+    parts, depth, quoted = [""], 0, False
+    for letter in values:
+        quoted ^= depth > 0 and letter == '"'
+        if not quoted:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth <= 0 and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _value(text: str, name: str, field: FieldInfo) -> Any:
@@ -153,8 +185,9 @@ def _value(text: str, name: str, field: FieldInfo) -> Any:
     if text[:1] in ("[", "{"):
         try:
             return json.loads(text)
-        except ValueError as error:
-            raise LabError(f"--set {name}={text}: not a list in brackets ({error})") from None
+        except (ValueError, RecursionError) as error:
+            what = "a mapping in braces" if text[0] == "{" else "a list in brackets"
+            raise LabError(f"--set {name}={shortened(text)}: not {what} ({shortened(error)})") from None
     return _whole(text) if field.annotation is int else text
 
 
@@ -167,7 +200,7 @@ def whole_number(name: str, text: str) -> int:
     try:
         return int(_whole(text))
     except ValueError:
-        raise LabError(f"{name} {text}: give a whole number, such as 2e6") from None
+        raise LabError(f"{name} {shortened(text)}: give a whole number, such as 2e6") from None
 
 
 def _whole(text: str) -> str:
@@ -176,7 +209,7 @@ def _whole(text: str) -> str:
         return str(int(text))
     with suppress(ValueError, OverflowError):
         number = float(text)
-        return str(int(number)) if number.is_integer() else text
+        return str(int(number)) if number.is_integer() and abs(number) < 1e18 else text
     return text
 
 
@@ -186,14 +219,14 @@ def with_fields(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:
         return type(config).model_validate({**config.model_dump(), **changed})
     except ValidationError as error:
         at_fault = error.errors()[0]["loc"][:1] or tuple(changed)
-        named = " ".join(f"{name}={changed[name]}" for name in map(str, at_fault) if name in changed)
+        named = " ".join(f"{name}={shortened(changed[name])}" for name in map(str, at_fault) if name in changed)
         raise LabError(f"{named}: {why(error, type(config))}") from None
 
 
 def why(error: ValidationError, config: type[RunConfig]) -> str:
     """The first reason why a config is refused, with what its field allows."""
     first = error.errors(include_url=False)[0]
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = shortened(first["msg"].removeprefix("Value error, "), 500)
     reason = reason[:1].lower() + reason[1:]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
@@ -210,7 +243,8 @@ def allowed(field: FieldInfo) -> str:
     >>> allowed(FieldInfo.from_annotated_attribute(float, Field(0.003, gt=0)))
     'float > 0 (default 0.003)'
     """
-    default = "" if field.is_required() else f" (default {_in_brackets(field.default)})"
+    usual: Any = None if field.is_required() else field.get_default(call_default_factory=True)
+    default = "" if field.is_required() else f" (default {_in_brackets(usual)})"
     return f"{_type_in_words(field.annotation)}{_bounds(field.metadata)}{default}"
 
 
@@ -222,13 +256,17 @@ def _bounds(metadata: Iterable[Any]) -> str:
 
 
 def _in_brackets(value: Any) -> Any:
-    """A list as `--set` takes it."""
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, tuple | list) else value
+    """A list, a set or a mapping as `--set` takes it."""
+    if isinstance(value, tuple | list | set | frozenset | dict):
+        return canonical(in_order(value, to_jsonable_python(value, fallback=str)))
+    return value
 
 
 def _type_in_words(annotation: Any) -> str:
-    if get_origin(annotation) in (tuple, list):
+    if (get_origin(annotation) or annotation) in (tuple, list, set, frozenset):
         return "a list in brackets, such as [64,64]"
+    if (get_origin(annotation) or annotation) is dict:
+        return 'a mapping in braces, such as {"a":1}'
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

@@ -27,9 +27,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pliant.base.choices import shortened
 from pliant.base.files import refuse_link, write_durably
 from pliant.lab.errors import LabError
-from pliant.lab.experiment import AnyExperiment, RunConfig, config_kind, of_today
+from pliant.lab.experiment import AnyExperiment, RunConfig, as_settings, canonical, config_kind, of_today
 from pliant.lab.stored.files import is_parquet
-from pliant.lab.stored.identity import Identity, canonical, changed_settings, names_job
+from pliant.lab.stored.identity import Identity, changed_settings, names_job
 from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
 from pliant.lab.stored.store import JobStore
 from pliant.lab.study.labels import Labels
@@ -417,6 +417,12 @@ def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = 
     """Runs of equal keys together, in nearly equal groups of at most `most`; depends on nothing else."""
     alike: dict[Hashable, list[RunConfig]] = {}
     for config, key in zip(configs, keys, strict=True):
+        try:
+            hash(key)
+        except TypeError as error:
+            raise LabError(
+                f"stack_key gave {shortened(key)}: {error}; give numbers, texts and tuples of them"
+            ) from None
         alike.setdefault(key, []).append(config)
     return [part for group in alike.values() for part in _parts(group, -(-len(group) // most))]
 
@@ -424,11 +430,6 @@ def grouped(configs: Sequence[RunConfig], keys: Sequence[Hashable], most: int = 
 def _parts(group: list[RunConfig], count: int) -> Iterable[list[RunConfig]]:
     edges = [len(group) * i // count for i in range(count + 1)]
     return (group[a:b] for a, b in pairwise(edges))
-
-
-def as_settings(config: RunConfig) -> Settings:
-    """The config as it reads in study.json."""
-    return config.model_dump(mode="json")
 
 
 def _refuse_changes(study: Study, configs: Sequence[RunConfig]) -> None:

@@ -105,7 +105,7 @@ def _right(call: Call, a: Tensor, b: Tensor) -> Operands:
     batch, n, m = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
 
     def arrange(weight: Tensor) -> Tensor:
-        return weight.reshape(prod(b.shape[:-2]), a.shape[-1], m, 1)
+        return weight.reshape(prod(weight.shape[:-2]), a.shape[-1], m, 1)
 
     def back(labels: Tensor) -> Tensor:
         return labels.expand(batch, n, m).reshape(call.output.shape)
@@ -118,7 +118,7 @@ def _left(call: Call, a: Tensor, b: Tensor) -> Operands:
     batch, m, n = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
 
     def arrange(weight: Tensor) -> Tensor:
-        return weight.reshape(prod(a.shape[:-2]), m, b.shape[-2], 1).transpose(1, 2)
+        return weight.reshape(prod(weight.shape[:-2]), m, b.shape[-2], 1).transpose(1, 2)
 
     def standard(labels: Tensor) -> Tensor:
         return _batched(labels).transpose(1, 2)

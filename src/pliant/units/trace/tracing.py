@@ -25,6 +25,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from pliant.base.arguments import flag
 from pliant.base.dispatch import DispatchMode
 from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
@@ -76,7 +77,13 @@ def trace(
     >>> [(row.group.name, row.units) for row in trace(model, torch.zeros(2, 3)).rows]
     [('0', 8)]
     """
-    options = Options(residual=residual, heads=heads, strict=strict, activity=activity)
+    trial = flag("trial", trial)
+    options = Options(
+        residual=flag("residual", residual),
+        heads=flag("heads", heads),
+        strict=flag("strict", strict),
+        activity=flag("activity", activity),
+    )
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
@@ -102,7 +109,11 @@ def trace(
     return found
 
 
-IDLE, MOST = 4, 32  # forwards of a model that draws random numbers, and has parameters that did not take part yet
+FEW, MANY, MOST = (
+    4,
+    16,
+    40,
+)  # forwards of a model that draws random numbers, and has parameters that did not take part yet
 
 
 class Shadowing(DispatchMode):
@@ -211,22 +222,30 @@ def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> 
     """The outputs of one forward, or of several where one does not show all that training will.
 
     A model that remembers reads in the second forward what the first has left. One that skips layers at random (LayerDrop,
-    stochastic depth) is run until each has had its turn: no new one in `IDLE` forwards, or `MOST` in all.
+    stochastic depth) is run until each has had its turn: no new one in `FEW` forwards, in `MANY` where their lengths differ, or
+    `MOST` in all.
     """
+    lengths: set[int] = set()
+
+    def first() -> Any:
+        started = record.step
+        output = run()
+        lengths.add(record.step - started)
+        return output
 
     def again() -> Any:
         record.calls.clear()
-        return run()
+        return first()
 
     with _disable_current_modes():
         before = random_numbers()
-    outputs = [run()]
+    outputs = [first()]
     if _remembers(model, record):
         outputs.append(again())
     with _disable_current_modes():
         drew = random_numbers() != before
     idle = 0
-    while drew and record.unreached() and idle < IDLE and len(outputs) < MOST:
+    while drew and record.unreached() and idle < (MANY if len(lengths) > 1 else FEW) and len(outputs) < MOST:
         known = len(record.reached)
         outputs.append(again())
         idle = 0 if len(record.reached) > known else idle + 1
