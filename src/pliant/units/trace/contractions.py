@@ -179,7 +179,8 @@ def _filter(call: Call, x: Tensor, weight: Tensor, groups: int, transposed: bool
     arrays: Arrays = {}
     for family, labels in record.arrays(x).items():
         union = record.labels.reduce(by_group(labels, x.shape[1], groups), range(2, x.dim() + 1))
-        arrays[family] = union.expand(-1, -1, channels // groups, *[-1] * (x.dim() - 2)).flatten(1, 2)
+        spread = union.expand(-1, groups, channels // groups, *[-1] * (x.dim() - 2))  # of one group, if all are alike
+        arrays[family] = spread.reshape(len(union), channels, *[1] * (x.dim() - 2))
     for family, labels in record.arrays(weight).items():
         split = labels.expand(weight.shape).reshape(groups, -1, weight.shape[1], prod(weight.shape[2:]))
         union = record.labels.reduce(split, (1, 3) if transposed else (2, 3))

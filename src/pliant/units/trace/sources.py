@@ -56,6 +56,8 @@ def meet(call: Call, operand: Tensor, found: Sources, arrays: Arrays) -> None:
     """The sources of an operand meet labels: whose elements are they?"""
     record = call.record
     for number, block in found.items():
+        if arrays:
+            record.mingled.setdefault(number, call.where)
         for axes, positions in blocks.by_axes(shape_of(record, number), block).items():
             if axes:
                 record.own_positions(number, axes, positions, arrays, "own")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -33,7 +34,7 @@ from pliant.units.models import arguments, is_plain, operation_name, prefix_of, 
 from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
-from pliant.units.trace.record import Frame, TraceRecord
+from pliant.units.trace.record import Frame, Kept, TraceRecord
 from pliant.units.trace.rules import rule_of
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
@@ -201,6 +202,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
             module.training = True
         try:
             outputs = _forwards(record, model, lambda: inner(*args, **kwargs))
+            _note_kept(record, model)
         except Exception as error:
             if mode.failed is not None:
                 raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
@@ -213,9 +215,6 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
         record.reached.update(returned)
         for number in (*record.memory.sources(tensor), *returned):
             record.elsewhere.setdefault(number, "the model output")
-    for name, buffer in model.named_buffers():
-        for tensor in _dense(buffer):
-            _escape(record, tensor, f"is kept in the buffer '{name}'")
     return record
 
 
@@ -254,11 +253,20 @@ def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> 
 
 
 def _remembers(model: nn.Module, record: TraceRecord) -> bool:
-    """Whether the model has kept numbers that depend on units, outside of buffers: a second forward shows what reads them."""
-    buffers = {record.memory.key(buffer) for buffer in model.buffers() if is_plain(buffer)}
+    """Whether the model has kept numbers that depend on units: a second forward shows what reads them."""
     with _disable_current_modes():
         held = [tensor for tensor in PythonState(model).tensors if is_plain(tensor)]
-    return any(record.memory.key(tensor) not in buffers and record.live(tensor) for tensor in held)
+    return any(record.live(tensor) for tensor in held)
+
+
+def _note_kept(record: TraceRecord, model: nn.Module) -> None:
+    """What the buffers hold of units."""
+    with _disable_current_modes():
+        for name, buffer in model.named_buffers():
+            every = list(record.arrays(buffer).values()) if is_plain(buffer) else []
+            if every:
+                labels = reduce(record.labels.join, every).expand(buffer.shape)
+                record.kept[name] = Kept(labels, buffer.is_floating_point() and bool((buffer > 0).all()))
 
 
 def _dense(value: Any) -> Iterator[Tensor]:
