@@ -18,6 +18,7 @@ from pliant.base.choices import did_you_mean
 from pliant.base.deprecation import renamed
 from pliant.units.entries import BoundSlice, SelectedUnits
 from pliant.units.groups import BN, AffineEntry, PlanRow, RunningStatistic, Slice, Tap, UnitGroup
+from pliant.units.models import checked
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -330,7 +331,7 @@ class NamedModel:
 
     def __init__(self, model: nn.Module, *, prefix: str = "") -> None:
         parameters, modules = (
-            model.named_parameters(remove_duplicate=False),
+            checked(model).named_parameters(remove_duplicate=False),
             cast(Iterable[tuple[str, nn.Module]], cast(Any, model.named_modules(remove_duplicate=False))),
         )
         self.parameters: Mapping[str, nn.Parameter] = {prefix + name: each for name, each in parameters}

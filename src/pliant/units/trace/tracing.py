@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
@@ -30,7 +29,16 @@ from pliant.base.dispatch import DispatchMode
 from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
-from pliant.units.models import arguments, is_plain, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.models import (
+    arguments,
+    check_examples,
+    checked,
+    is_plain,
+    operation_name,
+    prefix_of,
+    tensors_in,
+    unwrapped,
+)
 from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
@@ -87,13 +95,8 @@ def trace(
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
-    for example in examples:
-        sizes = [tuple(tensor.shape) for tensor in tensors_in(arguments(example))]
-        if sizes and all(0 in size for size in sizes):
-            raise ValueError(
-                f"trace: the example inputs hold no example, their shape is {sizes[0]}; give a batch of two"
-            )
-    _check_model(model)
+    check_examples("trace: example_inputs", example_inputs)
+    _check_model(checked(model))
     for example in examples:
         _check_devices(model, example)
     on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
@@ -318,8 +321,6 @@ def _check_model(model: nn.Module) -> None:
     """Raises `ValueError` for models that tracing does not support."""
     name = type(model).__name__
     for path, module in cast(Any, model.named_modules()):
-        if isinstance(module, LazyModuleMixin) and cast(Any, module).has_uninitialized_params():
-            raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
             raise ValueError(f"trace: '{path}' of {name} is quantized; quantized models do not learn and have no units")
     for path, module in cast(Any, model.named_modules()):
