@@ -5,8 +5,11 @@ import logging
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from pliant import L2, ContinualBackprop, ShrinkAndPerturb, trace
 from tests.networks import batch, enough, mlp, train
@@ -385,3 +388,32 @@ def test_what_is_subtracted_must_be_a_mean_to_be_taken_for_a_norm():
 
     with pytest.raises(ValueError, match="all units mixed"):
         trace(LogSoftmax(), torch.randn(5, 4))
+
+
+# -- among ranks -------------------------------------------------------------------------------------------------------
+
+
+def a_rank_with_its_own_task(rank, folder):
+    """From step 20 on rank 1 trains another head, whose gradients both ranks get."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    inner = Heads()
+    model = DistributedDataParallel(inner, find_unused_parameters=True)
+    optimizer, cbp = attached(model, **OFTEN)
+    for number in range(60):
+        inner.task = int(rank == 1 and number >= 20)
+        train(model, optimizer, [number])
+        if number == 20:
+            before = cbp.stats()
+    after = cbp.stats()
+    assert after["third"] == before["third"]
+    assert after["second"]["replaced"][0] > before["second"]["replaced"][0] + 20
+    mine, both = entries(inner), [None, None]
+    dist.all_gather_object(both, (mine, after))
+    assert torch.equal(both[0][0], both[1][0])
+    assert both[0][1] == both[1][1]
+    dist.destroy_process_group()
+
+
+def test_ranks_hold_back_the_same_groups(tmp_path):
+    mp.spawn(a_rank_with_its_own_task, args=(tmp_path,), nprocs=2)
