@@ -36,10 +36,8 @@ class Target(BaseModel, frozen=True):
 
     @field_validator("address")
     @classmethod
-    def _names_a_class(cls, address: str) -> str:
-        place, _, name = address.rpartition(":")
-        module = all(part.isidentifier() for part in place.split("."))
-        if not name.isidentifier() or not (module or place.endswith(".py")):
+    def _check(cls, address: str) -> str:
+        if not _names_a_class(address):
             raise ValueError(f"'{shortened(address)}' is neither module:Class nor file.py:Class")
         return address
 
@@ -77,13 +75,19 @@ class Target(BaseModel, frozen=True):
         return f"module {module} ({Path(place).resolve() if place else 'which is not found'})"
 
 
+def _names_a_class(address: str) -> bool:
+    place, _, name = address.rpartition(":")
+    in_file = place.endswith(".py") and "\0" not in place
+    return name.isidentifier() and (in_file or all(part.isidentifier() for part in place.split(".")))
+
+
 def target(address: str) -> Target:
     """`address`, as typed in the current folder, made independent of it. Raises LabError where it names no class."""
     if address.endswith(".py"):
         raise _which_class(Path(address))
     place, _, name = address.rpartition(":")
-    if not place or not name.isidentifier():
-        raise LabError(f"'{address}' is no experiment: write module:Class or path/to/file.py:Class")
+    if not _names_a_class(address):
+        raise LabError(f"'{shortened(address)}' is no experiment: write module:Class or path/to/file.py:Class")
     if not place.endswith(".py"):
         return Target(address=address, folder=os.getcwd())
     file = Path(place).resolve()
