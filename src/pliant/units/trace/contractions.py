@@ -25,7 +25,7 @@ from pliant.units.models import tensors_in
 from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
 from pliant.units.trace.elementwise import pointwise
-from pliant.units.trace.labels import NONE, by_group, compress, distinct, uniform, values
+from pliant.units.trace.labels import NONE, by_group, compress, distinct, ints, uniform, values
 from pliant.units.trace.lanes import Lane, Lanes, lanes
 from pliant.units.trace.record import Owned, Product, TraceRecord
 from pliant.units.trace.shadows import Arrays
@@ -210,6 +210,23 @@ def bilinear(call: Call) -> None:
         for family, labels in passed.items():
             now = call.record.arrays(call.output).get(family)
             call.record.memory.add(call.output, family, labels if now is None else call.record.labels.join(now, labels))
+
+
+def grouped_matmul(call: Call) -> None:
+    """Tokens in the order of their experts, and one matrix per expert: a product for each that got some."""
+    a, b, ends = *call.args[:2], call.argument("offs")
+    if ends is None or a.dim() != 2 or b.dim() != 3 or not _is_weight(call.record, b):
+        call.give_up(f"no rule for {call.where} but of tokens with the weights of experts")
+        return
+    call.record.kill(call.record.live(ends), f"decides which expert gets a token in {call.where}")
+    start = 0
+    for weight, end in zip(b, ints(ends), strict=True):
+        if end > start:
+            tokens = a[start:end]
+            of_expert = replace(call, args=(tokens, weight), result=call.output[start:end])
+            weigh(of_expert, _right(of_expert, tokens, weight), None)
+        start = end
+    call.followed = True
 
 
 def sparse_matmul(call: Call) -> None:

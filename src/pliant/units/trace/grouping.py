@@ -94,7 +94,7 @@ class _Builder:
             positions = self.table.positions(self.units, part)
             for product, lanes in self._readers(part):
                 for unit in ints(units[torch.isin(positions, lanes.positions).any(1)]):
-                    read_by[unit].append(product.step)
+                    read_by[unit].append(id(product))
         apart: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for unit, products in read_by.items():
             apart[tuple(products)].append(unit)
