@@ -244,7 +244,7 @@ def report(
 
     for path in paths:
         if not path.is_file():
-            _tell_note(open_study(path))
+            _tell_note(open_study(path), of_rows=True)
     for line in summary_lines(paths, metric, over, parts, where or [], against, spread, all_parts, _renamed_of):
         print(line)
 
@@ -263,7 +263,7 @@ def export(
     with _writing(out or folder):
         form, file = export_to(folder, form, out)
     study = open_study(folder)
-    _tell_note(study)
+    _tell_note(study, of_rows=True)
     with _output(file, folder) as unfinished:
         count = write(study, form, unfinished)
     print(f"{count:,} rows   {file}")
@@ -299,10 +299,11 @@ def watch(
         print(f"  the episode goes on: --frames {max(1000, 2 * frames)} shows more of it")
 
 
-def _tell_note(study: Study) -> None:
+def _tell_note(study: Study, of_rows: bool = False) -> None:
     """What a reader should know of where rows come from; beside what is asked for, not in it."""
-    if study.note is not None:
-        print(f"pliant: note: {study.note}", file=sys.stderr)
+    for note in (study.note, study.unsaid if of_rows else None):
+        if note is not None:
+            print(f"pliant: note: {note}", file=sys.stderr)
 
 
 def _tell_code(study: Study) -> None:

@@ -114,6 +114,17 @@ def test_rows_are_weighed_as_the_experiment_says_without_running_it(folder):
     assert not ran(folder)
 
 
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_a_study_that_does_not_say_how_to_read_its_rows_is_read_with_a_note(command, folder):
+    edit(folder / "theirs", lambda plan: plan.pop("reading"))
+    done = pliant(folder, command, "theirs")
+    assert done.returncode == 0
+    assert done.stderr.startswith("pliant: note: theirs does not say which columns weigh others")
+    assert not ran(folder)
+    assert pliant(folder, "resume", "theirs").returncode == 0
+    assert pliant(folder, command, "theirs").stderr == ""
+
+
 @pytest.mark.parametrize("command", ["plot", "resume"])
 def test_which_code_runs_is_said_before_it_does(command, folder):
     edit(folder / "theirs", lambda plan: plan["experiment"].update(address="planted:Planted"))

@@ -169,13 +169,18 @@ class Study:
         return f"{self.folder} runs code: {', '.join(own)}" if own else None
 
     @property
+    def unsaid(self) -> str | None:
+        """What readers of its rows should know: that an earlier version did not write down how to read them."""
+        if self.plan.reading is not None or self.plan.experiment.is_shipped:
+            return None
+        return (
+            f"{self.folder} does not say which columns weigh others, nor how fields are called now: rows are told without "
+            "(`pliant resume` writes it down)"
+        )
+
+    @property
     def note(self) -> str | None:
         """What readers of its rows should know: that some are in files of an earlier version."""
-        if self.plan.reading is None and not self.plan.experiment.is_shipped:
-            return (
-                f"{self.folder} does not say which columns weigh others, nor how fields are called now: rows are told without "
-                "(`pliant resume` writes it down)"
-            )
         if not self.is_older or not any(is_older(self.database(job)) for job in self.jobs):
             return None
         return (
