@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from pliant.rl.environments.counts import is_count
 from pliant.streams import stream_key, uniform
@@ -66,5 +67,7 @@ class FrictionSchedule:
 
 def check_friction(friction: float) -> None:
     """Raise ValueError for a friction outside (0, 10]."""
+    if not isinstance(friction, Real) or isinstance(friction, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"friction={friction!r}: sliding friction is a number in (0, {LARGEST:g}]")
     if not (math.isfinite(friction) and 0.0 < friction <= LARGEST):
         raise ValueError(f"friction={friction}: sliding friction lies in (0, {LARGEST:g}]; that of the ant's XML is 1")
