@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.choices import shortened
 from pliant.base.memory import refuse_too_large
 from pliant.base.saving import all_or_nothing, count_in
 from pliant.rl.environments.base import Discrete, Flags, Floats, Transition
@@ -102,8 +103,8 @@ class RewiredCartPole:
         check_counts(self.seeds, counts, least={"inputs": 4})  # one for each number of the state
         if period is not None and (not is_count(period) or copies > 1):
             raise ValueError(
-                f"period={period} with copies={copies}: a period is 1 or more whole steps, of agents with one copy; "
-                "for more copies, call begin_task(number) between two steps"
+                f"period={shortened(repr(period))} with copies={copies}: a period is 1 or more whole steps, of agents with one "
+                "copy; for more copies, call begin_task(number) between two steps"
             )
         what = f"seeds of {len(self.seeds)} agents, copies={copies}, inputs={inputs}"
         refuse_too_large(what, 2 * inputs**2 + len(self.seeds) * (6 * copies + 4 * inputs + copies * inputs))

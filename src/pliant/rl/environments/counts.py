@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.choices import shortened
 from pliant.base.saving import entry
 
 
@@ -29,10 +30,12 @@ def one_seed_each(seeds: Sequence[int]) -> tuple[int, ...]:
     (0, 1, 2)
     """
     try:
+        if isinstance(seeds, bytes | Mapping):
+            raise TypeError
         return tuple(index(seed) for seed in seeds)
     except TypeError:
         raise ValueError(
-            f"seeds={seeds!r}: give a whole number for each agent, as in seeds=[0] or seeds=range(8)"
+            f"seeds={shortened(repr(seeds))}: give a whole number for each agent, as in seeds=[0] or seeds=range(8)"
         ) from None
 
 
@@ -42,7 +45,7 @@ def check_counts(seeds: Sequence[int], counts: Mapping[str, int], least: Mapping
         raise ValueError("0 seeds: give one for each agent, as in seeds=[0]")
     for name, count in counts.items():
         if not is_count(count, least.get(name, 1)):
-            raise ValueError(f"{name}={count!r}: a whole number, {least.get(name, 1)} or more")
+            raise ValueError(f"{name}={shortened(repr(count))}: a whole number, {least.get(name, 1)} or more")
 
 
 def counts(state: Mapping[str, Any], name: str, like: NDArray[Any]) -> NDArray[Any]:

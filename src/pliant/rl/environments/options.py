@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pliant.base.choices import nearest
+from pliant.base.choices import nearest, shortened
 from pliant.base.memory import refuse_too_large
 from pliant.rl.environments.base import Floats
 from pliant.rl.environments.bodies import BODIES, VERSIONS, Body, Version
@@ -43,7 +43,7 @@ class Options:
         check_counts(self.seeds, counts, least={"padding": 0})
         for name in ("contact_forces", "clip_actions"):
             if not isinstance(getattr(self, name), bool | np.bool_):
-                raise ValueError(f"{name}={getattr(self, name)!r}: give True or False")
+                raise ValueError(f"{name}={shortened(repr(getattr(self, name)))}: give True or False")
         bodies = len(self.seeds) * self.copies
         refuse_too_large(f"{bodies} bodies (seeds, copies) with padding={self.padding}", bodies * (4000 + self.padding))
         if self.contact_forces and not self.body.feels_contact:
@@ -76,7 +76,8 @@ def one_for_each(friction: Friction, agents: int) -> FrictionSchedule | tuple[fl
         given = None
     if given is None or given.ndim > 1 or np.asarray(friction).dtype.kind not in "iuf":
         raise ValueError(
-            f"friction={friction!r}: give a number for all agents, one for each, a FrictionSchedule, or None for the XML's own"
+            f"friction={shortened(repr(friction))}: give a number for all agents, one for each, a FrictionSchedule, "
+            "or None for the XML's own"
         )
     return (float(given),) * agents if given.ndim == 0 else tuple(given.tolist())
 
@@ -91,8 +92,8 @@ def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> 
 
 
 def _one_of(option: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
+    if not (value is None or isinstance(value, str)) or value not in allowed:
         names = [str(each) for each in allowed]
         raise ValueError(
-            f"{option}={value!r} is none of {', '.join(names)}; the nearest is {nearest(value, names, 0.0)}"
+            f"{option}={shortened(repr(value))} is none of {', '.join(names)}; the nearest is {nearest(value, names, 0.0)}"
         )
