@@ -45,9 +45,9 @@ clean:
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(@F)]"
 	touch $@
 
-.venv-zoo/zoo: tests/zoo/requirements.txt constraints.txt
+.venv-zoo/zoo: tests/zoo/requirements.txt tests/zoo/libraries.txt constraints.txt
 	test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
 	.venv-zoo/bin/pip install --quiet torch --constraint constraints.txt
 	.venv-zoo/bin/pip install --quiet -r tests/zoo/requirements.txt --constraint constraints.txt
-	.venv-zoo/bin/pip install --quiet --no-deps timm==1.0.31 transformers==5.23.0 --editable .
+	.venv-zoo/bin/pip install --quiet --no-deps --constraint constraints.txt -r tests/zoo/libraries.txt --editable .
 	touch $@

@@ -219,7 +219,7 @@ def test_agents_go_on_from_what_they_saved(version, name, tmp_path):
 
 @pytest.mark.parametrize(("version", "name"), of_every_version("sb3", ".policy.pt"))
 def test_a_callback_goes_on_from_what_it_saved(version, name, tmp_path):
-    pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install 'pliant[sb3]'")
+    pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed: pip install -e .[sb3]")
     model, callback = subjects.sb3_agents()[name]()
     files = unpacked(version, "sb3", tmp_path)
     saved = torch.load(files / f"{name}.policy.pt", weights_only=True)

@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Normal
 
 import pliant
 
-gym = pytest.importorskip("gymnasium", reason="gymnasium is not installed: pip install 'pliant[rl]'")
+gym = pytest.importorskip("gymnasium", reason="gymnasium is not installed: pip install -e .[rl]")
 
 pytestmark = pytest.mark.integrations
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("imageio", reason="films need imageio: pip install 'pliant[rl]'")
+pytest.importorskip("imageio", reason="films need imageio: pip install -e .[rl]")
 
 from pliant.cli import main
 from pliant.lab import Context, LabError

@@ -14,8 +14,9 @@ from torch import nn
 from pliant.units import AffineEntry, Slice, UnitMap
 from pliant.units.trace import trace
 from tests.zoo.models import Model, zoo
+from tests.zoo.more import more
 
-SMALL = 200_000  # parameters; of larger networks a sample is verified:
+SMALL, FEW = 200_000, 300  # parameters, units; of larger networks a sample is verified:
 GROUPS = 3  # groups, spread over the depth
 ROUNDS = 2  # and of each group two sets of half of its units, which shows whatever is wrong with many
 
@@ -68,7 +69,7 @@ def measure(entry: Model) -> Row:
     seconds = time.perf_counter() - started
     rows = plan.rows if plan else ()
     count = sum(parameter.numel() for parameter in model.parameters())
-    large = count > SMALL
+    large = count > SMALL or sum(row.units for row in rows) > FEW
     sample = [rows[i * len(rows) // GROUPS] for i in range(min(GROUPS, len(rows)))] if large else rows
     names = [row.group.name for row in sample]
     rounds = ROUNDS if large else None
@@ -134,7 +135,7 @@ def main(part: str = "") -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     headed = False
-    for entry in zoo():
+    for entry in (*zoo(), *more()):
         if part in entry.name:
             cells = measure(entry).cells()
             if not headed:

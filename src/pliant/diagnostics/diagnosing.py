@@ -12,14 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pliant.base.arguments import called_with, flag, is_a, number, shown
 from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.measuring import measured
 from pliant.diagnostics.watch import watch
 from pliant.units.bound import BoundGroup, NamedModel
-from pliant.units.forwards import Mask
+from pliant.units.forwards import Mask, check_mask
 from pliant.units.groups import UnitGroup
 from pliant.units.map import UnitMap
-from pliant.units.models import first
+from pliant.units.models import check_examples, checked, first
 from pliant.units.trace import trace
 
 FEW = 8  # examples that are enough to trace
@@ -70,28 +71,32 @@ def diagnose(
     examples = cast(list[Any], x) if isinstance(x, list) else [x]
     if not examples:
         raise ValueError("diagnose: x is an empty list; give at least one batch")
+    check_examples("x", x)
     if loss is not None and len(examples) > 1:
         raise ValueError("diagnose: loss=... is of one output; give x as one batch, not a list")
-    if loss is not None and not callable(loss):
-        raise TypeError(
-            "diagnose: loss is a function of the model's output, such as lambda output: output.square().mean()"
-        )
+    if loss is not None:
+        called_with("loss", loss, "the model's output")
+    residual, heads, tau = flag("residual", residual), flag("heads", heads), number("tau", tau)
     if groups is not None and (residual or heads):
         raise ValueError(
             "diagnose: residual and heads are options of tracing; groups given by hand are used as they are"
         )
+    check_mask(mask, examples[0])
     masks = _masks(mask, len(examples), isinstance(x, list))
-    names = NamedModel(model)
+    names = NamedModel(checked(model))
     if groups is None:
         units = _traced(model, examples, residual=residual, heads=heads)
     elif isinstance(groups, UnitMap):
         units = groups
     else:
-        if not all(isinstance(group, UnitGroup) for group in cast(Sequence[Any], groups)):
+        several = is_a(groups, Sequence) and not is_a(groups, str)
+        if not several or not all(isinstance(group, UnitGroup) for group in cast(Sequence[Any], groups)):
             raise TypeError(
                 "diagnose: groups are UnitGroups or a UnitMap; to choose some by name: trace(model, x).include(...)"
             )
         units = UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
+    if not units.rows:
+        raise ValueError("diagnose: groups is empty; give some, or none at all to find them by tracing")
     bound = [BoundGroup(spec, names) for spec in units.groups]
     if mask is not None and any(group.spec.stacked for group in bound):
         raise ValueError("diagnose: mask is not for a stack of runs")
@@ -107,7 +112,9 @@ def _masks(mask: Any, batches: int, listed: bool) -> Sequence[Tensor] | Mask | N
     """One mask per batch, or the name or function that gives the mask of every batch."""
     if mask is None or isinstance(mask, str) or (callable(mask) and not isinstance(mask, Tensor)):
         return cast(Mask | None, mask)
-    masks = [mask] if isinstance(mask, Tensor) else list(mask)
+    if not isinstance(mask, Tensor | Sequence):
+        raise TypeError(f"mask must be a tensor, a list of tensors, a name or a function, got {shown(mask)}")
+    masks = [mask] if isinstance(mask, Tensor) else list(cast(Sequence[Tensor], mask))
     if len(masks) != batches or listed == isinstance(mask, Tensor):
         given = "one" if isinstance(mask, Tensor) else f"a list of {len(masks)}"
         raise ValueError(

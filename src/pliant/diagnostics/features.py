@@ -14,6 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pliant.base.arguments import integer, is_a, shown
+
 
 def features(h: Tensor, axis: int = -1, *, leading: int = 0) -> Tensor:
     """`h` as (*leading axes, n, units).
@@ -28,11 +30,12 @@ def features(h: Tensor, axis: int = -1, *, leading: int = 0) -> Tensor:
     >>> features(torch.zeros(8, 5, 32)).shape, features(torch.zeros(8, 16, 4, 4), axis=1).shape
     (torch.Size([40, 32]), torch.Size([128, 16]))
     """
+    h, axis, leading = activity("h", h, axes=1), integer("axis", axis), integer("leading", leading)
     place = axis if axis >= 0 else axis + h.dim()
-    if not leading <= place < h.dim():
+    if not 0 <= leading <= place < h.dim():
         raise ValueError(
-            f"features: axis {axis} of a tensor of shape {tuple(h.shape)} cannot hold its units; give one of the axes "
-            f"behind the first {leading}"
+            f"features: axis {axis} of a tensor of shape {tuple(h.shape)} cannot hold its units with leading={leading}; give one "
+            f"of the axes behind the first {max(leading, 0)}"
         )
     last = h.movedim(place, -1)
     return last.reshape(*last.shape[:leading], prod(last.shape[leading:-1]), last.shape[-1])
@@ -46,8 +49,20 @@ def feature_norm(h: Tensor) -> Tensor:
     >>> feature_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))  # lengths 5 and 1
     tensor(3., dtype=torch.float64)
     """
+    h = activity("h", h)
     lengths = cast(Tensor, torch.linalg.vector_norm(h, dim=-1, dtype=wide(h)))
     return lengths.mean(-1)
+
+
+def activity(name: str, h: Tensor, axes: int = 2, *, empty: bool = False) -> Tensor:
+    """`h`, if it is a tensor of real numbers with so many axes, of one input or more. Raises `TypeError` or `ValueError`."""
+    if not is_a(h, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {shown(h)}")
+    if h.is_complex():
+        raise TypeError(f"{name} must be of real numbers, got {h.dtype}")
+    if h.dim() < axes or (axes > 1 and h.shape[-2] == 0 and not empty):
+        raise ValueError(f"{name} must have shape (..., n, units) with n of 1 or more, got {tuple(h.shape)}")
+    return h
 
 
 def wide(h: Tensor) -> torch.dtype:

@@ -24,7 +24,8 @@ from math import inf
 
 from torch import Tensor
 
-from pliant.diagnostics.features import wide
+from pliant.base.arguments import is_a, number, shown
+from pliant.diagnostics.features import activity, wide
 from pliant.engine.utility import dormancy as share_of_layer  # the rule by which ReDo replaces
 
 FLAT_ENDS = {  # activation -> saturated below, saturated above
@@ -43,7 +44,7 @@ def dead(h: Tensor) -> Tensor:
     >>> dead(torch.tensor([[0.0, 1.0, -1.0], [0.0, 0.0, 0.0]]))
     tensor([ True, False, False])
     """
-    return (h == 0).all(-2)
+    return (activity("h", h) == 0).all(-2)
 
 
 def dormant_by_firing(h: Tensor, share: float = 0.01) -> Tensor:
@@ -53,6 +54,7 @@ def dormant_by_firing(h: Tensor, share: float = 0.01) -> Tensor:
     >>> dormant_by_firing(torch.tensor([[-1.0, 1.0], [-1.0, -1.0]]))
     tensor([ True, False])
     """
+    h, share = activity("h", h), number("share", share, 0.0, 1.0)
     return ((h > 0).mean(-2, dtype=wide(h)) < share) & ~h.isnan().any(-2)
 
 
@@ -63,6 +65,7 @@ def dormant_by_activity(h: Tensor, tau: float = 0.025) -> Tensor:
     >>> dormant_by_activity(torch.tensor([[0.01, 1.0], [-0.01, 3.0]]))  # 0.01 and 2, of a mean of 1.005
     tensor([ True, False])
     """
+    h, tau = activity("h", h), number("tau", tau)
     return share_of_layer(h.abs().mean(-2, dtype=wide(h))) <= tau
 
 
@@ -76,6 +79,7 @@ def dormant_by_gradient(g: Tensor, tau: float = 0.01) -> Tensor:
     >>> dormant_by_gradient(torch.tensor([[0.0, 1.0], [0.0, -3.0]]))
     tensor([ True, False])
     """
+    g, tau = activity("g", g), number("tau", tau)
     return share_of_layer(g.abs().mean(-2, dtype=wide(g))) <= tau
 
 
@@ -88,9 +92,10 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
     >>> saturated(torch.tensor([[1.0, 0.999], [-1.0, 0.5]]))
     tensor([ True, False])
     """
-    if activation not in FLAT_ENDS:
+    h, share = activity("h", h), number("share", share, 0.0, 1.0)
+    if not is_a(activation, str) or activation not in FLAT_ENDS:
         raise ValueError(
-            f"saturated: '{activation}' has no flat ends that are known; those with: {', '.join(FLAT_ENDS)}"
+            f"saturated: activation={shown(activation)} has no flat ends that are known; those with: {', '.join(FLAT_ENDS)}"
         )
     low, high = FLAT_ENDS[activation]
     exact = h if h.dtype.itemsize >= 4 else h.float()  # in float16, 0.99 would be another number
@@ -105,4 +110,4 @@ def linearized(h: Tensor) -> Tensor:
     >>> linearized(torch.tensor([[1.0, 0.0], [2.0, 3.0]]))
     tensor([ True, False])
     """
-    return (h > 0).all(-2)
+    return (activity("h", h) > 0).all(-2)

@@ -31,6 +31,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pliant.base.arguments import number
+from pliant.diagnostics.features import activity
+
 BLOCK = 1 << 22  # numbers that are brought to float64 at a time
 
 
@@ -41,6 +44,7 @@ def singular_values(features: Tensor) -> Tensor:
     >>> singular_values(torch.tensor([[2.0, 0.0], [0.0, 3.0]])).round(decimals=9)
     tensor([3., 2.], dtype=torch.float64)
     """
+    activity("features", features, empty=True)
     h = features.cpu() if features.device.type == "mps" else features  # MPS has no float64
     finite = h.isfinite().flatten(-2).all(-1)
     clean = h if bool(finite.all()) else torch.where(finite[..., None, None], h, 0.0)
@@ -87,7 +91,7 @@ def srank(s: Tensor, share: float = 0.99) -> Tensor:
     >>> srank(torch.tensor([100.0, 1.0, 0.5, 0.0]))
     tensor(2., dtype=torch.float64)
     """
-    return _least_count(_shares(s), share, s)
+    return _least_count(_shares(s), number("share", share, 0.0, 1.0), s)
 
 
 def approximate_rank(s: Tensor, share: float = 0.99) -> Tensor:
@@ -96,7 +100,7 @@ def approximate_rank(s: Tensor, share: float = 0.99) -> Tensor:
     >>> approximate_rank(torch.tensor([100.0, 1.0, 0.5, 0.0]))
     tensor(1., dtype=torch.float64)
     """
-    return _least_count(_shares(_scaled(s).square()), share, s)
+    return _least_count(_shares(_scaled(s).square()), number("share", share, 0.0, 1.0), s)
 
 
 def stable_rank(s: Tensor) -> Tensor:
@@ -116,13 +120,13 @@ def rank(s: Tensor, above: float = 1e-6) -> Tensor:
     >>> rank(torch.tensor([100.0, 1.0, 0.5, 0.0]))
     tensor(3., dtype=torch.float64)
     """
-    scaled = _scaled(s)
+    scaled, above = _scaled(s), number("above", above)
     return torch.where(scaled.isnan().any(-1), nan, (scaled > above).sum(-1).to(scaled.dtype))
 
 
 def _scaled(s: Tensor) -> Tensor:
     """Over the largest, so that neither squares nor sums leave the range of numbers; zeros stay."""
-    values = s.to(torch.float64)
+    values = activity("s", s, axes=1).to(torch.float64)
     if values.shape[-1] == 0:
         return values
     if bool((values < 0).any()) or bool((values[..., 1:] > values[..., :-1]).any()):
@@ -138,7 +142,7 @@ def _shares(s: Tensor) -> Tensor:
 
 
 def _silent(s: Tensor) -> Tensor:
-    return (s == 0).all(-1)
+    return (activity("s", s, axes=1) == 0).all(-1)
 
 
 def _least_count(shares: Tensor, share: float, s: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pliant.base.arguments import integer, is_a, shown
 from pliant.diagnostics.features import wide
 
 
@@ -43,6 +44,7 @@ def gradient_norm(*gradients: Tensor, leading: int = 0) -> Tensor:
 
 
 def _norm(entries: Tensor) -> Tensor:
+    entries = entries.abs() if entries.is_complex() else entries
     return cast(Tensor, torch.linalg.vector_norm(entries, dim=-1, dtype=wide(entries)))
 
 
@@ -50,4 +52,11 @@ def _rows(tensors: tuple[Tensor, ...], leading: int, what: str) -> list[Tensor]:
     """Each as (*leading axes, entries)."""
     if not tensors:
         raise ValueError(f"{what}: give at least one tensor")
+    for number, each in enumerate(tensors):
+        if not is_a(each, Tensor):
+            raise TypeError(f"{what}: argument {number} must be a tensor, got {shown(each)}")
+        if not 0 <= integer("leading", leading) <= each.dim():
+            raise ValueError(
+                f"leading must be from 0 to the axes of each tensor, got {leading} for {tuple(each.shape)}"
+            )
     return [each.detach().reshape(*each.shape[:leading], -1) for each in tensors]

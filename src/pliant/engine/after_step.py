@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.base.arguments import whole
 from pliant.engine.attached import Optimizers, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import written
@@ -71,8 +72,10 @@ class AfterStep(WholeParameters, ABC):
         process_group: dist.ProcessGroup | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__(model, optimizer, parameters, attach=attach)
-        if period is not None and (not period >= 1 or period % 1):
-            raise ValueError(f"period must be 1 or more whole optimizer steps, or None, got {period}")
+        if period is not None:
+            period = whole("period", period, 1, of="optimizer steps", otherwise=", or None")
+        if runs is not None:
+            runs = whole("runs", runs, 1, of="networks", otherwise=", or None")
         if optimizer is None and period is not None:
             raise ValueError(
                 "without an optimizer there are no steps to count: give one, or period=None and call apply()"

@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from operator import index
 from threading import Lock
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakSet
@@ -27,6 +26,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from pliant.base.arguments import flag, integer
 from pliant.engine.taken_steps import Clock
 
 Optimizers = Optimizer | Sequence[Optimizer]
@@ -45,7 +45,7 @@ class Attached(ABC):
 
     def __init__(self, optimizers: Sequence[Optimizer], *, attach: bool = True) -> None:
         self.optimizers = tuple(optimizers)
-        self._steps_by_itself = attach
+        self._steps_by_itself = flag("attach", attach)
         self._clocks = {each: Clock() for each in self.optimizers}
         self._begun = set[Optimizer]()  # whose step has begun
         self._lent: dict[Optimizer, list[tuple[str, Tensor, Optimizer]]] = {}  # name, parameter, whose it is
@@ -323,9 +323,9 @@ def seeds_of_runs(seed: int | Sequence[int] | None, runs: int) -> list[int]:
     >>> seeds_of_runs(7, runs=3)
     [7, 8, 9]
     """
-    if seed is None or not isinstance(seed, Sequence):
-        first = torch.initial_seed() if seed is None else index(seed)
+    if seed is None or not isinstance(seed, Sequence) or isinstance(seed, str | bytes):
+        first = torch.initial_seed() if seed is None else integer("seed", seed)
         return [first + run for run in range(runs)]
     if len(seed) != runs:
-        raise ValueError(f"{len(seed)} seeds for {runs} runs; give one each, or one number")
-    return [index(each) for each in seed]
+        raise ValueError(f"seed has {len(seed)} seeds for {runs} runs; give one each, or one number")
+    return [integer("seed", each) for each in seed]

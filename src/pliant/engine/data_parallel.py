@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pliant.base.arguments import is_a, shown
 from pliant.engine.statistics import ActivityStatistics
 from pliant.units.bound import NamedModel
 
@@ -30,7 +31,7 @@ class Ranks:
         _refuse_shards(model)
         self._may_differ = wrapper is not None and cast(Any, wrapper).find_unused_parameters
         self._group: dist.ProcessGroup | None = None
-        if process_group == "auto":
+        if isinstance(process_group, str) and process_group == "auto":
             if wrapper is not None:
                 self._group = cast(dist.ProcessGroup, wrapper.process_group)
             elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -39,6 +40,8 @@ class Ranks:
                     f"first, or say process_group=None if every rank trains a network of its own"
                 )
         elif process_group is not None:
+            if not (dist.is_available() and is_a(process_group, dist.ProcessGroup)):
+                raise TypeError(f"process_group must be 'auto', None or a process group, got {shown(process_group)}")
             self._group = process_group
 
     @property
@@ -53,6 +56,14 @@ class Ranks:
         agreed: list[Any] = [list(values)]
         dist.broadcast_object_list(agreed, group=self._group, group_src=0)
         return cast(list[_T], agreed[0])
+
+    def gather(self, value: _T) -> list[_T]:
+        """That of every rank."""
+        if self._group is None:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(gathered, value, group=self._group)
+        return cast(list[_T], gathered)
 
     def share(self, statistics: ActivityStatistics) -> None:
         """Add up what the ranks saw."""

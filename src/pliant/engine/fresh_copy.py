@@ -17,8 +17,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pliant.base.arguments import called_with
 from pliant.base.process import random_state
-from pliant.units.models import copied, unwrapped
+from pliant.units.models import checked, copied, unwrapped
 
 Init = Callable[[nn.Module], object]
 
@@ -35,8 +36,8 @@ class FreshCopy:
     """
 
     def __init__(self, model: nn.Module, init: Init | None = None) -> None:
-        self.init = init
-        self.copy = copied(unwrapped(model)).cpu()
+        self.init = None if init is None else called_with("init", init, "module")
+        self.copy = copied(unwrapped(checked(model))).cpu()
         if init is None:
             _refuse_tied(self.copy)
 

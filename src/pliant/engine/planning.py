@@ -12,13 +12,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from pliant.base.arguments import flag, is_a, patterns, shown
 from pliant.engine.attached import home_of_parameters
 from pliant.engine.data_parallel import Ranks
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import BoundSlice
-from pliant.units.forwards import Mask
+from pliant.units.forwards import Mask, check_mask
 from pliant.units.groups import Skipped, UnitGroup
 from pliant.units.map import UnitMap
+from pliant.units.models import check_examples
 from pliant.units.trace import trace
 from pliant.units.verify import Tried, tried
 
@@ -73,18 +75,25 @@ def planned(
         raise ValueError(
             "give either example_inputs=x (the units are found by running the model on it) or groups=[UnitGroup(...), ...]"
         )
-    strict, residual, heads = (where.get(kind, False) for kind in ("strict", "residual", "heads"))
+    strict, residual, heads = (flag(kind, where.get(kind, False)) for kind in ("strict", "residual", "heads"))
+    trial, include = flag("trial", where.get("trial", True)), patterns("include", where.get("include", ()))
+    exclude = patterns("exclude", where.get("exclude", ()))
     if groups is None:
+        check_examples("example_inputs", example_inputs)
+        check_mask(
+            where.get("mask"),
+            example_inputs[0] if isinstance(example_inputs, list) and example_inputs else example_inputs,
+        )
         units = trace(
             model, example_inputs, activity=activity, trial=False, strict=strict, residual=residual, heads=heads
         )
     else:
         units = given_units(names, groups, {"strict": strict, "residual": residual, "heads": heads})
-    units = units.include(*_patterns(where.get("include", ()))).exclude(*_patterns(where.get("exclude", ())))
+    units = units.include(*include).exclude(*exclude)
     if groups is not None:
         return units
     units = stepped_units(units, names, optimizers)
-    if not where.get("trial", True):
+    if not trial:
         return units
     found = tried(units.groups, model, example_inputs) if ranks.leads else Tried()
     return passed_units(units, *ranks.agree_on([found]))
@@ -97,6 +106,11 @@ def given_units(names: NamedModel, groups: Sequence[UnitGroup] | UnitMap, kinds:
         raise ValueError(f"{', '.join(named)}: only with example_inputs; groups given by hand are taken as they are")
     if isinstance(groups, UnitMap):
         return groups
+    if not is_a(groups, Sequence) or is_a(groups, str):
+        raise TypeError(f"groups takes a plan or a list of UnitGroup, got {shown(groups)}")
+    other = next((each for each in groups if not is_a(each, UnitGroup)), None)
+    if other is not None:
+        raise TypeError(f"groups takes a plan or a list of UnitGroup, got one with {shown(other)}")
     return UnitMap([BoundGroup(spec, names).plan_row(hand_over=True) for spec in groups])
 
 
@@ -138,8 +152,8 @@ def warnings_of(units: UnitMap) -> list[str]:
         return []
     names = ", ".join(units.unreached)
     return [
-        f"never ran with the example inputs: {names}. If one receives a gradient, the first step raises, because it may consume "
-        f"units that the plan does not know"
+        f"never ran with the example inputs: {names}. If one receives a gradient, the groups whose units it meets are held back, "
+        f"because the plan does not know what it does with them"
     ]
 
 
@@ -198,7 +212,3 @@ def _places(part: BoundSlice) -> list[tuple[object, str]]:
 def _entered(group: BoundGroup) -> set[object]:
     """What tells a group's units from all others: the entries through which numbers enter them."""
     return {place for part in group.incoming for place, _ in _places(part)}
-
-
-def _patterns(given: str | Sequence[str]) -> Sequence[str]:
-    return (given,) if isinstance(given, str) else given

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from pliant.base.arguments import number
 from pliant.engine.attached import Optimizers, after_step, before_step, each_of, when_gradients_are_there
 from pliant.engine.whole_parameters import Which, WholeParameters
 
@@ -36,11 +37,9 @@ class Pull(WholeParameters, ABC):
 
     def __init__(self, model: nn.Module, optimizer: Optimizers, *, strength: float, parameters: Which = None) -> None:
         super().__init__(model, each_of(optimizer), parameters)
-        if not 0.0 <= strength < float("inf"):
-            raise ValueError(f"strength must be 0 or more, got {strength}")
         if any(isinstance(each, LBFGS) for each in self.optimizers):
             raise ValueError("LBFGS searches along the loss, so the penalty must be part of it: add it in the closure")
-        self.strength = strength
+        self.strength = number("strength", strength)
         self._pulled: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}  # the loss's gradient, and ours in its place
 
     @abstractmethod

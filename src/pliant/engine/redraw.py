@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 
+from pliant.base.arguments import called_with, flag, is_a, shown
+from pliant.base.choices import did_you_mean
 from pliant.base.initial import INITS, uniform_bound
 from pliant.engine.fresh_weights.initializer import Initializers
 from pliant.engine.fresh_weights.laws import (
@@ -73,11 +75,16 @@ class Redraw:
     """
 
     def __init__(self, init: Init = "module", *, hand_over_mean: bool = True) -> None:
-        if isinstance(init, str) and init not in ("module", *INITS):
+        if callable(init):
+            called_with("init", init, "parameter name", "shape", "generator")
+        elif not is_a(init, str) or init not in ("module", *INITS):
             known = ", ".join(("module", *INITS))
-            raise ValueError(f"unknown init '{init}'; known: {known}, or a callable (name, shape, generator)")
+            hint = did_you_mean(init, ("module", *INITS))
+            raise ValueError(
+                f"unknown init {shown(init)}{hint}; known: {known}, or a callable (name, shape, generator)"
+            )
         self.init = init
-        self.hand_over_mean = hand_over_mean
+        self.hand_over_mean = flag("hand_over_mean", hand_over_mean)
         self.notes: list[str] = []  # for the plan: where a module's own reset is not what it started from
 
     def bind(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.base.arguments import number
 from pliant.base.saving import fill
 from pliant.engine.activity import Reading
 from pliant.engine.averaging import corrected, running_average
@@ -34,10 +35,8 @@ class RunningUtility:
         return {"utility": self.rule.name, "decay_rate": self.decay_rate}
 
     def __init__(self, utility: str | Utility = "contribution", decay_rate: float = 0.99) -> None:
-        if not 0.0 <= decay_rate < 1.0:
-            raise ValueError(f"decay_rate must lie in [0, 1), got {decay_rate}")
         self.rule = named_utility(utility)
-        self.decay_rate = decay_rate
+        self.decay_rate = number("decay_rate", decay_rate, 0.0, 1.0, below=True)
         self.reads: Sequence[Reading] = self.rule.reads
         self._kept: dict[ActivityStatistics, _Averages] = {}
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from pliant.base.arguments import number, whole
 from pliant.base.choices import one_of
 from pliant.engine.replacement import Schedule, least_useful
 from pliant.streams import stream_key
@@ -36,11 +37,8 @@ class ReplacementRate:
         count: Count = "accumulate",
         eligible: Eligible = "mature",
     ) -> None:
-        if not 0.0 <= replacement_rate <= 1.0:
-            raise ValueError(f"replacement_rate must lie in [0, 1], got {replacement_rate}")
-        if not maturity_threshold >= 0 or maturity_threshold % 1:
-            raise ValueError(f"maturity_threshold must be 0 or more whole optimizer steps, got {maturity_threshold}")
-        self.replacement_rate, self.maturity_threshold = replacement_rate, int(maturity_threshold)
+        self.replacement_rate = number("replacement_rate", replacement_rate, 0.0, 1.0)
+        self.maturity_threshold = whole("maturity_threshold", maturity_threshold, of="optimizer steps")
         self.count = one_of("count", count, get_args(Count))
         self.eligible = one_of("eligible", eligible, get_args(Eligible))
         self.schedules: dict[str, list[Schedule]] = {}
@@ -105,11 +103,7 @@ class Threshold:
     """
 
     def __init__(self, tau: float, period: int) -> None:
-        if not tau >= 0.0:
-            raise ValueError(f"tau must be 0 or more, got {tau}")
-        if not period >= 1 or period % 1:
-            raise ValueError(f"period must be 1 or more whole optimizer steps, got {period}")
-        self.tau, self.period = tau, int(period)
+        self.tau, self.period = number("tau", tau), whole("period", period, 1, of="optimizer steps")
         self._steps: dict[str, int] = {}
 
     @property

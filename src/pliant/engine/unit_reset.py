@@ -18,12 +18,15 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import getattr_static
 from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.base.arguments import known_names, shown
+from pliant.engine import interfaces
 from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
@@ -39,7 +42,7 @@ from pliant.units.entries import SelectedUnits
 from pliant.units.forwards import told
 from pliant.units.hooks import follow
 from pliant.units.map import UnitMap
-from pliant.units.models import unwrapped
+from pliant.units.models import checked, unwrapped
 
 log = logging.getLogger("pliant")
 
@@ -73,11 +76,13 @@ class UnitReset(Attached):
         forget: Forget,
         **where: Unpack[Where],
     ) -> None:
+        known_names(type(self).__name__, where, Where.__annotations__)
         super().__init__(each_of(optimizer), attach=where.get("attach", True))
+        _check_parts(score=score, select=select, redraw=redraw, forget=forget)
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
-        names, mask, reads_activity = NamedModel(model), where.get("mask"), bool(score.reads)
+        names, mask, reads_activity = NamedModel(checked(model)), where.get("mask"), bool(score.reads)
         self._ranks = Ranks(model, where.get("process_group", "auto"))
         units = planned(model, names, self.optimizers, self._ranks, where, activity=reads_activity)
         self.groups = [BoundGroup(spec, names) for spec in units.groups]
@@ -86,7 +91,7 @@ class UnitReset(Attached):
             check_alone(type(self).__name__, self.groups, [group for each in self._beside() for group in each.groups])
         if mask is not None and self.groups[0].spec.stacked:
             raise ValueError("mask: not for a stack of runs, which share one count of examples")
-        self._same = SameModel(model, names, self.groups, units.unreached, hand_over=redraw.hand_over_mean)
+        self._same = SameModel(model, names, self.groups, units.unreached, self._ranks, hand_over=redraw.hand_over_mean)
         self._replaced = Replaced({group.name: group.runs for group in self.groups})
         self.seeds = self._ranks.agree_on(seeds_of_runs(where.get("seed"), self.groups[0].runs))
         # keyed: a generator seeded with the seed itself would repeat what the model was initialized with
@@ -275,6 +280,7 @@ class UnitReset(Attached):
         """Remove every hook. From here on the optimizer steps the entries of young units like all others."""
         super().detach()
         self._feedback.clear()
+        self._same.newcomers.detach()
         self.forget.detach()
 
     def to(self, device: torch.device | str) -> Self:
@@ -311,6 +317,7 @@ class UnitReset(Attached):
             "panels": [statistics.state_dict() for statistics in self.all_statistics],
             "counts": self._replaced.state_dict(),
             **{name: getattr(self, name).state_dict() for name in ("score", "select", "redraw", "forget")},
+            "newcomers": self._same.newcomers.state_dict(),
             "owed": [group.name for groups in self._late.owed.values() for group in groups],
             "seeds": list(self.seeds),
             "generators": [generator.get_state() for generator in self.generators],
@@ -326,6 +333,7 @@ class UnitReset(Attached):
         for statistics, held in zip(self.all_statistics, state["panels"], strict=True):
             statistics.load_state_dict(held)
         self._feedback.clear()
+        self._same.newcomers.load_state_dict(state.get("newcomers"))
         owed = {
             each: [group for group in each.groups if group.name in state.get("owed", ())]
             for each in self.all_statistics
@@ -351,6 +359,19 @@ class UnitReset(Attached):
             "optimizer_state": self.forget.policy,
             "hand_over_mean": self.redraw.hand_over_mean,
         }
+
+
+def _check_parts(**parts: object) -> None:
+    """Raise `TypeError` for a part that has not the methods that it is called by."""
+    for name, part in parts.items():
+        protocol = cast(type, getattr(interfaces, name.capitalize()))
+        called = [each for each in vars(protocol) if not each.startswith("_") and "state_dict" not in each]
+        missing = [each for each in called if getattr_static(part, each, None) is None]
+        if missing or isinstance(part, type):
+            lacks = f", which has no {missing[0]}" if missing else ""
+            raise TypeError(
+                f"{name} must be one of the four parts (pliant.engine.interfaces), got {shown(part)}{lacks}"
+            )
 
 
 def _clock(statistics: ActivityStatistics) -> Optimizer:

@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.base.arguments import called_with, patterns, shown
 from pliant.engine.attached import Attached, Optimizers, each_of, home_of_parameters
-from pliant.units.models import plain_name, unwrapped
+from pliant.units.models import checked, plain_name, unwrapped
 
 Which = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
 
@@ -79,7 +80,7 @@ class WholeParameters(Attached, ABC):
 def places_of(model: nn.Module, optimizers: Sequence[Optimizer] | None, parameters: Which = None) -> list[Place]:
     """The chosen parameters of `model` that one of `optimizers` steps, in the model's order, each once; None: of all."""
     home = None if optimizers is None else home_of_parameters(optimizers)
-    network = unwrapped(model)
+    network = unwrapped(checked(model))
     found: list[Place] = []
     for full, parameter in network.named_parameters():
         if home is None or parameter in home:
@@ -101,10 +102,11 @@ def _chosen(places: Sequence[Place], parameters: Which) -> list[Place]:
     if parameters is None:
         return list(places)
     if callable(parameters):
+        called_with("parameters", parameters, "name", "parameter")
         return [place for place in places if parameters(place.name, place.parameter)]
-    patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
-    for pattern in patterns:
+    given = patterns("parameters", parameters)
+    for pattern in given:
         if not any(fnmatchcase(place.name, pattern) for place in places):
             known = ", ".join(place.name for place in places)
-            raise ValueError(f"parameters={pattern!r} matches none that the optimizer steps; those are: {known}")
-    return [place for place in places if any(fnmatchcase(place.name, pattern) for pattern in patterns)]
+            raise ValueError(f"parameters={shown(pattern)} matches none that the optimizer steps; those are: {known}")
+    return [place for place in places if any(fnmatchcase(place.name, pattern) for pattern in given)]

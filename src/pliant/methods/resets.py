@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from pliant.base.arguments import flag, integer, is_a, listed, shown
 from pliant.base.choices import one_of
 from pliant.engine.attached import Optimizers, each_of
 from pliant.engine.feedback import written
 from pliant.engine.fresh_copy import FreshCopy, Init
 from pliant.engine.optimizer_state.whole import Policy, WholeState
-from pliant.units.models import copied, unwrapped
+from pliant.units.models import checked, copied, unwrapped
 
 
 def reset_head(
@@ -57,6 +58,7 @@ def reset_head(
     >>> head.weight.any().item()
     False
     """
+    checked(head, "head")
     if one_of("how", how, ("draw", "zero")) == "draw":
         if seed is None:
             raise ValueError("reset_head(how='draw') needs a seed, a number or a generator")
@@ -102,10 +104,11 @@ def reset_network(
     >>> bool((model[0].weight == nn.Linear(4, 3).weight).all())
     True
     """
-    memory = WholeState(optimizer, list(model.parameters()), optimizer_state)
+    memory = WholeState(optimizer, list(checked(model).parameters()), optimizer_state)
+    fresh_copy, statistics = FreshCopy(model, init), flag("statistics", statistics)
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(2**62, (), generator=seed, device=seed.device))
-    fresh = FreshCopy(model, init).draw(seed)
+    fresh = fresh_copy.draw(integer("seed", seed))
     with torch.no_grad():
         for parameter, drawn in zip(model.parameters(), fresh.parameters(), strict=True):
             parameter.copy_(drawn)
@@ -135,8 +138,11 @@ def reset_optimizer(
     each = each_of(optimizer)
     if parameters is None:
         parameters = [p for one in each for settings in one.param_groups for p in settings["params"]]
+    mine = listed(parameters)
+    if mine is None or not all(is_a(p, Tensor) for p in mine):
+        raise TypeError(f"parameters takes a list of those of a model, got {shown(parameters)}")
     with torch.no_grad():
-        WholeState(each, list(parameters), optimizer_state).forget()
+        WholeState(each, mine, optimizer_state).forget()
 
 
 @torch.no_grad()

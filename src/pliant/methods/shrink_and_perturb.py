@@ -23,6 +23,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
+from pliant.base.arguments import number
 from pliant.base.choices import one_of
 from pliant.base.deprecation import renamed_attributes
 from pliant.engine.after_step import AfterStep, Period
@@ -62,13 +63,13 @@ class ShrinkAndPerturb(AfterStep):
         source: Literal["normal", "init"] = "normal",
         **period: Unpack[Period],
     ) -> None:
-        if not 0.0 <= noise_std < float("inf"):
-            raise ValueError(f"noise_std must be 0 or more, got {noise_std}")
-        if not 0.0 <= shrink <= 1.0:
-            raise ValueError(f"shrink must lie in [0, 1], got {shrink}; 1 shrinks nothing")
         if one_of("source", source, ("normal", "init")) == "init" and period.get("runs") is not None:
             raise ValueError("source='init' draws a whole network at a time and knows no runs; use source='normal'")
-        self.noise_std, self.shrink, self.source = noise_std, shrink, source
+        self.noise_std, self.shrink, self.source = (
+            number("noise_std", noise_std),
+            number("shrink", shrink, 0.0, 1.0),
+            source,
+        )
         self._fresh = FreshCopy(model) if source == "init" else None
         super().__init__(model, optimizer, **period)
 

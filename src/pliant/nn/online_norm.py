@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pliant.base.arguments import flag, number, whole
+
 
 class OnlineNorm1d(nn.Module):
     """Normalizes each unit over the stream of examples; the examples of a batch are processed one after the other.
@@ -65,11 +67,11 @@ class OnlineNorm1d(nn.Module):
         layer_scaling: bool = False,
     ) -> None:
         super().__init__()
-        for name, decay in (("decay_forward", decay_forward), ("decay_backward", decay_backward)):
-            if not 0.0 <= decay < 1.0:
-                raise ValueError(f"{name} must lie in [0, 1), got {decay}")
-        self.units, self.eps, self.layer_scaling = units, eps, layer_scaling
-        self.decay_forward, self.decay_backward = decay_forward, decay_backward
+        self.decay_forward = number("decay_forward", decay_forward, 0.0, 1.0, below=True)
+        self.decay_backward = number("decay_backward", decay_backward, 0.0, 1.0, below=True)
+        self.units, self.eps = whole("units", units, 1, of="units"), number("eps", eps)
+        self.layer_scaling, affine = flag("layer_scaling", layer_scaling), flag("affine", affine)
+        units = self.units
         self.weight = nn.Parameter(torch.empty(units)) if affine else None
         self.bias = nn.Parameter(torch.empty(units)) if affine else None
         for name in ("mean", "var", "control_y", "control_1"):

@@ -20,7 +20,7 @@ For continual backpropagation, give `UnitGroup(runs=...)`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from typing import Literal, get_args
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pliant.base.arguments import whole
 from pliant.base.choices import one_of
 from pliant.nn.strided import conv2d
 
@@ -37,10 +38,10 @@ How = Literal["auto", "loop", "grouped", "product"]
 class _Stacked(nn.Module):
     """Weights (runs, outputs, inputs, ...) and biases (runs, outputs)."""
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    def __init__(self, sizes: Mapping[str, int], device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
-        if min(shape) < 1:
-            raise ValueError(f"{type(self).__name__}: runs, inputs, outputs and kernel are at least 1, got {shape}")
+        shape = [whole(name, size, 1) for name, size in sizes.items()]
+        shape += shape[3:]  # a kernel is square
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(shape[:2], device=device, dtype=dtype))
         self.reset_parameters()
@@ -93,7 +94,7 @@ class StackedLinear(_Stacked):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__((runs, outputs, inputs), device, dtype)
+        super().__init__({"runs": runs, "outputs": outputs, "inputs": inputs}, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x, 3)
@@ -135,9 +136,11 @@ class StackedConv2d(_Stacked):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__((runs, outputs, inputs, kernel, kernel), device, dtype)
+        stride, padding = whole("stride", stride, 1, of="positions"), whole("padding", padding, of="positions")
+        how = one_of("how", how, get_args(How))
+        super().__init__({"runs": runs, "outputs": outputs, "inputs": inputs, "kernel": kernel}, device, dtype)
         self.stride, self.padding = stride, padding
-        self.how: How = one_of("how", how, get_args(How))
+        self.how: How = how
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x, 5)

@@ -23,8 +23,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from pliant.base.choices import did_you_mean
+from pliant.base.choices import did_you_mean, shown
 from pliant.units.groups import Tap
+from pliant.units.models import arguments
 
 Mask = str | Callable[..., Tensor | Sequence[Tensor] | None]
 
@@ -229,10 +230,26 @@ def _source(root: nn.Module, mask: Any) -> Callable[..., Tensor | Sequence[Tenso
     kinds = {parameter.kind for parameter in parameters.values()}
     if mask not in parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise ValueError(
-            f"mask: the forward of {type(root).__name__} takes no '{mask}'{did_you_mean(mask, parameters)}, "
+            f"mask: the forward of {type(root).__name__} takes no {shown(mask)}{did_you_mean(mask, parameters)}, "
             f"but {', '.join(parameters)}; a function of these arguments serves as well"
         )
     return _Named(mask, list(parameters).index(mask) if mask in parameters else None)
+
+
+def check_mask(mask: object, example: Any) -> None:
+    """Raise `TypeError` for a function that does not take the arguments of a forward."""
+    if callable(mask) and not isinstance(mask, Tensor | nn.Module):
+        args, kwargs = arguments(example)
+        try:
+            inspect.signature(mask).bind(*args, **kwargs)
+        except TypeError:
+            given = ", ".join(["one tensor" if len(args) == 1 else f"{len(args)} positional", *map(repr, kwargs)])
+            raise TypeError(
+                f"mask: a function is called with the arguments of the model's forward ({given}), which "
+                f"{getattr(mask, '__name__', type(mask).__name__)} does not take"
+            ) from None
+        except ValueError:  # a builtin that does not tell
+            pass
 
 
 class _Named:

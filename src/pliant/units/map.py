@@ -113,8 +113,9 @@ class UnitMap:
             if any(_name_matches(name, pattern) for name in each.parameters)
         ]
         if reasons:
-            return f"{what}='{pattern}' names what cannot be reset: {'; '.join(reasons)}"
-        return f"{what}='{pattern}' matches no group and no parameter; groups: {', '.join(row.group.name for row in self.rows)}"
+            return f"{what}={shown(pattern)} names what cannot be reset: {'; '.join(reasons)}"
+        names = ", ".join(row.group.name for row in self.rows)
+        return f"{what}={shown(pattern)} matches no group and no parameter; groups: {names}"
 
     def fingerprint(self) -> list[str]:
         """One line per group, without the prefixes of DistributedDataParallel and `torch.compile`."""

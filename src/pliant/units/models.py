@@ -9,14 +9,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 from torch._ops import OpOverload
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+from pliant.base.arguments import is_a, shown
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -55,6 +59,23 @@ def _inside(model: nn.Module) -> tuple[nn.Module, str]:
         else:
             return model, prefix
         model, prefix = cast(nn.Module, getattr(model, leaf)), f"{prefix}{leaf}."
+
+
+def checked(model: nn.Module, name: str = "model") -> nn.Module:
+    """`model`, if it is a module whose parameters have shapes. Raises `TypeError` or `ValueError` where it is not.
+
+    >>> from torch.optim import SGD
+    >>> checked(SGD(nn.Linear(2, 2).parameters(), lr=0.1))
+    Traceback (most recent call last):
+    TypeError: model must be a torch.nn.Module, got a SGD (first the model, then the optimizer)
+    """
+    if not is_a(model, nn.Module):
+        hint = " (first the model, then the optimizer)" if hasattr(model, "param_groups") else ""
+        raise TypeError(f"{name} must be a torch.nn.Module, got {shown(model)}{hint}")
+    lazy = next((each for each, parameter in model.named_parameters() if is_lazy(parameter)), None)
+    if lazy is not None:
+        raise ValueError(f"{name} has no shapes yet, as '{lazy}' is lazy: run one forward first")
+    return model
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -96,12 +117,20 @@ def _normal(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
+def check_examples(name: str, example: Any) -> None:
+    """Raise `ValueError` where all tensors of an example, or of a list of these, are empty: nothing would run."""
+    for one in cast(list[Any], example) if isinstance(example, list) else [example]:
+        shapes = [tuple(each.shape) for each in tensors_in(arguments(one))]
+        if shapes and not any(prod(shape) for shape in shapes):
+            raise ValueError(f"{name} holds no example, its shape is {shapes[0]}: give at least one")
+
+
 def first(count: int, example: Any) -> Any:
     """The first `count` examples, if all tensors have the same number along their first axis; else all."""
     args, kwargs = arguments(example)
     tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-    lengths = {each.shape[0] if each.dim() else 0 for each in tensors}
-    if len(lengths) != 1 or len(tensors) != len(args) + len(kwargs):
+    lengths = {each.shape[0] if each.dim() else None for each in tensors}
+    if len(lengths) != 1 or None in lengths or len(tensors) != len(args) + len(kwargs):
         return example
     if isinstance(example, Mapping):
         return {name: each[:count] for name, each in kwargs.items()}

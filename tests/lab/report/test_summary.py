@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t as student
 
 from pliant.lab.errors import LabError
-from pliant.lab.report.summary import Format, curves, least_is_best, lines, reference
+from pliant.lab.report.summary import Format, curves, least_is_best, lines, reference, summary_lines
 
 MEASURED = ["task", "accuracy"]
 
@@ -206,3 +206,154 @@ def test_all_parts_may_end_in_a_comparison():
 def test_large_numbers_have_as_many_digits_as_small_ones(value, text):
     (curve,) = curves(study([[value, value]]), MEASURED, "task", "accuracy", parts=2)
     assert f"  {text}  " in list(lines([curve], Format()))[1]
+
+
+# -- which rows ---------------------------------------------------------------------------------------------------------
+
+
+def cells(**settings):
+    """A run of each cell with two seeds, one row each; x is the number of the cell, +1 for seed 1."""
+    table = []
+    for number, (method, step_size) in enumerate([("bp", 0.1), ("bp", 0.2), ("cbp", 0.2), ("cbp", 0.3)]):
+        for seed in (0, 1):
+            run = {"run": len(table), "method": method, "seed": seed, "step_size": step_size, "common": 7}
+            table.append(
+                {**run, "status": "done", "diverged_at": None, "commit": "", "step": 1, "x": 10.0 * number + seed}
+            )
+    return pandas.DataFrame(table).assign(**settings)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    def written(rows=None, **attrs):
+        rows = cells() if rows is None else rows
+        said = {"name": "toy", "profile": "quick", "measured": ["step", "x"], "weights": {}, "seconds": 1.0, **attrs}
+        rows.attrs = {name: value for name, value in said.items() if value is not ...}
+        rows.to_parquet(tmp_path / "rows.parquet", index=False, write_page_checksum=True)
+        return tmp_path / "rows.parquet"
+
+    return written
+
+
+def told(file, where=(), against=None, metric=None, over=None, parts=1):
+    return list(summary_lines([file], metric, over, parts, where, against, "interval"))[2:]
+
+
+def test_where_does_not_drop_what_against_names(exported):
+    """Seeds 0 and 1 of the curves differ by the same: 20 - 10 between cbp 0.2 and bp 0.2."""
+    head, bp, cbp = told(exported(), ["method=cbp", "step_size=0.2"], "method=bp, step_size = 0.2")
+    assert head.split()[-3:] == ["last", "-", "reference"]
+    assert (bp.split()[0], bp.split()[-1]) == ("bp", "-")
+    assert cbp.startswith("cbp ")
+    assert cbp.endswith("+10.000 ± 0.000")
+
+
+def test_a_reference_among_the_rows_that_are_asked_for_is_taken_from_them(exported):
+    lines = told(exported(), ["step_size=0.2"], "method=bp")
+    assert [line.split()[0] for line in lines[1:]] == ["bp", "cbp"]
+
+
+def test_what_is_asked_of_seeds_and_columns_holds_for_the_reference_too(exported):
+    lines = told(exported(), ["method=cbp", "seed=1", "step=1-1"], "step_size=0.1")
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["bp", "step_size=0.1"],
+        ["cbp", "step_size=0.2"],
+        ["cbp", "step_size=0.3"],
+    ]
+    with pytest.raises(LabError, match="no run has step=5"):
+        told(exported(), ["step=5"], "method=bp,step_size=0.1")
+
+
+def test_a_setting_that_all_curves_have_may_name_the_reference(exported):
+    assert told(exported(), [], "method=bp,step_size=0.1,common=7")[1].endswith("-")
+
+
+@pytest.mark.parametrize(
+    ("where", "against", "message"),
+    [
+        (["seed=99", "method=bp", "run=1"], None, "no run has seed=99 and method=bp and run=1"),
+        (["method"], None, "--where 'method': write field=value"),
+        (["metod=bp"], None, "unknown field 'metod': did you mean 'method'"),
+        ([], "bp", "--against 'bp': write field=value"),
+        ([], "metod=bp", "unknown field 'metod'"),
+        ([], "method=" + "x" * 9999, "names 0 curves"),
+        (["x" * 9999 + "=1"], None, "unknown field 'xxx"),
+    ],
+)
+def test_what_cannot_be_asked_of_rows_is_said(where, against, message, exported):
+    with pytest.raises(LabError, match=message) as refused:
+        told(exported(), where, against)
+    assert len(str(refused.value)) < 600
+
+
+# -- exports that were edited ----------------------------------------------------------------------------------------------
+
+EDITED = {
+    **{f"without {name}": (lambda rows, name=name: rows.drop(columns=name), rf"it has no column {name}") for name in
+       ("run", "seed", "method", "status", "step", "x")},
+    "no rows": (lambda rows: rows.iloc[:0], "it has no rows"),
+    "seeds of text": (lambda rows: rows.assign(seed="one"), "column seed holds something else than whole numbers"),
+    "seeds of fractions": (lambda rows: rows.assign(seed=0.5), "column seed holds something else"),
+    "a seed that is missing": (lambda rows: rows.assign(seed=pandas.array([None, *[0] * 7], dtype="Int64")), "column seed holds"),
+    "negative runs": (lambda rows: rows.assign(run=-1), "column run holds something else"),
+    "a status that is none": (lambda rows: rows.assign(status="finished"), "the status finished is none"),
+    "a status that is a number": (lambda rows: rows.assign(status=1), "the status 1 is none"),
+    "lists in a field": (lambda rows: rows.assign(step_size=[[1]] * 8), r"column step_size holds array\(\[1\]\), a ndarray"),
+    "numbers and gaps in a measure": (lambda rows: rows.assign(x=[[1.0]] * 8), "column x holds"),
+    "a measure of text": (lambda rows: rows.assign(x="high"), "column x holds text: a report is of numbers, here step"),
+    "places of text": (lambda rows: rows.assign(step="late"), "column step holds text: a report is of numbers, here x"),
+    "a place that is nan": (lambda rows: rows.assign(step=[np.nan, *[1.0] * 7]), "column step is nan in some rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", EDITED)
+def test_an_export_whose_columns_were_edited_is_refused_in_a_sentence(what, exported):
+    change, message = EDITED[what]
+    with pytest.raises(LabError, match=message) as refused:
+        told(exported(change(cells())))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({"measured": ...}, "does not say which study it is of"),
+        ({"measured": []}, "does not say which columns are measured"),
+        ({"measured": "x"}, "does not say which columns are measured"),
+        ({"measured": ["step", "y"]}, "it has no column y"),
+        ({"measured": ["step"]}, "measured nothing but step: give --metric step"),
+        ({"name": ...}, "does not say its name"),
+        ({"name": 5}, "does not say its name"),
+        ({"profile": None}, "does not say its profile"),
+        ({"weights": {"x": "y"}}, "its weights .* are of columns that it has not"),
+        ({"weights": [1]}, r"its weights \[1\] are of columns that it has not"),
+        ({"seconds": "long"}, "its seconds are 'long'"),
+    ],
+)
+def test_an_export_that_says_something_else_of_its_study_is_refused(attrs, message, exported):
+    with pytest.raises(LabError, match=message):
+        told(exported(**attrs))
+
+
+@pytest.mark.parametrize("attrs", [{"seconds": ...}, {"weights": ...}, {"seconds": None}])
+def test_an_export_need_not_know_its_seconds_or_weights(attrs, exported):
+    assert len(told(exported(**attrs))) == 1 + 4
+
+
+@pytest.mark.parametrize("change", ["half", "noise", "empty", "csv"])
+def test_a_damaged_export_is_refused_in_a_sentence(change, exported):
+    file = exported()
+    data = file.read_bytes()
+    middle = {"noise": 60}.get(change, len(data) // 2)  # in the numbers, or in what tells of them
+    changed = {
+        "half": data[:middle],
+        "noise": data[:middle] + bytes(8) + data[middle + 8 :],
+        "empty": b"",
+        "csv": b"run,method\n",
+    }
+    file.write_bytes(changed[change])
+    with pytest.raises(
+        LabError, match=r"rows\.parquet (is no Parquet file|cannot be read as Parquet|is not as)"
+    ) as refused:
+        told(file)
+    assert len(str(refused.value)) < 600

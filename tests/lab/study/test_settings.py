@@ -1,10 +1,17 @@
 """Which runs a command asks for."""
 
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import ClassVar, Literal
+
 import pytest
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pliant.lab import LabError, RunConfig
-from pliant.lab.study.settings import override_axis, seed_range, selected, whole_number, with_fields
+from pliant.lab.study.settings import allowed, override_axis, seed_range, selected, whole_number, with_fields
 from tests.toy_experiment import Config, Toy
 
 TOY = Toy()
@@ -82,3 +89,124 @@ def test_seeds_are_numbers_and_ranges(text, seeds):
 def test_other_seeds_are_refused(text):
     with pytest.raises(LabError, match="--seeds"):
         seed_range(text)
+
+
+# -- as it is typed --------------------------------------------------------------------------------------------------------
+
+
+class Listing(RunConfig):
+    method: Literal["a", "b"] = "a"
+    sizes: list[int] = Field(default_factory=lambda: [4, 4])
+    words: set[str] = Field(default_factory=lambda: {"one", "two", "three"})
+    table: dict[str, list[float]] = Field(default_factory=dict)
+    pairs: frozenset[tuple[int, int]] = frozenset({(2, 1), (1, 2)})
+    rate: float = 0.1
+    steps: int = 1
+    text: str = ""
+
+
+class Lists:
+    Config = Listing
+    columns: ClassVar = {"step": "", "x": ""}
+    profiles: ClassVar = {"quick": ""}
+
+    def runs(self, profile):
+        return [Listing(method=method) for method in "ab"]
+
+
+def test_spaces_around_names_and_seeds_are_no_part_of_them():
+    found = selected(Lists(), "quick", "a, b", "0, 2 - 3", ["rate = 0.1, 0.2"])
+    assert [(run.method, run.rate, run.seed) for run in found] == list(product("ab", (0.1, 0.2), (0, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("rate=0.1,steps=2", "repeat --set, as in --set rate=... --set steps=..."),
+        ("rate=0.1, steps = 2", "repeat --set, as in --set rate=... --set steps=..."),
+        ("text=x,steps=2", "repeat --set, as in --set text=... --set steps=..."),
+        ("sizes=[1,2],rate=0.1", "repeat --set, as in --set sizes=... --set rate=..."),
+    ],
+)
+def test_two_fields_in_one_set_are_refused_with_how_to_set_both(text, hint):
+    with pytest.raises(LabError) as refused:
+        selected(Lists(), "quick", overrides=[text])
+    assert hint in str(refused.value)
+
+
+def test_what_looks_like_a_field_and_is_none_is_a_value():
+    assert [run.text for run in selected(Lists(), "quick", "a", None, ["text=x,y=2"])] == ["x", "y=2"]
+
+
+def test_lists_sets_and_mappings_are_set_in_brackets():
+    (run,) = selected(
+        Lists(), "quick", "a", None, ["sizes=[1,2]", 'words=["b","a"]', 'table={"x,y":[1,2.5]}', "pairs=[[3,4]]"]
+    )
+    assert (run.sizes, run.words, run.table, run.pairs) == ([1, 2], {"a", "b"}, {"x,y": [1.0, 2.5]}, {(3, 4)})
+    axis = selected(Lists(), "quick", "a", None, ["sizes=[1,2],[3]", 'table={"a":[1]},{"b":[2]}'])
+    assert [(run.sizes, run.table) for run in axis] == list(product([[1, 2], [3]], [{"a": [1.0]}, {"b": [2.0]}]))
+
+
+LONG = [
+    "[" * 3000,
+    "[" * 100_000,
+    "x" * 10_000,
+    "1" * 5000,
+    "1e999",
+    "{" * 3000,
+    '{"a":' * 3000,
+    "[1,",
+    "]",
+    "nan",
+]
+
+
+@pytest.mark.parametrize("value", LONG, ids=lambda value: value[:8])
+@pytest.mark.parametrize("field", ["sizes", "words", "table", "pairs", "rate", "steps", "x" * 5000])
+def test_what_cannot_be_a_value_is_refused_in_a_line_of_bounded_length(field, value):
+    with pytest.raises(LabError) as refused:
+        selected(Lists(), "quick", overrides=[f"{field}={value}"])
+    assert len(str(refused.value)) < 900
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "seeds", ["1" * 5000, "0-" + "9" * 5000, "x" * 9999, ",", "", "١", "0-99999,100000-199999", "1e3", "-1"]
+)
+def test_what_are_no_seeds_is_refused_in_a_line_of_bounded_length(seeds):
+    with pytest.raises(LabError) as refused:
+        selected(Lists(), "quick", seeds=seeds)
+    assert len(str(refused.value)) < 400
+
+
+def test_configs_with_lists_sets_and_mappings_are_told_apart_and_hash():
+    first, same, other = Listing(), Listing(words={"two", "three", "one"}), Listing(table={"a": [1.0]})
+    assert first == same
+    assert hash(first) == hash(same)
+    assert len({first, same, other, Listing(sizes=[4, 4, 4])}) == 3
+
+
+def test_a_set_reads_the_same_in_every_process():
+    code = (
+        "from pliant.lab.experiment import as_settings; from tests.lab.study.test_settings import Listing; "
+        "print(as_settings(Listing()))"
+    )
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[3]
+    said = {
+        subprocess.run(
+            command, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in "0123"
+    }
+    assert len(said) == 1, said
+    assert "'words': ['one', 'three', 'two'], 'table': {}, 'pairs': [[1, 2], [2, 1]]" in said.pop()
+
+
+def test_defaults_are_printed_as_they_are_typed():
+    said = [allowed(Listing.model_fields[name]) for name in ("sizes", "words", "table", "pairs")]
+    assert said == [
+        "a list in brackets, such as [64,64] (default [4,4])",
+        'a list in brackets, such as [64,64] (default ["one","three","two"])',
+        'a mapping in braces, such as {"a":1} (default {})',
+        "a list in brackets, such as [64,64] (default [[1,2],[2,1]])",
+    ]

@@ -354,7 +354,7 @@ except ModuleNotFoundError as error:
             capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
         ).stdout  # fmt: skip
         assert said in out
-        assert 'pip install "pliant[rl]"' in out
+        assert 'pip install -e ".[rl]"' in out
 
 
 def test_loading_a_body_prints_nothing_and_leaves_no_file(tmp_path: Path):

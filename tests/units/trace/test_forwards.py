@@ -39,22 +39,28 @@ class Skipping(nn.Module):
         return self.leave(h)
 
 
+def seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+
+
 @pytest.mark.parametrize(
     "draw",
     [lambda: float(torch.rand(())), random.random, lambda: np.random.random()],  # noqa: NPY002
     ids=["torch", "python", "numpy"],
 )
 def test_layers_that_are_skipped_at_random_are_all_found(draw: Callable[[], float]) -> None:
-    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     for seed in range(5):
-        torch.manual_seed(seed)
+        seed_all(seed)
+        states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
         model, x = Skipping(draw, blocks=10, share=0.5), torch.randn(4, 5)
         plan = trace(model, x, residual=True)
         assert [row.group.name for row in plan.rows] == ["enter", *(f"up.{number}" for number in range(10))]
         stream = plan.rows[0].group
         assert len(stream.outgoing) == 11  # read by every block and by the last layer, whichever ran when
         assert not plan.unreached
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
 
 
 def test_training_with_layers_that_are_skipped_goes_on() -> None:
@@ -159,7 +165,7 @@ def test_an_expert_without_tokens_never_ran() -> None:
 
 
 def test_example_inputs_without_an_example_are_named() -> None:
-    with pytest.raises(ValueError, match=r"hold no example, their shape is \(0, 3\); give a batch of two"):
+    with pytest.raises(ValueError, match=r"example_inputs holds no example, its shape is \(0, 3\): give at least one"):
         trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(0, 3))
 
 

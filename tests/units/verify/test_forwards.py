@@ -272,3 +272,33 @@ def test_inputs_made_in_inference_mode_are_as_good_as_others():
     net = mlp()
     assert [row.group.name for row in trace(net, x).rows] == ["0"]
     assert only(net, hidden(), x).verdict == "exact"
+
+
+def test_a_backward_written_by_hand_may_ask_for_the_gradients_of_all_parameters():
+    """A reversible block computes its forward again, and differentiates it with respect to whatever it trains."""
+
+    class Again(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, block, *parameters):
+            ctx.save_for_backward(x)
+            ctx.block = block
+            return block(x)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_(True), *ctx.block.parameters()]
+                of_x, *others = torch.autograd.grad(ctx.block(inputs[0]), inputs, gradient)
+            return of_x, None, *others
+
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 5))
+    net = Net(
+        lambda net, x: net.head(Again.apply(torch.relu(net.first(x)), net.block, *net.block.parameters())),
+        first=nn.Linear(3, 5), block=block, head=nn.Linear(5, 2),
+    )  # fmt: skip
+    x = torch.randn(4, 3)
+    plan = trace(net, x)
+    assert [group.name for group in plan.groups] == ["first", "block.0", "block.2"]
+    assert {row.verdict for row in plan.verify(net, x).rows} == {"exact"}

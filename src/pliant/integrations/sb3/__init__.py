@@ -11,7 +11,9 @@ from __future__ import annotations
 try:
     import stable_baselines3 as _stable_baselines3  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ImportError as error:
-    raise ImportError("pliant.integrations.sb3 needs Stable-Baselines3: pip install 'pliant[sb3]'") from error
+    from pliant.base.install import how_to_install
+
+    raise ImportError(f"pliant.integrations.sb3 needs Stable-Baselines3: {how_to_install('sb3')}") from error
 
 from pliant.integrations.sb3.callback import UnitResetCallback
 from pliant.integrations.sb3.continual_backprop import ContinualBackpropCallback

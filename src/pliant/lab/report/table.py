@@ -119,7 +119,7 @@ def export(study: Study, form: str, file: Path) -> int:
     if form == "csv":
         rows.to_csv(file, index=False)
     else:
-        rows.to_parquet(file, index=False, compression="zstd")
+        rows.to_parquet(file, index=False, compression="zstd", write_page_checksum=True)
     return len(rows)
 
 
@@ -181,7 +181,7 @@ def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
     if not is_parquet(file):
         raise LabError(f"{file} is no Parquet file: `pliant export DIR --format parquet` makes one")
     try:
-        rows = pandas.read_parquet(file)
+        rows = pandas.read_parquet(file, page_checksum_verification=True)
     except Exception as error:  # what is damaged in it may raise nearly anything
         reason = shortened(error, 200) or type(error).__name__
         raise LabError(f"{file} cannot be read as Parquet: {reason}") from None

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from pliant.base.install import how_to_install
 from pliant.rl.environments.bodies import Body, Version
 
 ContactMargin: TypeAlias = Literal["installed", "before-3.5"]
@@ -30,7 +31,7 @@ Integrator: TypeAlias = Literal["Euler", "RK4", "implicit", "implicitfast"]
 
 CONTACT_MARGINS = ("installed", "before-3.5")
 INTEGRATORS = ("Euler", "RK4", "implicit", "implicitfast")
-INSTALL = 'pip install "pliant[rl]"'
+INSTALL = how_to_install("rl")
 WITHOUT_A_SCREEN = (
     "Without a screen, set MUJOCO_GL=egl before Python starts (Debian: apt install libegl1 libgl1-mesa-dri), or "
     "MUJOCO_GL=osmesa (apt install libosmesa6)"

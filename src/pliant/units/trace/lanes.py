@@ -5,6 +5,9 @@ holds every element of the parameter whose index along a is p, and no other:
 
     {addresses of row i} = {x : index_a(x) = p_i}
 
+or, for all i, the same part of these elements: some indices along each other axis. `weight[:m, k:]` adds to what other columns
+of its m rows compute, or computes something else: whatever comes of row p is one unit, which owns the whole of it.
+
 Several axes may be fixed at once (expert and channel), and a grouped convolution fixes axes of the filters seen
 as (groups, channels of a group, ...). A row that is no lane has no `Slice`, and its unit is left alone.
 """
@@ -111,16 +114,21 @@ def _fit(rows: Tensor, row: Tensor, number: int, shape: tuple[int, ...], last: b
 
 
 def _fixed_axes(row: Tensor, shape: tuple[int, ...], last: bool) -> tuple[int, ...] | None:
-    """The axes along which a row does not move, if it is complete along all others; none of a vector that is one row."""
+    """The axes along which a row does not move, if it is a box along all others; none of a vector that is one row."""
     if row.max() >= prod(shape) or row.min() < 0:
         return None
     moves = [bool((at != at[0]).any()) for at in unraveled(row, shape)] if shape else []
     fixed = tuple(axis for axis, size in enumerate(shape) if size > 1 and not moves[axis])
     single = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    complete = len(values(row)) * prod(shape[axis] for axis in fixed) == prod(shape)
-    if not complete:
+    if not _is_box(row, shape, fixed):
         return None
     return fixed or (single[-1:] if last else single[:1])
+
+
+def _is_box(row: Tensor, shape: tuple[int, ...], fixed: tuple[int, ...]) -> bool:
+    """Whether a row holds every combination of some positions along each axis that is not fixed."""
+    where = unraveled(row, shape) if shape else ()
+    return len(values(row)) == prod(len(values(at)) for axis, at in enumerate(where) if axis not in fixed)
 
 
 def _ravel(rows: Tensor, where: list[Tensor], sizes: list[int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
-from pliant.units.trace.labels import by_group, by_position
+from pliant.units.trace.labels import by_group, by_position, distinct
 from pliant.units.trace.record import Normed, Role, TraceRecord
 from pliant.units.trace.shadows import Arrays
 from pliant.units.trace.sources import Sources, leave, meet, shape_of, sources
@@ -34,7 +34,10 @@ def batch_norm(call: Call) -> None:
     frame = record.stack[-1] if record.stack else None
     whole = {family: labels.expand(x.shape[1]) for family, labels in channels.items() if labels is not None}
     if frame is not None and isinstance(frame.module, _BATCH_NORMS):
-        record.normed += [Normed(frame.name, labels) for labels in whole.values()]
+        told_apart = [
+            labels for labels in whole.values() if len(distinct(labels)) > 1
+        ]  # not one unit that gates them all
+        record.normed += [Normed(frame.name, labels) for labels in told_apart or whole.values()]
         kept = {id(parameter) for parameter in frame.module.parameters(recurse=False)}
         given = [None if each is None or _is_among(record, each, kept) else each for each in call.args[1:3]]
         affine = _affine(call, given, whole)  # what `Normed` does not stand for: pruned, parametrized

@@ -75,10 +75,14 @@ class Probe:
         """The outputs, and the gradient of a fixed random linear function of them with respect to each of `weights`.
 
         Only these require a gradient at first. What is computed under reentrant checkpointing has one only if its inputs
-        have: where a weight finds none, the pass is repeated with all that is trained.
+        have, and a backward written by hand may ask for those of all parameters: where a weight finds none, or the pass
+        raises, it is repeated with all that is trained.
         """
-        found = self._backward(weights, (), self.calls)
-        if any(gradient is None for gradient in found[1]):
+        try:
+            found = self._backward(weights, (), self.calls)
+        except RuntimeError:
+            found = None
+        if found is None or any(gradient is None for gradient in found[1]):
             trained = [parameter for parameter in self.model.parameters() if parameter.is_floating_point()]
             with self._unseen():
                 return self._backward(weights, trained, tree_map(_as_trained, self.calls))
