@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from scipy import stats
 
 from pliant.streams import generator, random_bits, stream_key, uniform
@@ -31,3 +32,26 @@ def test_numbers_are_uniform():
 def test_generators_of_different_words_are_unrelated():
     a, b = (generator(0, "stream", word).standard_normal(5000) for word in ("a", "b"))
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("odd", ["1", 1.0, None, [1], np.zeros(2), object()])
+def test_a_seed_a_start_a_shape_or_a_word_that_is_none_is_refused(odd):
+    with pytest.raises(TypeError, match="seed is a whole number"):
+        stream_key(odd)
+    with pytest.raises(TypeError, match="start is a whole number"):
+        uniform(1, odd, 2)
+    with pytest.raises(TypeError, match="shape is a whole number"):
+        uniform(1, 0, (2, odd))
+    if not isinstance(odd, str):
+        with pytest.raises(TypeError, match="a word of a stream"):
+            stream_key(1, odd)
+
+
+def test_numbers_below_zero_and_too_many_are_refused():
+    for start, shape in [(-1, 2), (0, -1), (0, (2, -3)), (0, (-2, -3)), (1 << 64, 1)]:
+        with pytest.raises(ValueError, match="0 or more"):
+            uniform(1, start, shape)
+    with pytest.raises(ValueError, match="GB of memory"):
+        uniform(1, 0, 10**15)
+    assert uniform(1, 0, ()).shape == ()
+    assert uniform(1, 0, (0, 3)).shape == (0, 3)

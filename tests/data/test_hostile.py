@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 
-from pliant.data import DataError, add, load
+from pliant.data import DataError, Images, add, load
 from pliant.data.listing import listing
 from pliant.data.sets import known_sets
 from tests.data.makers import class_folders, image, zipped
@@ -255,3 +255,19 @@ def test_a_path_that_is_not_utf_8_is_printed(folder, cache, tmp_path):
         )
         assert "Traceback" not in ended.stderr, ended.stderr
         assert ended.returncode == (2 if "1mine?" in command else 0)
+
+
+@pytest.mark.parametrize(
+    "odd", [5, 1.5, True, [], ["a"], {}, object(), b"a", np.zeros(2), "x" * 5000, "../a", "", "a\nb"]
+)
+def test_odd_names_and_folders(tmp_path, cache, folder, odd):
+    for call in (lambda: load(odd), lambda: add(odd, folder)):
+        with pytest.raises(DataError, match="cannot name a data set") as refused:
+            call()
+        assert "\n" not in str(refused.value)
+    if not isinstance(odd, str):
+        for call in (lambda: load("mine", odd), lambda: add("mine", odd), lambda: known_sets(odd)):
+            with pytest.raises(DataError, match="path"):
+                call()
+        with pytest.raises(DataError, match="pixels are"):
+            Images(odd if not isinstance(odd, np.ndarray) else [odd], np.zeros(1, np.int64), ("a",))

@@ -36,7 +36,7 @@ Y = X.sum(axis=2)
     ({"seed": None}, "seed must be an integer, or one for each learner, not None"),
     ({"seed": [0.5, 1.5]}, "seed must be an integer, or one for each learner"),
     ({"online_norm_decay": 0.9}, "online_norm_decay must be two numbers, forward and backward, not 0.9"),
-    ({"learners": 0}, "learners and threads must be at least 1"),
+    ({"learners": 0}, "learners must be a positive integer, not 0"),
     ({"seed": [1, 2, 3]}, "3 seeds for 2 learners"),
     ({"dtype": np.float16}, "dtype must be float32 or float64"),
     ({"loss": "cross_entropy"}, "cross_entropy needs at least 2 outputs"),

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.choices import shown
+
 
 class DataError(ValueError):
     """A data set is not available. The message is one line: which file, what is wrong with it or where it was looked
@@ -38,6 +40,11 @@ class Images:
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
+        for name, given in {"pixels": pixels, "labels": labels}.items():
+            if not isinstance(given, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DataError(f"{name} are {shown(given)}: give an array")
+        if not isinstance(self.classes, tuple | list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DataError(f"classes are {shown(self.classes)}: give a tuple of names")
         if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] == 3)):
             raise DataError(f"pixels are {pixels.dtype}{list(pixels.shape)}: give uint8 (n, height, width[, 3])")
         if labels.dtype != np.int64 or labels.shape != pixels.shape[:1]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pliant.base.choices import did_you_mean
+from pliant.base.choices import did_you_mean, shown
 from pliant.base.deprecation import renamed_attributes
 from pliant.data import cifar, idx
 from pliant.data.catalog import CATALOG, Entry, File
@@ -33,6 +33,7 @@ def load(name: str, folder: Path | None = None, *, download: bool = True) -> Ima
     for, and how to get it.
     """
     _check_name(name)
+    _check_folder(folder)
     entry = CATALOG.get(name)
     with _readable():
         if entry is None or entry.form == "folders":
@@ -53,7 +54,8 @@ def available(name: str, folder: Path | None = None) -> bool:
 
 def where(name: str, folder: Path | None = None) -> Path | None:
     """The file or folder that `load` would read, None where there is none; for a set of several files, their folder."""
-    entry = CATALOG.get(name)
+    _check_folder(folder)
+    entry = CATALOG.get(name) if isinstance(name, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     if entry is None or entry.form == "folders":
         found = found_images(name, entry, folder)
         if found is not None or entry is None:
@@ -123,10 +125,12 @@ def add(name: str, path: str | os.PathLike[str]) -> ImageSet:
     Raises DataError where the name is taken by a set with files of its own or by other images of that name in
     $PLIANT_DATA, which would be found first, or where the images cannot be read.
     """
+    _check_name(name)
     entry = CATALOG.get(name)
     if entry is not None and entry.form != "folders":
         raise DataError(f"'{name}' is read from its published files, not from images: choose another name")
-    _check_name(name)
+    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError(f"what is added is a path to a folder or zip, not {shown(path)}")
     source = Path(path).expanduser().absolute()
     taken = found_images(name, entry)
     if taken is not None and taken != added().get(name) and taken.absolute() != source:
@@ -145,6 +149,11 @@ def _check_name(name: str) -> None:
             f"{repr(name)[:80]} cannot name a data set: use letters, digits, '.', '_' and '-', "
             f"a letter or digit first, {_LONGEST} at most"
         )
+
+
+def _check_folder(folder: object) -> None:
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise DataError(f"folder is a path or None, not {shown(folder)}")
 
 
 @contextmanager
@@ -169,6 +178,7 @@ class KnownSet:
 
 def known_sets(folder: Path | None = None) -> list[KnownSet]:
     """All data sets that `load` knows: those of the catalog, those added, and those found in the user's folders."""
+    _check_folder(folder)
     names = dict.fromkeys([*CATALOG, *sorted({*added(), *_names_in(folders(folder))})])
     return [_known(name, folder) for name in names]
 

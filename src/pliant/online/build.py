@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pliant import streams
-from pliant.base.choices import one_of
+from pliant.base.choices import one_of, shortened
 from pliant.base.initial import GAINS, INITS, uniform_bound
 from pliant.online.learner import LearnerState, Net, Rules, aligned
 from pliant.online.norms import MEAN, SCALE, SHIFT, VARIANCE
-from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, per_learner
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, number, per_learner
 from pliant.online.vectors import LANES
 
 Array = NDArray[Any]
@@ -42,14 +42,16 @@ def net(
     online_norm_decay: tuple[float, float],
 ) -> Net:
     """The settings and the layout that all learners share."""
-    if np.shape(online_norm_decay) != (2,):
-        raise ValueError(f"online_norm_decay must be two numbers, forward and backward, not {online_norm_decay!r}")
+    if not isinstance(online_norm_decay, tuple | list | np.ndarray) or len(online_norm_decay) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"online_norm_decay must be two numbers, forward and backward, not {shortened(repr(online_norm_decay))}"
+        )
     decays = {"beta1": beta1, "beta2": beta2}
     decays |= {f"online_norm_decay[{i}]": decay for i, decay in enumerate(online_norm_decay)}
     for name, decay in decays.items():
-        if not 0.0 <= dtype.type(decay) < 1.0:
+        if not 0.0 <= dtype.type(number(name, decay)) < 1.0:
             raise ValueError(f"{name} must be at least 0 and, in {dtype}, below 1, not {decay!r}")
-    if not 0.0 < dtype.type(eps) < np.inf:
+    if not 0.0 < dtype.type(number("eps", eps)) < np.inf:
         raise ValueError(
             f"eps must be finite and, in {dtype}, above 0, not {eps!r}: Adam divides by it where a gradient has always been 0"
         )
@@ -74,7 +76,7 @@ def net(
         outgoing=chosen.outgoing,
         incoming=chosen.incoming,
         bernoulli=one_of("count", count, ("accumulate", "bernoulli")) == "bernoulli",
-        hand_over=bool(hand_over_mean),
+        hand_over=hand_over_mean,
         bound=np.array([uniform_bound(init, m, n, gain) for m, n in pairwise(sizes[:-1])]),
         normalization=NORMALIZATIONS[normalization],
         decay_forward=forward,

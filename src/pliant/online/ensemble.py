@@ -28,10 +28,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pliant.base.choices import one_of
+from pliant.base.memory import refuse_too_large
 from pliant.online import build, forward, settings
 from pliant.online.examples import (
     Array,
     Selection,
+    as_array,
     as_inputs,
     as_labels,
     as_read,
@@ -44,6 +46,7 @@ from pliant.online.examples import (
 from pliant.online.gather import gather
 from pliant.online.lanes import lanes_work, learn_lanes
 from pliant.online.rows import learn_rows, rows_work, settle_and_shrink
+from pliant.online.saved import refuse_impossible
 from pliant.online.scores import determination
 from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS
 from pliant.online.vectors import LANES
@@ -143,21 +146,21 @@ class OnlineEnsemble:
         threads: int = 1,
         kernel: settings.Kernel = "auto",
     ) -> None:
-        if learners < 1 or threads < 1:
-            raise ValueError(f"learners and threads must be at least 1, not {learners} and {threads}")
-        self.sizes = settings.layer_sizes(inputs, hidden, outputs)
-        self.learners, self.threads, self.steps = int(learners), int(threads), 0
-        self.seeds = settings.seeds(seed, self.learners)
-        self.dtype = np.dtype(dtype)
-        if self.dtype.name not in ("float32", "float64"):
-            raise ValueError(f"dtype must be float32 or float64, not {self.dtype}")
+        self.learners, self.threads = settings.whole("learners", learners), settings.whole("threads", threads)
+        self.sizes, self.steps = settings.layer_sizes(inputs, hidden, outputs), 0
+        self.dtype = settings.floating(dtype)
         self.activation = one_of("activation", activation, ACTIVATIONS)
         self.loss = one_of("loss", loss, LOSSES)
         self.optimizer = one_of("optimizer", optimizer, ("sgd", "adam"))
+        weights = self.learners * sum((m + 1) * n for m, n in pairwise(self.sizes))
+        what = f"{self.learners:,} learners of layers {' - '.join(f'{size:,}' for size in self.sizes)}"
+        refuse_too_large(what, weights * (1 if self.optimizer == "sgd" else 3), self.dtype.itemsize)
+        self.seeds = settings.seeds(seed, self.learners)
         if self.loss == "cross_entropy" and outputs < 2:
             raise ValueError("cross_entropy needs at least 2 outputs, one for each label")
         self.normalization = one_of("normalization", normalization, NORMALIZATIONS)
-        self._method = {"utility_name": utility, "count": count, "init": init, "hand_over_mean": bool(hand_over_mean)}
+        hand_over_mean = settings.truth("hand_over_mean", hand_over_mean)
+        self._method = {"utility_name": utility, "count": count, "init": init, "hand_over_mean": hand_over_mean}
         self._rules = build.rules(
             self.seeds, len(self.sizes) - 2, self.dtype, step_size=step_size, weight_decay=weight_decay,
             noise_std=noise_std, dropout=dropout, replacement_rate=replacement_rate,
@@ -203,6 +206,7 @@ class OnlineEnsemble:
         >>> learners.partial_fit(pixels, labels, rows=[[5, 0, 3]], columns=[[3, 1, 0, 2]], scale=1 / 255).loss.shape
         (1, 3)
         """
+        settings.truth("log_weights", log_weights)
         inputs, selection, sources = self._read(X, stream, rows=rows, columns=columns, scale=scale)
         targets, labels = self._answers(inputs, y)
         if selection is not None:
@@ -297,18 +301,31 @@ class OnlineEnsemble:
         return {"format": FORMAT, "steps": self.steps, **self._identity(), **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state of an ensemble with the same settings. Raises `ValueError` naming the setting that differs."""
+        """Load the state of an ensemble with the same settings.
+
+        Raises `ValueError`, with nothing changed, naming the setting that differs, or what the state lacks or cannot hold.
+        """
+        if not isinstance(state, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"a {type(state).__name__} is no state of learners: load what state_dict() gave")
         if state.get("format") != FORMAT:
             raise ValueError(f"the state has format {state.get('format')!r}; this version reads format {FORMAT}")
+        ours = self._state._asdict()
+        for name in ("steps", *self._identity(), *ours):
+            if name not in state:
+                raise ValueError(f"the state lacks '{name}': load what state_dict() gave")
         for name, mine in self._identity().items():
             if not np.array_equal(state[name], mine):
                 raise ValueError(f"the state is of learners with {name} {state[name]}, these have {mine}")
-        for name, mine in self._state._asdict().items():
-            if np.shape(state[name]) != mine.shape:
-                raise ValueError(f"'{name}' of the state has shape {np.shape(state[name])}, expected {mine.shape}")
-        for name, mine in self._state._asdict().items():
-            mine[...] = state[name]
-        self.steps = int(state["steps"])
+        steps = settings.whole("'steps' of the state", np.asarray(state["steps"])[()], least=0)
+        held = {name: np.asarray(state[name]) for name in ours}
+        for name, mine in ours.items():
+            if (held[name].shape, held[name].dtype) != (mine.shape, mine.dtype):
+                theirs, expected = (f"{each.dtype} of shape {each.shape}" for each in (held[name], mine))
+                raise ValueError(f"'{name}' of the state is {theirs}, expected {expected}")
+        refuse_impossible(held, steps)
+        for name, mine in ours.items():
+            mine[...] = held[name]
+        self.steps = steps
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -379,7 +396,7 @@ class OnlineEnsemble:
         self, X: Array, stream: ArrayLike | None, **selection: Unpack[Picked]
     ) -> tuple[Array, Selection | None, NDArray[np.int64]]:
         """The examples, their selection, and the stream that each learner reads."""
-        inputs = as_inputs(np.asarray(X), self.sizes[0], self.dtype)
+        inputs = as_inputs(as_array("X", X), self.sizes[0], self.dtype)
         picked = as_selection(selection.get("rows"), selection.get("columns"), selection.get("scale"), inputs)
         return inputs, picked, as_streams(stream, len(inputs) if picked is None else picked.streams, self.learners)
 
@@ -388,8 +405,8 @@ class OnlineEnsemble:
         streams, n = X.shape[:2]
         if self.loss == "cross_entropy":
             unused = as_read(np.zeros((streams, n, 0)), self.dtype)
-            return unused, as_labels(np.asarray(y), streams, n, self.sizes[-1])
-        targets = as_targets(np.asarray(y), streams, n, self.sizes[-1], self.dtype)
+            return unused, as_labels(as_array("y", y), streams, n, self.sizes[-1])
+        targets = as_targets(as_array("y", y), streams, n, self.sizes[-1], self.dtype)
         return targets, as_read(np.zeros((streams, n)), np.int64)
 
     def _shares(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.online.settings import number
+
 Array = NDArray[Any]
 
 
@@ -38,6 +40,14 @@ def as_read(values: Array, dtype: Any) -> Array:
     read: Array = np.require(values, dtype, ["C", "ALIGNED"]).view()
     read.setflags(write=False)
     return read
+
+
+def as_array(name: str, values: Any) -> Array:
+    """`values` as an array. Raises `ValueError` where its rows differ in length."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: its rows differ in length ({error})") from None
 
 
 def as_inputs(X: Array, inputs: int, dtype: np.dtype[Any]) -> Array:
@@ -109,7 +119,7 @@ def as_selection(rows: Any, columns: Any, scale: float | None, X: Array) -> Sele
     placed = every.columns if columns is None else _as_places("columns", columns, inputs, "inputs")
     if placed.shape[1] != inputs:
         raise ValueError(f"columns has shape {placed.shape}; expected (streams, {inputs}), a place for every input")
-    if scale is not None and not np.isfinite(scale):
+    if scale is not None and not np.isfinite(number("scale", scale)):
         raise ValueError(f"scale must be finite, not {scale}")
     counts = {"X": streams, "rows": len(picked), "columns": len(placed)}
     most = max(counts.values())
@@ -140,10 +150,13 @@ def _as_places(name: str, places: Any, size: int, what: str) -> NDArray[np.uint3
 
 def _as_floats(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     """Contiguous numbers of `dtype`; a wider or another kind of number is an error, never rounded silently."""
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{name} is an array of {values.dtype}: give numbers")
     if not np.can_cast(values.dtype, dtype, "safe"):
+        wider = np.promote_types(values.dtype, dtype)
+        also = f", or build them with dtype=np.{wider}" if wider == np.float64 else ""
         raise TypeError(
-            f"{name} is {values.dtype}, and these learners compute in {dtype}: pass {name}.astype(np.{dtype}), "
-            f"or build them with dtype=np.{np.promote_types(values.dtype, dtype)}"
+            f"{name} is {values.dtype}, and these learners compute in {dtype}: pass {name}.astype(np.{dtype}){also}"
         )
     if not np.isfinite(values).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pliant.online.ensemble import OnlineEnsemble
+from pliant.online.examples import as_array
 
 
 class OnlineMLP:
@@ -82,8 +83,14 @@ class OnlineMLP:
         return f"Build it anew, and scale the features to mean 0 and deviation 1, or lower step_size from {step_size:g}"
 
     def _inputs(self, X: ArrayLike) -> NDArray[Any]:
-        return np.asarray(X, dtype=self.ensemble.dtype)[None]
+        return self._floats("X", X)[None]
 
     def _answers(self, y: ArrayLike) -> NDArray[Any]:
-        given = np.asarray(y)
-        return (given if self.ensemble.loss == "cross_entropy" else given.astype(self.ensemble.dtype))[None]
+        given = as_array("y", y) if self.ensemble.loss == "cross_entropy" else self._floats("y", y)
+        return given[None]
+
+    def _floats(self, name: str, values: ArrayLike) -> NDArray[Any]:
+        given = as_array(name, values)
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"{name} is an array of {given.dtype}: give numbers")
+        return given.astype(self.ensemble.dtype, copy=False)

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pliant.base.choices import nearest
+from pliant.base.choices import nearest, shown
 from pliant.rl.environments.base import Flags, Floats
 
 Version: TypeAlias = Literal["v4", "v5"]
@@ -107,11 +107,13 @@ def body_named(name: str) -> Body:
     >>> body_named("hopper").frame_skip
     4
     """
-    if name in BODIES:
+    if isinstance(name, str) and name in BODIES:  # pyright: ignore[reportUnnecessaryIsInstance]
         return BODIES[name]
     near = nearest(name, BODIES, likeness=0.4)
     raise ValueError(
-        f"no body is named '{name}'" + (f"; did you mean '{near}'?" if near else "") + f" There are {', '.join(BODIES)}"
+        f"no body is named {shown(name)}"
+        + (f"; did you mean '{near}'?" if near else "")
+        + f" There are {', '.join(BODIES)}"
     )
 
 

@@ -22,8 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.choices import shortened
+from pliant.base.memory import refuse_too_large
+from pliant.base.saving import all_or_nothing, count_in
 from pliant.rl.environments.base import Discrete, Flags, Floats, Transition
-from pliant.rl.environments.counts import check_counts, is_count, one_seed_each
+from pliant.rl.environments.counts import check_counts, counts, finite, is_count, one_seed_each
 from pliant.rl.environments.options import refuse_other_settings
 from pliant.streams import generator, stream_key, uniform
 
@@ -100,9 +103,11 @@ class RewiredCartPole:
         check_counts(self.seeds, counts, least={"inputs": 4})  # one for each number of the state
         if period is not None and (not is_count(period) or copies > 1):
             raise ValueError(
-                f"period={period} with copies={copies}: a period is 1 or more whole steps, of agents with one copy; "
-                "for more copies, call begin_task(number) between two steps"
+                f"period={shortened(repr(period))} with copies={copies}: a period is 1 or more whole steps, of agents with one "
+                "copy; for more copies, call begin_task(number) between two steps"
             )
+        what = f"seeds of {len(self.seeds)} agents, copies={copies}, inputs={inputs}"
+        refuse_too_large(what, 2 * inputs**2 + len(self.seeds) * (6 * copies + 4 * inputs + copies * inputs))
         self._copies, self._inputs = copies, inputs
         self.time_limit, self.period = time_limit, period
         shape = (len(self.seeds), copies)
@@ -146,8 +151,8 @@ class RewiredCartPole:
 
     def begin_task(self, number: int) -> None:
         """Re-wire the sensors of all agents and begin a new episode in every copy."""
-        if number < 0:
-            raise ValueError(f"task {number}: tasks are numbered from 0")
+        if not is_count(number, least=0):
+            raise ValueError(f"task {number!r}: tasks are numbered from 0")
         for agent in range(self.agents):
             self._rewire(agent, number)
         self.restart()
@@ -212,12 +217,13 @@ class RewiredCartPole:
             name: str(value) for name, value in (named | {"time_limit": self.time_limit, "period": self.period}).items()
         }
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from there, to the bit. Raises ValueError where the state is of another setting."""
+        """Go on from there, to the bit. Raises ValueError, with nothing changed, where the state is of another setting."""
         refuse_other_settings(state["settings"], self._settings)
-        self.steps = int(state["steps"])
-        self._state = np.array(state["state"], np.float64)
-        self._ages[:], self._episodes[:] = state["ages"], state["episodes"]
-        for agent, number in enumerate(state["tasks"]):
+        self.steps = count_in(state, "steps")
+        self._state = finite(state, "state", self._state)
+        self._ages, self._episodes = counts(state, "ages", self._ages), counts(state, "episodes", self._episodes)
+        for agent, number in enumerate(counts(state, "tasks", self._tasks)):
             self._rewire(agent, int(number))
         self._observe()

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
+from pliant.base.choices import shortened
 from pliant.rl.environments.counts import is_count
 from pliant.streams import stream_key, uniform
 
@@ -45,9 +47,11 @@ class FrictionSchedule:
         if self.low > self.high:
             raise ValueError(f"frictions from {self.low} to {self.high}: the lowest comes first")
         if not is_count(self.period):
-            raise ValueError(f"period={self.period!r}: friction changes after 1 or more whole environment steps")
+            raise ValueError(
+                f"period={shortened(repr(self.period))}: friction changes after 1 or more whole environment steps"
+            )
         if self.seed is not None and not is_count(self.seed, least=0):
-            raise ValueError(f"seed={self.seed!r}: a whole number, 0 or more, or None")
+            raise ValueError(f"seed={shortened(repr(self.seed))}: a whole number, 0 or more, or None")
 
     def __repr__(self) -> str:
         """Saved states hold this text. Without a seed it is that of versions in which a schedule had none."""
@@ -66,5 +70,7 @@ class FrictionSchedule:
 
 def check_friction(friction: float) -> None:
     """Raise ValueError for a friction outside (0, 10]."""
+    if not isinstance(friction, Real) or isinstance(friction, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"friction={shortened(repr(friction))}: sliding friction is a number in (0, {LARGEST:g}]")
     if not (math.isfinite(friction) and 0.0 < friction <= LARGEST):
         raise ValueError(f"friction={friction}: sliding friction lies in (0, {LARGEST:g}]; that of the ant's XML is 1")

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.saving import all_or_nothing, count_in, entry
 from pliant.rl.environments.base import Continuous, Floats, Transition
 from pliant.rl.environments.bodies import Body, Version, all_finite, body_named, healthy, observe, reward, start
-from pliant.rl.environments.counts import one_seed_each
+from pliant.rl.environments.counts import counts, finite, one_seed_each
 from pliant.rl.environments.friction import FrictionSchedule, check_friction
 from pliant.rl.environments.options import Friction, Options, one_for_each, refuse_other_settings
 from pliant.rl.environments.physics import ContactMargin, Integrator, build_model, mujoco, warnings_logged
@@ -66,6 +67,17 @@ class MujocoBatch:
         if isinstance(self.options.friction, tuple):
             self.set_friction(np.array(self.options.friction)[:, None])
         self.restart()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The options and the state: a copy has simulators of its own, and goes on to the bit."""
+        return {"options": self.options, "state": self.state_dict()}
+
+    def __setstate__(self, held: dict[str, Any]) -> None:
+        self.options = held["options"]
+        self.body, self.seeds, self.copies = self.options.body, self.options.seeds, self.options.copies
+        self._simulators()
+        self._arrays()
+        self.load_state_dict(held["state"])
 
     def _simulators(self) -> None:
         self._mj = mj = mujoco()
@@ -244,13 +256,21 @@ class MujocoBatch:
         names = ["positions", "velocities", "where", "observations", "frictions", "ages", "episodes"]
         return names if self._forces is None else [*names, "forces"]
 
+    @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from that state, to the bit. Raises ValueError where it is of other settings or another MuJoCo."""
+        """Go on from that state, to the bit.
+
+        Raises ValueError, with nothing changed, where it is of other settings or another MuJoCo.
+        """
         refuse_other_settings(state["settings"], self._settings)
-        self.steps = int(state["steps"])
+        steps, here = count_in(state, "steps"), self.state_dict()
+        physics, geoms = (finite(state, name, here[name]) for name in ("physics", "geom_friction"))
+        read = {"ages": counts, "episodes": counts}
+        held = {name: read.get(name, entry)(state, name, here[name]) for name in self._remembered}
+        self.steps = steps
         for index, (model, data) in enumerate(zip(self._models, self._data, strict=True)):
-            model.geom_friction[:, 0] = state["geom_friction"][index]
+            model.geom_friction[:, 0] = geoms[index]
             self._mj.mj_resetData(model, data)
-            self._mj.mj_setState(model, data, np.ascontiguousarray(state["physics"][index]), self._kind)
-        for name in self._remembered:
-            getattr(self, f"_{name}")[:] = state[name]
+            self._mj.mj_setState(model, data, np.ascontiguousarray(physics[index]), self._kind)
+        for name, value in held.items():
+            getattr(self, f"_{name}")[:] = value

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pliant.base.choices import nearest
+from pliant.base.choices import nearest, shortened
+from pliant.base.memory import refuse_too_large
 from pliant.rl.environments.base import Floats
 from pliant.rl.environments.bodies import BODIES, VERSIONS, Body, Version
 from pliant.rl.environments.counts import check_counts
@@ -40,6 +41,11 @@ class Options:
         _one_of("integrator", self.integrator, (None, *INTEGRATORS))
         counts = {"copies": self.copies, "padding": self.padding, "time_limit": self.time_limit}
         check_counts(self.seeds, counts, least={"padding": 0})
+        for name in ("contact_forces", "clip_actions"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name}={shortened(repr(getattr(self, name)))}: give True or False")
+        bodies = len(self.seeds) * self.copies
+        refuse_too_large(f"{bodies} bodies (seeds, copies) with padding={self.padding}", bodies * (4000 + self.padding))
         if self.contact_forces and not self.body.feels_contact:
             raise ValueError(f"'{self.body.name}' has no contact forces in its observation: only 'ant' has")
         if isinstance(self.friction, tuple):
@@ -68,23 +74,26 @@ def one_for_each(friction: Friction, agents: int) -> FrictionSchedule | tuple[fl
         given: Floats | None = np.asarray(friction, np.float64)
     except (TypeError, ValueError):
         given = None
-    if given is None or given.ndim > 1:
+    if given is None or given.ndim > 1 or np.asarray(friction).dtype.kind not in "iuf":
         raise ValueError(
-            f"friction={friction!r}: give a number for all agents, one for each, a FrictionSchedule, or None for the XML's own"
+            f"friction={shortened(repr(friction))}: give a number for all agents, one for each, a FrictionSchedule, "
+            "or None for the XML's own"
         )
     return (float(given),) * agents if given.ndim == 0 else tuple(given.tolist())
 
 
 def refuse_other_settings(saved: Mapping[str, str], here: Mapping[str, str]) -> None:
     """Raise ValueError where a state has other settings than the environment that is to load it."""
+    if not isinstance(saved, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError("'settings' of this state is no table: load what state_dict() gave")
     for name, value in here.items():
         if saved.get(name) != value:
             raise ValueError(f"the state belongs to {name} = {saved.get(name)}; here it is {value}")
 
 
 def _one_of(option: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
+    if not (value is None or isinstance(value, str)) or value not in allowed:
         names = [str(each) for each in allowed]
         raise ValueError(
-            f"{option}={value!r} is none of {', '.join(names)}; the nearest is {nearest(value, names, 0.0)}"
+            f"{option}={shortened(repr(value))} is none of {', '.join(names)}; the nearest is {nearest(value, names, 0.0)}"
         )

@@ -60,7 +60,14 @@ class _Single(gymnasium.Env[Floats, Any], ABC):
         self.batch = self._make(seed)
         self._begun = True  # an episode of which nothing was shown yet
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_camera": None}  # a copy opens its own when it is asked for a picture
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
+        if options:
+            raise ValueError(
+                f"reset: unknown options {', '.join(map(repr, options))}; there are none: settings are given when it is made"
+            )
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
             self._anew(seed if seed is not None else int(self.np_random.integers(2**31)))

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.saving import count_in, entry
 from pliant.rl.environments.base import Continuous, Environments, Flags, Floats, Transition
+from pliant.rl.environments.counts import counts
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.normalization import RunningMoments, normalized_observations
 from pliant.rl.ppo.rollout import Rollout
@@ -208,12 +210,13 @@ class RolloutCollector:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.environments.load_state_dict(state["environments"])  # first: they refuse a state of another environment
-        self.number = int(state["number"])
+        self.number = count_in(state, "number")
         self.rollout.load_state_dict(state["rollout"])
-        self.diverged_at = state["diverged_at"].copy()
+        self.diverged_at = entry(state, "diverged_at", self.diverged_at)
         self._all_well = not self.has_diverged.any()
         self.experience.load_state_dict(state["experience"])
-        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        self._returns = entry(state, "returns", self._returns)
+        self._lengths = counts(state, "lengths", self._lengths)
         self._noise = None
 
 

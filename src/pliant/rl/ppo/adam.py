@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pliant.base.saving import count_in, entry
+from pliant.rl.environments.counts import counts
 from pliant.rl.ppo.networks import ActorCritic
 from pliant.rl.ppo.settings import Settings
 
@@ -76,10 +78,10 @@ class StackedAdam:
         return {"count": self.count, "own": self.own.copy(), "moments": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.count, self.own = int(state["count"]), state["own"].copy()
+        self.count, self.own = count_in(state, "count"), counts(state, "own", self.own)
         self.optimizer.state.clear()
         for name, moments in state["moments"].items():
             self.optimizer.state[self._parameters[name]] = {
                 "step": torch.tensor(float(self.count), dtype=torch.float32),
-                **{key: held.clone() for key, held in moments.items()},
+                **{key: entry(moments, key, self._parameters[name]) for key in ("exp_avg", "exp_avg_sq")},
             }

@@ -14,17 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Integral
 from operator import index
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pliant.base.deprecation import renamed_attributes
-from pliant.base.saving import StrPath, load_state, save_state
+from pliant.base.memory import refuse_too_large
+from pliant.base.saving import StrPath, entry, load_state, save_state
 from pliant.engine.unit_reset import UnitReset
 from pliant.rl.environments.base import Environments, Floats
+from pliant.rl.environments.counts import counts, is_count
 from pliant.rl.ppo.acting import Episodes, RolloutCollector
 from pliant.rl.ppo.adam import StackedAdam
 from pliant.rl.ppo.learning import learn, prepared
@@ -143,6 +147,8 @@ class PPO:
         if self.full:
             raise RuntimeError("the rollout is full: call update() before collect()")
         self._measurable = False
+        if steps is not None and not is_count(steps, least=0):
+            raise ValueError(f"collect: steps={steps!r}: a whole number, 0 or more, or None for the whole rollout")
         left = self.acting.rollout.steps - self.acting.rollout.filled
         return self.acting.collect(left if steps is None else min(steps, left))
 
@@ -287,8 +293,8 @@ class PPO:
         Raises `ValueError`, and changes nothing, if format, settings, seeds, shapes, dtype or environments differ.
         """
         here, measurable = self.state_dict(), self._measurable
-        refuse_other_state(state, here)
         try:
+            refuse_other_state(state, here)
             self._take_in(state)
         except Exception as error:  # the environments', or a method's: they know best what they cannot go on from
             self._take_in(here)
@@ -305,9 +311,9 @@ class PPO:
         self.adam.load_state_dict(state["adam"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
-        self._restarts = state["lives"].copy()
+        self._restarts = counts(state, "lives", self._restarts)
         self._rewards_so_far.load_state_dict(state["rewards"])
-        self._discounted = state["discounted"].copy()
+        self._discounted = entry(state, "discounted", self._discounted)
         self._measurable = False
 
     def save(self, path: StrPath) -> None:
@@ -338,6 +344,13 @@ def _check(environments: Environments, settings: Settings, seeds: Sequence[int],
         raise TypeError(f"PPO: settings must be Settings or a preset's name, got a {type(settings).__name__}")
     if len(seeds) != environments.agents:
         raise ValueError(f"PPO: {len(seeds)} seeds for environments of {environments.agents} agents; give one each")
+    if not all(isinstance(seed, Integral) and not isinstance(cast(object, seed), bool) for seed in seeds):
+        raise TypeError(f"PPO: seeds={list(seeds)!r}: give a whole number for each agent")
+    sizes = [environments.observation_size, *settings.hidden]
+    weights = 2 * environments.agents * (sum(m * n for m, n in pairwise(sizes)) + sum(sizes))
+    refuse_too_large(f"PPO: hidden={settings.hidden} for {environments.agents} agents", 4 * weights, 4)
+    rows = settings.rollout_steps * environments.agents * environments.copies
+    refuse_too_large(f"PPO: rollout_steps={settings.rollout_steps}", rows * (environments.observation_size + 4), 4)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"PPO: dtype must be torch.float32 or torch.float64, got {dtype}")
     states = settings.rollout_steps * environments.copies

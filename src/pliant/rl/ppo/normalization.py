@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pliant.base.saving import entry
 from pliant.rl.environments.base import Flags, Floats
 
 LARGEST, TINY = 10.0, 1e-8
@@ -48,8 +49,11 @@ class RunningMoments:
         return {name: getattr(self, name).copy() for name in ("count", "mean", "variance")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in ("count", "mean", "variance"):
-            setattr(self, name, state[name].copy())
+        held = {name: entry(state, name, getattr(self, name)) for name in ("count", "mean", "variance")}
+        if (held["count"] < 0).any() or (held["variance"] < 0).any():
+            raise ValueError("'count' and 'variance' of this state are negative: they are 0 or more")
+        for name, value in held.items():
+            setattr(self, name, value)
 
 
 def normalized_observations(observations: Floats, moments: RunningMoments) -> Floats:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pliant.base.saving import count_in, entry
 from pliant.rl.environments.base import ActionSpace, Continuous, Flags
+from pliant.rl.environments.counts import counts
 
 
 class Rollout:
@@ -71,10 +73,16 @@ class Rollout:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.filled = int(state["filled"])
-        for name in self._agent_first:
-            getattr(self, name)[:, : self.filled] = state[name]
-        for name in self._step_first:
-            getattr(self, name)[: self.filled] = state[name]
-        places = [(int(step), int(agent), int(copy)) for step, agent, copy in state["cut_at"]]
-        self.cut = dict(zip(places, list(state["cut_states"].copy()), strict=True))
+        filled = count_in(state, "filled", most=self.steps)
+        parts = {name: getattr(self, name)[:, :filled] for name in self._agent_first}
+        parts |= {name: getattr(self, name)[:filled] for name in self._step_first}
+        held = {name: entry(state, name, part) for name, part in parts.items()}
+        count = len(state["cut_at"])
+        places = counts(state, "cut_at", np.empty((count, 3), np.int64))
+        if count and (places >= (filled, *self.terminated.shape[1:])).any():
+            raise ValueError(f"'cut_at' of this state names places beyond its {filled} steps, agents and copies")
+        cut = entry(state, "cut_states", np.empty((count, self.observations.shape[-1]), self.observations.dtype))
+        for name, part in parts.items():
+            part[...] = held[name]
+        at = [(int(step), int(agent), int(copy)) for step, agent, copy in places]
+        self.filled, self.cut = filled, dict(zip(at, list(cut), strict=True))

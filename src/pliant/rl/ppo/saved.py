@@ -14,6 +14,8 @@ StateDict = Mapping[str, Any]
 
 def refuse_other_state(state: StateDict, here: StateDict) -> None:
     """Raise `ValueError` where two states differ in what cannot change while agents learn."""
+    if not isinstance(state, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"a {type(state).__name__} is no state of a PPO: load what its state_dict() gave")
     missing = [name for name in here if name not in state]
     if missing:
         raise ValueError(f"this is no state of a PPO: it has no {', '.join(missing)}")

@@ -23,7 +23,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, cast, get_args
 
-from pliant.base.choices import did_you_mean
+from pliant.base.choices import did_you_mean, shortened, shown
 from pliant.base.deprecation import renamed_arguments, renamed_attributes
 from pliant.base.initial import INITS
 from pliant.engine.optimizer_state import Policy
@@ -142,15 +142,15 @@ class Settings:
 
 
 def _check_choice(what: str, value: object, known: Sequence[str], likeness: float = 0.6) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(
-            f"PPO: unknown {what} '{value}'{did_you_mean(value, known, likeness)}; known: {', '.join(known)}"
+            f"PPO: unknown {what} {shown(value)}{did_you_mean(value, known, likeness)}; known: {', '.join(known)}"
         )
 
 
 def _check_type(name: str, value: object, kind: Any, wanted: str) -> None:
     if not _is_a(kind, value):
-        raise TypeError(f"Settings: {name} must be {wanted}, got {value!r}")
+        raise TypeError(f"Settings: {name} must be {wanted}, got {shortened(repr(value))}")
 
 
 def _is_a(kind: Any, value: object) -> bool:
@@ -160,15 +160,16 @@ def _is_a(kind: Any, value: object) -> bool:
 
 def _row(name: str, value: object, kind: type, wanted: str) -> tuple[Any, ...]:
     """`value` as a tuple, which can be hashed; a list is accepted."""
-    held = tuple(cast(Iterable[Any], value)) if isinstance(value, Iterable) else (None,)
+    several = isinstance(value, Sequence) and not isinstance(value, bytes)
+    held = tuple(cast(Iterable[Any], value)) if several else (None,)
     if not all(_is_a(kind, each) for each in held):
-        raise TypeError(f"Settings: {name} must be {wanted}, got {value!r}")
+        raise TypeError(f"Settings: {name} must be {wanted}, got {shortened(repr(cast(object, value)))}")
     return held
 
 
 def _check(settings: Settings, name: str, fits: bool, wanted: str) -> None:
     if not fits:
-        raise ValueError(f"Settings: {name} must be {wanted}, got {getattr(settings, name)!r}")
+        raise ValueError(f"Settings: {name} must be {wanted}, got {shortened(repr(getattr(settings, name)))}")
 
 
 _CHOICES: Mapping[str, Sequence[str]] = {
