@@ -82,7 +82,7 @@ def test_units_of_a_parameter_in_channels_last_memory_are_counted_in_logical_ord
     assert group.outgoing == [Slice("2.weight", 1)]
 
 
-def test_a_row_is_a_lane_only_if_it_is_complete():
+def test_a_row_is_a_lane_whole_or_the_same_part_of_it_in_each():
     weight = nn.Parameter(torch.zeros(3, 4))
     memory = Memory({"w": weight})
     whole, half = weight.detach().t()[None, :, :, None], weight.detach()[:, :2][None, :, :, None]
@@ -229,7 +229,7 @@ def test_a_stream_is_one_also_where_one_weight_computes_it_and_what_is_added():
     """Two blocks with their last layer in common, the first with a projection as its shortcut."""
 
     def run(net, x):
-        h = torch.relu(net.shortcut(x) + net.last(torch.relu(net.a(x))))
+        h = torch.relu(net.last(torch.relu(net.a(x))) + net.shortcut(x))
         return net.head(h + net.last(torch.relu(net.b(h))))
 
     torch.manual_seed(0)
