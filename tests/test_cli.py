@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -386,3 +388,133 @@ def test_a_missing_data_set_is_an_error_before_anything_is_written(pliant, mine,
     assert status == 2
     assert "did you mean 'mine'?" in errors
     assert not (tmp_path / "study" / "study.json").exists()
+
+
+# -- help, completion, interrupts ------------------------------------------------------------------------------------------
+
+SOURCE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+COMMANDS = [
+    "",
+    "list",
+    "run",
+    "resume",
+    "status",
+    "plot",
+    "report",
+    "export",
+    "watch",
+    "data",
+    "data list",
+    "data fetch",
+    "data add",
+]
+
+
+def command_of(*words, **more):
+    return {"args": [sys.executable, "-m", "pliant", *words], "env": {**SOURCE, **more}, "text": True}
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "120"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_whole_lines(command, columns, pliant, monkeypatch):
+    """Every word of a command's first sentence is there, however narrow the terminal is."""
+    monkeypatch.setenv("COLUMNS", columns)
+    _, said, _ = pliant(*command.split(), "--help")
+    cut = [line for line in said.splitlines() if line.rstrip().endswith("...") and "Usage: " not in line]
+    assert cut == []
+    words = " ".join(said.split())
+    if command == "":
+        assert "Run an experiment; on the folder of an earlier study, its missing runs." in words
+        assert "Write all rows, each with its config, seed and commit, to one table;" in words
+    if command == "data":
+        assert "Known data sets, whether they are available, how many images they have, and their licenses." in words
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(**command_of("--version"), capture_output=True)
+    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "pliant", "")
+    done = subprocess.run(**command_of("rnu"), capture_output=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_shells_is_on(shell):
+    done = subprocess.run(**command_of(_PLIANT_COMPLETE=f"source_{shell}"), capture_output=True)
+    assert done.returncode == 0
+    assert "_PLIANT_COMPLETE" in done.stdout
+    complete = {"_PLIANT_COMPLETE": f"complete_{shell}", "COMP_WORDS": "pliant re", "COMP_CWORD": "1"}
+    complete |= {"_TYPER_COMPLETE_ARGS": "pliant re", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = subprocess.run(**command_of(**complete), capture_output=True)
+    assert {"resume", "report"} <= {*re.findall(r"\w+", done.stdout)}
+    assert "status" not in done.stdout
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "module", ["typer", "typer.core", "pliant.data_cli", "pliant.commands", "pydantic", "pliant.lab.errors", "numpy"]
+)
+@pytest.mark.parametrize("command", ["run", "list", "report", "resume"])
+def test_ctrl_c_while_python_imports_is_a_line(command, module, finished, tmp_path):
+    """The process tells what it has imported; from the import of `pliant.cli` on, Ctrl-C is answered by the library."""
+    arguments = {
+        "run": ["run", "slowly-changing-regression", "--out", str(tmp_path / "study")],
+        "list": ["list", "permuted-mnist"],
+    }.get(command, [command, str(finished)])
+    started = command_of(*arguments)
+    started["args"][1:1] = ["-X", "importtime"]
+    with subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == module:
+                process.send_signal(signal.SIGINT)
+                break
+        said = [
+            line for line in process.stderr.read().splitlines() if "import time:" not in line and "note: " not in line
+        ]
+    assert process.returncode == 130
+    assert [line for line in said if line] == ["pliant: stopped"]
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_error_in_an_experiment_says_where_and_more_if_asked(tmp_path):
+    (tmp_path / "own.py").write_text("def half(x):\n    return 1 / x\nhalf(0)\n")
+    done = subprocess.run(**command_of("run", "own.py:Own"), capture_output=True, cwd=tmp_path)
+    place = f"{tmp_path / 'own.py'}:2"
+    said = f"pliant: ZeroDivisionError: division by zero (in half, {place}; PLIANT_TRACEBACK=1 shows all of it)\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    done = subprocess.run(**command_of("run", "own.py:Own", PLIANT_TRACEBACK="1"), capture_output=True, cwd=tmp_path)
+    assert done.stderr.startswith("Traceback")
+    (tmp_path / "own.py").write_text("import no_such_module_of_mine")
+    done = subprocess.run(**command_of("run", "own.py:Own"), capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    (tmp_path / "own.py").write_text("def half(:\n")
+    done = subprocess.run(**command_of("run", "own.py:Own"), capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'own.py'}:1" in done.stderr
+
+
+ECHOED = [
+    "run LONG", "run LONG:X", "run LONG.py:X", "run TOY --profile LONG", "run TOY --methods LONG", "run TOY --method LONG",
+    "run TOY --seeds LONG", "run TOY --set LONG", "run TOY --set LONG=1", "run TOY --set step_size=LONG", "run TOY --device LONG",
+    "run TOY --out LONG", "run TOY --jobs LONG", "run TOY --LONG", "LONG", "status LONG", "resume LONG",
+    "resume LONG --to LONG",
+    "plot LONG", "plot STUDY --out LONG", "report LONG", "report STUDY --metric LONG", "report STUDY --over LONG",
+    "report STUDY --where LONG", "report STUDY --where LONG=1", "report STUDY --where method=LONG",
+    "report STUDY --against LONG=1",
+    "report STUDY --against method=LONG", "report STUDY --spread LONG", "report STUDY --parts LONG", "export STUDY --format LONG",
+    "export STUDY --out LONG", "watch LONG", "watch STUDY --method LONG", "list LONG", "list TOY --method LONG",
+    "data fetch LONG",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "letters", ["x" * 10_000, "x " * 5000, "9" * 10_000, "é" * 10_000], ids=["x", "words", "digits", "é"]
+)
+@pytest.mark.parametrize("command", ECHOED)
+def test_no_error_echoes_ten_thousand_characters(command, letters, pliant, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLIANT_CACHE", str(tmp_path / "cache"))
+    words = {"TOY": TOY, "STUDY": str(finished)}
+    status, said, error = pliant(*(words.get(word, word.replace("LONG", letters)) for word in command.split()))
+    assert (status, said) == (2, "")
+    assert len([line for line in error.splitlines() if "note: " not in line]) == 1
+    assert len(error) < 1500

@@ -5,8 +5,11 @@ import logging
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from pliant import L2, ContinualBackprop, ShrinkAndPerturb, trace
 from tests.networks import batch, enough, mlp, train
@@ -36,18 +39,117 @@ class Experts(nn.Module):
         return self.last(F.relu(out))
 
 
-def test_a_part_that_the_example_inputs_never_reach_is_in_the_plan_and_an_error_once_it_trains():
-    model = Experts()
-    optimizer, cbp = attached(model, example_inputs=-torch.ones(2, 6))
+def test_a_part_that_the_example_inputs_never_reach_is_in_the_plan():
+    _, cbp = attached(Experts(), example_inputs=-torch.ones(2, 6))
     assert cbp.plan.unreached == ("experts.1.weight", "experts.1.bias")
-    assert "never ran with the example inputs: experts.1.weight, experts.1.bias" in str(cbp.plan)
-    model(-torch.ones(2, 6)).sum().backward()
-    optimizer.step()
-    model(torch.ones(2, 6)).sum().backward()
-    with pytest.raises(
-        RuntimeError, match=r"'experts.1.weight' never ran with the example inputs but has a gradient now"
-    ):
+    assert "never ran with the example inputs: experts.1.weight, experts.1.bias. If one receives" in str(cbp.plan)
+
+
+class Heads(nn.Module):
+    """A head for each task, and a layer that is skipped in the first."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = nn.Linear(6, 12), nn.Linear(12, 9), nn.Linear(9, 12)
+        self.skipped, self.heads = nn.Linear(12, 12), nn.ModuleList(nn.Linear(12, 2) for _ in range(3))
+        self.task, self.skips = 0, True
+
+    def forward(self, x):
+        h = F.relu(self.second(F.relu(self.first(x))))
+        h = F.relu(self.third(h))
+        if not self.skips:
+            h = h + F.relu(self.skipped(h))
+        return self.heads[self.task](h)
+
+
+OFTEN = {"replacement_rate": 0.3, "maturity_threshold": 2}
+
+
+def test_units_that_a_later_head_reads_are_held_back_and_all_others_go_on(caplog):
+    model = Heads()
+    optimizer, cbp = attached(model, **OFTEN)
+    with caplog.at_level(logging.WARNING, logger="pliant"):
+        train(model, optimizer, range(20))
+        assert min(group["replaced"][0] for group in cbp.stats().values()) > 20
+        model.task, before = 1, cbp.stats()
+        train(model, optimizer, range(20, 60))
+        model.task = 2
+        train(model, optimizer, range(60, 70))
+    after = cbp.stats()
+    assert after["third"] == before["third"]
+    assert after["first"]["replaced"][0] > before["first"]["replaced"][0] + 20
+    assert after["second"]["replaced"][0] > before["second"]["replaced"][0] + 20
+    assert [each.getMessage() for each in caplog.records] == [
+        "'heads.1.weight' never ran with the example inputs and trains now, with units of 'third': these are held back, no unit "
+        "of them is replaced. Give example inputs that reach it, or a list of several, for it to be part of the plan"
+    ]
+    assert not model._forward_hooks
+
+
+def test_a_layer_that_joins_later_holds_back_what_feeds_it_and_what_it_adds_to(caplog):
+    model = Heads()
+    optimizer, cbp = attached(model, **OFTEN)
+    model.skips = False
+    with caplog.at_level(logging.WARNING, logger="pliant"):
+        train(model, optimizer, range(40))
+    assert "'skipped.weight' never ran" in caplog.text
+    replaced = {name: group["replaced"][0] for name, group in cbp.stats().items()}
+    assert replaced["third"] == 0
+    assert min(replaced["first"], replaced["second"]) > 20
+
+
+def test_no_unit_that_an_unknown_expert_reads_is_replaced():
+    """Not even at the step at which it trains for the first time."""
+    model = Experts()
+    optimizer, cbp = attached(model, example_inputs=-torch.ones(2, 6), **OFTEN)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(-torch.ones(2, 6)).sum().backward()
         optimizer.step()
+    before = {name: group["replaced"] for name, group in cbp.stats().items()}
+    assert min(before.values()) > [10]
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.tensor([[-1.0] * 6, [1.0] * 6])).sum().backward()
+        optimizer.step()
+    assert {name: group["replaced"] for name, group in cbp.stats().items()} == before
+
+
+def test_where_no_forward_shows_what_it_meets_everything_waits_with_a_warning(caplog):
+    model = Heads()
+    optimizer, cbp = attached(model, **OFTEN)
+    for number in range(10):  # of parts of the model, one by one
+        optimizer.zero_grad()
+        h = model.third(F.relu(model.second(F.relu(model.first(batch(number, (6,))[0])))))
+        with caplog.at_level(logging.WARNING, logger="pliant"):
+            model.heads[1](F.relu(h)).square().mean().backward()
+            optimizer.step()
+    assert all(group["replaced"] == [0] for group in cbp.stats().values())
+    assert "'heads.1.weight', 'heads.1.bias' never ran" in caplog.text
+    assert "no forward of the model has shown" in caplog.text
+    cbp.detach()
+    assert not model._forward_hooks
+
+
+def test_what_is_held_back_stays_so_when_training_is_resumed():
+    straight, stopped = Heads(), Heads()
+    optimizer, cbp = attached(straight, **OFTEN)
+    other, first = attached(stopped, **OFTEN)
+    for model, each in ((straight, optimizer), (stopped, other)):
+        train(model, each, range(20))
+        model.task = 1
+        train(model, each, range(20, 30))
+    resumed, saved = Heads(), first.state_dict()
+    resumed.load_state_dict(stopped.state_dict())
+    last, again = attached(resumed, **OFTEN)
+    resumed.task = 1
+    last.load_state_dict(other.state_dict())
+    again.load_state_dict(saved)
+    train(straight, optimizer, range(30, 60))
+    train(resumed, last, range(30, 60))
+    assert again.stats() == cbp.stats()
+    assert torch.equal(entries(straight), entries(resumed))
 
 
 def test_example_inputs_that_reach_every_expert_make_all_of_them_readers():
@@ -286,3 +388,32 @@ def test_what_is_subtracted_must_be_a_mean_to_be_taken_for_a_norm():
 
     with pytest.raises(ValueError, match="all units mixed"):
         trace(LogSoftmax(), torch.randn(5, 4))
+
+
+# -- among ranks -------------------------------------------------------------------------------------------------------
+
+
+def a_rank_with_its_own_task(rank, folder):
+    """From step 20 on rank 1 trains another head, whose gradients both ranks get."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    inner = Heads()
+    model = DistributedDataParallel(inner, find_unused_parameters=True)
+    optimizer, cbp = attached(model, **OFTEN)
+    for number in range(60):
+        inner.task = int(rank == 1 and number >= 20)
+        train(model, optimizer, [number])
+        if number == 20:
+            before = cbp.stats()
+    after = cbp.stats()
+    assert after["third"] == before["third"]
+    assert after["second"]["replaced"][0] > before["second"]["replaced"][0] + 20
+    mine, both = entries(inner), [None, None]
+    dist.all_gather_object(both, (mine, after))
+    assert torch.equal(both[0][0], both[1][0])
+    assert both[0][1] == both[1][1]
+    dist.destroy_process_group()
+
+
+def test_ranks_hold_back_the_same_groups(tmp_path):
+    mp.spawn(a_rank_with_its_own_task, args=(tmp_path,), nprocs=2)

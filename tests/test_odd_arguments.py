@@ -166,7 +166,7 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "h": tensor(2),
     "g": tensor(2),
     "s": lambda value: tensor(1)(value) or (isinstance(value, torch.Tensor) and value.dim() > 1 and not value.numel()),
-    "features": tensor(2),
+    "features": lambda value: tensor(2)(value) or (isinstance(value, torch.Tensor) and value.shape == (0, 6)),
     "size": never_odd,  # of `share_of_layer`, arithmetic on any tensor
     "axis": lambda value: seed(value) and value in (-1, 0, 1),
     "leading": lambda value: seed(value) and value == 0,

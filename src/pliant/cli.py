@@ -26,7 +26,7 @@ EXTRAS = {
     **dict.fromkeys(("gymnasium", "mujoco", "imageio"), "rl"),
 }
 TRACEBACK = "PLIANT_TRACEBACK"  # set to 1, it shows all of an error in an experiment's code
-_LONGEST_WORD, _LONGEST = 400, 4000  # characters of an error
+_LONGEST_WORD, _LONGEST = 400, 1200  # characters of an error
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -4,7 +4,7 @@ from torch import tensor
 from torch.testing import assert_close
 
 from pliant.engine.averaging import corrected, running_average
-from pliant.engine.utility import UTILITIES, Seen, dormancy, named_utility
+from pliant.engine.utility import UTILITIES, Seen, Utility, dormancy, named_utility
 
 
 def seen(magnitude, outgoing, centred=None, incoming=None):
@@ -50,3 +50,23 @@ def test_dormancy_is_the_share_of_the_layer_mean_and_0_throughout_a_silent_layer
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_layer_that_is_not_finite_has_no_dormancy_of_any_unit(bad):
     assert dormancy(tensor([bad, 0.0, 1.0])).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"formula": lambda: 0}, r"formula is called with 1 argument \(what was seen\)"),
+        ({"formula": "contribution"}, "formula is a function of what was seen, got 'contribution'"),
+        (
+            {"reads": "magnitude"},
+            r"reads of a Utility is a tuple of names \(mean, magnitude, centred\), got 'magnitude'",
+        ),
+        ({"reads": ("magnitud",)}, r"unknown reads 'magnitud' \(did you mean 'magnitude'\?\)"),
+        ({"weights": ("outcoming",)}, r"unknown weights 'outcoming' \(did you mean"),
+    ],
+)
+def test_a_utility_that_no_step_could_compute_is_an_error_where_it_is_made(wrong, message):
+    right = {"name": "mine", "formula": lambda seen: seen.outgoing, "reads": (), "weights": ("outgoing",)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        Utility(**{**right, **wrong})
+    assert Utility(**right).name == "mine"

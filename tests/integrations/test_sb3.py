@@ -618,13 +618,18 @@ def test_units_are_chosen_by_name():
         ({"replacement_rate": 2.0}, r"replacement_rate must lie in \[0, 1\], got 2.0"),
         ({"utility": "contributon"}, "contributon"),
         ({"init": "orthogonal"}, "unknown init 'orthogonal'"),
+        ({"include": 3}, "include takes a pattern or a list of patterns, got 3"),
+        ({"exclude": [None]}, "exclude takes a pattern or a list of patterns, got a list"),
+        ({"exlude": "actor"}, r"takes no argument 'exlude' \(did you mean 'exclude'\?\)"),
+        ({"replacement_rate": "1e-4"}, "replacement_rate must be a number, got '1e-4'"),
+        ({"networks": lambda: None}, r"networks is called with 1 argument \(model\), which <lambda> does not take"),
         ({"optimizer_state": "none"}, "unknown optimizer_state 'none'"),
         ({"diagnose_every": 0}, "diagnose_every must be 1 or more whole optimizer steps"),
     ],
 )
 def test_bad_settings_are_refused_at_construction(settings, message):
     before = torch.get_rng_state()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ContinualBackpropCallback(**settings)
     assert torch.equal(before, torch.get_rng_state())
 

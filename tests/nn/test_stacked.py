@@ -95,7 +95,7 @@ def test_a_nan_stays_in_its_run(how):
     ("build", "message"),
     [
         (lambda: StackedConv2d(2, 3, 8, 5, how="fast"), "unknown how 'fast'; known: auto, loop, grouped, product"),
-        (lambda: StackedLinear(0, 3, 8), "at least 1, got"),
+        (lambda: StackedLinear(0, 3, 8), "runs must be 1 or more whole numbers, got 0"),
         (lambda: StackedLinear(2, 3, 8).reset_parameters(generators([0])), "1 generators for 2 runs"),
         (lambda: StackedLinear(2, 3, 8)(torch.zeros(3, 5, 3)), "of 2 runs takes 3 axes, the run first"),
         (lambda: StackedConv2d(2, 3, 8, 5)(torch.zeros(2, 3, 8, 8)), "takes 5 axes"),

@@ -85,7 +85,7 @@ def test_a_batch_norm_without_running_statistics_centers_by_itself():
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(4, 1)), r"'0' \(Conv2d, 4 units\) feeds '1' \(Linear"),
         (nn.Sequential(nn.Linear(3, 4), nn.Conv2d(4, 1, 1)), "sizes must be equal within a kind"),
         (tied(), "'2' is used twice"),
-        (nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(1)), "'0' is lazy"),
+        (nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(1)), "as '0.weight' is lazy: run one forward first"),
         (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)), r"'1' \(LayerNorm\) stands between"),
         (nn.Sequential(nn.Linear(3, 4), nn.Softmax(-1), nn.Linear(4, 1)), r"'1' \(Softmax\) stands between"),
         (nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 1)), r"'1' \(PReLU\)"),

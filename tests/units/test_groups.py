@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pliant import trace
-from pliant.units import BN, AffineEntry, Slice, Tap, UnitGroup
+from pliant.units import BN, AffineEntry, RunningStatistic, Slice, Tap, UnitGroup, UnitMap, chain_groups
 
 ODD = [
     *(
@@ -38,6 +38,7 @@ WHOLE = {
     Tap: {"module": "2"},
     BN: {"module": "1"},
     AffineEntry: {"part": Slice("1.weight", 0)},
+    RunningStatistic: {"part": Slice("1.mean", 0), "value": 0.0},
     UnitGroup: {"name": "a", "incoming": [Slice("0.weight", 0)], "outgoing": [Slice("2.weight", 1)], "tap": Tap("2")},
 }
 
@@ -97,3 +98,47 @@ def test_a_switch_of_trace_is_true_or_false(option, value):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(TypeError, match=f"^{option} must be True or False, got "):
         trace(model, torch.zeros(2, 3), **{option: value})
+
+
+LOOK = {
+    "trace": lambda model: trace(model, torch.zeros(2, 3)),
+    "chain_groups": chain_groups,
+    "verify": lambda model: trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(2, 3)).verify(
+        model, torch.zeros(2, 3)
+    ),
+    "add": lambda model: UnitMap([]).add(model, UnitGroup(**WHOLE[UnitGroup])),
+}
+
+
+@pytest.mark.parametrize("name", LOOK)
+def test_what_is_no_model_is_named(name):
+    for value in [None, 1, "model", [], nn.Linear, torch.zeros(2), lambda x: x]:
+        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got "):
+            LOOK[name](value)
+    with pytest.raises(ValueError, match=r"model has no shapes yet, as '0.weight' is lazy: run one forward first"):
+        LOOK[name](nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"rounds": 0}, "verify: rounds must be 1 or more whole numbers, got 0"),
+        ({"rounds": "2"}, "verify: rounds must be 1 or more whole numbers, got '2'"),
+        ({"seed": 0.5}, "verify: seed must be an integer, got 0.5"),
+        ({"groups": 3}, "verify: groups takes a pattern or a list of patterns, got 3"),
+        ({"groups": ["1"]}, "verify: no group is named '1'; groups: 0"),
+        ({"example_inputs": torch.zeros(0, 3)}, r"verify: example_inputs holds no example, its shape is \(0, 3\)"),
+    ],
+)
+def test_an_odd_argument_of_verify_is_named(odd, message):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    plan = trace(model, torch.zeros(2, 3))
+    with pytest.raises((TypeError, ValueError), match=message):
+        plan.verify(**{"model": model, "example_inputs": torch.randn(2, 3), **odd})
+
+
+@pytest.mark.parametrize("edit", ["include", "exclude"])
+def test_a_pattern_is_text(edit):
+    plan = trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(2, 3))
+    with pytest.raises(TypeError, match=f"{edit} takes a pattern or a list of patterns, got a tuple"):
+        getattr(plan, edit)(0)

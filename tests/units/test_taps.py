@@ -219,6 +219,58 @@ def test_autocast_which_casts_a_weight_once_for_several_forwards_is_read_in_each
     assert_close(mean, torch.relu(x @ model.w1).mean(1).flatten(), rtol=0.02, atol=0.02)
 
 
+class Experts(nn.Module):
+    """Tokens in the order of their experts, and one product for all experts."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.router, self.fused = nn.Linear(16, 3), fused
+        self.up, self.down = nn.Parameter(torch.randn(3, 32, 16) / 4), nn.Parameter(torch.randn(3, 16, 32) / 6)
+
+    def forward(self, x):
+        scores, expert = self.router(x).softmax(-1).max(-1)
+        order, ends = expert.argsort(), torch.bincount(expert, minlength=3).cumsum(0).int()
+        out = self.together(x[order], ends) if self.fused else self.one_by_one(x[order], ends)
+        return x + torch.zeros_like(x).index_copy(0, order, out) * scores[:, None]
+
+    def together(self, x, ends):
+        return torch._grouped_mm(torch.relu(torch._grouped_mm(x, self.up.mT, offs=ends)), self.down.mT, offs=ends)
+
+    def one_by_one(self, x, ends):
+        rows = x.tensor_split(ends[:-1].long())
+        return torch.cat(
+            [torch.relu(h @ up.t()) @ down.t() for h, up, down in zip(rows, self.up, self.down, strict=True)]
+        )
+
+
+def test_experts_of_one_grouped_product_are_those_that_are_multiplied_one_by_one():
+    torch.manual_seed(0)
+    model, x = Experts(fused=True), torch.randn(48, 16)
+    plans = [trace(each, x, activity=True) for each in (model, Experts(fused=False))]
+    for plan in plans:
+        assert [(row.group.name, row.units) for row in plan.rows] == [("up", 32), ("up#2", 32), ("up#3", 32)]
+        assert {part.parameter for row in plan.rows for part in row.group.outgoing} == {"down"}
+    assert {row.verdict for row in plans[0].verify(model, x).rows} == {"exact"}
+    expert = model.router(x).argmax(-1)
+    for number, (mean, utility) in enumerate(seen(model, x)):
+        activity = torch.relu(x[expert == number] @ model.up[number].t())
+        assert len(activity) > 2
+        assert_close(mean[:, 0], activity.mean(0))
+        assert_close(utility, activity.abs().mean(0) * model.down[number].abs().mean(0))
+
+
+def test_experts_of_one_grouped_product_are_replaced():
+    torch.manual_seed(0)
+    model, x = Experts(fused=True), torch.randn(48, 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    cbp = ContinualBackprop(model, optimizer, example_inputs=x, replacement_rate=0.05, maturity_threshold=2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    assert all(sum(each["replaced"]) >= 20 for each in cbp.stats().values())
+
+
 def test_a_part_of_a_parameter_needs_the_parameter():
     with pytest.raises(ValueError, match=r"give at='operand' and parameter=\.\.\. too"):
         Tap("0", part=(0, 6))

@@ -145,9 +145,7 @@ def from_transformers() -> Iterator[Model]:
     yield decoder("phi3", "*.gate_up_proj.weight", 2, GROUPED)
     for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"):
         yield decoder(name, gated, 2, GROUPED)
-    yield decoder(
-        "mixtral", "*.experts.gate_up_proj", 2, {**GROUPED, "num_local_experts": 3, "experts_implementation": "eager"}
-    )
+    yield decoder("mixtral", "*.experts.gate_up_proj", 2, {**GROUPED, "num_local_experts": 3})
     yield decoder("mamba", "", 0, {**DECODER, "state_size": 4})
     t5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 40, "use_cache": False}
     yield model("t5", "*.DenseReluDense.wi.weight", 4, {**t5, "decoder_start_token_id": 0}, words_to_words)

@@ -28,9 +28,12 @@ def number(name: str, value: Any, least: float = 0.0, most: float = inf, *, belo
     """
     if not _is_number(value):
         raise TypeError(f"{name} must be a number, got {shown(value)}")
-    found = float(value) if abs(value) < 1e300 else inf  # an integer may be too large for a float
+    try:
+        found = float(value)
+    except OverflowError:  # of an integer
+        found = inf
     if isfinite(found) and least <= found <= most and not (below and found == most):
-        return float(value)
+        return found
     range_ = f"be {least:g} or more" if most == inf else f"lie in [{least:g}, {most:g}{')' if below else ']'}"
     raise ValueError(f"{name} must {range_}, got {shown(value)}")
 

@@ -186,7 +186,7 @@ CATALOG: dict[str, Entry] = {
         license=_IMAGENET_TERMS,
         citation="Y. Le, X. Yang, Tiny ImageNet visual recognition challenge, CS 231N, 2015",
         files=(File("tiny-imagenet-200.zip", "md5:90528d7ca1a48142e341f4ef8d21d0de", 248.1),),
-        mirrors=("http://cs231n.stanford.edu/", "https://cs231n.stanford.edu/"),
+        mirrors=("https://cs231n.stanford.edu/", "http://cs231n.stanford.edu/"),
         folders=("tiny-imagenet-200",),
     ),
     "imagenet": Entry(

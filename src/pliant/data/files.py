@@ -1,4 +1,4 @@
-"""Hashes of files, a lock that is released when its holder dies, and a rename that survives a power cut."""
+"""Hashes of files, a lock that is waited for, and a rename that survives a power cut: `pliant.base.files`, for data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pliant.base.files import NoLocks, take
+from pliant.base.files import NoLocks, open_itself, sync_folder, take
 from pliant.data.images import DataError
 
 log = logging.getLogger(__name__)
@@ -51,21 +51,12 @@ def locked(path: Path) -> Generator[None]:
 def _opened(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "ab")
+        return open_itself(path, "ab")
     except OSError as error:
         reason = error.strerror or error
         raise DataError(
             f"cannot write {path.parent}: {reason}. Let $PLIANT_CACHE name a folder that can be written"
         ) from None
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that it is either unchanged or complete, whenever the process is interrupted."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        flush(file)
-    put_in_place(unfinished, path)
 
 
 def flush(file: IO[bytes]) -> None:
@@ -77,9 +68,4 @@ def flush(file: IO[bytes]) -> None:
 def put_in_place(unfinished: Path, path: Path) -> None:
     """Rename a finished file, or a folder of them, to where it is looked for."""
     os.replace(unfinished, path)
-    if os.name != "nt":  # Windows cannot open a folder; NTFS journals its names
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync_folder(path.parent)

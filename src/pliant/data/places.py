@@ -12,8 +12,9 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+from pliant.base.files import write_durably
 from pliant.data.catalog import Entry, File
-from pliant.data.files import locked, write_durably
+from pliant.data.files import locked
 from pliant.data.images import DataError
 
 ARCHIVE = ".zip"
@@ -90,7 +91,10 @@ def remember(name: str, path: Path) -> None:
     with locked(_register().with_suffix(".lock")):
         register = {**added(), name: path}
         text = json.dumps({key: str(register[key]) for key in sorted(register)}, indent=2)
-        write_durably(_register(), text.encode())
+        try:
+            write_durably(_register(), text.encode())
+        except OSError as error:
+            raise DataError(f"cannot write {_register()}: {error.strerror or error}") from None
 
 
 def _register() -> Path:

@@ -119,10 +119,10 @@ def _make(folder: Path, images: Listing) -> None:
         unfinished.mkdir()
         _write_pixels(unfinished / "pixels.npy", images)
         labels = np.array([label for _, label in (*images.train, *images.test)], np.int64)
-        with open(unfinished / "labels.npy", "wb") as file:
+        with open(unfinished / "labels.npy", "xb") as file:
             np.save(file, labels)
             flush(file)
-        with open(unfinished / "set.json", "wb") as file:
+        with open(unfinished / "set.json", "xb") as file:
             file.write(json.dumps(asdict(_facts(unfinished, images, labels))).encode())
             flush(file)
         put_in_place(unfinished, folder)
@@ -136,7 +136,7 @@ def _write_pixels(path: Path, images: Listing) -> None:
     """Plain writes, not a memory map: on a full disk these raise."""
     names = images.names
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), SIDE, SIDE, 3)}
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in decoded(images.source, names):
             file.write(chunk)

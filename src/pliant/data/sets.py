@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from pliant.base.choices import did_you_mean
 from pliant.base.deprecation import renamed_attributes
@@ -20,6 +22,7 @@ from pliant.data.places import ARCHIVE, added, cache_folder, candidates, folders
 from pliant.data.prepared import kept_facts, prepared
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST = 100  # letters of a name: it becomes part of names of files
 
 
 def load(name: str, folder: Path | None = None, *, download: bool = True) -> ImageSet:
@@ -114,7 +117,7 @@ def _missing(what: str, places: Sequence[Path], how: str) -> DataError:
     return DataError(f"{what} is missing; looked for in {looked}. To get it: {how}")
 
 
-def add(name: str, path: Path) -> ImageSet:
+def add(name: str, path: str | os.PathLike[str]) -> ImageSet:
     """Prepare the images in a folder or zip of class folders, and let `name` mean them from now on.
 
     Raises DataError where the name is taken by a set with files of its own or by other images of that name in
@@ -124,7 +127,7 @@ def add(name: str, path: Path) -> ImageSet:
     if entry is not None and entry.form != "folders":
         raise DataError(f"'{name}' is read from its published files, not from images: choose another name")
     _check_name(name)
-    source = path.expanduser().absolute()
+    source = Path(path).expanduser().absolute()
     taken = found_images(name, entry)
     if taken is not None and taken != added().get(name) and taken.absolute() != source:
         raise DataError(
@@ -137,9 +140,10 @@ def add(name: str, path: Path) -> ImageSet:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not isinstance(cast(Any, name), str) or not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise DataError(
-            f"'{name}' cannot name a data set: use letters, digits, '.', '_' and '-', a letter or digit first"
+            f"{repr(name)[:80]} cannot name a data set: use letters, digits, '.', '_' and '-', "
+            f"a letter or digit first, {_LONGEST} at most"
         )
 
 

@@ -75,7 +75,7 @@ def diagnose(
     if loss is not None and len(examples) > 1:
         raise ValueError("diagnose: loss=... is of one output; give x as one batch, not a list")
     if loss is not None:
-        called_with("loss", loss, "output of the model")
+        called_with("loss", loss, "the model's output")
     residual, heads, tau = flag("residual", residual), flag("heads", heads), number("tau", tau)
     if groups is not None and (residual or heads):
         raise ValueError(

@@ -54,13 +54,13 @@ def feature_norm(h: Tensor) -> Tensor:
     return lengths.mean(-1)
 
 
-def activity(name: str, h: Tensor, axes: int = 2) -> Tensor:
+def activity(name: str, h: Tensor, axes: int = 2, *, empty: bool = False) -> Tensor:
     """`h`, if it is a tensor of real numbers with so many axes, of one input or more. Raises `TypeError` or `ValueError`."""
     if not is_a(h, Tensor):
         raise TypeError(f"{name} must be a tensor, got {shown(h)}")
     if h.is_complex():
         raise TypeError(f"{name} must be of real numbers, got {h.dtype}")
-    if h.dim() < axes or (axes > 1 and h.shape[-2] == 0):
+    if h.dim() < axes or (axes > 1 and h.shape[-2] == 0 and not empty):
         raise ValueError(f"{name} must have shape (..., n, units) with n of 1 or more, got {tuple(h.shape)}")
     return h
 

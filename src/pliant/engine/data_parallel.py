@@ -57,6 +57,14 @@ class Ranks:
         dist.broadcast_object_list(agreed, group=self._group, group_src=0)
         return cast(list[_T], agreed[0])
 
+    def gather(self, value: _T) -> list[_T]:
+        """That of every rank."""
+        if self._group is None:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(gathered, value, group=self._group)
+        return cast(list[_T], gathered)
+
     def share(self, statistics: ActivityStatistics) -> None:
         """Add up what the ranks saw."""
         if self._group is not None:

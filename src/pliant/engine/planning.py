@@ -152,8 +152,8 @@ def warnings_of(units: UnitMap) -> list[str]:
         return []
     names = ", ".join(units.unreached)
     return [
-        f"never ran with the example inputs: {names}. If one receives a gradient, the first step raises, because it may consume "
-        f"units that the plan does not know"
+        f"never ran with the example inputs: {names}. If one receives a gradient, the groups whose units it meets are held back, "
+        f"because the plan does not know what it does with them"
     ]
 
 

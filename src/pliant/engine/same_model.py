@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pliant.engine.data_parallel import Ranks
+from pliant.engine.newcomers import Newcomers
 from pliant.engine.statistics import ActivityStatistics
 from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.models import unwrapped
 
 log = logging.getLogger("pliant")
 
@@ -38,6 +41,7 @@ class SameModel:
 
     Args:
         unreached: names of parameters that never ran with the example inputs.
+        ranks: that share the model.
         hand_over: whether means are handed over, so that what takes them is written too.
     """
 
@@ -47,6 +51,7 @@ class SameModel:
         names: NamedModel,
         groups: Sequence[BoundGroup],
         unreached: Sequence[str],
+        ranks: Ranks,
         *,
         hand_over: bool,
     ) -> None:
@@ -59,7 +64,8 @@ class SameModel:
             for group in groups
         }
         self._tapped = {tap.module: names.modules[tap.module] for group in groups for tap in group.spec.taps}
-        self._unreached = {name: names.parameters[name] for name in unreached}
+        never_ran = {name: names.parameters[name] for name in unreached}
+        self.newcomers = Newcomers(unwrapped(model), never_ran, groups, ranks)
         self._steps = Counter[ActivityStatistics]()
         self._heard: set[ActivityStatistics] = set()  # of which anything ran
         self._unread = Counter[ActivityStatistics]()  # steps in which some group was not read
@@ -71,6 +77,7 @@ class SameModel:
         if self._steps[statistics] % CHECK_EVERY == 1:
             self.check_parameters(statistics.groups)
         self._check_read(statistics, ran)
+        self.newcomers.look()
 
     def check_parameters(self, groups: Iterable[BoundGroup]) -> None:
         """Raise `RuntimeError` if a parameter of these groups is no longer the model's."""
@@ -82,7 +89,8 @@ class SameModel:
                 )
 
     def training(self, groups: Sequence[BoundGroup]) -> Sequence[BoundGroup]:
-        """Those of which nothing is frozen now."""
+        """Those of which nothing is frozen now, and whose units nobody meets that the plan does not know."""
+        groups = self.newcomers.apart(groups)
         free = [all([held.parameter.requires_grad for held in self._held[group]]) for group in groups]  # noqa: C419
         if all(free):
             return groups
@@ -109,12 +117,6 @@ class SameModel:
             if self._unread[statistics] == PATIENCE and never:
                 names = ", ".join(never)
                 log.warning("never read in %d steps, so never replaced: %s (evaluation mode?)", PATIENCE, names)
-        for name, parameter in self._unreached.items():
-            if parameter.grad is not None:
-                raise RuntimeError(
-                    f"'{name}' never ran with the example inputs but has a gradient now: it may consume units that the plan does "
-                    f"not know. Give example inputs that reach it, or a list of several"
-                )
 
     def _check_modules(self, statistics: ActivityStatistics) -> None:
         """A group that did not run may sit in a module that was taken out of the model."""

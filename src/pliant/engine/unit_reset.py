@@ -91,7 +91,7 @@ class UnitReset(Attached):
             check_alone(type(self).__name__, self.groups, [group for each in self._beside() for group in each.groups])
         if mask is not None and self.groups[0].spec.stacked:
             raise ValueError("mask: not for a stack of runs, which share one count of examples")
-        self._same = SameModel(model, names, self.groups, units.unreached, hand_over=redraw.hand_over_mean)
+        self._same = SameModel(model, names, self.groups, units.unreached, self._ranks, hand_over=redraw.hand_over_mean)
         self._replaced = Replaced({group.name: group.runs for group in self.groups})
         self.seeds = self._ranks.agree_on(seeds_of_runs(where.get("seed"), self.groups[0].runs))
         # keyed: a generator seeded with the seed itself would repeat what the model was initialized with
@@ -280,6 +280,7 @@ class UnitReset(Attached):
         """Remove every hook. From here on the optimizer steps the entries of young units like all others."""
         super().detach()
         self._feedback.clear()
+        self._same.newcomers.detach()
         self.forget.detach()
 
     def to(self, device: torch.device | str) -> Self:
@@ -316,6 +317,7 @@ class UnitReset(Attached):
             "panels": [statistics.state_dict() for statistics in self.all_statistics],
             "counts": self._replaced.state_dict(),
             **{name: getattr(self, name).state_dict() for name in ("score", "select", "redraw", "forget")},
+            "newcomers": self._same.newcomers.state_dict(),
             "owed": [group.name for groups in self._late.owed.values() for group in groups],
             "seeds": list(self.seeds),
             "generators": [generator.get_state() for generator in self.generators],
@@ -331,6 +333,7 @@ class UnitReset(Attached):
         for statistics, held in zip(self.all_statistics, state["panels"], strict=True):
             statistics.load_state_dict(held)
         self._feedback.clear()
+        self._same.newcomers.load_state_dict(state.get("newcomers"))
         owed = {
             each: [group for group in each.groups if group.name in state.get("owed", ())]
             for each in self.all_statistics
@@ -362,9 +365,8 @@ def _check_parts(**parts: object) -> None:
     """Raise `TypeError` for a part that has not the methods that it is called by."""
     for name, part in parts.items():
         protocol = cast(type, getattr(interfaces, name.capitalize()))
-        missing = [
-            each for each in vars(protocol) if not each.startswith("_") and getattr_static(part, each, None) is None
-        ]
+        called = [each for each in vars(protocol) if not each.startswith("_") and "state_dict" not in each]
+        missing = [each for each in called if getattr_static(part, each, None) is None]
         if missing or isinstance(part, type):
             lacks = f", which has no {missing[0]}" if missing else ""
             raise TypeError(

@@ -18,14 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import nan
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from pliant.base.choices import one_of
+from pliant.base.arguments import called_with, listed
+from pliant.base.choices import one_of, shown
 from pliant.base.deprecation import renamed
 from pliant.engine.activity import Reading
+
+WEIGHTS = ("outgoing", "incoming")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class Utility:
     formula: Callable[[Seen], Tensor]
     reads: tuple[Reading, ...]
     weights: tuple[Literal["outgoing", "incoming"], ...]
+
+    def __post_init__(self) -> None:
+        """Raise `TypeError` or `ValueError` for what no step could compute."""
+        called_with("formula", self.formula, "what was seen")
+        for name, given, known in (("reads", self.reads, get_args(Reading)), ("weights", self.weights, WEIGHTS)):
+            several = listed(given)
+            if several is None:
+                raise TypeError(f"{name} of a Utility is a tuple of names ({', '.join(known)}), got {shown(given)}")
+            for each in several:
+                one_of(name, each, known)
 
     def __call__(self, seen: Seen) -> Tensor:
         """Instantaneous utility at each column, (..., columns)."""

@@ -2,10 +2,21 @@
 
 from pliant.base.deprecation import renamed
 from pliant.units.chain import chain_groups
-from pliant.units.groups import BN, AffineEntry, Skipped, Slice, Tap, UnitGroup
+from pliant.units.groups import BN, AffineEntry, RunningStatistic, Skipped, Slice, Tap, UnitGroup
 from pliant.units.map import UnitMap
 from pliant.units.trace import trace
 
 __getattr__ = renamed("pliant.units", {"Own": "AffineEntry"})
 
-__all__ = ["BN", "AffineEntry", "Skipped", "Slice", "Tap", "UnitGroup", "UnitMap", "chain_groups", "trace"]
+__all__ = [
+    "BN",
+    "AffineEntry",
+    "RunningStatistic",
+    "Skipped",
+    "Slice",
+    "Tap",
+    "UnitGroup",
+    "UnitMap",
+    "chain_groups",
+    "trace",
+]

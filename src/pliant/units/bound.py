@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from pliant.base.choices import did_you_mean
 from pliant.base.deprecation import renamed
 from pliant.units.entries import BoundSlice, SelectedUnits
-from pliant.units.groups import BN, AffineEntry, PlanRow, Slice, Tap, UnitGroup
+from pliant.units.groups import BN, AffineEntry, PlanRow, RunningStatistic, Slice, Tap, UnitGroup
+from pliant.units.models import checked
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -62,6 +63,7 @@ class BoundGroup:
         self.own = self._own()
         self.units = self._count_units()
         self.consumers = self._consumers()
+        self.statistics()  # raises where there are none
         self._check_absorbers()
 
     # -- what the group is made of ------------------------------------------------------------------------------
@@ -93,8 +95,12 @@ class BoundGroup:
         return [part for part in self.incoming if not part.row]
 
     def statistics(self) -> list[tuple[BoundSlice, Tensor, float]]:
-        """Running means and variances of the batch norms, with their initial values."""
+        """Running statistics, of batch norms and of the model's own, with their initial values."""
         found: list[tuple[BoundSlice, Tensor, float]] = []
+        for each in self.spec.affine:
+            if isinstance(each, RunningStatistic):
+                buffer = self._buffer(each.part)
+                found.append((BoundSlice(each.part, buffer, stacked=self.spec.stacked), buffer, each.value))
         for norm, module in self.norms:
             for name, start in (("running_mean", 0.0), ("running_var", 1.0)):
                 vector = cast(Tensor | None, getattr(module, name, None))
@@ -102,6 +108,12 @@ class BoundGroup:
                     part = Slice(f"{norm.module}.{name}", 0, norm.repeat, norm.index)
                     found.append((BoundSlice(part, vector, stacked=self.spec.stacked), vector, start))
         return found
+
+    def _buffer(self, part: Slice) -> Tensor:
+        buffer = getattr(self.owner(part), part.parameter.rpartition(".")[2], None)
+        if not isinstance(buffer, Tensor):
+            raise ValueError(f"group '{self.name}': the model has no buffer '{part.parameter}'")
+        return buffer
 
     def owner(self, part: Slice) -> nn.Module:
         """The module that holds a slice's parameter."""
@@ -238,10 +250,10 @@ class BoundGroup:
         for each in self.spec.affine:
             if isinstance(each, AffineEntry):
                 found.append((self._bind(each.part), each.value))
-                continue
-            for name, start in (("weight", 1.0), ("bias", 0.0)):
-                if f"{each.module}.{name}" in self._model.parameters:
-                    found.append((self._bind(Slice(f"{each.module}.{name}", 0, each.repeat, each.index)), start))
+            elif isinstance(each, BN):
+                for name, start in (("weight", 1.0), ("bias", 0.0)):
+                    if f"{each.module}.{name}" in self._model.parameters:
+                        found.append((self._bind(Slice(f"{each.module}.{name}", 0, each.repeat, each.index)), start))
         return found
 
     def _batch_norm(self, norm: BN) -> nn.Module:
@@ -319,7 +331,7 @@ class NamedModel:
 
     def __init__(self, model: nn.Module, *, prefix: str = "") -> None:
         parameters, modules = (
-            model.named_parameters(remove_duplicate=False),
+            checked(model).named_parameters(remove_duplicate=False),
             cast(Iterable[tuple[str, nn.Module]], cast(Any, model.named_modules(remove_duplicate=False))),
         )
         self.parameters: Mapping[str, nn.Parameter] = {prefix + name: each for name, each in parameters}

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from pliant.base.initial import GAINS, leaky_relu_gain
 from pliant.units.groups import BN, Slice, Tap, UnitGroup
+from pliant.units.models import checked
 
 _GAINS: dict[type[nn.Module], float] = {
     nn.Identity: GAINS["linear"],
@@ -42,7 +42,7 @@ def chain_groups(model: nn.Module) -> list[UnitGroup]:
     >>> [(group.name, group.outgoing[0].repeat) for group in chain_groups(net)]
     [('0', 676)]
     """
-    layers = list(_weight_layers(model))
+    layers = list(_weight_layers(checked(model)))
     if len(layers) < 2:
         raise ValueError(
             f"chain_groups: {type(model).__name__} has no hidden units: it needs two Linear or Conv2d layers"
@@ -77,8 +77,6 @@ def _weight_layers(model: nn.Module) -> Iterator[_WeightLayer]:
     current: _WeightLayer | None = None
     seen: set[int] = set()
     for name, module in _leaves(model, ""):
-        if isinstance(module, LazyModuleMixin):
-            raise ValueError(f"chain_groups: '{name}' is lazy and has no weights yet; run the model once before")
         parameters = {id(parameter) for parameter in module.parameters(recurse=False)}
         if parameters & seen:
             raise ValueError(f"chain_groups: '{name}' is used twice; its units have two meanings. Give groups by hand")

@@ -193,6 +193,22 @@ class AffineEntry:
 
 
 @dataclass(frozen=True)
+class RunningStatistic:
+    """Entries of a buffer in which the model keeps a statistic of one unit alone: a batch norm of its own. Reset: `value`."""
+
+    part: Slice
+    value: float
+
+    def __post_init__(self) -> None:
+        if not is_a(self.part, Slice):
+            raise TypeError(f"RunningStatistic: part must be a Slice, got {shown(self.part)}")
+        number(f"RunningStatistic('{self.part}'): value", self.value, -inf)
+
+    def __str__(self) -> str:
+        return str(self.part)
+
+
+@dataclass(frozen=True)
 class UnitGroup:
     """Hidden units that share their incoming and outgoing parameters.
 
@@ -219,7 +235,7 @@ class UnitGroup:
     incoming: Sequence[Slice]
     outgoing: Sequence[Slice]
     tap: Tap | Sequence[Tap]
-    affine: Sequence[BN | AffineEntry] = ()
+    affine: Sequence[BN | AffineEntry | RunningStatistic] = ()
     hand_over: Mapping[str, str | BN] | None = None
     gain: float = GAINS["relu"]
     runs: int | None = None
@@ -231,7 +247,7 @@ class UnitGroup:
         for field, kinds, said in (
             ("incoming", Slice, "Slices"),
             ("outgoing", Slice, "Slices"),
-            ("affine", (BN, AffineEntry), "BN and AffineEntry"),
+            ("affine", (BN, AffineEntry, RunningStatistic), "BN, AffineEntry and RunningStatistic"),
             ("tap", Tap, "a Tap, or one for each outgoing slice"),
         ):
             value = getattr(self, field)
@@ -283,7 +299,7 @@ class PlanRow:
         """The text in which a saved state must agree with this group."""
         incoming = [*map(str, self.group.incoming), *map(str, self.group.affine)]
         parts = [self.group.name, str(self.units), ", ".join(incoming), ", ".join(map(str, self.group.outgoing))]
-        own = [each.part if isinstance(each, AffineEntry) else each for each in self.group.affine]
+        own = [each if isinstance(each, BN) else each.part for each in self.group.affine]
         indices = [part.index for part in (*self.group.incoming, *own, *self.group.outgoing) if part.index is not None]
         return " | ".join([*parts, f"index {crc32(repr(indices).encode()):08x}"] if indices else parts)
 

@@ -215,10 +215,8 @@ class WatchProducts(TorchDispatchMode):
         self.recorder = recorder
         self.parameter = cast(Tensor, recorder.parameter)
         self.wanted = recorder.tap.part or (0, self.parameter.numel())
-        self.copies: list[
-            tuple[Tensor, int]
-        ] = []  # casts, with their first element; held, so that no other tensor takes
-        # their place in memory
+        # with their first element; held, so that no other tensor takes their place in memory
+        self.copies: list[tuple[Tensor, int]] = []
 
     def _first_element(self, value: Any) -> int | None:
         """Where a view of the parameter, or of a copy, begins in it; None for any other tensor."""
@@ -251,12 +249,21 @@ class WatchProducts(TorchDispatchMode):
                 self.recorder.observe(by_example(left) if batched and len(right) > 1 else left)
             elif self._is_wanted(left):
                 self.recorder.observe(by_example(right.mT) if batched and len(left) > 1 else right)
+        elif func is torch.ops.aten._grouped_mm.default:
+            self._observe_tokens(*args[:3], **({} if kwargs is None else kwargs))
         result = func(*args, **(kwargs or {}))
         if func in _COPIES:
             first = self._first_element(args[0])
             if first is not None:
                 self.copies.append((result, first))
         return result
+
+    def _observe_tokens(self, tokens: Tensor, weights: Tensor, offs: Tensor | None = None, **_: Any) -> None:
+        """The tokens of the expert that is wanted, of one product for all; `offs` says where those of each end."""
+        if offs is not None and weights.dim() == 3:
+            for number, weight in enumerate(weights):
+                if self._is_wanted(weight):
+                    self.recorder.observe(tokens[int(offs[number - 1]) if number else 0 : int(offs[number])])
 
 
 def by_example(operand: Tensor) -> Tensor:

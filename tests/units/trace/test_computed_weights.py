@@ -246,6 +246,42 @@ def test_a_parameter_that_also_acts_elsewhere_is_no_row_of_a_computed_weight():
         trace(Returned(), torch.randn(4, 5), trial=False)
 
 
+def test_a_computed_weight_that_is_also_added_to_the_output_is_no_unit_s_alone():
+    class Penalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Computed(lambda net: net.weight * 2.0), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.b(F.relu(self.a(x))) + (self.a.weight * 2.0).norm()
+
+    with pytest.raises(ValueError, match=r"'a.weight' is also used elsewhere, by aten::add"):
+        trace(Penalized(), torch.randn(4, 5), trial=False)
+
+
+def test_filters_of_each_image_join_the_channels_that_they_meet():
+    """A modulated convolution, all images as groups of one: with its demodulation each filter depends on every style."""
+
+    class Modulated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.styles, self.b = nn.Conv2d(3, 8, 1), nn.Linear(6, 8), nn.Conv2d(7, 2, 1)
+            self.mapping, self.w = nn.Linear(4, 6), nn.Parameter(torch.randn(7, 8, 3, 3))
+
+        def forward(self, x, z):
+            w = self.w * self.styles(F.relu(self.mapping(z))).view(-1, 1, 8, 1, 1)
+            w = w * torch.rsqrt(w.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+            h = F.relu(self.a(x)).reshape(1, -1, *x.shape[2:])
+            h = F.conv2d(h, w.flatten(0, 1), padding=1, groups=len(x))
+            return self.b(h.view(len(x), 7, *x.shape[2:]))
+
+    torch.manual_seed(0)
+    net, inputs = Modulated(), (torch.randn(2, 3, 4, 4), torch.randn(2, 4))
+    plan = trace(net, inputs, trial=False)
+    assert [group.name for group in plan.groups] == ["mapping"]
+    assert not plan.verify(net, inputs).wrong
+
+
 def test_complex_parameters_are_left_alone_and_their_pairs_are_followed():
     """A spectral layer: one matrix per frequency, on pairs of real numbers; channel o owns its rows at all frequencies."""
 

@@ -165,7 +165,7 @@ def test_an_expert_without_tokens_never_ran() -> None:
 
 
 def test_example_inputs_without_an_example_are_named() -> None:
-    with pytest.raises(ValueError, match=r"hold no example, their shape is \(0, 3\); give a batch of two"):
+    with pytest.raises(ValueError, match=r"example_inputs holds no example, its shape is \(0, 3\): give at least one"):
         trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(0, 3))
 
 

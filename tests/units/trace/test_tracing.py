@@ -149,7 +149,7 @@ def test_a_parameter_that_the_forward_writes_is_put_back_and_left_alone():
     ("model", "example", "message"),
     [
         (mlp(), torch.zeros(2, 3, device="meta"), "an example input is on meta, but Sequential is on cpu"),
-        (nn.Sequential(nn.LazyLinear(2)), torch.zeros(2, 3), "'0' of Sequential is lazy"),
+        (nn.Sequential(nn.LazyLinear(2)), torch.zeros(2, 3), "as '0.weight' is lazy: run one forward first"),
         (nn.ReLU(), torch.zeros(2, 3), "ReLU has no parameters"),
         (nn.Linear(3, 2), torch.zeros(2, 3), "no resettable unit found in Linear"),
         (mlp(), [], "give at least one example"),

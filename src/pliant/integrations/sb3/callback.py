@@ -26,10 +26,11 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from pliant.base.arguments import called_with, shown, whole
+from pliant.base.arguments import called_with, patterns, shown, whole
 from pliant.base.process import random_state
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.diagnostics import diagnose
+from pliant.engine.attached import after_step
 from pliant.engine.redraw import state_follows
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
@@ -157,7 +158,7 @@ class UnitResetCallback(BaseCallback):
                 method.detach()
                 raise
         for borrower, lender in networks.borrows:
-            self._handles.append(borrower.register_step_post_hook(partial(_drop_borrowed, method, lender)))
+            self._handles.append(after_step(borrower, partial(_drop_borrowed, method, lender)))
         self.unit_reset, self._networks, self._trained = method, networks, self.model
         _attached[method] = _Attached(learn, ref(self), self._handles)
 
@@ -244,7 +245,10 @@ def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
         raise TypeError(f"{', '.join(ours)}: the callback sets these itself; choose other networks with networks=")
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-    anywhere = {name: value for name, value in settings.items() if name not in ("include", "exclude")}
+    there = [name for name in ("include", "exclude") if name in settings]  # names in the model's networks
+    for name in there:
+        patterns(name, settings[name])
+    anywhere = {name: value for name, value in settings.items() if name not in there}
     method(network, SGD(network.parameters(), lr=0.1), example_inputs=torch.zeros(2, 2), **anywhere).detach()
 
 

@@ -76,6 +76,8 @@ def summary_lines(
     wanted: Any = rows[shown]
     weight = rows.attrs.get("weights", {}).get(metric)
     found = curves(wanted, measured, place, metric, parts, weight)
+    common = {name: wanted[name].iloc[0] for name in wanted if wanted[name].nunique(dropna=False) == 1}
+    other = reference(found, ["=".join(each) for each in compared], common) if compared else None
     seeds = sorted({seed for curve in found for seed in curve.seeds})
     seconds = rows.attrs["seconds"]
     cost = f"   {duration(seconds)} of learning" if seconds else ""
@@ -83,10 +85,7 @@ def summary_lines(
     yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
     yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
     layout = Format(least_is_best(metric), spread)
-    common = {name: wanted[name].iloc[0] for name in wanted if wanted[name].nunique(dropna=False) == 1}
-    yield from lines(
-        found, layout, reference(found, ["=".join(each) for each in compared], common) if compared else None, all_parts
-    )
+    yield from lines(found, layout, other, all_parts)
 
 
 Condition: TypeAlias = tuple[str, str]  # field, and the value or range that it has

@@ -257,6 +257,9 @@ def _refuse_journal_of_others(path: Path) -> None:
     """Raise `LabError` where a journal beside the file says, as none of ours does, that it is part of another: SQLite would read
     that file, and may remove it.
     """
+    for each in (path.with_name(path.name + ending) for ending in _BESIDE):
+        if each.exists() and not each.is_file():  # such as a pipe, which SQLite would wait for
+            raise LabError(f"{each} is no file: move it away")
     journal = path.with_name(path.name + "-journal")
     if journal.is_file() and journal.stat().st_size > 512:
         with suppress(FileNotFoundError), open(journal, "rb") as file:  # a worker may have removed it meanwhile
@@ -322,6 +325,8 @@ def stored_state(path: Path, name: str, sha256: str) -> dict[str, Any]:
     """The state in the file `name` beside the job file `path`. Raises LabError where it is not the one that was written."""
     file = state_path(path, name)
     try:
+        if file.exists() and not file.is_file():  # such as a pipe, which would be waited for
+            raise LabError(f"the checkpoint {file} is no file: remove it and {path} to start this job anew")
         data = file.read_bytes()
     except FileNotFoundError:
         raise

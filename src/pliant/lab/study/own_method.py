@@ -35,7 +35,7 @@ class MethodTarget(BaseModel, frozen=True):
     """Where a method of a user's own is found again, and what its file was."""
 
     name: str
-    address: str = Field(pattern=r"\.py:\w+$")  # an absolute file.py:Class
+    address: str = Field(pattern=r"^[^\x00]*\.py:\w+$")  # an absolute file.py:Class
     sha256: str  # of the file
 
     @property

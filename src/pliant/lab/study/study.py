@@ -171,6 +171,11 @@ class Study:
     @property
     def note(self) -> str | None:
         """What readers of its rows should know: that some are in files of an earlier version."""
+        if self.plan.reading is None and not self.plan.experiment.is_shipped:
+            return (
+                f"{self.folder} does not say which columns weigh others, nor how fields are called now: rows are told without "
+                "(`pliant resume` writes it down)"
+            )
         if not self.is_older or not any(is_older(self.database(job)) for job in self.jobs):
             return None
         return (
@@ -290,7 +295,7 @@ def open_study(folder: Path) -> Study:
         raise LabError(f"no study in {folder}: `pliant run NAME --out {folder}` makes one")
     try:
         content = json.loads(file.read_bytes())
-        if content["format"] not in (OLDER, FORMAT):
+        if type(content["format"]) is not int or content["format"] not in (OLDER, FORMAT):
             raise LabError(
                 f"{file} has format {shortened(content['format'])}, this version of pliant reads {OLDER} and {FORMAT}"
             )

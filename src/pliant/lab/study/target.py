@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, field_validator, model_serializer
+from pydantic import BaseModel, Field, field_validator, model_serializer
 
 from pliant.base.choices import shortened
 from pliant.lab.errors import LabError, unknown
@@ -29,15 +29,15 @@ class Target(BaseModel, frozen=True):
     """Where an experiment is found again, from any folder and by any process."""
 
     address: str  # module:Class, or an absolute file.py:Class
-    folder: str  # joined to the module search path, for the experiment and what it imports
+    folder: str = Field(
+        pattern=r"^[^\x00]*$"
+    )  # joined to the module search path, for the experiment and what it imports
     methods: tuple[MethodTarget, ...] = ()  # of a user's own, that join it
 
     @field_validator("address")
     @classmethod
-    def _names_a_class(cls, address: str) -> str:
-        place, _, name = address.rpartition(":")
-        module = all(part.isidentifier() for part in place.split("."))
-        if not name.isidentifier() or not (module or place.endswith(".py")):
+    def _check(cls, address: str) -> str:
+        if not _names_a_class(address):
             raise ValueError(f"'{shortened(address)}' is neither module:Class nor file.py:Class")
         return address
 
@@ -75,13 +75,19 @@ class Target(BaseModel, frozen=True):
         return f"module {module} ({Path(place).resolve() if place else 'which is not found'})"
 
 
+def _names_a_class(address: str) -> bool:
+    place, _, name = address.rpartition(":")
+    in_file = place.endswith(".py") and "\0" not in place
+    return name.isidentifier() and (in_file or all(part.isidentifier() for part in place.split(".")))
+
+
 def target(address: str) -> Target:
     """`address`, as typed in the current folder, made independent of it. Raises LabError where it names no class."""
     if address.endswith(".py"):
         raise _which_class(Path(address))
     place, _, name = address.rpartition(":")
-    if not place or not name.isidentifier():
-        raise LabError(f"'{address}' is no experiment: write module:Class or path/to/file.py:Class")
+    if not _names_a_class(address):
+        raise LabError(f"'{shortened(address)}' is no experiment: write module:Class or path/to/file.py:Class")
     if not place.endswith(".py"):
         return Target(address=address, folder=os.getcwd())
     file = Path(place).resolve()

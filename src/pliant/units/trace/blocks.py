@@ -24,8 +24,10 @@ Shape = tuple[int, ...]
 
 def elements(shape: Shape, index: Tensor) -> Tensor:
     """The blocks of single elements, given by their flat index; NONE where there is none."""
-    where = torch.unravel_index(index.clamp(min=0), shape or (1,))
-    return torch.where(index == NONE, NONE, join(shape, [at + 1 for at in where]))
+    every = torch.zeros((), dtype=torch.int64)
+    for size in shape or (1,):
+        every = every[..., None] * (size + 1) + torch.arange(1, size + 1)
+    return torch.where(index == NONE, NONE, every.flatten()[index.clamp(min=0)])
 
 
 def digits(shape: Shape, blocks: Tensor) -> list[Tensor]:

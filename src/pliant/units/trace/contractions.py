@@ -25,7 +25,7 @@ from pliant.units.models import tensors_in
 from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
 from pliant.units.trace.elementwise import pointwise
-from pliant.units.trace.labels import NONE, by_group, compress, distinct, uniform, values
+from pliant.units.trace.labels import NONE, by_group, compress, distinct, ints, uniform, values
 from pliant.units.trace.lanes import Lane, Lanes, lanes
 from pliant.units.trace.record import Owned, Product, TraceRecord
 from pliant.units.trace.shadows import Arrays
@@ -105,7 +105,7 @@ def _right(call: Call, a: Tensor, b: Tensor) -> Operands:
     batch, n, m = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
 
     def arrange(weight: Tensor) -> Tensor:
-        return weight.reshape(prod(b.shape[:-2]), a.shape[-1], m, 1)
+        return weight.reshape(prod(weight.shape[:-2]), a.shape[-1], m, 1)
 
     def back(labels: Tensor) -> Tensor:
         return labels.expand(batch, n, m).reshape(call.output.shape)
@@ -118,7 +118,7 @@ def _left(call: Call, a: Tensor, b: Tensor) -> Operands:
     batch, m, n = prod(a.shape[:-2]), a.shape[-2], b.shape[-1]
 
     def arrange(weight: Tensor) -> Tensor:
-        return weight.reshape(prod(a.shape[:-2]), m, b.shape[-2], 1).transpose(1, 2)
+        return weight.reshape(prod(weight.shape[:-2]), m, b.shape[-2], 1).transpose(1, 2)
 
     def standard(labels: Tensor) -> Tensor:
         return _batched(labels).transpose(1, 2)
@@ -179,7 +179,8 @@ def _filter(call: Call, x: Tensor, weight: Tensor, groups: int, transposed: bool
     arrays: Arrays = {}
     for family, labels in record.arrays(x).items():
         union = record.labels.reduce(by_group(labels, x.shape[1], groups), range(2, x.dim() + 1))
-        arrays[family] = union.expand(-1, -1, channels // groups, *[-1] * (x.dim() - 2)).flatten(1, 2)
+        spread = union.expand(-1, groups, channels // groups, *[-1] * (x.dim() - 2))  # of one group, if all are alike
+        arrays[family] = spread.reshape(len(union), channels, *[1] * (x.dim() - 2))
     for family, labels in record.arrays(weight).items():
         split = labels.expand(weight.shape).reshape(groups, -1, weight.shape[1], prod(weight.shape[2:]))
         union = record.labels.reduce(split, (1, 3) if transposed else (2, 3))
@@ -209,6 +210,23 @@ def bilinear(call: Call) -> None:
         for family, labels in passed.items():
             now = call.record.arrays(call.output).get(family)
             call.record.memory.add(call.output, family, labels if now is None else call.record.labels.join(now, labels))
+
+
+def grouped_matmul(call: Call) -> None:
+    """Tokens in the order of their experts, and one matrix per expert: a product for each that got some."""
+    a, b, ends = *call.args[:2], call.argument("offs")
+    if ends is None or a.dim() != 2 or b.dim() != 3 or not _is_weight(call.record, b):
+        call.give_up(f"no rule for {call.where} but of tokens with the weights of experts")
+        return
+    call.record.kill(call.record.live(ends), f"decides which expert gets a token in {call.where}")
+    start = 0
+    for weight, end in zip(b, ints(ends), strict=True):
+        if end > start:
+            tokens = a[start:end]
+            of_expert = replace(call, args=(tokens, weight), result=call.output[start:end])
+            weigh(of_expert, _right(of_expert, tokens, weight), None)
+        start = end
+    call.followed = True
 
 
 def sparse_matmul(call: Call) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pliant.base.initial import GAINS
 from pliant.units.bound import BoundGroup, NamedModel
-from pliant.units.groups import BN, AffineEntry, Index, Kind, PlanRow, Slice, Tap, UnitGroup
+from pliant.units.groups import BN, AffineEntry, Index, Kind, PlanRow, RunningStatistic, Slice, Tap, UnitGroup
 from pliant.units.map import UnitMap
 from pliant.units.trace.labels import ints
 from pliant.units.trace.lanes import Lane, Lanes
@@ -93,7 +94,7 @@ class _Builder:
             positions = self.table.positions(self.units, part)
             for product, lanes in self._readers(part):
                 for unit in ints(units[torch.isin(positions, lanes.positions).any(1)]):
-                    read_by[unit].append(product.step)
+                    read_by[unit].append(id(product))
         apart: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for unit, products in read_by.items():
             apart[tuple(products)].append(unit)
@@ -117,6 +118,7 @@ class _Builder:
             affine=[
                 *(BN(self.table.parts[part].module, *self._places(part)) for part in self._of("norm")),
                 *(AffineEntry(self._slice(part), self._start(part)) for part in self._of("scale", "slope", "own")),
+                *(self._statistic(part) for part in self._of("statistic")),
             ],
             hand_over=self._hand_over(outgoing),
             gain=self._gain(),
@@ -141,8 +143,21 @@ class _Builder:
         lane = self.table.parts[part].lane
         return positions.shape[1], _index(positions, lane.positions if lane else self._channels(part))
 
+    def _statistic(self, part: int) -> RunningStatistic:
+        """Entries of a buffer: they start at its value, if it is the same everywhere, else as those of a batch norm."""
+        name = self.table.parts[part].module
+        module, _, leaf = name.rpartition(".")
+        buffer = cast(Tensor, getattr(self.record.modules[module], leaf))
+        first = float(buffer.flatten()[0])
+        start = first if bool((buffer == first).all()) else 0.0
+        positive = self.record.kept[name].positive and start <= 0.0
+        axis = 0 if buffer.dim() == 1 else tuple(range(buffer.dim()))
+        return RunningStatistic(Slice(name, axis, *self._places(part)), 1.0 if positive else start)
+
     def _channels(self, part: int) -> int:
         module = self.table.parts[part].module
+        if self.table.parts[part].role == "statistic":
+            return self.record.kept[module].labels.numel()
         return next(len(normed.labels) for normed in self.record.normed if normed.module == module)
 
     def _slice(self, part: int) -> Slice:

@@ -49,7 +49,7 @@ def _why_nobody_owns(record: TraceRecord, number: int) -> str:
     if number in record.elsewhere or number in record.functions:
         why = record.elsewhere.get(number) or record.functions[number]
         return why if "computed weight" in why else computed[0] if computed else f"meets no unit alone in {why}"
-    met = {owned.lanes.lane.parameter for owned in record.owned} | {n for p in record.products for n in p.parameters}
+    met = record.met | {n for p in record.products for n in p.parameters}
     if number not in record.reached:
         return "never ran with the example inputs"
     return "no unit owns it alone" if number in met else "meets no unit in this forward"

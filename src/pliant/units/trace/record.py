@@ -87,6 +87,14 @@ class Owned:
 
 
 @dataclass(eq=False)
+class Kept:
+    """What a buffer holds after the forward: the label of each entry, and whether none is 0 or below (a variance)."""
+
+    labels: Tensor
+    positive: bool
+
+
+@dataclass(eq=False)
 class Normed:
     """Channels of a batch norm, one label each."""
 
@@ -130,8 +138,13 @@ class TraceRecord:
         self.lanes: dict[Any, tuple[list[Lanes] | None, list[Lanes] | None]] = {}  # of the parameter views met so far
         self.elsewhere: dict[int, str] = {}  # parameter -> a use that no rule explains
         self.weighed: set[int] = set()  # parameters that make up computed weights, row by row
+        self.mingled: dict[
+            int, str
+        ] = {}  # parameter -> the first operation in which it, or a function of it, met a label
         self.functions: dict[int, str] = {}  # parameter -> the first operation that made a function of it, no copy
         self.escaped: list[tuple[str, Tensor]] = []  # where labels left the model
+        self.met: set[int] = set()  # parameters that met units elementwise
+        self.kept: dict[str, Kept] = {}  # by name of the buffer
         self.reached: set[int] = set()  # parameters that took part in anything
 
     @property
@@ -216,6 +229,7 @@ class TraceRecord:
 
     def own_positions(self, number: int, axes: tuple[int, ...], positions: Tensor, arrays: Arrays, role: Role) -> None:
         """The same, by positions along axes of the parameter."""
+        self.met |= {number} if arrays else set()
         axes = axes if self.memory.parameters[number].dim() else ()  # a number has no axis
         tried = [own_lanes(self.memory, number, axes, positions, labels) for f, labels in arrays.items() if f >= 0]
         found = [each for each in tried if each is not None]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pliant.units.trace import blocks
 from pliant.units.trace.call import Call
-from pliant.units.trace.contractions import bilinear, convolution, embedding, matmul, sparse_matmul
+from pliant.units.trace.contractions import bilinear, convolution, embedding, grouped_matmul, matmul, sparse_matmul
 from pliant.units.trace.elementwise import elementwise
 from pliant.units.trace.layout import (
     copied,
@@ -286,6 +286,7 @@ WAYS: list[tuple[Rule, str]] = [
     (weight_norm, "_weight_norm_interface"),
     (embedding, "embedding _embedding_bag _embedding_bag_forward_only"),
     (bilinear, "_trilinear"),
+    (grouped_matmul, "_grouped_mm"),
     (convolution, "convolution _convolution"),
     (matmul, "mm mv bmm addmm baddbmm"),
 ]

@@ -25,7 +25,7 @@ from pliant.units.trace.labels import NONE, broadcast, compress
 from pliant.units.trace.record import TraceRecord
 from pliant.units.trace.shadows import Arrays, source
 
-LARGEST = 2**23  # elements; what is computed from a larger parameter is not followed
+LARGEST = 2**24  # elements; what is computed from a larger parameter is not followed
 
 Sources = dict[int, Tensor]  # number of the parameter -> block, broadcasts to the tensor's shape
 
@@ -55,7 +55,8 @@ def followed(record: TraceRecord, tensor: Tensor) -> bool:
 def meet(call: Call, operand: Tensor, found: Sources, arrays: Arrays) -> None:
     """The sources of an operand meet labels: whose elements are they?"""
     record = call.record
-    for number, block in found.items():
+    for number, block in found.items() if arrays else ():
+        record.mingled.setdefault(number, call.where)
         for axes, positions in blocks.by_axes(shape_of(record, number), block).items():
             if axes:
                 record.own_positions(number, axes, positions, arrays, "own")

@@ -23,12 +23,12 @@ from pliant.units.trace.labels import NONE, distinct, ints, runs, values
 from pliant.units.trace.lanes import Lane, all_elements
 from pliant.units.trace.record import Owned, Role, TraceRecord
 
-PartRole = Literal["incoming", "outgoing", "norm"] | Role
+PartRole = Literal["incoming", "outgoing", "norm", "statistic"] | Role
 
 
 @dataclass(frozen=True)
 class Part:
-    """A kind of place that units own: lanes of a parameter, or channels of a batch norm."""
+    """A kind of place that units own: lanes of a parameter, channels of a batch norm, or entries of a buffer."""
 
     role: PartRole
     lane: Lane | None
@@ -52,6 +52,7 @@ class UnitTable:
         self._note_incoming()
         self._note_outgoing()
         self._note_owned()
+        self._note_kept()
         self.signatures: dict[int, Signature] = {}
         self._starts: dict[tuple[int, int], int] = {}  # (unit, part) -> where its positions start
         self._positions = self._sort()
@@ -139,6 +140,19 @@ class UnitTable:
             found_at, count = runs(places)
             alone = torch.isin(places, found_at[count == 1])
             self._note(part, owners[alone], places[alone])
+
+    def _note_kept(self) -> None:
+        """Entries of buffers that hold one unit's numbers each: a statistic, if it is one entry per unit, or a state of each
+        example. Where an entry holds those of several units, these leave the model there.
+        """
+        for name, kept in self.record.kept.items():
+            labels = kept.labels.flatten()
+            if all(len(self.units_in(labels[labels == label])) == 1 for label in distinct(labels)):
+                units = self.unit_of(labels)
+                if len(values(units[units != NONE])) == int((units != NONE).sum()):
+                    self._note(Part("statistic", None, name), units, torch.arange(len(labels)))
+            else:
+                self.record.escaped.append((f"is kept in the buffer '{name}'", kept.labels))
 
     def _sort(self) -> Tensor:
         """Positions by unit, then by part, then in order; fills `parts`, `signatures` and `_starts`."""

@@ -16,11 +16,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import reduce
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
@@ -29,11 +29,20 @@ from pliant.base.dispatch import DispatchMode
 from pliant.base.process import random_numbers
 from pliant.units.groups import PlanRow, Skipped
 from pliant.units.map import UnitMap
-from pliant.units.models import arguments, is_plain, operation_name, prefix_of, tensors_in, unwrapped
+from pliant.units.models import (
+    arguments,
+    check_examples,
+    checked,
+    is_plain,
+    operation_name,
+    prefix_of,
+    tensors_in,
+    unwrapped,
+)
 from pliant.units.python_state import PythonState
 from pliant.units.trace.call import Call
 from pliant.units.trace.grouping import Options, unit_map
-from pliant.units.trace.record import Frame, TraceRecord
+from pliant.units.trace.record import Frame, Kept, TraceRecord
 from pliant.units.trace.rules import rule_of
 from pliant.units.trace.signs import note_sign
 from pliant.units.trace.sources import lose, sources
@@ -86,13 +95,8 @@ def trace(
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
-    for example in examples:
-        sizes = [tuple(tensor.shape) for tensor in tensors_in(arguments(example))]
-        if sizes and all(0 in size for size in sizes):
-            raise ValueError(
-                f"trace: the example inputs hold no example, their shape is {sizes[0]}; give a batch of two"
-            )
-    _check_model(model)
+    check_examples("trace: example_inputs", example_inputs)
+    _check_model(checked(model))
     for example in examples:
         _check_devices(model, example)
     on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
@@ -201,6 +205,7 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
             module.training = True
         try:
             outputs = _forwards(record, model, lambda: inner(*args, **kwargs))
+            _note_kept(record, model)
         except Exception as error:
             if mode.failed is not None:
                 raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
@@ -213,9 +218,6 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
         record.reached.update(returned)
         for number in (*record.memory.sources(tensor), *returned):
             record.elsewhere.setdefault(number, "the model output")
-    for name, buffer in model.named_buffers():
-        for tensor in _dense(buffer):
-            _escape(record, tensor, f"is kept in the buffer '{name}'")
     return record
 
 
@@ -254,11 +256,20 @@ def _forwards(record: TraceRecord, model: nn.Module, run: Callable[[], Any]) -> 
 
 
 def _remembers(model: nn.Module, record: TraceRecord) -> bool:
-    """Whether the model has kept numbers that depend on units, outside of buffers: a second forward shows what reads them."""
-    buffers = {record.memory.key(buffer) for buffer in model.buffers() if is_plain(buffer)}
+    """Whether the model has kept numbers that depend on units: a second forward shows what reads them."""
     with _disable_current_modes():
         held = [tensor for tensor in PythonState(model).tensors if is_plain(tensor)]
-    return any(record.memory.key(tensor) not in buffers and record.live(tensor) for tensor in held)
+    return any(record.live(tensor) for tensor in held)
+
+
+def _note_kept(record: TraceRecord, model: nn.Module) -> None:
+    """What the buffers hold of units."""
+    with _disable_current_modes():
+        for name, buffer in model.named_buffers():
+            every = list(record.arrays(buffer).values()) if is_plain(buffer) else []
+            if every:
+                labels = reduce(record.labels.join, every).expand(buffer.shape)
+                record.kept[name] = Kept(labels, buffer.is_floating_point() and bool((buffer > 0).all()))
 
 
 def _dense(value: Any) -> Iterator[Tensor]:
@@ -310,8 +321,6 @@ def _check_model(model: nn.Module) -> None:
     """Raises `ValueError` for models that tracing does not support."""
     name = type(model).__name__
     for path, module in cast(Any, model.named_modules()):
-        if isinstance(module, LazyModuleMixin) and cast(Any, module).has_uninitialized_params():
-            raise ValueError(f"trace: '{path}' of {name} is lazy; run one forward first, so that its shapes are known")
         if str(type(module).__module__).startswith("torch.ao.nn.quantized"):
             raise ValueError(f"trace: '{path}' of {name} is quantized; quantized models do not learn and have no units")
     for path, module in cast(Any, model.named_modules()):

@@ -152,7 +152,7 @@ class Verdicts:
             if not every or lane in self._writers[lane.parameter]:
                 yield f"tied: '{self._name(lane)}' is used in two ways"
         for lane in (*incoming, *outgoing):
-            functions = {} if lane.parameter in self.record.weighed else self.record.functions
+            functions = self.record.mingled if lane.parameter in self.record.weighed else self.record.functions
             if lane.parameter in (used := {**functions, **self.record.elsewhere}):
                 yield f"'{self._name(lane)}' is also used elsewhere, by {used[lane.parameter]}"
         for lane in self._lanes(signature, "shift", "scale", "slope", "own"):

@@ -19,8 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+
+def _grouped_mm(a: Tensor, b: Tensor, *, offs: Tensor | None = None, **_: Any) -> Tensor:
+    """Tokens in the order of their experts, times the matrix of each: torch has no kernel for float64."""
+    if offs is None:
+        return a @ b
+    return torch.cat([tokens @ weight for tokens, weight in zip(a.tensor_split(offs[:-1].long()), b, strict=True)])
+
+
 _TENSOR: Any = Tensor  # its stubs lack some
 _CASTS: dict[Any, Any] = {
+    **dict.fromkeys((getattr(torch, "_grouped_mm", None), getattr(nn.functional, "grouped_mm", None)), _grouped_mm),
     **dict.fromkeys((_TENSOR.float, _TENSOR.half, _TENSOR.bfloat16), _TENSOR.double),
     **dict.fromkeys((_TENSOR.cfloat, _TENSOR.chalf), _TENSOR.cdouble),
 }

@@ -19,8 +19,10 @@ from typing import Any
 
 from torch import nn
 
+from pliant.base.arguments import integer, patterns, whole
 from pliant.units.bound import BoundGroup
 from pliant.units.groups import UnitGroup, aligned
+from pliant.units.models import check_examples, checked
 from pliant.units.verify.probe import Probe
 from pliant.units.verify.trial import Trial, Verified, covered
 
@@ -78,9 +80,11 @@ def verify(
     >>> verify(chain_groups(net), net, torch.randn(4, 3)).rows[0].verdict
     'exact'
     """
-    if rounds is not None and rounds < 1:
-        raise ValueError(f"verify: rounds must be at least 1, got {rounds}")
-    tried = groups if only is None else [_named(groups, name) for name in only]
+    checked(model)
+    check_examples("verify: example_inputs", example_inputs)
+    rounds = None if rounds is None else whole("verify: rounds", rounds, 1)
+    seed = integer("verify: seed", seed)
+    tried = groups if only is None else [_named(groups, name) for name in patterns("verify: groups", only)]
     stacked = [group.name for group in tried if group.stacked]
     if stacked:
         raise ValueError(
