@@ -89,7 +89,8 @@ def test_a_row_is_a_lane_whole_or_the_same_part_of_it_in_each():
     (found,) = lanes(memory, whole)
     assert found.lane.axes == (1,)
     assert found.positions.tolist() == [0, 1, 2, 3]
-    assert lanes(memory, half) is None
+    (part,) = lanes(memory, half)
+    assert (part.lane.axes, part.positions.tolist()) == ((0,), [0, 1, 2])
 
 
 def test_hidden_units_of_a_recurrence_need_two_time_steps_to_be_seen():
