@@ -128,6 +128,14 @@ PYTORCHCV = (
     ("diracnet18v2", "* !output.*", 17, 64),
     ("peleenet", "* !output.*", 113, 64),
     ("hardnet39ds", "* !output.*", 38, 64),
+    # two frequencies, computed from both by blocks of one weight: high and low channels apart but in the last stage
+    ("octresnet10_ad2", "* !output.*", 15, 64),
+    # the last convolution of a block is shared by all blocks of a stage
+    ("sharesnet18", "*.body.conv1.conv.weight", 4, 64),
+    ("nin_cifar10", "features.* !features.stage3.unit3.*", 8, 32),  # no linear layer: the last convolution is the head
+    ("shakeshakeresnet20_2x16d_cifar10", "*.branch?.conv1.conv.weight", 18, 32),  # branches mixed at random
+    ("ror3_56_cifar10", "*.body.conv1.conv.weight", 24, 32),  # shortcuts over blocks, stages and the network
+    ("sqnxt23_w1", "features.init_block.* *.unit*.conv[1234].conv.weight", 85, 64),
 )
 
 
@@ -136,7 +144,7 @@ def from_pytorchcv() -> Iterator[Row]:
         from pytorchcv.model_provider import get_model
 
     def build(name: str) -> nn.Module:
-        net: Any = get_model(name, num_classes=5)
+        net: Any = get_model(name) if name.endswith("cifar10") else get_model(name, num_classes=5)
         if hasattr(net.features, "final_pool"):
             net.features.final_pool = nn.AdaptiveAvgPool2d(1)  # a fixed size pools images of 224 x 224 alone
         return net
@@ -184,6 +192,45 @@ def from_torch_geometric() -> Iterator[Row]:
         "aggregators": ["mean", "max", "std"], "scalers": ["identity", "amplification"], "deg": torch.tensor([0, 0, 6])
     }  # fmt: skip
     yield "PNA", "* !convs.2.lin.*", 8, lambda: models.PNA(5, 16, 3, 4, **degrees), nodes
+    # an LSTM reads the layers one after another, so that channel i of every layer is one unit
+    yield (
+        "GCN, layers read by an LSTM",
+        "convs.* jk.lstm.weight_*",
+        3,
+        lambda: models.GCN(5, 16, 3, 4, jk="lstm"),
+        nodes,
+    )
+    # the state of a GRU cell, and its messages: a matrix for each step, in one parameter
+    gated = (gnn.GCNConv, gnn.GatedGraphConv, gnn.GCNConv)
+    sizes = ((5, 16), (16, 3), (16, 4))
+    yield (
+        "GatedGraphConv",
+        "layers.[01].*weight*",
+        2,
+        lambda: Layers(*(layer(*size) for layer, size in zip(gated, sizes, strict=True))),
+        nodes,
+    )
+    # two stacks of two layers: of each layer's mean over stacks, and between the layers of each
+    yield (
+        "ARMAConv",
+        "layers.0.*weight*",
+        3,
+        lambda: Layers(gnn.ARMAConv(5, 16, 2, 2), gnn.ARMAConv(16, 4, 2, 2)),
+        nodes,
+    )
+    yield "FiLMConv", "layers.0.*", 1, lambda: Layers(gnn.FiLMConv(5, 16), gnn.FiLMConv(16, 4)), nodes
+    yield "GENConv", "layers.?.mlp.0.*", 2, lambda: Layers(gnn.GENConv(5, 16), gnn.GENConv(16, 4)), nodes
+
+    def mlp() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+
+    yield (
+        "GPSConv",
+        "layers.1.conv.nn.0.weight layers.1.mlp.0.weight",
+        2,
+        lambda: Layers(gnn.GCNConv(5, 16), gnn.GPSConv(16, gnn.GINConv(mlp()), heads=2), gnn.GCNConv(16, 4)),
+        nodes,
+    )
     # the reach of a Chebyshev polynomial: a matrix for each power, all of the same units
     yield "ChebConv", "layers.0.*", 1, lambda: Layers(gnn.ChebConv(5, 16, 3), gnn.ChebConv(16, 4, 3)), nodes
 

@@ -82,14 +82,15 @@ def test_units_of_a_parameter_in_channels_last_memory_are_counted_in_logical_ord
     assert group.outgoing == [Slice("2.weight", 1)]
 
 
-def test_a_row_is_a_lane_only_if_it_is_complete():
+def test_a_row_is_a_lane_whole_or_the_same_part_of_it_in_each():
     weight = nn.Parameter(torch.zeros(3, 4))
     memory = Memory({"w": weight})
     whole, half = weight.detach().t()[None, :, :, None], weight.detach()[:, :2][None, :, :, None]
     (found,) = lanes(memory, whole)
     assert found.lane.axes == (1,)
     assert found.positions.tolist() == [0, 1, 2, 3]
-    assert lanes(memory, half) is None
+    (part,) = lanes(memory, half)
+    assert (part.lane.axes, part.positions.tolist()) == ((0,), [0, 1, 2])
 
 
 def test_hidden_units_of_a_recurrence_need_two_time_steps_to_be_seen():
@@ -223,3 +224,34 @@ def test_units_in_front_of_a_packed_sequence_are_followed_into_it():
     plan = trace(net, x)
     assert [(row.group.name, row.units) for row in plan.rows] == [("embed", 6), ("rnn.weight_ih_l0", 5)]
     assert [row.verdict for row in plan.verify(net, x).rows] == ["exact", "exact"]
+
+
+def test_a_stream_is_one_also_where_one_weight_computes_it_and_what_is_added():
+    """Two blocks with their last layer in common, the first with a projection as its shortcut."""
+
+    def run(net, x):
+        h = torch.relu(net.last(torch.relu(net.a(x))) + net.shortcut(x))
+        return net.head(h + net.last(torch.relu(net.b(h))))
+
+    torch.manual_seed(0)
+    sizes = {"shortcut": (3, 6), "a": (3, 5), "b": (6, 5), "last": (5, 6), "head": (6, 2)}
+    net = Net(run, **{name: nn.Linear(*size) for name, size in sizes.items()})
+    plan = trace(net, torch.randn(4, 3))
+    assert [group.name for group in plan.groups] == ["a"]  # with the rows of `b`, which the same columns read
+    assert any("last.weight" in each.parameters and "residual=True" in each.reason for each in plan.skipped)
+    assert [group.name for group in trace(net, torch.randn(4, 3), residual=True).groups] == ["shortcut", "a"]
+
+
+def test_a_weight_that_feeds_itself_makes_no_residual_stream():
+    """h + f(W h), step after step: a recurrent layer, of which every unit is one."""
+
+    def run(net, x):
+        h = torch.tanh(net.first(x))
+        for _ in range(3):
+            h = h + torch.tanh(net.again(h))
+        return net.head(h)
+
+    torch.manual_seed(0)
+    net = Net(run, first=nn.Linear(3, 6), again=nn.Linear(6, 6), head=nn.Linear(6, 2))
+    (group,) = trace(net, torch.randn(4, 3)).groups
+    assert (group.name, group.kind) == ("first", "recurrent")

@@ -116,14 +116,28 @@ def _note_gain(call: Call) -> None:
 
 
 def _note_residual(record: TraceRecord, operands: Sequence[Tensor], arrays: list[Arrays]) -> None:
-    """A sum of x and F(x), each with units that the other has not: channels of a stream."""
+    """A sum of x and F(x), each with units that the other has not, or F(x) with those of a weight that computed x before:
+    channels of a stream."""
     for stream, branch in ((0, 1), (1, 0)):
         old, new = record.memory.shadow(operands[stream]), record.memory.shadow(operands[branch])
+        if not old.data or old.made_by is None or not new.ancestors >> old.made_by & 1 or old is new:
+            continue
         apart = arrays[branch].keys() - arrays[stream].keys() and (
             arrays[stream].keys() - arrays[branch].keys() or not arrays[stream]
         )
-        if apart and old.data and old.made_by is not None and new.ancestors >> old.made_by & 1 and old is not new:
+        if apart or _computed_again(record, old.made_by, new.ancestors, arrays[branch]):
             record.residual.update(*arrays)
+
+
+def _computed_again(record: TraceRecord, since: int, ancestors: int, arrays: Arrays) -> bool:
+    """Whether some of these units are computed by a weight between an operation and one that depends on it."""
+    families = [
+        record.families.get(lanes.lane)
+        for product in record.products
+        if product.step > since and ancestors >> product.step & 1
+        for lanes in product.outputs or ()
+    ]
+    return any(family in arrays for family in families)
 
 
 def _note_bias(record: TraceRecord, operands: Sequence[Tensor], bias: Tensor) -> None:
