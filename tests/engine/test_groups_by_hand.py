@@ -173,7 +173,7 @@ def test_a_state_fits_the_same_model_wrapped():
         ({"seed": [1, 2]}, "2 seeds for 1 runs"),
         ({"hand_over": {"2.wieght": "2.bias"}}, "hand_over names '2.wieght', which is not outgoing"),
         ({"hand_over": {"2.weight": "4.bias"}}, r"has shape \(1, 2\), not \(1, 9\)"),
-        ({"runs": 0}, "runs must be at least 1"),
+        ({"runs": 0}, "runs must be 1 or more whole numbers"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error_at_construction(changes, message):

@@ -344,3 +344,86 @@ def test_the_columns_of_a_bag_of_embeddings_are_no_units_and_what_weighs_them_is
     assert {group.name for group in plan.groups} == {"small", "a"}
     reasons = {name: each.reason for each in plan.skipped for name in each.parameters}
     assert "columns of the embedding" in reasons["bag.weight"]
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+class GraphAttention(nn.Module):
+    """Scores of each edge from sums of products, a softmax over the edges of a node (GAT)."""
+
+    def __init__(self, heads: int, width: int = 3) -> None:
+        super().__init__()
+        self.heads, self.a = heads, nn.Linear(5, heads * width, bias=False)
+        self.source, self.target = (nn.Parameter(torch.randn(1, heads, width)) for _ in range(2))
+        self.b = nn.Linear(heads * width, 2)
+
+    def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        h = self.a(x).unflatten(-1, (self.heads, -1))
+        scores = F.leaky_relu((h * self.source).sum(-1)[source] + (h * self.target).sum(-1)[target])
+        index = target[:, None].expand(-1, self.heads)
+        largest = torch.zeros(len(x), self.heads).scatter_reduce(0, index, scores.detach(), "amax", include_self=False)
+        weights = (scores - largest[target]).exp()
+        weights = weights / torch.zeros(len(x), self.heads).scatter_add(0, index, weights)[target]
+        out = torch.zeros_like(h).index_add(0, target, h[source] * weights[..., None])
+        return self.b(F.elu(out.flatten(1)))
+
+
+EDGES = torch.tensor([0, 1, 2, 3, 1, 0]), torch.tensor([1, 0, 3, 2, 2, 3])
+
+
+def test_a_head_of_a_graph_attention_is_one_unit_with_its_scores():
+    torch.manual_seed(0)
+    net, x = GraphAttention(4), torch.randn(4, 5)
+    plan = followed(net, x, *EDGES)
+    (group,) = plan.groups
+    assert [row.units for row in plan.rows] == [4]
+    assert {part.parameter: part.repeat for part in group.incoming} == {"a.weight": 3}
+    assert {part.parameter: part.repeat for part in group.outgoing} == {"b.weight": 3}
+    assert {each.part.parameter for each in group.affine} == {"source", "target"}
+
+
+def test_a_graph_attention_of_one_head_mixes_all_of_its_units():
+    assert "all units mixed by" in left_alone(GraphAttention(1), torch.randn(4, 5), *EDGES)
+
+
+class Attention(nn.Module):
+    """Four heads with rotary embeddings and a norm of queries and keys: of each head, or of all at once."""
+
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.norm, self.queries, self.keys = norm, *(nn.RMSNorm(16 if norm == "all" else 4) for _ in range(2))
+        angles = torch.arange(6.0)[:, None] / torch.tensor([1.0, 10.0]).repeat(2)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def rotated(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, -1)
+        return x * self.cos + torch.cat([-second, first], -1) * self.sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.norm == "all":
+            q, k = self.queries(q), self.keys(k)
+        q, k, v = (each.unflatten(-1, (4, 4)).transpose(1, 2) for each in (q, k, v))
+        if self.norm == "head":
+            q, k = self.queries(q), self.keys(k)
+        if self.norm == "length":
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        found = F.scaled_dot_product_attention(self.rotated(q), self.rotated(k), v, is_causal=True)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("norm", "verdict"), [("head", "exact"), ("length", "exact"), ("all", "approximate")])
+def test_heads_with_rotary_embeddings_and_normed_queries_are_units(norm, verdict):
+    torch.manual_seed(0)
+    net, x = Attention(norm), torch.randn(2, 6, 16)
+    plan = trace(net, x, heads=True)
+    (row,) = plan.rows
+    assert (row.units, row.group.kind) == (4, verdict)
+    assert {part.parameter for part in row.group.outgoing} == {"out.weight"}
+    assert [each.verdict for each in plan.verify(net, x).rows] == [verdict]
+    if norm == "head":  # one scale for all heads
+        reasons = {name: each.reason for each in plan.skipped for name in each.parameters}
+        assert reasons["queries.weight"] == "no unit owns it alone"

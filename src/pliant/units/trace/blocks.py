@@ -4,8 +4,8 @@
     row        w[3, :]      a mean over the row
     all        w[:, :]      a softmax, a norm
 
-Axis a of size n has n + 1 digits: index p is digit p + 1, and 0 says that nothing is known along it. So a block moves with its
-number as a label does, and what two numbers have in common is found digit by digit.
+Each axis has a digit of as many bits as it takes: index p is digit p + 1, and 0 says that nothing is known along it. So a
+block moves with its number as a label does, and what two numbers have in common is found digit by digit.
 """
 
 from __future__ import annotations
@@ -22,29 +22,36 @@ MANY = 0  # no digit is known: all of the parameter
 Shape = tuple[int, ...]
 
 
+def _places(shape: Shape) -> list[tuple[int, int]]:
+    """For each axis the first bit of its digit, and a mask as wide as the digit."""
+    places: list[tuple[int, int]] = []
+    first = 0
+    for size in reversed(shape or (1,)):
+        bits = size.bit_length()
+        places.append((first, (1 << bits) - 1))
+        first += bits
+    return places[::-1]
+
+
 def elements(shape: Shape, index: Tensor) -> Tensor:
     """The blocks of single elements, given by their flat index; NONE where there is none."""
     every = torch.zeros((), dtype=torch.int64)
-    for size in shape or (1,):
-        every = every[..., None] * (size + 1) + torch.arange(1, size + 1)
+    for size, (first, _) in zip(shape or (1,), _places(shape), strict=True):
+        every = every[..., None] + (torch.arange(1, size + 1) << first)
     return torch.where(index == NONE, NONE, every.flatten()[index.clamp(min=0)])
 
 
 def digits(shape: Shape, blocks: Tensor) -> list[Tensor]:
     """The digit along each axis."""
-    found: list[Tensor] = []
-    rest = blocks.clamp(min=0)
-    for size in reversed(shape or (1,)):
-        found.append(rest % (size + 1))
-        rest = rest // (size + 1)
-    return found[::-1]
+    known = blocks.clamp(min=0)
+    return [known >> first & mask for first, mask in _places(shape)]
 
 
 def join(shape: Shape, digits: Sequence[Tensor]) -> Tensor:
     """The blocks with these digits."""
     blocks = torch.zeros_like(digits[0])
-    for size, digit in zip(shape or (1,), digits, strict=True):
-        blocks = blocks * (size + 1) + digit
+    for digit, (first, _) in zip(digits, _places(shape), strict=True):
+        blocks |= digit << first
     return blocks
 
 
@@ -77,7 +84,9 @@ def by_axes(shape: Shape, blocks: Tensor) -> dict[tuple[int, ...], Tensor]:
     Blocks of which nothing is known have the key ().
     """
     found = digits(shape, blocks)
-    pattern = join(tuple(1 for _ in shape or (1,)), [(digit > 0).long() for digit in found])
+    pattern = torch.zeros_like(blocks)
+    for digit in found:
+        pattern = pattern * 2 + (digit > 0)
     positions: dict[tuple[int, ...], Tensor] = {}
     sizes = shape or (1,)
     for number in ints(values(pattern[blocks != NONE])):
