@@ -20,7 +20,7 @@ def test_a_number_is_any_real_one_within_the_range(value):
     [
         (1.5, ValueError, "share must lie in [0, 1], got 1.5"),
         (float("nan"), ValueError, "share must lie in [0, 1], got nan"),
-        (10**400, ValueError, f"share must lie in [0, 1], got 1{'0' * 55}..."),
+        (10**400, ValueError, "share must lie in [0, 1], got an integer of 1329 bits"),
         ("0.5", TypeError, "share must be a number, got '0.5'"),
         (True, TypeError, "share must be a number, got True"),
         (None, TypeError, "share must be a number, got None"),

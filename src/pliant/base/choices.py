@@ -60,6 +60,8 @@ def shown(value: object) -> str:
     >>> shown("1e-4"), shown([1, 2]), shown(dict)
     ("'1e-4'", 'a list', 'the class dict')
     """
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"  # Python does not write out the longest
     if value is None or isinstance(value, bool | int | float | str):
         return shortened(repr(value), 60)
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
