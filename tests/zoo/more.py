@@ -4,6 +4,7 @@ A network of which a reader expects something that is left alone says so in a co
 `groups` counts what a reader expects of the rest.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,10 @@ Row = tuple[str, str, int, Callable[[], nn.Module], Callable[[], Any]]  # name, 
 
 def more() -> Iterator[Model]:
     for source, rows in SOURCES.items():
-        for name, hidden, groups, build, inputs in rows():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what other libraries import is not ours to mend
+            found = list(rows())
+        for name, hidden, groups, build, inputs in found:
             yield Model(name, source, build, inputs, tuple(hidden.split()), groups)
 
 

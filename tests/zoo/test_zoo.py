@@ -32,5 +32,5 @@ def test_the_zoo_has_the_families_it_promises():
     assert count["transformers"] >= 15
     assert count["timm"] >= 20
     assert count["torch"] >= 3
-    assert sum(count[source] for source in SOURCES) >= 40
+    assert sum(count[source] for source in SOURCES) >= 50
     assert all(count[source] >= 3 for source in SOURCES)

@@ -242,6 +242,19 @@ def test_a_stream_is_one_also_where_one_weight_computes_it_and_what_is_added():
     assert [group.name for group in trace(net, torch.randn(4, 3), residual=True).groups] == ["shortcut", "a"]
 
 
+def test_a_scale_and_a_shift_of_one_layer_make_no_residual_stream():
+    """Feature-wise modulation: both come of one layer, and the product of one of them depends on it."""
+
+    def run(net, x):
+        shift, scale = net.film(x).split(6, dim=-1)
+        return net.head(torch.relu(scale * net.a(x) + shift))
+
+    torch.manual_seed(0)
+    net = Net(run, film=nn.Linear(3, 12), a=nn.Linear(3, 6), head=nn.Linear(6, 2))
+    (group,) = trace(net, torch.randn(4, 3)).groups
+    assert {part.parameter for part in group.incoming} == {"film.weight", "a.weight", "film.bias", "a.bias"}
+
+
 def test_a_weight_that_feeds_itself_makes_no_residual_stream():
     """h + f(W h), step after step: a recurrent layer, of which every unit is one."""
 

@@ -125,19 +125,14 @@ def _note_residual(record: TraceRecord, operands: Sequence[Tensor], arrays: list
         apart = arrays[branch].keys() - arrays[stream].keys() and (
             arrays[stream].keys() - arrays[branch].keys() or not arrays[stream]
         )
-        if apart or _computed_again(record, old.made_by, new.ancestors, arrays[branch]):
+        if apart or _computed_again(record, old.made_by, new.ancestors, arrays[branch].keys() & arrays[stream].keys()):
             record.residual.update(*arrays)
 
 
-def _computed_again(record: TraceRecord, since: int, ancestors: int, arrays: Arrays) -> bool:
-    """Whether some of these units are computed by a weight between an operation and one that depends on it."""
-    families = [
-        record.families.get(lanes.lane)
-        for product in record.products
-        if product.step > since and ancestors >> product.step & 1
-        for lanes in product.outputs or ()
-    ]
-    return any(family in arrays for family in families)
+def _computed_again(record: TraceRecord, since: int, ancestors: int, families: set[int]) -> bool:
+    """Whether some of these families are computed by a weight between an operation and one that depends on it."""
+    products = (each for each in record.products if each.step > since and ancestors >> each.step & 1)
+    return any(record.families.get(lanes.lane) in families for each in products for lanes in each.outputs or ())
 
 
 def _note_bias(record: TraceRecord, operands: Sequence[Tensor], bias: Tensor) -> None:
