@@ -81,8 +81,8 @@ def test_units_that_a_later_head_reads_are_held_back_and_all_others_go_on(caplog
     assert after["first"]["replaced"][0] > before["first"]["replaced"][0] + 20
     assert after["second"]["replaced"][0] > before["second"]["replaced"][0] + 20
     assert [each.getMessage() for each in caplog.records] == [
-        "'heads.1.weight' never ran with the example inputs and trains now, with units of 'third': these are held back, no unit "
-        "of them is replaced. Give example inputs that reach it, or a list of several, for it to be part of the plan"
+        "'heads.1.weight' never ran with the example inputs and trains now, with units of 'third': no unit of these is "
+        "replaced. Give example inputs that reach it, or a list of several, for it to be part of the plan"
     ]
     assert not model._forward_hooks
 
@@ -116,20 +116,53 @@ def test_no_unit_that_an_unknown_expert_reads_is_replaced():
     assert {name: group["replaced"] for name, group in cbp.stats().items()} == before
 
 
+def train_by_parts(model, optimizer, numbers):
+    """The model itself is never called."""
+    for number in numbers:
+        optimizer.zero_grad()
+        h = model.third(F.relu(model.second(F.relu(model.first(batch(number, (6,))[0])))))
+        model.heads[1](F.relu(h)).square().mean().backward()
+        optimizer.step()
+
+
 def test_where_no_forward_shows_what_it_meets_everything_waits_with_a_warning(caplog):
     model = Heads()
     optimizer, cbp = attached(model, **OFTEN)
-    for number in range(10):  # of parts of the model, one by one
-        optimizer.zero_grad()
-        h = model.third(F.relu(model.second(F.relu(model.first(batch(number, (6,))[0])))))
-        with caplog.at_level(logging.WARNING, logger="pliant"):
-            model.heads[1](F.relu(h)).square().mean().backward()
-            optimizer.step()
-    assert all(group["replaced"] == [0] for group in cbp.stats().values())
-    assert "'heads.1.weight', 'heads.1.bias' never ran" in caplog.text
-    assert "no forward of the model has shown" in caplog.text
+    train(model, optimizer, range(20))
+    before = cbp.stats()
+    with caplog.at_level(logging.WARNING, logger="pliant"):
+        train_by_parts(model, optimizer, range(20, 40))
+    assert cbp.stats() == before
+    (warning,) = (each.getMessage() for each in caplog.records)
+    assert warning.startswith(
+        "'heads.1.weight', 'heads.1.bias' never ran with the example inputs and trains now, and no forward"
+    )
+    model.task = 1
+    train(model, optimizer, range(40, 60))
+    assert cbp.stats()["third"] == before["third"]
+    assert cbp.stats()["second"]["replaced"][0] > before["second"]["replaced"][0] + 20
     cbp.detach()
     assert not model._forward_hooks
+
+
+def test_in_the_first_steps_that_is_an_error():
+    model = Heads()
+    optimizer, _ = attached(model, **OFTEN)
+    with pytest.raises(
+        RuntimeError, match=r"and no forward of Heads shows with which units\. Give example inputs that reach"
+    ):
+        train_by_parts(model, optimizer, range(3))
+
+
+def test_a_newcomer_that_is_rare_is_waited_for_from_the_first_steps_on():
+    model = Heads()
+    optimizer, cbp = attached(model, **OFTEN)
+    for number in range(40):
+        model.task = int(number in (0, 9))
+        train(model, optimizer, [number])
+    steps = {name: group["steps"] for name, group in cbp.stats().items()}
+    assert steps["third"] == 0
+    assert steps["first"] == steps["second"] == 31  # from the step on that shows it
 
 
 def test_what_is_held_back_stays_so_when_training_is_resumed():

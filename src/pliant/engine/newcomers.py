@@ -1,9 +1,9 @@
 """Parameters that never ran with the example inputs and train after all: the head of a later task, an expert that no example
 reached, a layer that is skipped at random. The plan does not know which units they read or write.
 
-Training goes on. At the first step at which one has a gradient all groups wait, for a step or two, until a forward shows by its
-graph which units it meets (`met`). Those groups are held back from then on, with one warning that names them: none of their units
-is replaced, as a newcomer would go on reading it. All others are replaced as before.
+Training goes on. At the first step at which one has a gradient all groups wait until a forward that it takes part in, as a rule
+the next, shows by its graph which units it meets (`met`). Those groups are held back from then on, with one warning that names
+them: none of their units is replaced, as a newcomer would go on reading it. All others are replaced as before.
 
     units of a group are alive    from the operation of an incoming weight on, up to the operations of its outgoing weights
     a newcomer meets them         where an operation combines live units with anything computed from it
@@ -25,6 +25,8 @@ from pliant.units.models import tensors_in
 
 log = logging.getLogger("pliant")
 
+EARLY = 8  # steps of any optimizer, in which to stop is better than to go on without replacing anything
+
 
 class Newcomers:
     """Those of one method.
@@ -42,13 +44,17 @@ class Newcomers:
         self._root, self._groups, self._parameters, self._ranks = root, groups, parameters, ranks
         self._unseen = dict(parameters)
         self._waiting: dict[str, Tensor] = {}
-        self._steps_waited = 0
+        self._steps_waited = self._looks = self._forwards = 0
         self._found: dict[str, list[str]] = {}  # whom they met in forwards of this rank since the last step
         self.held: dict[str, str] = {}  # group -> the parameter that meets its units
         self._hook: RemovableHandle | None = None
 
     def look(self) -> None:
-        """After a step: who has a gradient now, and whom did those that wait meet?"""
+        """After a step: who has a gradient now, and whom did those that wait meet?
+
+        Raises `RuntimeError` in the first steps, where nothing is lost, if the model itself is never run, which would show that.
+        """
+        self._looks += 1
         if self._waiting:
             self._settle()
         for name, parameter in list(self._unseen.items()):
@@ -68,15 +74,15 @@ class Newcomers:
                 new = [group for group in groups if group not in self.held]
                 self.held.update(dict.fromkeys(new, name))
                 if new:
-                    log.warning(
-                        "%s, with units of %s%s", _said([name]), ", ".join(f"'{each}'" for each in new), _ADVICE
-                    )
+                    units = ", ".join(f"'{each}'" for each in new)
+                    log.warning("%s, with units of %s: no unit of these is replaced. %s", _said([name]), units, _ADVICE)
         self._found = {}
         self._steps_waited += 1
         if self._waiting and self._steps_waited == 2:
-            log.warning(
-                "%s, and no forward of the model has shown with which units yet%s", _said(self._waiting), _ADVICE
-            )
+            hidden = f"{_said(self._waiting)}, and no forward of {type(self._root).__name__} shows with which units"
+            if self._looks <= EARLY and not self._forwards:
+                raise RuntimeError(f"{hidden}. {_ADVICE}")
+            log.warning("%s: no unit of any is replaced until one does. %s", hidden, _ADVICE)
 
     def apart(self, groups: Sequence[BoundGroup]) -> Sequence[BoundGroup]:
         """The groups whose units no newcomer meets; none as long as that is not known of one."""
@@ -87,6 +93,7 @@ class Newcomers:
     def saw(self, output: Any) -> None:
         """A forward of the model has ended."""
         if torch.is_grad_enabled() and self._waiting:
+            self._forwards += 1
             found = met(tensors_in(output), self._waiting, self._groups)
             for name, groups in found.items():
                 names = self._found.setdefault(name, [])
@@ -106,7 +113,7 @@ class Newcomers:
         self.detach()
         unseen = self._parameters if state is None else state["unseen"]
         self.held = {} if state is None else {str(group): str(name) for group, name in state["held"].items()}
-        self._found, self._waiting = {}, {}
+        self._found, self._waiting, self._looks = {}, {}, EARLY
         self._unseen = {name: each for name, each in self._parameters.items() if name in unseen}
 
 
@@ -131,10 +138,7 @@ def _said(names: Iterable[str]) -> str:
     return f"{', '.join(map(repr, names))} never ran with the example inputs and trains now"
 
 
-_ADVICE = (
-    ": these are held back, no unit of them is replaced. Give example inputs that reach it, or a list of several, for it to be "
-    "part of the plan"
-)
+_ADVICE = "Give example inputs that reach it, or a list of several, for it to be part of the plan"
 
 
 # -- the graph of a forward ----------------------------------------------------------------------------------------------
