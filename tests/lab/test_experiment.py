@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pliant.lab import LabError
+from pliant.lab import LabError, RunConfig, check_owners, diverged, shared_config
 from pliant.lab.experiment import checked_rows
 from pliant.lab.study.target import load, target
 
@@ -82,3 +82,18 @@ def test_an_experiment_of_ones_own_is_found_with_what_lies_beside_it(file, monke
 def test_what_is_no_experiment_is_refused(file, name, message):
     with pytest.raises(LabError, match=message):
         load(target(f"{file}:{name}"))
+
+
+@pytest.mark.parametrize("step", [None, "x", float("nan"), float("inf"), -1], ids=repr)
+def test_a_run_diverges_at_a_step(step):
+    with pytest.raises(LabError, match=r"diverged\(.*\): the step at which a run diverged is a whole number from 0 on"):
+        diverged(step)
+
+
+def test_a_job_without_runs_and_owners_of_no_field_are_refused():
+    with pytest.raises(LabError, match="no configs: a job has at least one run"):
+        shared_config([])
+    with pytest.raises(LabError, match="unknown field 'sede': did you mean 'seed'"):
+        check_owners(RunConfig(method="a"), {"sede": ["a"]})
+    with pytest.raises(LabError, match="owners of seed are none"):
+        check_owners(RunConfig(method="a"), {"seed": []})

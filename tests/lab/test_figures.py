@@ -199,3 +199,43 @@ def test_a_method_has_its_colours_and_its_settings_dashes():
 def test_a_curve_without_any_value_is_not_shown_and_one_that_lost_some_is():
     table = pd.DataFrame({"curve": ["a", "a", "b", "b"], "dead": [np.nan, 0.5, np.nan, np.nan]})
     assert with_values(table, "dead")["curve"].tolist() == ["a", "a"]
+
+
+def of_two_runs():
+    rows = {
+        "run": [0, 1],
+        "method": "a",
+        "seed": [0, 1],
+        "status": "done",
+        "diverged_at": None,
+        "commit": "",
+        "step": 1,
+    }
+    return pd.DataFrame({**rows, "x": [1.0, 2.0], "word": "w"})
+
+
+ODD = {
+    "a column that is not there": ({"x": "stp"}, "unknown column 'stp': did you mean 'step'"),
+    "a grouping that is not there": ({"by": "metod"}, "unknown column 'metod': did you mean 'method'"),
+    "a weight that is not there": ({"weight": "n"}, "unknown column 'n'"),
+    "text": ({"y": "word"}, "column word holds something else than numbers"),
+    "no bins": ({"bins": 0}, "bins is 0: a whole number from 1 on, or None"),
+    "bins of text": ({"bins": "5"}, "bins is '5': a whole number"),
+    "an interval of another kind": ({"interval": "boot"}, "unknown interval 'boot': did you mean 'bootstrap'"),
+    "a look of others": ({"look": {"b": {}}}, "look does not say how the curve 'a' is drawn"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_cannot_be_drawn_is_said_in_a_sentence(what):
+    odd, message = ODD[what]
+    _, [[axes]] = panels(1, 1)
+    with pytest.raises(LabError, match=message):
+        band(axes, of_two_runs(), **{"x": "step", "y": "x", "by": "method", **odd})
+    assert axes.get_lines() == []
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (1, -1), ("1", 1), (1.5, 1), (None, 1)])
+def test_a_figure_has_a_whole_number_of_panels(shape):
+    with pytest.raises(LabError, match=r"(rows|columns) is .*: a figure has a whole number of panels"):
+        panels(*shape)

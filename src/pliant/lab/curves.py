@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.lab.errors import LabError
+from pliant.base.choices import shortened
+from pliant.lab.errors import LabError, unknown
 from pliant.lab.study.labels import in_words
 
 if TYPE_CHECKING:
@@ -33,10 +34,25 @@ def settings(rows: pandas.DataFrame, measured: Iterable[str], panel: Sequence[st
     `measured` are the columns of the experiment; all others are the config's, but for what the laboratory adds. Fields
     of `panel` set no curve apart.
     """
+    check_columns(rows, ["method"])
     table: Any = rows
     apart = {*_NO_SETTING, *measured, *panel}
     distinct = table[["method", *(name for name in table.columns if name not in apart)]].drop_duplicates()
     return distinct[["method", *varying(distinct)]].reset_index(drop=True)
+
+
+def check_columns(rows: pandas.DataFrame, names: Iterable[str | None], numbers: Iterable[str | None] = ()) -> None:
+    """Raise `LabError` where the rows lack one of the columns, or where one of those of `numbers` holds something else."""
+    table: Any = rows
+    known, measures = [str(name) for name in table.columns], [name for name in numbers if name is not None]
+    for name in (*(name for name in names if name is not None), *measures):
+        if name not in known:
+            raise unknown("column", name, known)
+    for name in measures:
+        try:
+            table[name].to_numpy(dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise LabError(f"column {name} holds something else than numbers: {shortened(error)}") from None
 
 
 def varying(table: pandas.DataFrame) -> list[str]:
@@ -110,6 +126,7 @@ def mean_by(rows: pandas.DataFrame, by: Sequence[str], value: str, weight: str |
 
     `weight` counts what a value is itself a mean of, as the episodes behind a return: it counts as often, and not at all if 0.
     """
+    check_columns(rows, by, [value, weight])
     table: Any = rows
     values = table[value].to_numpy(dtype=np.float64)
     counts = np.ones(len(table)) if weight is None else table[weight].to_numpy(dtype=np.float64)

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pliant.lab.errors import LabError
+from pliant.base.choices import shortened
+from pliant.lab.errors import LabError, unknown
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -110,6 +111,10 @@ def check_owners(config: RunConfig, owners: Mapping[str, Sequence[str]]) -> None
     `owners`: field -> the methods that read it, the one that cannot do without it first. A field that is 0 is not set.
     """
     for name, methods in owners.items():
+        if name not in type(config).model_fields:
+            raise unknown("field", name, type(config).model_fields)
+        if not methods:
+            raise LabError(f"owners of {name} are none: name the methods that read it")
         used = getattr(config, name) > 0
         if used and config.method not in methods:
             named = " or ".join(methods)
@@ -133,6 +138,8 @@ def check_method(method: str, known: Collection[str], override: str = "start, wh
 
 def shared_config(configs: Sequence[ConfigT]) -> ConfigT:
     """The first, which all are but for the seed. Raises `LabError` where they differ: their `stack_key` is too coarse."""
+    if not configs:
+        raise LabError("no configs: a job has at least one run")
     first = configs[0]
     for other in configs:
         own, shared = other.model_dump(exclude={"seed"}), first.model_dump(exclude={"seed"})
@@ -157,7 +164,15 @@ DONE = RunStatus("done")
 
 def diverged(step: int) -> RunStatus:
     """The status of a run whose numbers ceased to be finite at `step`."""
-    return RunStatus("diverged", int(step))
+    try:
+        whole = int(step)
+    except (TypeError, ValueError, OverflowError):
+        whole = -1
+    if whole < 0:
+        raise LabError(
+            f"diverged({shortened(repr(step))}): the step at which a run diverged is a whole number from 0 on"
+        )
+    return RunStatus("diverged", whole)
 
 
 @dataclass(frozen=True)

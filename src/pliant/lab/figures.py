@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pliant.lab.curves import check_not_pooled, mean_by
-from pliant.lab.errors import LabError
+from pliant.base.choices import shortened
+from pliant.lab.curves import check_columns, check_not_pooled, mean_by
+from pliant.lab.errors import LabError, unknown
 from pliant.lab.statistics import bootstrap_interval, estimate
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ def panels(
     rows: int, columns: int, title: str = "", size: tuple[float, float] = (4.6, 3.6)
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure and its panels, `axes[row][column]`, each `size` inches."""
+    for name, number in (("rows", rows), ("columns", columns)):
+        if not isinstance(number, Integral) or number < 1:
+            raise LabError(f"{name} is {shortened(repr(number))}: a figure has a whole number of panels, from 1 on")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -139,8 +144,16 @@ def band(
     `labels` are axis labels by column; a column without one is labelled with its name. `name_lines=False`
     leaves the lines unnamed, for a panel beside one of the same lines.
     """
+    check_columns(rows, [by, over], [x, y, weight])
+    if interval not in ("student", "bootstrap"):
+        raise unknown("interval", str(interval), ["student", "bootstrap"])
+    if bins is not None and (not isinstance(bins, Integral) or bins < 1):
+        raise LabError(f"bins is {shortened(repr(bins))}: a whole number from 1 on, or None")
     groups: dict[str, Any] = {str(name): own for name, own in rows.groupby(by, sort=False)}
     look = look or styles(list(groups))
+    missing = [name for name in groups if name not in look]
+    if missing:
+        raise LabError(f"look does not say how the curve '{shortened(missing[0])}' is drawn")
     for name, own in groups.items():
         check_not_pooled(own, name, x, over, pooled, measured=(y, weight))
         place, table = _runs_by_place(own, x, y, over, weight, bins)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pliant.base.choices import shortened
+
 Array = NDArray[np.float64]
 
 
@@ -41,7 +43,9 @@ def estimate(values: ArrayLike, axis: int = 0) -> Estimate:
     >>> estimate([1.0, 2.0, 3.0]).mean, estimate([1.0, 2.0, 3.0]).standard_error
     (array(2.), array(0.57735027))
     """
-    runs = np.asarray(values, dtype=np.float64)
+    runs = _runs(values)
+    if not -runs.ndim <= axis < runs.ndim:
+        raise ValueError(f"axis {axis} of runs with {runs.ndim} axes is not there")
     count = runs.shape[axis]
     if count == 0:
         raise ValueError("an estimate needs at least one run")
@@ -58,7 +62,9 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
     >>> bootstrap_interval([1.0, 1.0, 1.0])
     (1.0, 1.0)
     """
-    runs = np.asarray(values, dtype=np.float64)
+    runs = _runs(values)
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(f"level {level} is between 0 and 1, and resamples {resamples} is from 1 on")
     if len(runs) < 2:
         return float("nan"), float("nan")
     means = runs[np.random.default_rng(0).integers(len(runs), size=(resamples, len(runs)))].mean(axis=1)
@@ -68,8 +74,19 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, axis: int = 0) -> Estimate:
     """The mean of first - second, run by run. Both name the same seeds in the same order along `axis`."""
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    a, b = _runs(first), _runs(second)
     if a.shape != b.shape:
         raise ValueError(f"paired runs have equal shapes, not {a.shape} and {b.shape}")
     with np.errstate(invalid="ignore"):  # infinite less infinite is no number
         return estimate(a - b, axis)
+
+
+def _runs(values: ArrayLike) -> Array:
+    """Values as numbers along at least one axis. Raises `ValueError` where they are something else."""
+    try:
+        runs = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{shortened(repr(values))} are no runs: give numbers, along an axis") from None
+    if not runs.ndim:
+        raise ValueError(f"{shortened(repr(values))} is a number and no runs: give several, along an axis")
+    return runs
