@@ -289,6 +289,29 @@ def test_a_plane_that_another_product_computes_with_is_tied():
         trace(Net(run, **parts), (torch.randn(4, 5), torch.randn(4, 4)), trial=False)
 
 
+def test_a_bilinear_product_with_a_raw_weight_shows_neither_of_its_inputs():
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(5, 8), "w": nn.Parameter(torch.randn(2, 8, 4))}
+    net, inputs = (
+        Net(lambda net, x, y: F.bilinear(F.relu(net.a(x)), y, net.w), **parts),
+        (torch.randn(4, 5), torch.randn(4, 4)),
+    )
+    (group,) = followed(net, *inputs).groups
+    assert group.taps == ()
+    with pytest.raises(ValueError, match="no module shows what w reads"):
+        trace(net, inputs, activity=True)
+
+
+def test_a_frozen_filter_of_each_channel_is_a_constant_and_a_frozen_dense_one_reads_its_units():
+    torch.manual_seed(0)
+    blur = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False).requires_grad_(False)
+    parts = {"a": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 2, 1)}
+    x = torch.randn(2, 3, 4, 4)
+    owns_row_and_column(followed(Net(lambda net, x: net.b(net.blur(F.relu(net.a(x)))), blur=blur, **parts), x))
+    dense = nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+    assert "frozen" in left_alone(Net(lambda net, x: net.b(net.dense(F.relu(net.a(x)))), dense=dense, **parts), x)
+
+
 # -- sparse tensors ------------------------------------------------------------------------------------------------
 
 

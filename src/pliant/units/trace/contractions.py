@@ -138,7 +138,9 @@ def convolution(call: Call) -> None:
     x, weight, bias = call.args[:3]
     groups, transposed = call.argument("groups"), call.argument("transposed")
     plain, shadow = _is_weight(call.record, weight), call.record.memory.shadow(weight)
-    if not plain and (shadow.data or not shadow.computed_from):
+    memory = call.record.memory
+    frozen = plain and not any(memory.parameters[each].requires_grad for each in memory.parameters_in(weight))
+    if (frozen and groups == x.shape[1] > 1) or (not plain and (shadow.data or not shadow.computed_from)):
         _filter(call, x, weight, groups, transposed)
         if bias is not None:
             pointwise(call, [bias.view(-1, *[1] * (x.dim() - 2)), call.output], "shift")

@@ -30,6 +30,7 @@ class Factors(Protocol):
     weight: Tensor
     axis: int
     channels: bool
+    joint: bool
 
 
 def find_tap(record: TraceRecord, product: Product, factors: Factors) -> Tap | None:
@@ -54,7 +55,7 @@ def find_tap(record: TraceRecord, product: Product, factors: Factors) -> Tap | N
             if found is not None:
                 dims = None if found < 0 else tensor.dim()
                 return Tap(frame.name, "output", found, None, argument, nonnegative=nonnegative, dims=dims)
-    place = record.memory.place(weight)
+    place = None if factors.joint else record.memory.place(weight)  # no hook sees which of two activations is meant
     if place is None:
         return None
     number, first, count = place

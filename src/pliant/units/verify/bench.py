@@ -170,7 +170,7 @@ class Bench:
         for name, parameter in self.probe.model.named_parameters():
             taken = self.ours.get(id(parameter))
             free = torch.ones_like(parameter, dtype=torch.bool) if taken is None else ~taken
-            if free.any() and parameter.is_floating_point():
+            if free.any() and parameter.is_floating_point() and name not in self.probe.frozen:  # a constant is nobody's
                 yield name, parameter, free
 
     def some_units(self, most: int = 8) -> Iterator[Tensor]:

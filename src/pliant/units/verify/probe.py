@@ -50,6 +50,7 @@ class Probe:
         self.shows = True  # whether taps are read
         with _plain_tensors():
             self.model = double_copy(model)
+            self.frozen = {name for name, each in self.model.named_parameters() if not each.requires_grad}
             self.calls: list[Call] = [tree_map(_long, call) for call in calls(example_inputs)]
             _make_distinct(self.model, torch.Generator().manual_seed(seed))
         self.state = ModelState(self.model)
