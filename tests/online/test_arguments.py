@@ -132,7 +132,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing():
             odd += [value[:1], value[None], value.astype(np.float16), value.astype(str), np.float64(0)]
         if name in ("age", "eligible", "replaced", "settled"):
             odd += [value - 10_000]
-        if name in ("settled", "age", "diverged_at"):
+        if name in ("settled", "diverged_at"):
             odd += [value + 10_000]
         if name in ("shrunk", "decay_power", "beta_power"):
             odd += [value * np.nan, value * 0 + np.inf]

@@ -23,7 +23,6 @@ def refuse_impossible(state: Mapping[str, NDArray[Any]], steps: int) -> None:
     wrong |= {name: ~((state[name] >= 0) & (state[name] <= 1)) for name in SHARES}
     wrong["shrunk"] = ~(np.isfinite(state["shrunk"]) & (state["shrunk"] != 0))
     wrong["diverged_at"] = (state["diverged_at"] < -1) | (state["diverged_at"] >= steps)
-    wrong["age"] |= state["age"] > steps
     until = np.where(state["diverged_at"] < 0, steps, state["diverged_at"])[:, None]
     wrong["settled"] |= (state["settled"] > until + 1) | (state["settled"] < until - REFRESH)
     for name, where in wrong.items():

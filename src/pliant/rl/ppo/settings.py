@@ -160,7 +160,7 @@ def _is_a(kind: Any, value: object) -> bool:
 
 def _row(name: str, value: object, kind: type, wanted: str) -> tuple[Any, ...]:
     """`value` as a tuple, which can be hashed; a list is accepted."""
-    several = isinstance(value, Sequence) and not isinstance(value, bytes)
+    several = isinstance(value, Iterable) and not isinstance(value, bytes | Mapping)
     held = tuple(cast(Iterable[Any], value)) if several else (None,)
     if not all(_is_a(kind, each) for each in held):
         raise TypeError(f"Settings: {name} must be {wanted}, got {shortened(repr(cast(object, value)))}")
