@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.base.arguments import MOST
 from pliant.base.choices import shortened
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -112,7 +113,11 @@ def _unpacked(value: Any) -> Any:
 
 
 def fill(tensor: Tensor, held: Tensor, name: str) -> None:
-    """Write what is `held` in a state into `tensor`. Raises `ValueError` where it has another shape."""
+    """Write what is `held` in a state into `tensor`. Raises `ValueError` where it has another shape or kind of numbers."""
+    if not isinstance(held, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"'{name}' of this state is {_kind(held)}, here it is {_kind(tensor)}")
+    if held.is_complex() or held.is_floating_point() != tensor.is_floating_point():
+        raise ValueError(f"'{name}' of this state holds {held.dtype}, here it is {tensor.dtype}")
     if held.shape != tensor.shape:
         raise ValueError(f"'{name}' of this state has shape {tuple(held.shape)}, here it is {tuple(tensor.shape)}")
     tensor.copy_(held)
@@ -165,7 +170,7 @@ def count_in(state: Mapping[str, Any], name: str, most: int | None = None) -> in
     ValueError: 'steps' of this state is -5: it is a whole number from 0 on
     """
     held = _held(state, name)
-    if _kind(held) != "a whole number" or int(held) < 0 or (most is not None and int(held) > most):
+    if _kind(held) != "a whole number" or not 0 <= int(held) <= (MOST if most is None else most):
         end = "on" if most is None else f"to {most}"
         raise ValueError(f"'{name}' of this state is {shortened(repr(held))}: it is a whole number from 0 {end}")
     return int(held)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
+from pliant.base.saving import count_in, entry, fill
 from pliant.units.forwards import Forwards
 from pliant.units.groups import Tap
 
@@ -163,5 +164,6 @@ class Reader:
         return {**host, "counted": self.counted.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.ran, self.examples, self.compiled = bool(state["ran"]), int(state["examples"]), bool(state["compiled"])
-        self.counted.copy_(state["counted"])
+        self.ran, self.compiled = entry(state, "ran", True), entry(state, "compiled", True)
+        self.examples = count_in(state, "examples")
+        fill(self.counted, state["counted"], "counted")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.base.arguments import whole
+from pliant.base.saving import count_in, counts_in
 from pliant.engine.attached import Optimizers, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import written
@@ -27,7 +28,7 @@ from pliant.engine.taken_steps import LateSteps
 from pliant.engine.whole_parameters import Place, Which, WholeParameters
 from pliant.streams import stream_key
 
-FORMAT = 1
+FORMAT = 2  # 1 lacked what was owed
 
 
 class Period(TypedDict, total=False):
@@ -142,12 +143,14 @@ class AfterStep(WholeParameters, ABC):
 
     def _load(self, state: dict[str, Any]) -> None:
         """Strengths may be others."""
+        if state["format"] == 1:
+            state = {"owed": [0] * len(self.steps), **state, "format": FORMAT}
         self._check_saved(state, self.settings())
         self.seeds = [index(seed) for seed, _ in zip(state["seeds"], self.seeds, strict=True)]
-        self.steps = [index(steps) for steps, _ in zip(state["steps"], self.steps, strict=True)]
-        self.by_hand = index(state["by_hand"])
-        owed = enumerate(state.get("owed", ()))
-        self._late.clear({number: [None] * int(count) for number, count in owed if count})
+        self.steps = counts_in(state, "steps", len(self.steps))
+        self.by_hand = count_in(state, "by_hand")
+        owed = counts_in(state, "owed", len(self.steps))
+        self._late.clear({number: [None] * count for number, count in enumerate(owed) if count})
 
     def settings(self) -> dict[str, Any]:
         """What a saved state must have been saved with."""

@@ -185,9 +185,11 @@ class Attached(ABC):
     def _check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
         """Raise `ValueError` unless `state` was saved with the entries of `here`."""
         for name, mine in here.items():
-            if state.get(name) != mine:
+            if name not in state:
+                raise ValueError(f"this state of {type(self).__name__} lacks '{name}': load what state_dict() gave")
+            if state[name] != mine:
                 raise ValueError(
-                    f"this state of {type(self).__name__} was saved with {name} = {state.get(name)}, here it is {mine}"
+                    f"this state of {type(self).__name__} was saved with {name} = {state[name]}, here it is {mine}"
                 )
 
     def __deepcopy__(self, memo: object) -> Self:

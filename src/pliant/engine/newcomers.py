@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pliant.base.saving import entry
 from pliant.engine.data_parallel import Ranks
 from pliant.units.bound import BoundGroup
 from pliant.units.models import tensors_in
@@ -111,7 +112,9 @@ class Newcomers:
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """None is of a version that knew no newcomers."""
         self.detach()
-        unseen = self._parameters if state is None else state["unseen"]
+        unseen = list(self._parameters) if state is None else entry(state, "unseen", [])
+        if not set(unseen) <= set(self._parameters):
+            raise ValueError(f"'unseen' of this state names {unseen}, here they are among {list(self._parameters)}")
         self.held = {} if state is None else {str(group): str(name) for group, name in state["held"].items()}
         self._found, self._waiting, self._looks = {}, {}, EARLY
         self._unseen = {name: each for name, each in self._parameters.items() if name in unseen}

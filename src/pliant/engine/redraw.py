@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from pliant.base.arguments import called_with, flag, is_a, shown
 from pliant.base.choices import did_you_mean
 from pliant.base.initial import INITS, uniform_bound
+from pliant.base.saving import entry, fill
 from pliant.engine.fresh_weights.initializer import Initializers
 from pliant.engine.fresh_weights.laws import (
     Borrowed,
@@ -125,7 +126,7 @@ class Redraw:
         """
         borrowed = {"borrowed": [law.entries for law in self._borrowed()]}
         if self.init != "module":
-            return borrowed
+            return {"starts": None, **borrowed}
         starts = [[self._starts.get(part, RESET) for part in group.incoming_weights()] for group in self._groups]
         return {"starts": starts, **borrowed}
 
@@ -134,11 +135,19 @@ class Redraw:
 
         Raises `ValueError`, with nothing changed, if it drew by an initializer that the model does not have.
         """
-        state = {"starts": [[RESET]] * len(self._parts), "borrowed": []} if state is None else state
-        if self.init == "module" and "starts" in state:
+        laws = self._borrowed()
+        if state is None:
+            state = {"starts": [[RESET]] * len(self._parts), "borrowed": [law.entries for law in laws]}
+        if self.init == "module" and state["starts"] is not None:
             self._begin([start for starts in state["starts"] for start in starts])
-        for law, entries in zip(self._borrowed(), state["borrowed"], strict=False):
-            law.entries = entries.cpu().clone()
+        if len(entry(state, "borrowed", [])) != len(laws):
+            raise ValueError(
+                f"'borrowed' of this state holds entries of {len(state['borrowed'])} parameters, not of {len(laws)}"
+            )
+        for law, entries in zip(laws, state["borrowed"], strict=True):
+            held = law.entries.clone()
+            fill(held, entries, "borrowed")
+            law.entries = held
 
     def _borrowed(self) -> list[Borrowed]:
         return [law for law in self._own.values() if isinstance(law, Borrowed)]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pliant.base.deprecation import renamed
+from pliant.base.saving import count_in, counts_in, entry
 from pliant.streams import uniform
 
 
@@ -97,11 +98,12 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("step", "mature", "replaced", "eligible_unit_steps"):
-            setattr(self, name, int(state[name]))
-        if state["replacement_rate"] != self.replacement_rate:
+            setattr(self, name, count_in(state, name))
+        if entry(state, "replacement_rate", self.replacement_rate) != self.replacement_rate:
             # what the old rate owed is settled, and the new one starts now: it must not claim the past at once
             self.replaced = self.eligible_unit_steps = 0
-        self.arriving = {int(step): int(count) for step, count in state["arriving"]}
+        pairs = (counts_in({"arriving": pair}, "arriving", 2) for pair in entry(state, "arriving", []))
+        self.arriving = {step: count for step, count in pairs}  # noqa: C416  (a list of two is no pair to a type checker)
 
 
 class Replaced:
@@ -120,7 +122,9 @@ class Replaced:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self.counts:
-            self.counts[name], self.last[name] = list(state[name]["replaced"]), state[name]["last"]
+            held = state[name]
+            self.counts[name] = counts_in(held, "replaced", len(self.counts[name]))
+            self.last[name] = None if held["last"] is None else count_in(held, "last")
 
 
 def least_useful(utility: Tensor, age: Tensor, count: int, maturity_threshold: int) -> Tensor:

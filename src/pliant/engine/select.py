@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pliant.base.arguments import number, whole
 from pliant.base.choices import one_of
+from pliant.base.saving import count_in
 from pliant.engine.replacement import Schedule, least_useful
 from pliant.streams import stream_key
 from pliant.units.bound import BoundGroup
@@ -133,4 +134,4 @@ class Threshold:
         return dict(self._steps)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._steps = {name: int(state[name]) for name in self._steps}
+        self._steps = {name: count_in(state, name) for name in self._steps}

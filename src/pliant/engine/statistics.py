@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from pliant.base.deprecation import renamed
-from pliant.base.saving import fill
+from pliant.base.saving import counts_in, fill
 from pliant.engine.activity import Reader, Reading
 from pliant.engine.attached import home_of_parameters
 from pliant.engine.magnitude import SCRATCH, Magnitude
@@ -392,10 +392,10 @@ class ActivityStatistics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = dict(zip(self.groups, map(int, state["steps"]), strict=True))
-        if min(self.steps.values()) < 0:
-            raise ValueError(f"steps of groups are 0 or more, not {state['steps']}")
+        self.steps = dict(zip(self.groups, counts_in(state, "steps", len(self.groups)), strict=True))
         fill(self._born, state["born"], "born")
+        if self._born.numel() and int(self._born.min()) < 0:
+            raise ValueError("'born' of this state holds steps below 0")
         fill(self._sums, state["sums"], "sums")
         for reader, held in zip(self.readers, state["activity"], strict=True):
             reader.load_state_dict(held)

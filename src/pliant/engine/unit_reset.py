@@ -15,7 +15,7 @@ released, the fresh rows of one layer overwrite the zeros that the layer before 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import getattr_static
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.base.arguments import known_names, shown
+from pliant.base.arguments import is_a, known_names, shown
+from pliant.base.saving import entry
 from pliant.engine import interfaces
 from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs, uncompiled
 from pliant.engine.data_parallel import Ranks
@@ -46,7 +47,7 @@ from pliant.units.models import checked, unwrapped
 
 log = logging.getLogger("pliant")
 
-FORMAT = 1
+FORMAT = 2  # 1 lacked what `_of_today` adds
 
 
 class UnitReset(Attached):
@@ -324,20 +325,19 @@ class UnitReset(Attached):
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        if state.get("format") != FORMAT:
-            raise ValueError(f"this state has format {state.get('format')}, this version reads {FORMAT}")
+        state = _of_today(state)
         self.plan.check_fingerprint(state["fingerprint"])
         self._check_saved(state["settings"], self._settings())
-        self.redraw.load_state_dict(state.get("redraw"))
+        self.redraw.load_state_dict(state["redraw"])
         self.plan = self._with_fresh(self.plan)
         for statistics, held in zip(self.all_statistics, state["panels"], strict=True):
             statistics.load_state_dict(held)
         self._feedback.clear()
-        self._same.newcomers.load_state_dict(state.get("newcomers"))
-        owed = {
-            each: [group for group in each.groups if group.name in state.get("owed", ())]
-            for each in self.all_statistics
-        }
+        self._same.newcomers.load_state_dict(state["newcomers"])
+        names = [group.name for group in self.groups]
+        if any(name not in names for name in entry(state, "owed", [])):
+            raise ValueError(f"'owed' of this state names {state['owed']}, here groups are {names}")
+        owed = {each: [group for group in each.groups if group.name in state["owed"]] for each in self.all_statistics}
         self._late.clear({each: groups for each, groups in owed.items() if groups})
         self._replaced.load_state_dict(state["counts"])
         self.seeds = [int(seed) for seed, _ in zip(state["seeds"], self.seeds, strict=True)]
@@ -359,6 +359,25 @@ class UnitReset(Attached):
             "optimizer_state": self.forget.policy,
             "hand_over_mean": self.redraw.hand_over_mean,
         }
+
+
+def _of_today(state: dict[str, Any]) -> dict[str, Any]:
+    """A state of this or of the former format in this one's."""
+    if not is_a(state, Mapping) or state.get("format") not in (1, FORMAT):
+        held = state.get("format") if is_a(state, Mapping) else None
+        raise ValueError(f"this state has format {held}, this version reads {FORMAT} and 1")
+    if state["format"] == FORMAT:
+        for name in ("score", "select", "redraw", "forget", "newcomers"):
+            entry(state, name, {})
+        return state
+    redraw, forget = state.get("redraw"), cast(dict[str, Any], state["forget"])
+    return {
+        "newcomers": None,
+        "owed": [],
+        **state,
+        "redraw": None if redraw is None else {"starts": None, **redraw},
+        "forget": {key: {"betas": None, **held} for key, held in forget.items()},
+    }
 
 
 def _check_parts(**parts: object) -> None:

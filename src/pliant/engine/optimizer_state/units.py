@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.base.choices import one_of
+from pliant.base.saving import entry
 from pliant.engine.attached import home_of_parameters
 from pliant.engine.optimizer_state.rules import check_keys, rule_of, settings_of
 from pliant.engine.optimizer_state.young import YoungEntries
@@ -166,11 +167,14 @@ class OptimizerState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """An empty one: no entry was ever reset."""
         for group in self._groups:
             for number, part in enumerate(group.slices()):
                 optimizer = self._optimizer(part)
                 if optimizer in self._young:
-                    self._young[optimizer].load(optimizer, part, state.get(f"{group.name}|{number}"))
+                    self._young[optimizer].load(
+                        optimizer, part, entry(state, f"{group.name}|{number}", {}) if state else None
+                    )
 
 
 def _within(part: BoundSlice, memory: Tensor) -> BoundSlice | None:

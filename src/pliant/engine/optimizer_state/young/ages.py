@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pliant.base.saving import fill
 from pliant.engine.optimizer_state.young.moves import DenseUpdate, SparseUpdate
 from pliant.units.entries import BoundSlice, SelectedUnits
 
@@ -95,16 +96,21 @@ class Ages:
 
     def state_of(self, part: BoundSlice) -> dict[str, Any]:
         age = self._held[_axes(part)]
-        last = {} if self.betas is None else {"betas": list(self.betas)}
-        return {"age": age[:, part.index.to(age.device)], **last}
+        last = None if self.betas is None else list(self.betas)
+        return {"age": age[:, part.index.to(age.device)], "betas": last}
 
     def load(self, part: BoundSlice, held: dict[str, Any] | None, converged_after: Sequence[int]) -> None:
         """Go on from `state_of`; None: none was ever reset. A position is young for `converged_after` steps."""
         age = self._held[_axes(part)]
-        age[:, part.index.to(age.device)] = NEVER if held is None else held["age"].to(age.device)
+        here = age[:, part.index.to(age.device)]
+        if held is not None:
+            fill(here, held["age"], "age")
+            if here.numel() and int(here.min()) < 0:
+                raise ValueError("'age' of this state holds steps below 0")
+        age[:, part.index.to(age.device)] = NEVER if held is None else here
         youngest = self._youngest[_axes(part)] = int(age.min())
         self._left[_axes(part)][:] = [max(steps - youngest, 0) for steps in converged_after]
-        first, second = (None, None) if held is None else held.get("betas", (None, None))
+        first, second = (None, None) if held is None or held["betas"] is None else held["betas"]
         self.betas = None if first is None or second is None else (float(first), float(second))
 
     # -- what is to be moved ------------------------------------------------------------------------------------------
