@@ -462,6 +462,7 @@ def test_ctrl_c_while_python_imports_is_a_line(command, module, finished, tmp_pa
     }.get(command, [command, str(finished)])
     started = command_of(*arguments)
     started["args"][1:1] = ["-X", "importtime"]
+    started["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it in the background
     with subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         for line in process.stderr:
             if line.split("|")[-1].strip() == module:
