@@ -102,6 +102,28 @@ def test_a_state_in_an_attribute_is_followed_to_what_reads_it_in_the_next_forwar
     assert model.state is None
 
 
+def test_a_buffer_that_the_forward_gives_its_size_is_no_statistic_of_the_model_as_it_is() -> None:
+    """Observers of quantization-aware training start empty."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        h = torch.relu(net.a(x))
+        if net.low.numel() == 0:
+            net.low.resize_(8)
+        net.low.copy_(h.detach().amin(0))
+        return net.b(h)
+
+    model = Net(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    model.register_buffer("low", torch.empty(0))
+    (row,) = trace(model, torch.randn(4, 5)).rows
+    assert (row.units, row.group.affine) == (8, [])
+    assert model.low.shape == (0,)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pliant.ContinualBackprop(model, optimizer, example_inputs=torch.randn(4, 5), seed=0)
+    model(torch.randn(4, 5)).sum().backward()
+    optimizer.step()
+    assert model.low.shape == (8,)
+
+
 # -- what computed nothing ------------------------------------------------------------------------------------------
 
 

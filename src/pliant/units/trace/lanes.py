@@ -99,7 +99,7 @@ def _blocks(memory: Memory, addresses: Tensor) -> list[tuple[Tensor, Tensor, Ten
 
 
 def _parameter(memory: Memory, addresses: Tensor) -> Tensor:
-    return torch.bucketize(addresses.contiguous(), torch.tensor(memory.first), right=True) - 1
+    return torch.bucketize(addresses.contiguous(), memory.bounds, right=True) - 1
 
 
 def _fit(rows: Tensor, row: Tensor, number: int, shape: tuple[int, ...], last: bool) -> tuple[Lane, Tensor] | None:

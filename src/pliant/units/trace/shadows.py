@@ -66,6 +66,7 @@ class Memory:
             total += parameter.numel()
             self._holds.setdefault(self.key(parameter), []).append(number)
             self.shadow(parameter)
+        self.bounds = torch.tensor(self.first)  # to look up the parameter of an address
 
     @staticmethod
     def key(tensor: Tensor) -> Key:
@@ -183,8 +184,7 @@ class Memory:
         addresses = self.addresses(tensor)
         if addresses is None:
             return frozenset()
-        bounds = torch.tensor(self.first)
-        found = torch.bucketize(addresses[addresses != NONE], bounds, right=True) - 1
+        found = torch.bucketize(addresses[addresses != NONE], self.bounds, right=True) - 1
         return frozenset(ints(values(found)))
 
     def _parameter_addresses(self, key: Key) -> Tensor:

@@ -200,12 +200,13 @@ def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
     mode = Shadowing(record, branches=branches)
+    shapes = {name: buffer.shape for name, buffer in model.named_buffers()}
     with undisturbed(model, mode.writes), _watched(record), torch.enable_grad(), mode:
         for module in (each for each in model.modules() if hasattr(each, "training")):  # a frozen scripted one has none
             module.training = True
         try:
             outputs = _forwards(record, model, lambda: inner(*args, **kwargs))
-            _note_kept(record, model)
+            _note_kept(record, model, shapes)
         except Exception as error:
             if mode.failed is not None:
                 raise RuntimeError(f"tracing: the rule for {mode.failed} failed: {error}") from error
@@ -262,12 +263,12 @@ def _remembers(model: nn.Module, record: TraceRecord) -> bool:
     return any(record.live(tensor) for tensor in held)
 
 
-def _note_kept(record: TraceRecord, model: nn.Module) -> None:
-    """What the buffers hold of units."""
+def _note_kept(record: TraceRecord, model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
+    """What the buffers hold of units; one that the forward gave another shape is made anew by each model that needs it."""
     with _disable_current_modes():
         for name, buffer in model.named_buffers():
             every = list(record.arrays(buffer).values()) if is_plain(buffer) else []
-            if every:
+            if every and shapes.get(name) == buffer.shape:
                 labels = reduce(record.labels.join, every).expand(buffer.shape)
                 record.kept[name] = Kept(labels, buffer.is_floating_point() and bool((buffer > 0).all()))
 
