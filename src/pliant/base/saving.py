@@ -127,7 +127,7 @@ def all_or_nothing(load: Callable[[Any, Any], None]) -> Callable[[Any, Any], Non
     """Decorates a `load_state_dict`: a state that it refuses leaves the object as it was, and is refused by a `ValueError`."""
 
     @wraps(load)
-    def load_state_dict(self: Any, state: Mapping[str, Any], /) -> None:
+    def load_state_dict(self: Any, state: Mapping[str, Any]) -> None:
         name = type(self).__name__
         if not isinstance(state, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"a {type(state).__name__} is no state of {name}: load what its state_dict() gave")

@@ -14,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from threading import Lock
 from typing import Any, Self, TypeVar, cast
@@ -27,6 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from pliant.base.arguments import flag, integer
+from pliant.base.saving import all_or_nothing
 from pliant.engine.taken_steps import Clock
 
 Optimizers = Optimizer | Sequence[Optimizer]
@@ -85,10 +85,8 @@ class Attached(ABC):
         return None
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        if (
-            optimizer not in self._begun
-        ):  # of a step that calls the step of its base class, both run hooks: it was that one's
-            return
+        if optimizer not in self._begun:
+            return  # a step that calls the step of its base class: both run hooks, and it was that one's
         self._begun.discard(optimizer)
         if self._is_captured():
             self._clocks[optimizer].recorded()
@@ -166,17 +164,10 @@ class Attached(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, numbers, strings, lists and dictionaries."""
 
+    @all_or_nothing
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`. Raises `ValueError`, with nothing changed, if it is of something else or damaged."""
-        before = deepcopy(self.state_dict())
-        try:
-            self._load(state)
-        except Exception as error:
-            self._load(before)
-            if isinstance(error, ValueError):
-                raise
-            lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"this state of {type(self).__name__} is not as it was saved: {lacks}") from error
+        self._load(state)
 
     @abstractmethod
     def _load(self, state: dict[str, Any]) -> None:

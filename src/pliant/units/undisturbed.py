@@ -39,18 +39,17 @@ def undisturbed(model: nn.Module, writes: Writes | None = None) -> Generator[Non
     contents = [(buffer, buffer.clone()) for buffer in buffers]  # a kernel of one's own may write them unseen
     devices = {each.device for each in model.parameters() if each.device.type == "cuda"}
     modes = {
-        module: module.training for module in model.modules() if hasattr(module, "training")
-    }  # a frozen one has none
-    watch = WritesMode() if writes is None else None
-    seen = writes or (watch.writes if watch is not None else Writes())
-    seen.watch(held)
+        each: each.training for each in model.modules() if hasattr(each, "training")
+    }  # a frozen scripted one has none
+    watch = nullcontext() if writes is not None else WritesMode(writes := Writes())
+    writes.watch(held)
     try:
         with (
             random_state(devices=devices),
             other_random_states(),
             visible_kernels(model),
             recording_paused(),
-            watch or nullcontext(),
+            watch,
         ):
             yield
     finally:
@@ -61,7 +60,7 @@ def undisturbed(model: nn.Module, writes: Writes | None = None) -> Generator[Non
         for layout in layouts:
             layout.restore()
         with torch.no_grad():
-            for tensor, value in [*contents, *seen.before]:
+            for tensor, value in [*contents, *writes.before]:
                 tensor.data.copy_(value)  # no new version: a backward pass through an earlier forward stays valid
 
 
@@ -100,9 +99,9 @@ def _written(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 class WritesMode(DispatchMode):
     """Notes every operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, writes: Writes) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
-        self.writes = Writes()
+        self.writes = writes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         self.writes.note(func, args, kwargs or {})
