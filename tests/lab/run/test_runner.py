@@ -76,7 +76,7 @@ def test_a_job_still_held_by_a_worker_is_not_started_twice(slow, monkeypatch):
 
     folder, _ = slow
     monkeypatch.setattr(module, "_PATIENCE", 0.1)
-    with pytest.raises(Held, match=r"job 000 of .* is held by process \d+ on "):
+    with pytest.raises(Held, match=r"job 00[01] of .* is held by process \d+ on "):
         module.run_study(open_study(folder), 1, Lines())
 
 
