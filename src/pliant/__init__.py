@@ -12,6 +12,7 @@ from pliant.base.deprecation import install, renamed
 
 if TYPE_CHECKING:
     from pliant.diagnostics import diagnose as diagnose
+    from pliant.diagnostics import probe_plasticity as probe_plasticity
     from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
@@ -45,6 +46,7 @@ _HOMES = {
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
     "diagnose": "pliant.diagnostics",
+    "probe_plasticity": "pliant.diagnostics",
     "UnitReset": "pliant.engine.unit_reset",
     "UnitGroup": "pliant.units",
     "UnitMap": "pliant.units",
@@ -72,6 +74,7 @@ __all__ = [
     "UnitReset",
     "chain_groups",
     "diagnose",
+    "probe_plasticity",
     "recording_paused",
     "reset_head",
     "reset_network",

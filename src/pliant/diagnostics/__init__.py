@@ -6,6 +6,8 @@ ranks       in how many directions the features vary
 weights     how large weights and gradients are
 diagnosing  all of them, on the units of a model: watch and activations record one forward, measuring computes a
             group's row, diagnosis is the table
+fresh       networks as a model was before it trained
+probe       the definition itself: does the network learn worse than a fresh copy?
 """
 
 from pliant.base.deprecation import renamed
@@ -22,13 +24,17 @@ from pliant.diagnostics.health import (
     saturated,
     share_of_layer,
 )
+from pliant.diagnostics.probe import Comparison, Probe, TaskProbe, probe_plasticity
 from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 
 __all__ = [
     "FLAT_ENDS",
+    "Comparison",
     "Diagnosis",
     "GroupDiagnosis",
+    "Probe",
+    "TaskProbe",
     "approximate_rank",
     "dead",
     "diagnose",
@@ -40,6 +46,7 @@ __all__ = [
     "features",
     "gradient_norm",
     "linearized",
+    "probe_plasticity",
     "rank",
     "saturated",
     "share_of_layer",
