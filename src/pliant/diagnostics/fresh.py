@@ -28,23 +28,6 @@ from pliant.units.models import copied, unwrapped
 
 Fresh = Callable[[], nn.Module] | nn.Module
 
-_DRAWS = frozenset(
-    {
-        "normal_",
-        "uniform_",
-        "orthogonal_",
-        "trunc_normal_",
-        "kaiming",
-        "xavier",
-        "glorot",
-        "lecun",
-        "dirac_",
-        "eye_",
-        "zeros_",
-    }
-    | {"ones_", "constant_", "fill_", "copy_", "exponential_", "bernoulli_", "data", "apply", "init"}
-)
-
 
 class FreshNetworks:
     """Fresh networks like `model`, one for each seed.
@@ -185,14 +168,18 @@ def _own_code(model: nn.Module) -> Iterator[str]:
 
 
 def _drawing(tree: ast.AST) -> Iterator[str]:
-    """Names in the class that say that weights are written, but for those in its `reset_parameters()` and `forward()`."""
+    """Names in a class that say that weights are written, but for those in its `reset_parameters()` and `forward()`."""
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, ast.FunctionDef) and node.name in ("reset_parameters", "_reset_parameters", "forward"):
             continue
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-        word = name.lower()
-        if word in _DRAWS or ("init" in word and word != "__init__") or word.startswith(("kaiming", "xavier")):
+        in_place = name.endswith("_") and not name.endswith("__") and name not in ("_", "requires_grad_")
+        if (
+            in_place
+            or ("init" in name and name != "__init__")
+            or (name in ("data", "apply") and not isinstance(node, ast.Name))
+        ):
             yield name
         stack.extend(ast.iter_child_nodes(node))
