@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Unpack, cast, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -25,13 +25,28 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from pliant.base.arguments import patterns, shown
+from pliant.base.arguments import patterns, shown, text
 from pliant.base.process import random_state
 from pliant.engine.attached import Attached, Optimizers, each_of
 from pliant.engine.redraw import state_follows
-from pliant.engine.whole_parameters import WholeParameters
+from pliant.methods.continual_backprop import Parameters
 
 Method = Callable[..., Attached]
+
+
+class Settings(Parameters, total=False):
+    """The parameters of `pliant.ContinualBackprop`; which units of the networks, and the seed of all draws, see
+    `pliant.engine.planning.Where`.
+    """
+
+    include: str | list[str]
+    exclude: str | list[str]
+    strict: bool
+    residual: bool
+    heads: bool
+    trial: bool
+    seed: int | None
+
 
 _log = logging.getLogger("pliant")
 _NAMES = ("include", "exclude")  # of units or parameters of the loop's model
@@ -63,15 +78,23 @@ class Attachment:
         method: `method(model, optimizers, **settings)` builds it, with `example_inputs=` if it takes any.
         settings: of the method.
         owner: what the user calls that which holds this, for errors.
+        name: by which it is told from others of one run; that of the method if None.
         ours: settings that the adapter gives itself -> what the user may give instead.
 
     Raises at construction what the method raises for these settings. The trial leaves nothing behind.
     """
 
     def __init__(
-        self, method: Method, settings: Mapping[str, Any], *, owner: str, ours: Mapping[str, str] | None = None
+        self,
+        method: Method,
+        settings: Mapping[str, Any],
+        *,
+        owner: str,
+        name: str | None = None,
+        ours: Mapping[str, str] | None = None,
     ) -> None:
         self.maker, self.settings, self._owner = method, dict(settings), owner
+        self.name = name_of(method) if name is None else text("name", name)
         _try(method, self.settings, {"attach": "", **(ours or {})})
         self.method: Attached | None = None  # after training, as it was when it was detached
         self.is_attached = False
@@ -81,8 +104,8 @@ class Attachment:
 
     @property
     def takes_example(self) -> bool:
-        """Whether the method finds units by running the model on an example."""
-        return "groups" not in self.settings and takes_example(self.maker)
+        """Whether the method finds units by running the model on an example, and is not given any."""
+        return takes(self.maker, "example_inputs") and not {"groups", "example_inputs"} & self.settings.keys()
 
     def attach(
         self,
@@ -100,7 +123,7 @@ class Attachment:
             example_inputs: what one forward takes.
             of: what the user trains; `model` if None. Another one than before is refused, unless a state was loaded since.
             run: of the loop, one object for all its attachments. What another run left attached, because it raised, is detached.
-            settings: beside those of the user, which win.
+            settings: beside those of the user, which win; those that the method does not take are left out.
 
         Raises `RuntimeError` for another model, what the method raises, and `ValueError` for a state of other units. Then
         nothing is attached, and the state is still there.
@@ -113,7 +136,9 @@ class Attachment:
                 f"and loaded: new_callback.load_state_dict(callback.state_dict())"
             )
         _take_off_left_over(each_of(optimizers), run)
-        given = {**settings, **({"example_inputs": example_inputs} if self.takes_example else {}), **self.settings}
+        if self.takes_example:
+            settings["example_inputs"] = example_inputs
+        given = {**{name: each for name, each in settings.items() if takes(self.maker, name)}, **self.settings}
         with state_follows() if self._state is not None else nullcontext():
             method = self.maker(model, optimizers, **given)
         if self._state is not None:
@@ -163,20 +188,41 @@ class Attachment:
         return {**vars(self), **left, "_state": self.state_dict()}
 
 
-def takes_example(method: Method) -> bool:
-    """Whether it is to be given `example_inputs=`.
+def takes(method: Method, name: str) -> bool:
+    """Whether a method takes a keyword argument of this name.
 
     >>> from pliant import L2, ContinualBackprop
-    >>> takes_example(ContinualBackprop), takes_example(partial(L2, strength=0.1))
+    >>> takes(ContinualBackprop, "example_inputs"), takes(partial(L2, strength=0.1), "example_inputs")
     (True, False)
     """
+    maker = _inside(method)
+    called: Any = cast(Any, maker).__init__ if isinstance(maker, type) else maker
+    for each in inspect.signature(cast(Callable[..., Any], maker)).parameters.values():
+        if each.kind is each.VAR_KEYWORD:  # those that it names in a typed dictionary, or any
+            hint = get_type_hints(called).get(each.name)
+            if get_origin(hint) is not Unpack or name in get_args(hint)[0].__annotations__:
+                return True
+        elif each.name == name:
+            return True
+    return False
+
+
+def name_of(method: Method) -> str:
+    """What to call it, without a name of its own."""
+    return str(getattr(_inside(method), "__name__", type(method).__name__)).strip("<>")
+
+
+def _inside(method: Method) -> Callable[..., Any]:
     maker: Callable[..., Any] = method
     while isinstance(maker, partial):
         maker = cast("partial[Any]", maker).func
-    if isinstance(maker, type) and issubclass(maker, WholeParameters):
-        return False
-    parameters = inspect.signature(cast(Callable[..., Any], maker)).parameters
-    return "example_inputs" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return maker
+
+
+def names_in(run: object) -> list[str]:
+    """Names of what a run of a loop has attached."""
+    attachments = [each.attachment() for each in _attached.values() if each.run is run]
+    return [each.name for each in attachments if each is not None]
 
 
 def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -> None:
@@ -192,7 +238,7 @@ def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -
     for name in _NAMES:
         patterns(name, settings.get(name, ()))
     anywhere = {name: value for name, value in settings.items() if name not in _OF_THE_MODEL}
-    if takes_example(method):
+    if takes(method, "example_inputs"):
         anywhere["example_inputs"] = torch.zeros(2, 2)
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
