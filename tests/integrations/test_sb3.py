@@ -357,7 +357,7 @@ def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(los
         gc.collect()
     caplog.clear()
     model.learn(64, callback=second)
-    assert "ContinualBackprop of an earlier learn(), which did not end, is detached from its model" in caplog.text
+    assert "ContinualBackprop of an earlier run, which did not end, is detached from its model" in caplog.text
     assert hooks(model) == before
     assert second.stats()[TWO[0]]["steps"] == 16
     if not lost:

@@ -74,6 +74,18 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def text(name: str, value: Any) -> str:
+    """`value`, if it is a text and not an empty one.
+
+    >>> text("name", 3)
+    Traceback (most recent call last):
+    TypeError: name must be a text, got 3
+    """
+    if not is_a(value, str) or not value:
+        raise TypeError(f"{name} must be a text, got {shown(value)}")
+    return value
+
+
 def patterns(name: str, value: Any) -> tuple[str, ...]:
     """One pattern or several, as a tuple.
 

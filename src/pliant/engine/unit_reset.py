@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from inspect import getattr_static
+from inspect import getattr_static, signature
 from typing import Any, Self, Unpack, cast
 
 import torch
@@ -77,7 +77,7 @@ class UnitReset(Attached):
         forget: Forget,
         **where: Unpack[Where],
     ) -> None:
-        known_names(type(self).__name__, where, Where.__annotations__)
+        known_names(type(self).__name__, where, [*Where.__annotations__, *signature(type(self)).parameters])
         super().__init__(each_of(optimizer), attach=where.get("attach", True))
         _check_parts(score=score, select=select, redraw=redraw, forget=forget)
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
