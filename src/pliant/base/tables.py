@@ -124,3 +124,31 @@ def bars(labels: Sequence[str], panels: Mapping[str, Mapping[str, Iterable[float
     if title:
         figure.suptitle(title)
     return figure
+
+
+def curves(panels: Mapping[str, Mapping[str, Iterable[float]]], *, x: str, y: str, title: str = "") -> Any:
+    """A matplotlib figure of curves: a panel each, side by side.
+
+    Args:
+        panels: title of the panel -> name of the curve -> its values, one per step.
+        x, y: labels of the axes.
+        title: of the figure.
+
+    Raises `ImportError` with the line that installs matplotlib where it is missing. The figure belongs to no window.
+    """
+    needed("matplotlib", "plot()")
+    figures, agg = import_module("matplotlib.figure"), import_module("matplotlib.backends.backend_agg")
+    figure: Any = figures.Figure(figsize=(3.6 * len(panels) + 0.6, 3.2), layout="constrained")
+    agg.FigureCanvasAgg(figure)
+    axes: list[Any] = figure.subplots(1, len(panels), squeeze=False, sharey=True).flatten().tolist()
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        axis.set_title(name, fontsize="medium")
+        axis.set_xlabel(x)
+        axis.spines[["top", "right"]].set_visible(False)
+        for number, (label, values) in enumerate(lines.items()):
+            axis.plot(list(values), color=f"C{number}", label=label, linewidth=1.2)
+    axes[0].set_ylabel(y)
+    axes[0].legend(fontsize="small", frameon=False)
+    if title:
+        figure.suptitle(title)
+    return figure

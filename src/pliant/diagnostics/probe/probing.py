@@ -45,7 +45,7 @@ def probe_plasticity(
     factors: Sequence[float] = FACTORS,
     examples_used: int = 512,
     batch_size: int | None = None,
-    margin: float = 0.1,
+    margin: float = 0.25,
     progress: bool | Tell | None = None,
 ) -> Probe:
     """Does the network learn the next task worse than a fresh copy of it? The definition of lost plasticity, measured.

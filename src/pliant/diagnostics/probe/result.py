@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pliant.base.tables import Cells, Table, curves
 from pliant.diagnostics.probe.comparison import (
     LEARNS,
     Array,
@@ -20,7 +21,6 @@ from pliant.diagnostics.probe.comparison import (
     unknown,
 )
 from pliant.diagnostics.probe.tasks import KINDS
-from pliant.units.groups import aligned
 
 MODEL, FRESH = "model", "fresh"
 MODEL_STATE, FRESH_STATE = "model, optimizer state of now", "fresh, optimizer state of now"
@@ -83,8 +83,8 @@ class TaskProbe:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Whether a network learns worse than a fresh copy of it. Prints as a table.
+class Probe(Table):
+    """Whether a network learns worse than a fresh copy of it. Prints as a table; `plot()` draws the curves.
 
     `verdict` is "yes", "no" or "cannot tell", by the next task where it is given, else by random targets, and `reason` says why.
     `tasks` holds the curves and comparisons of each kind of task.
@@ -114,9 +114,8 @@ class Probe:
     def reason(self) -> str:
         return self.primary.answer.reason
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One per kind of task and side, of plain numbers and strings."""
+    def records(self) -> list[dict[str, Any]]:
+        """One per kind of task and side."""
         found: list[dict[str, Any]] = []
         for task in self.tasks.values():
             reached = task.steps_to_threshold()
@@ -143,7 +142,7 @@ class Probe:
         return {
             "verdict": self.verdict,
             "reason": self.reason,
-            "rows": self.rows,
+            "rows": self.records(),
             "curves": {
                 task.kind: {name: [float(each) for each in side.curve] for name, side in task.sides.items()}
                 for task in self.tasks.values()
@@ -161,17 +160,26 @@ class Probe:
             "seconds": self.seconds,
         }
 
-    def __str__(self) -> str:
-        table = [("task", "start from", "area", "against fresh", "answer", "steps to half", "step size")]
-        for row in self.rows:
+    def plot(self) -> Any:
+        """A figure of the mean error by step of every side, a panel per kind of task."""
+        panels = {
+            KINDS[kind]: {name: side.curve for name, side in task.sides.items()} for kind, task in self.tasks.items()
+        }
+        return curves(panels, x="optimizer steps", y="error", title=f"plasticity lost? {self.verdict}")
+
+    def table(self) -> tuple[Cells, Sequence[str]]:
+        head = ("task", "start from", "area", "against fresh", "answer", "steps to half", "step size")
+        rows: list[tuple[str, ...]] = []
+        for row in self.records():
             against = "-" if row["ratio"] is None else f"{row['ratio']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
             half = "never" if row["steps_to_threshold"] is None else str(row["steps_to_threshold"])
             cells = (row["task"], row["side"], f"{row['area']:.3g}", against, row["answer"] or "-", half)
-            table.append((*cells, f"{row['step_size']:.3g}"))
-        return "\n".join([f"plasticity lost? {self.verdict}: {self.reason}", "", *aligned(table), "", *self._notes()])
+            rows.append((*cells, f"{row['step_size']:.3g}"))
+        return [head, *rows], self._notes()
 
     def _notes(self) -> list[str]:
-        notes = [f"{task.kind}: {KINDS[task.kind]}" for task in self.tasks.values()]
+        notes = [f"plasticity lost? {self.verdict}: {self.reason}", ""]
+        notes += [f"{task.kind}: {KINDS[task.kind]}" for task in self.tasks.values()]
         notes += [f"{task.kind}: {task.answer.reason}" for task in self.tasks.values() if task is not self.primary]
         notes += [f"{task.kind}: {task.state.reason}" for task in self.tasks.values() if task.state is not None]
         sizes = ", ".join(f"{self.step_size_first * each:.3g}" for each in self.factors)
