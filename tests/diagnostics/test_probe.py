@@ -125,12 +125,17 @@ def test_an_untrained_network_is_a_no():
 
 
 def test_the_verdict_follows_the_next_task_where_random_labels_say_otherwise():
-    """Units that are saturated everywhere tell three clouds apart, which the head learns, and nothing else."""
+    """Units that are saturated everywhere, in three equal sets, tell three clouds apart, which the head learns, and nothing else."""
     torch.manual_seed(0)
     model, (x, y) = network(), blobs()
     optimizer = adam(model.parameters())
+    centers = torch.stack([x[y == each].mean(dim=0) for each in range(3)])
+    directions = centers - centers.roll(1, dims=0)
     with torch.no_grad():
-        model[0].weight *= 1000.0
+        for unit in range(32):
+            model[0].weight[unit] = 1000.0 * directions[unit % 3]
+            middle = (centers[unit % 3] + centers[unit % 3 - 1]) / 2
+            model[0].bias[unit] = -1000.0 * directions[unit % 3] @ middle
     for _ in range(300):
         optimizer.zero_grad()
         functional.cross_entropy(model(x), y).backward()
