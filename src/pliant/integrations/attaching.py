@@ -107,6 +107,14 @@ class Attachment:
         """Whether the method finds units by running the model on an example, and is not given any."""
         return takes(self.maker, "example_inputs") and not {"groups", "example_inputs"} & self.settings.keys()
 
+    def trains(self, model: object) -> bool:
+        """Whether the state is of this model, or of none that is known."""
+        return self._trained is None or self._trained() is model
+
+    def start_over(self) -> None:
+        """Have the next `attach` begin anew."""
+        self._state = self._trained = None
+
     def attach(
         self,
         model: nn.Module,
@@ -130,7 +138,7 @@ class Attachment:
         """
         self.detach()
         of = model if of is None else of
-        if self._trained is not None and self._trained() is not of:
+        if not self.trains(of):
             raise RuntimeError(
                 f"this {self._owner} has trained another model. Give every model its own; to go on with a model that was saved "
                 f"and loaded: new_callback.load_state_dict(callback.state_dict())"
