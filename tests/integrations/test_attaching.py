@@ -152,7 +152,8 @@ def test_what_nobody_holds_any_more_is_detached_too(caplog):
         (pliant.ReDo, {"tau": 0.1, "period": 0}, "period must be 1 or more whole optimizer steps"),
         (None, {}, "without its arguments, got None"),
         ("cbp", {}, "without its arguments, got 'cbp'"),
-        (lambda model, optimizer: model, {}, "method must be one that is attached to a model"),
+        (lambda model, optimizer: model, {}, "such as pliant.ReDo, and this made a Sequential"),
+        (nn.Linear, {}, "such as pliant.ReDo, got the class Linear"),
         (pliant.ContinualBackprop, {"include": 3}, "include takes a pattern or a list of patterns, got 3"),
     ],
 )

@@ -107,6 +107,14 @@ class Attachment:
         """Whether the method finds units by running the model on an example, and is not given any."""
         return takes(self.maker, "example_inputs") and not {"groups", "example_inputs"} & self.settings.keys()
 
+    def trains(self, model: object) -> bool:
+        """Whether the state is of this model, or of none that is known."""
+        return self._trained is None or self._trained() is model
+
+    def start_over(self) -> None:
+        """Have the next `attach` begin anew."""
+        self._state = self._trained = None
+
     def attach(
         self,
         model: nn.Module,
@@ -130,7 +138,7 @@ class Attachment:
         """
         self.detach()
         of = model if of is None else of
-        if self._trained is not None and self._trained() is not of:
+        if not self.trains(of):
             raise RuntimeError(
                 f"this {self._owner} has trained another model. Give every model its own; to go on with a model that was saved "
                 f"and loaded: new_callback.load_state_dict(callback.state_dict())"
@@ -228,9 +236,9 @@ def names_in(run: object) -> list[str]:
 def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -> None:
     """Raise what `method` raises for these settings, before a model is there: build it on a small network."""
     if not callable(method):
-        raise TypeError(
-            f"method must be one that is attached to a model, such as pliant.ReDo, without its arguments, got {shown(method)}"
-        )
+        raise TypeError(f"{_WANTED}, without its arguments, got {shown(method)}")
+    if isinstance(method, type):
+        _check_made(method, f"got {shown(method)}")
     taken = [name for name in ours if name in settings]
     if taken:
         instead = next((f"; {ours[name]}" for name in taken if ours[name]), "")
@@ -243,12 +251,17 @@ def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         made: Any = method(network, SGD(network.parameters(), lr=0.1), **anywhere)
-    missing = [name for name in ("state_dict", "load_state_dict", "detach") if not hasattr(made, name)]
-    if missing:
-        raise TypeError(
-            f"method must be one that is attached to a model, such as pliant.ReDo; {shown(method)} made {shown(made)}"
-        )
+    _check_made(made, f"and this made {shown(made)}")
     made.detach()
+
+
+def _check_made(made: object, said: str) -> None:
+    """Raise `TypeError` where what is to be attached could not be saved or detached."""
+    if not all(hasattr(made, name) for name in ("state_dict", "load_state_dict", "detach")):
+        raise TypeError(f"{_WANTED}, {said}")
+
+
+_WANTED = "method must be one that is attached to a model and its optimizer, such as pliant.ReDo"
 
 
 def _take_off_left_over(optimizers: Sequence[Optimizer], run: object) -> None:
