@@ -150,6 +150,10 @@ class GymnasiumBatch:
         refuse_other_settings(state["settings"], self._settings)
         steps, seen, remembered = count_in(state, "steps"), entry(state, "observations", self._now), state["remembered"]
         if remembered is not None:
+            if not isinstance(remembered, Mapping):
+                raise ValueError(
+                    f"'remembered' of this state is {shown(remembered)}, and nothing that environments remember"
+                )
             put_back(remembered, self._copies.remembered)
             self._steps, self._now, self._waiting = steps, seen, None
         elif steps == self._steps and np.array_equal(seen, self._now, equal_nan=True):

@@ -19,11 +19,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from copy import copy
 from enum import Enum
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+
+from pliant.base.choices import shortened
 
 Plain: TypeAlias = Any  # lists and mappings of numbers, texts, arrays and tensors
 
@@ -31,6 +34,7 @@ ASKED = (("state_dict", "load_state_dict"), ("get_state", "set_state"), ("getsta
 CONSTANTS = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type, np.dtype)
 DRAWING = ("pygame", "matplotlib", "PIL", "glfw", "cv2", "moviepy")  # packages whose objects draw
 NAMES = {"metadata", "_metadata", "spec", "_cached_spec", "render_mode"}  # of attributes that no step changes
+BITS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 ROWS: Mapping[str, Callable[[list[Any]], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -110,95 +114,117 @@ def _its_generator(value: Any, where: str) -> Plain:
     return {"attributes": {name: read(vars(value)[name], f"{where}.{name}") for name in names}}
 
 
-def put_back(plain: Plain, there: Any) -> Any:
-    """What takes the place of `there`, from what `read` gave; objects are written into. Raises `ValueError` where they differ."""
+Undo: TypeAlias = list[Callable[[], None]]
+
+
+def put_back(plain: Plain, there: Any) -> None:
+    """Write what `read` gave of an object, or of a list of objects, into another that was made in the same way.
+
+    Raises `ValueError`, with nothing changed, where it has other parts.
+    """
+    undo: Undo = []
+    try:
+        found = _put(plain, there, undo)
+        if found is not there and [*map(id, found)] != [*map(id, there)]:
+            raise ValueError(f"there is a {type(there).__name__} where it had another")
+    except Exception as error:  # a damaged state may raise nearly anything
+        for back in reversed(undo):
+            back()
+        raise ValueError(
+            f"this state does not fit the environment: {shortened(error) or type(error).__name__}"
+        ) from error
+
+
+def _put(plain: Plain, there: Any, undo: Undo) -> Any:
+    held = cast(Mapping[str, Any], plain if isinstance(plain, Mapping) else {})
+    kind = next(iter(held), "")
+    if kind in ("attributes", "asked", "mujoco"):
+        return _into_object(held, there, undo)
+    if kind != "same" and not isinstance(there, type) and hasattr(there, "reset") and hasattr(there, "step"):
+        raise ValueError(f"there is a {type(there).__name__} where it had none")
     if not isinstance(plain, Mapping):
         return cast(Any, plain).copy() if isinstance(plain, np.ndarray) else plain
-    held = cast(Mapping[str, Any], plain)
-    for kind, value in held.items():
-        if kind in ROWS or kind == "deque":
-            return _row(kind, value, there)
-        if kind in _REBUILT:
-            return _REBUILT[kind](held, there)
-    if not held.keys() <= {"attributes", "asked", "mujoco"}:
-        raise ValueError(f"this state of an environment holds '{next(iter(held), '')}', which is nothing that is saved")
-    return _into_object(held, there)
+    return _REBUILT[kind](held[kind], there, held, undo)
 
 
-def _row(kind: str, values: list[Any], there: Any) -> Any:
+def _row(values: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
     """A list or another row; objects in it are written into, which takes as many of them there."""
+    kind = next(iter(held))
     ours: list[Any] = (
         list(there) if type(there).__name__ == kind and len(there) == len(values) else [None] * len(values)
     )
-    rebuilt = [put_back(each, mine) for each, mine in zip(values, ours, strict=True)]
+    rebuilt = [_put(each, mine, undo) for each, mine in zip(values, ours, strict=True)]
     if kind == "deque":
         return deque(rebuilt, maxlen=there.maxlen if isinstance(there, deque) else None)
     return ROWS[kind](rebuilt)
 
 
-def _items(held: Mapping[str, Any], there: Any) -> Any:
+def _items(pairs: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
     """A dictionary, of the class that is there."""
     ours = cast(dict[Any, Any], there if isinstance(there, dict) else {})
+    keys = [(_put(key, None, undo), value) for key, value in pairs]
     rebuilt = copy(ours)
-    pairs = [(put_back(key, None), value) for key, value in held["items"]]
-    found = {key: put_back(value, ours.get(key)) for key, value in pairs}
     rebuilt.clear()
-    rebuilt.update(found)
+    rebuilt.update({key: _put(value, ours.get(key), undo) for key, value in keys})
     return rebuilt
 
 
-def _same(held: Mapping[str, Any], there: Any) -> Any:
-    if held["same"] not in (None, type(there).__name__):
-        raise ValueError(
-            f"the environment has a {type(there).__name__} where it had a {held['same']} when it was saved"
-        )
+def _same(kind: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
+    if kind not in (None, type(there).__name__):
+        raise ValueError(f"there is a {type(there).__name__} where it had a {kind}")
     return there
 
 
-def _generator(held: Mapping[str, Any], there: Any) -> Any:
-    state = put_back(held["generator"], None)
-    bits = getattr(np.random, state["bit_generator"])()
+def _member(name: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
+    if not isinstance(there, Enum):
+        raise ValueError(f"there is a {type(there).__name__} where it had {name} of an Enum")
+    return type(there)[name]
+
+
+def _generator(state: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
+    state = _put(state, None, undo)
+    bits: Any = {each.__name__: each for each in BITS}[state["bit_generator"]]()
     bits.state = state
     return np.random.Generator(bits)
 
 
-def _member(held: Mapping[str, Any], there: Any) -> Any:
-    if not isinstance(there, Enum):
-        raise ValueError(
-            f"the environment has a {type(there).__name__} where it had an Enum's {held['member']} when saved"
-        )
-    return type(there)[held["member"]]
+def _array(numbers: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
+    return np.frombuffer(numbers.tobytes(), held["dtype"]).reshape(held["shape"]).copy()
 
 
-_REBUILT: Mapping[str, Callable[[Mapping[str, Any], Any], Any]] = {
-    "int": lambda held, there: int(held["int"]),
-    "bytes": lambda held, there: held["bytes"].tobytes(),
-    "member": _member,
-    "array": lambda held, there: np.frombuffer(held["array"].tobytes(), held["dtype"]).reshape(held["shape"]).copy(),
+_REBUILT: Mapping[str, Callable[[Any, Any, Mapping[str, Any], Undo], Any]] = {
+    "int": lambda text, there, held, undo: int(text),
+    "bytes": lambda numbers, there, held, undo: numbers.tobytes(),
+    "array": _array,
     "generator": _generator,
-    "items": _items,
+    "member": _member,
     "same": _same,
+    "items": _items,
+    **dict.fromkeys((*ROWS, "deque"), _row),
 }
 
 
-def _into_object(held: Mapping[str, Any], there: Any) -> Any:
-    if not hasattr(there, "__dict__") and "attributes" in held:
-        raise ValueError(f"the environment has a {type(there).__name__} where it had an object when it was saved")
-    if getattr(getattr(there, "__dataclass_params__", None), "frozen", False):
-        there = copy(there)  # others may hold it too
-    for name, value in held.get("attributes", {}).items():
-        if isinstance(value, Mapping) and "same" in value and name not in vars(there):
-            continue
-        vars(there)[name] = put_back(value, vars(there).get(name))
-    for name, value in held.get("mujoco", {}).items():
-        _write_mujoco(there, name, value)
+def _into_object(held: Mapping[str, Any], there: Any, undo: Undo) -> Any:
+    attributes: Mapping[str, Any] = held.get("attributes", {})
+    if attributes:
+        if not hasattr(there, "__dict__"):
+            raise ValueError(f"there is a {type(there).__name__} where it had an object")
+        if getattr(getattr(there, "__dataclass_params__", None), "frozen", False):
+            there = copy(there)  # others may hold it too
+        ours: dict[str, Any] = there.__dict__
+        undo.append(partial(ours.update, dict(ours)))
+        for name, value in attributes.items():
+            if name in ours or not (isinstance(value, Mapping) and "same" in value):
+                ours[name] = _put(value, ours.get(name), undo)
+    if "mujoco" in held:
+        undo.append(partial(_write_mujoco, there, _mujoco_arrays(there, "it")))
+        _write_mujoco(there, held["mujoco"])
     if "asked" in held:
         asked = _asked(there)
         if asked is None:
-            raise ValueError(
-                f"the environment has a {type(there).__name__} where it had an object with a state of its own"
-            )
-        getattr(there, asked[1])(put_back(held["asked"], None))
+            raise ValueError(f"there is a {type(there).__name__} where it had an object with a state of its own")
+        undo.append(partial(getattr(there, asked[1]), getattr(there, asked[0])()))
+        getattr(there, asked[1])(_put(held["asked"], None, undo))
     return there
 
 
@@ -234,10 +260,11 @@ def _mujoco_arrays(value: Any, where: str) -> dict[str, Any]:
     return found
 
 
-def _write_mujoco(there: Any, name: str, value: Any) -> None:
-    if name == "time":
-        there.time = value
-    elif (
-        getattr(there, name).shape == value.shape
-    ):  # those of contacts have another, and are computed anew at each step
-        getattr(there, name)[...] = value
+def _write_mujoco(there: Any, held: Mapping[str, Any]) -> None:
+    for name, value in held.items():
+        if name == "time":
+            there.time = value
+        elif (
+            getattr(there, name).shape == value.shape
+        ):  # those of contacts have another, and are computed anew at each step
+            getattr(there, name)[...] = value
