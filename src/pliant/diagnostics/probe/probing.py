@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from pliant.base.arguments import called_with, is_a
 from pliant.base.choices import one_of, shown
 from pliant.base.process import other_random_states, random_state
+from pliant.diagnostics.checkpoints import with_state
 from pliant.diagnostics.fresh import Fresh, FreshNetworks
 from pliant.diagnostics.probe.data import Examples, examples
 from pliant.diagnostics.probe.learning import called, curve, first_loss
@@ -33,7 +33,8 @@ Start = Callable[[int], nn.Module]  # seed -> a network to train
 
 def probe_plasticity(
     model: nn.Module,
-    data: Any,
+    x: Any,
+    y: Any = None,
     *,
     optimizer: Optimizer | Sequence[Optimizer] | Maker,
     loss: Loss | None = None,
@@ -57,18 +58,19 @@ def probe_plasticity(
 
     Args:
         model: any network; it is copied, and nothing runs but the copies. Methods that are attached to it are not.
-        data: examples of the next task, (inputs, targets), or inputs alone; a mapping of keyword arguments with "labels" for a
-            model that returns its loss; or a DataLoader of these. Inputs are a tensor, a tuple or a mapping, as the forward
-            takes them.
+        x: inputs of the next task, as `pliant.diagnose` takes them: a tensor, a tuple (arguments of the forward), a mapping (its
+            keyword arguments, with "labels" for a model that returns its loss), a list of such batches, or a DataLoader.
+        y: their targets; a DataLoader brings its own. They may be nested, as for an actor-critic: actions, advantages and
+            returns in a mapping.
         optimizer: the one that trains the model, or several; for a model alone, a function that makes one:
             `lambda parameters: torch.optim.Adam(parameters, lr=1e-3)`. Its schedule is left out: step sizes are multiples of the
             first one, which a scheduler writes down, and both it and that of now are named.
         loss: `loss(output, targets)`; without it the output's own `.loss`, cross-entropy of whole numbers, squared error of
-            others. Targets may be nested, as for an actor-critic: actions, advantages and returns in a mapping.
+            others.
         fresh: a function that builds an untrained network (called under each seed), or one that was kept. Without it one is
             built where that is sure, see `pliant.diagnostics.fresh`. Frozen parameters are the model's in both.
         checkpoints: further starts, name -> state dictionary, path of one, or network.
-        tasks: "random", "own" (the data's own targets), "smooth", or several. By default "own" and "random", without targets
+        tasks: "random", "own" (the targets as they are), "smooth", or several. By default "own" and "random", without targets
             "random" and "smooth". See `pliant.diagnostics.probe.tasks`.
         budget: at most so many optimizer steps in all (a number), or about so long ("90s", "10min", "1h"). Without it every run
             has 300 steps. The cost is logged, and shown, before it starts.
@@ -90,20 +92,19 @@ def probe_plasticity(
     ...     model[0].bias.fill_(100.0)[0].item()
     100.0
     >>> make = lambda parameters: torch.optim.Adam(parameters, lr=0.01)
-    >>> probe_plasticity(model, (x, y), optimizer=make, seeds=3, tasks="own", progress=False).verdict
+    >>> probe_plasticity(model, x, y, optimizer=make, seeds=3, tasks="own", progress=False).verdict
     'yes'
     """
     started, root = perf_counter(), unwrapped(checked(model))
     settings, limit, tell = (
-        Settings.checked(seeds, factors, examples_used, batch_size, margin, data),
+        Settings.checked(seeds, factors, examples_used, batch_size, margin, x),
         budget_of(budget),
         teller(progress),
     )
     if loss is not None:
         called_with("loss", loss, "the model's output", "the targets")
     optimizers = OptimizersLike(root, optimizer)
-    with random_state(), other_random_states():
-        found = examples(data, settings.examples).to(next(iter(root.parameters())).device)
+    found = examples(root, x, y, settings.examples).to(next(iter(root.parameters())).device)
     starts = _starts(root, FreshNetworks(root, fresh, optimizers.trained), checkpoints)
     made = Tasks(found, _output(starts[MODEL](0), found, settings), loss)
     kinds = _kinds(tasks, made)
@@ -187,26 +188,10 @@ def _starts(root: nn.Module, fresh: FreshNetworks, checkpoints: Mapping[str, Any
     for name, given in (checkpoints or {}).items():
         if name in (FRESH, MODEL, FRESH_STATE, MODEL_STATE):
             raise ValueError(f"checkpoints: the name '{name}' is taken, give another")
-        earlier = _earlier(root, str(name), given)
+        state = unwrapped(given).state_dict() if isinstance(given, nn.Module) else given
+        earlier = with_state(root, state, f"checkpoints: '{name}'")
         starts[str(name)] = lambda seed, earlier=earlier: training(copied(earlier))
     return starts
-
-
-def _earlier(root: nn.Module, name: str, given: Any) -> nn.Module:
-    """A copy of the model with the numbers of a checkpoint."""
-    if isinstance(given, nn.Module):
-        given = unwrapped(given).state_dict()
-    if isinstance(given, str | Path):
-        given = torch.load(given, map_location="cpu", weights_only=True)
-    if not isinstance(given, Mapping):
-        raise TypeError(f"checkpoints: '{name}' is a state dictionary, a path or a network, got {shown(given)}")
-    network = copied(root)
-    try:
-        network.load_state_dict(cast(Mapping[str, Any], given))
-    except (RuntimeError, AttributeError) as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise ValueError(f"checkpoints: '{name}' is of another model: {first[0].strip()}") from None
-    return network
 
 
 def _output(network: nn.Module, found: Examples, settings: Settings) -> Any:

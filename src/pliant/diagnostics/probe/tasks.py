@@ -63,7 +63,7 @@ class Tasks:
 
     def available(self) -> dict[str, str | None]:
         """Kind -> why it cannot be made, None where it can."""
-        no_targets = None if self.data.has_targets else "there are no targets: give data=(inputs, targets)"
+        no_targets = None if self.data.has_targets else "there are no targets: give y, (model, x, y)"
         plain = self._whole_targets() is not None or not self.data.has_targets or self._float_targets() is not None
         return {"random": None, "own": no_targets, "smooth": None if plain else "the targets are no single tensor"}
 
@@ -86,7 +86,7 @@ class Tasks:
             return _one(own)
         if targets is None:
             raise ValueError(
-                "the model returns no .loss, and there are no targets: give loss=, or data=(inputs, targets)"
+                "the model returns no .loss, and there are no targets: give loss=, or targets, (model, x, y)"
             )
         found = _tensor(output)
         if not targets.is_floating_point():
@@ -195,7 +195,7 @@ def _tensor(output: Any) -> Tensor:
     for tensor in tensors_in(output):
         if tensor.is_floating_point() and tensor.dim():
             return tensor
-    raise ValueError("the model's output holds no tensor of real numbers: give loss=, and data=(inputs, targets)")
+    raise ValueError("the model's output holds no tensor of real numbers: give loss= and targets, (model, x, y)")
 
 
 def _classes_second(output: Tensor, targets: Tensor) -> Tensor:
