@@ -501,3 +501,44 @@ def test_a_probe_is_a_table_a_data_frame_a_dictionary_and_a_figure(tmp_path):
     assert "<td" in probe._repr_html_()
     probe.plot().savefig(tmp_path / "probe.svg")
     assert "plasticity lost?" in str(probe)
+
+
+def test_treatments_say_what_helps():
+    torch.manual_seed(5)
+    model, (x, y) = worn_out(network()), blobs()
+
+    def shrink(model, optimizer):
+        pliant.ShrinkAndPerturb(model, noise_std=0.1, shrink=0.001, period=None, seed=0).apply()
+
+    def replace(model, optimizer):
+        settings = {"replacement_rate": 0.02, "maturity_threshold": 20, "utility": "zero_contribution"}
+        return pliant.ContinualBackprop(model, optimizer, example_inputs=x, trial=False, **settings)
+
+    def nothing(model, optimizer):
+        assert optimizer.param_groups[0]["params"][0] is model[0].weight
+
+    given = {"shrink": shrink, "replace": replace, "nothing": nothing}
+    probe = pliant.probe_plasticity(model, x, y, optimizer=adam, treatments=given, **ENOUGH)
+    own = probe.tasks["own"]
+    assert own.treatments["shrink"].high < 0.8
+    assert own.treatments["replace"].high < 0.9
+    assert own.treatments["nothing"].ratio == 1.0
+    assert list(probe.tasks["random"].sides) == ["fresh", "model"]
+
+
+def test_examples_that_are_only_learned_by_heart_are_told():
+    torch.manual_seed(5)
+    x = torch.randn(96, 6)
+    noise = torch.randint(3, (96,))
+
+    def probed(y):
+        def make(parameters):
+            return torch.optim.Adam(parameters, lr=0.03)
+
+        return pliant.probe_plasticity(network(), x, y, optimizer=make, tasks="own", **ENOUGH)
+
+    by_heart, real = probed(noise), probed((x[:, 0] > 0).long())
+    assert by_heart.tasks["own"].by_heart
+    assert "by heart only" in str(by_heart)
+    assert not real.tasks["own"].by_heart
+    assert real.records()[0]["held_out"] < 0.5

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from pliant.base.process import other_random_states, random_state
 from pliant.diagnostics.checkpoints import with_state
 from pliant.diagnostics.fresh import Fresh, FreshNetworks
 from pliant.diagnostics.probe.data import Examples, examples
-from pliant.diagnostics.probe.learning import called, curve, first_loss
+from pliant.diagnostics.probe.learning import Learned, called, first_loss, learned
 from pliant.diagnostics.probe.optimizers import Maker, OptimizersLike
 from pliant.diagnostics.probe.result import FRESH, FRESH_STATE, MODEL, MODEL_STATE, Probe, TaskProbe, task_probe
 from pliant.diagnostics.probe.settings import Settings, Tell, budget_of, in_words, sequence_of, teller
@@ -29,6 +30,14 @@ log = logging.getLogger("pliant")
 
 FACTORS = (1 / 3, 1.0, 3.0)
 Start = Callable[[int], nn.Module]  # seed -> a network to train
+Treatment = Callable[[nn.Module, Any], Any]  # network, its optimizer (a list, of several) -> what to detach afterwards
+
+
+class _Side(NamedTuple):
+    name: str
+    start: str
+    state: bool = False  # whether with the optimizer state of now
+    treatment: Treatment | None = None
 
 
 def probe_plasticity(
@@ -40,6 +49,7 @@ def probe_plasticity(
     loss: Loss | None = None,
     fresh: Fresh | None = None,
     checkpoints: Mapping[str, Any] | None = None,
+    treatments: Mapping[str, Treatment] | None = None,
     tasks: str | Sequence[str] | None = None,
     budget: int | str | None = None,
     seeds: int = 5,
@@ -70,6 +80,9 @@ def probe_plasticity(
         fresh: a function that builds an untrained network (called under each seed), or one that was kept. Without it one is
             built where that is sure, see `pliant.diagnostics.fresh`. Frozen parameters are the model's in both.
         checkpoints: further starts, name -> state dictionary, path of one, or network.
+        treatments: what might help, name -> function(network, optimizer), called with a copy before it learns the first kind of
+            task: it may change both, or attach a method and return it, as in
+            `lambda network, optimizer: pliant.ContinualBackprop(network, optimizer, example_inputs=x)`.
         tasks: "random", "own" (the targets as they are), "smooth", or several. By default "own" and "random", without targets
             "random" and "smooth". See `pliant.diagnostics.probe.tasks`.
         budget: at most so many optimizer steps in all (a number), or about so long ("90s", "10min", "1h"). Without it every run
@@ -108,9 +121,10 @@ def probe_plasticity(
     starts = _starts(root, FreshNetworks(root, fresh, optimizers.trained), checkpoints)
     made = Tasks(found, _output(starts[MODEL](0), found, settings), loss)
     kinds = _kinds(tasks, made)
-    sides = {kind: [(name, name, False) for name in starts] for kind in kinds}
+    sides = {kind: [_Side(name, name) for name in starts] for kind in kinds}
     if optimizers.has_state:
-        sides[kinds[0]] += [(MODEL_STATE, MODEL, True), (FRESH_STATE, FRESH, True)]
+        sides[kinds[0]] += [_Side(MODEL_STATE, MODEL, state=True), _Side(FRESH_STATE, FRESH, state=True)]
+    sides[kinds[0]] += [_Side(name, MODEL, treatment=each) for name, each in _treatments(treatments, starts).items()]
 
     per_seed = sum(map(len, sides.values())) * len(settings.factors)
     second = _seconds_per_step(starts[MODEL], optimizers, made.of(kinds[0], 0), settings)
@@ -149,26 +163,50 @@ class _Runs:
         log.info("probe_plasticity: %s", said)
         tell(0, total, said)
 
-    def compared(self, kind: str, tasks: Tasks, sides: Sequence[tuple[str, str, bool]]) -> TaskProbe:
-        """`sides`: name, start, whether with the optimizer state of now."""
+    def compared(self, kind: str, tasks: Tasks, sides: Sequence[_Side]) -> TaskProbe:
+        """All runs of one kind of task."""
         shape = (len(self.settings.factors), self.settings.seeds, self.settings.steps)
-        losses = {name: np.empty(shape) for name, _, _ in sides}
+        losses = {side.name: np.empty(shape) for side in sides}
+        held_out = {side.name: np.empty(shape[:-1]) for side in sides}
         levels: list[float] = []
         for seed in range(self.settings.seeds):
             task = tasks.of(kind, seed)
             levels.append(first_loss(self.starts[FRESH](seed), task, batch_size=self.settings.batch_size, seed=seed))
-            for name, start, state in sides:
+            for side in sides:
                 for place, factor in enumerate(self.settings.factors):
-                    network = self.starts[start](seed)
-                    optimizers = self.optimizers.on(network, factor, state=state)
-                    losses[name][place, seed] = self._curve(network, optimizers, task, seed)
+                    losses[side.name][place, seed], held_out[side.name][place, seed] = self._learned(
+                        side, factor, task, seed
+                    )
                     self.done += 1
-                    self.tell(self.done, self.total, f"{KINDS[kind]}: {name}, seed {seed}")
-        return task_probe(kind, losses, float(np.mean(levels)), self.settings.margin)
+                    self.tell(self.done, self.total, f"{KINDS[kind]}: {side.name}, seed {seed}")
+        treated = [side.name for side in sides if side.treatment is not None]
+        return task_probe(kind, losses, held_out, treated, float(np.mean(levels)), self.settings.margin)
 
-    def _curve(self, network: nn.Module, optimizers: list[Optimizer], task: Task, seed: int) -> Any:
-        settings = self.settings
-        return curve(network, optimizers, task, steps=settings.steps, batch_size=settings.batch_size, seed=seed)
+    def _learned(self, side: _Side, factor: float, task: Task, seed: int) -> Learned:
+        network = self.starts[side.start](seed)
+        optimizers = self.optimizers.on(network, factor, state=side.state)
+        made = None
+        if side.treatment is not None:
+            with random_state(), other_random_states():
+                torch.manual_seed(seed)
+                made = side.treatment(network, optimizers[0] if len(optimizers) == 1 else optimizers)
+        steps, batch_size = self.settings.steps, self.settings.batch_size
+        found = learned(network, optimizers, task, steps=steps, batch_size=batch_size, seed=seed)
+        if hasattr(made, "detach"):
+            cast(Any, made).detach()
+        return found
+
+
+def _treatments(given: Mapping[str, Treatment] | None, taken: Mapping[str, Start]) -> dict[str, Treatment]:
+    if given is not None and not is_a(given, Mapping):
+        raise TypeError(
+            f"treatments is a mapping of names to functions of a network and its optimizer, got {shown(given)}"
+        )
+    for name, each in (given or {}).items():
+        if name in taken:
+            raise ValueError(f"treatments: the name '{name}' is taken, give another")
+        called_with(f"treatments: '{name}'", each, "the network", "its optimizer")
+    return dict(given or {})
 
 
 def _starts(root: nn.Module, fresh: FreshNetworks, checkpoints: Mapping[str, Any] | None) -> dict[str, Start]:
@@ -218,9 +256,10 @@ def _kinds(given: str | Sequence[str] | None, made: Tasks) -> list[str]:
 
 def _seconds_per_step(start: Start, optimizers: OptimizersLike, task: Task, settings: Settings) -> float:
     """From a few steps, without the first, which loads what a first step loads."""
+    task = replace(task, held_out=None)
     network = start(0)
     stepped = optimizers.on(network, 1.0, state=False)
-    curve(network, stepped, task, steps=1, batch_size=settings.batch_size, seed=0)
+    learned(network, stepped, task, steps=1, batch_size=settings.batch_size, seed=0)
     began = perf_counter()
-    curve(network, stepped, task, steps=3, batch_size=settings.batch_size, seed=0)
+    learned(network, stepped, task, steps=3, batch_size=settings.batch_size, seed=0)
     return (perf_counter() - began) / 3

@@ -2,7 +2,8 @@
 
     random   trainability: the user's own targets, each at another example, so that their shares, their scale and the loss
              stay; without targets, random classes, or random numbers where the output has one
-    own      the user's next task as it is: trainability, and what was learned before that helps or hinders
+    own      the user's next task as it is: trainability, and what was learned before that helps or hinders. A fifth of the
+             examples is held out, and tells whether what is learned is more than these examples by heart
     smooth   a random smooth function of the inputs, f(x) = √(2/m) Σ cos(ω·x + b), ω ~ N(0, 1/ℓ²), with ℓ the median
              distance between inputs: a draw of a Gaussian process. Classes are the largest of as many functions
 
@@ -28,6 +29,8 @@ from pliant.units.models import tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
 
+HELD_OUT = 0.2  # of the next task's examples: do they get better too?
+FEW = 20  # examples of which none is held out
 FEATURES = 256  # cosines of a smooth function
 KINDS = {
     "random": "random targets (trainability)",
@@ -42,6 +45,7 @@ class Task:
 
     examples: Examples
     loss: Loss
+    held_out: Examples | None = None  # of the same targets, never learned
 
 
 class Tasks:
@@ -70,7 +74,10 @@ class Tasks:
     def of(self, kind: str, seed: int) -> Task:
         generator = torch.Generator().manual_seed(seed)
         if kind == "own":
-            return Task(self.data, self.loss)
+            order = torch.randperm(self.data.count, generator=torch.Generator().manual_seed(0))
+            kept = int(self.data.count * HELD_OUT) if self.data.count >= FEW else 0
+            held_out = self.data.at(order[:kept]) if kept else None
+            return Task(self.data.at(order[kept:]), self.loss, held_out)
         if kind == "random" and self.data.has_targets:
             order = torch.randperm(self.data.count, generator=generator)
             return Task(self.data.with_shuffled_targets(order), self.loss)
