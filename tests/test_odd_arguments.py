@@ -152,6 +152,7 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "seed": or_none(seed),
     "process_group": or_none(nothing),
     "mask": or_none(nothing),
+    "on_replace": or_none(module),
     "runs": or_none(whole(1)),
     "parameters": or_none(nothing),
     "groups": or_none(nothing),
