@@ -22,7 +22,7 @@ def as_labels(y: Any, name: str = "y") -> list[Any]:
     nested = listed is None or any(isinstance(each, list | tuple | np.ndarray) for each in listed)
     # NumPy would turn [1, "a"] into texts.
     given: NDArray[Any] = (
-        np.asarray(y) if listed is None or nested else as_objects([as_python(each) for each in listed])
+        np.asarray(cast("Any", y)) if listed is None or nested else as_objects([as_python(each) for each in listed])
     )
     if given.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {given.dtype}")
@@ -66,10 +66,9 @@ def refuse_label(label: Any) -> None:
     """Raise `ValueError` for what is no label: nothing, NaN, a number between whole ones."""
     if label is None or label != label:
         raise ValueError(f"a label is {label}: leave examples without a label out (NaN is none)")
-    if isinstance(label, float | np.floating) and not float(label).is_integer():
-        raise ValueError(
-            f"Unknown label type: {float(label):g} is continuous, not a class; OnlineRegressor learns numbers"
-        )
+    number = as_python(label)
+    if isinstance(number, float) and not number.is_integer():
+        raise ValueError(f"Unknown label type: {number:g} is continuous, not a class; OnlineRegressor learns numbers")
 
 
 def in_order(names: Iterable[Any]) -> list[Any]:

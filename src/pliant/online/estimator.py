@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -313,7 +314,7 @@ class OnlineEstimator(Generic[Score]):
             "network": stream.network.state_dict(),
             "inputs": stream.inputs.state_dict(),
             "targets": stream.targets.state_dict(),
-            "score": dict(vars(stream.score)),
+            "score": deepcopy(vars(stream.score)),
             "seen": stream.seen,
             "restarts": stream.restarts,
         }
@@ -335,7 +336,7 @@ class OnlineEstimator(Generic[Score]):
         stream.network.load_state_dict(state["network"])
         for name in ("inputs", "targets"):
             getattr(stream, name).load_state_dict(state[name])
-        vars(stream.score).update(state["score"])
+        vars(stream.score).update(deepcopy(state["score"]))
         stream.seen = int(state["seen"])
         self._stream = stream
 

@@ -10,6 +10,7 @@ they equal their mean, which may differ from them in its last bit.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,14 @@ class RunningDetermination:
         self.mean, self.around, self.missed = np.zeros(outputs), np.zeros(outputs), np.zeros(outputs)
 
     def add_one(self, y: float, answer: float, weight: float) -> None:
-        self.add(np.array([[y]]), np.array([[answer]]), np.array([weight]))
+        """`add` of one example of one output."""
+        if not math.isfinite(answer):
+            return
+        total, away = self.weight + weight, y - self.mean[0]
+        self.around[0] += away * away * self.weight * weight / total
+        self.missed[0] += weight * (answer - y) ** 2
+        self.mean[0] += away * weight / total
+        self.weight = total
 
     def add(self, y: NDArray[np.float64], answer: NDArray[np.float64], weights: NDArray[np.float64] | None) -> None:
         """Add examples (n, outputs), only those whose answer is finite."""
