@@ -8,6 +8,7 @@ updates     how far a step moves the weights of a unit
 diagnosing  all of them, on the units of a model: batches, checkpoints and references find what is measured, watch and
             activations record one forward, trial_step tries a step of the optimizer, measuring computes a group's row,
             diagnosis is the table
+monitor     the same while a network trains: in_passing records, alarms says what is worth a word, destinations writes
 """
 
 from pliant.base.deprecation import renamed
@@ -25,6 +26,7 @@ from pliant.diagnostics.health import (
     saturation,
     share_of_layer,
 )
+from pliant.diagnostics.monitor import Monitor
 from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
 from pliant.diagnostics.updates import stagnant, update_ratio, volatile
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
@@ -33,6 +35,7 @@ __all__ = [
     "FLAT_ENDS",
     "Diagnosis",
     "GroupDiagnosis",
+    "Monitor",
     "NetworkDiagnosis",
     "approximate_rank",
     "dead",
