@@ -401,16 +401,26 @@ class Writer:
 
 
 class Wandb:
+    """As a run of W&B: what is logged without commit waits for the next, and is merged with it."""
+
     def __init__(self):
-        self.seen, self.metrics = [], []
+        self.waits, self.history, self.metrics, self.step = {}, [], [], 0
 
     def define_metric(self, name, **settings):
         self.metrics.append(name)
 
     def log(self, values, step=None, commit=None):
-        assert step is None
-        assert commit is False
-        self.seen.append(values)
+        if step is not None and step > self.step:
+            self._commit()
+            self.step = step
+        self.waits |= values
+        if commit or (commit is None and step is None):
+            self._commit()
+            self.step += 1
+
+    def _commit(self):
+        self.history += [self.waits] if self.waits else []
+        self.waits = {}
 
 
 class Mlflow:
@@ -435,13 +445,25 @@ def test_trackers_get_shares_and_numbers_by_name_at_the_optimizer_s_step():
     *_, monitor = train(every=5, to=to)
     assert [step for _, step in seen] == [1, 5, 10]
     assert seen == mlflow.seen == accelerator.seen
-    assert [{**values, "pliant/step": step} for values, step in seen] == wandb.seen
+    assert [{**values, "pliant/step": step} for values, step in seen] == [*wandb.history, wandb.waits]
     assert wandb.metrics == ["pliant/step", "pliant/*"]
     assert {(name, step) for name, _, step in writer.seen} == {(name, step) for values, step in seen for name in values}
     first = monitor.rows[0]
     assert seen[0][0]["pliant/0/dead_share"] == first["dead"] / first["units"]
     assert seen[0][0]["pliant/0/effective_rank"] == first["effective_rank"]
     assert all(isinstance(value, float) for value in seen[0][0].values())
+
+
+def test_steps_of_a_wandb_run_are_those_of_whoever_logs_to_it():
+    wandb, model = Wandb(), mlp()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=3, to=wandb)
+    for number, (x, y) in enumerate(batches((6,), 7), 1):
+        step_of(model, stepper, x, y)
+        wandb.log({"loss": 0.0}, step=number)
+    rows = [*wandb.history, wandb.waits]
+    assert sum("loss" in row for row in rows) == 7
+    assert [row["pliant/step"] for row in rows if "pliant/step" in row] == steps_in(monitor) == [1, 3, 6]
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.parquet"])

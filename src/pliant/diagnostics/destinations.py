@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -49,14 +49,14 @@ def destinations(to: To) -> list[Destination]:
     if to is None:
         return []
     several = listed(to) if not hasattr(to, "add_scalar") and not hasattr(to, "log") else None
-    given: list[Any] = [to] if several is None else several
-    return [_one(each) for each in given]
+    return [_one(each) for each in ([to] if several is None else several)]
 
 
-def _one(to: Any) -> Destination:
-    if is_a(to, (str, PathLike)):
-        return _file(Path(fspath(to)))
-    if is_a(to, (type, Tensor)):
+def _one(given: object) -> Destination:
+    to = cast(Any, given)
+    if is_a(given, (str, PathLike)):
+        return _file(Path(fspath(cast(str, to))))
+    if is_a(given, (type, Tensor)):
         raise TypeError(f"to is {shown(to)}: give a tracker that was made, or a file")
     if callable(getattr(to, "add_scalar", None)):
         return _Tracker(lambda values, step: _scalars(to, values, step))
@@ -91,17 +91,23 @@ class _Tracker(Destination):
 
 
 class _Wandb(Destination):
-    """Its own step goes on only when the user logs, so that no step of theirs is ever behind."""
+    """Its own step goes on when the user logs, so that no step of theirs is ever behind; where they log nothing, by ours."""
 
     def __init__(self, run: Any) -> None:
-        self._run, self._defined = run, False
+        self._run, self._defined, self._waits_at = run, False, None
 
     def write(self, rows: Sequence[Row], values: Mapping[str, float], step: int) -> None:
         if not self._defined:
             self._run.define_metric("pliant/step", hidden=True)
             self._run.define_metric("pliant/*", step_metric="pliant/step")
             self._defined = True
+        if self._waits_at is not None and self._own_step() == self._waits_at:
+            self._run.log({}, commit=True)  # else these would take the place of those before
         self._run.log({**values, "pliant/step": step}, commit=False)
+        self._waits_at = self._own_step()
+
+    def _own_step(self) -> int | None:
+        return getattr(getattr(self._run, "run", self._run), "step", None)  # `wandb` itself serves as well
 
 
 class _File(Destination, ABC):
