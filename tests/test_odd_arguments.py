@@ -183,6 +183,10 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "device": never_odd,  # torch's own
     "dtype": never_odd,
     "y": or_none(nothing),
+    "every": whole(1),
+    "rows": whole(1),
+    "warn": flag,
+    "to": or_none(lambda value: isinstance(value, list) and not value),
     "state": or_none(nothing),
     "reference": lambda value: value is None or module(value),
     "sharpness": lambda value: value is False,  # True needs a loss
@@ -228,6 +232,7 @@ CALLS = {
     "RandomReplacement": (methods.RandomReplacement, attached(example_inputs=X)),
     "ReDo": (methods.ReDo, attached(example_inputs=X)),
     "UnitReset": (unit_reset, attached(example_inputs=X)),
+    "Monitor": (pliant.Monitor, attached(example_inputs=X)),
     "L2": (methods.L2, attached(strength=0.1)),
     "ShrinkAndPerturb": (methods.ShrinkAndPerturb, attached(noise_std=0.1)),
     "reset_network": (methods.reset_network, attached(seed=1)),

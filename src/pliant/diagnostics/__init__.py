@@ -10,6 +10,7 @@ diagnosing  all of them, on the units of a model: batches, checkpoints and refer
             diagnosis is the table
 fresh       networks as a model was before it trained
 probe       the definition itself: does the network learn worse than a fresh copy?
+monitor     the same while a network trains: in_passing records, alarms says what is worth a word, destinations writes
 """
 
 from pliant.base.deprecation import renamed
@@ -27,6 +28,7 @@ from pliant.diagnostics.health import (
     saturation,
     share_of_layer,
 )
+from pliant.diagnostics.monitor import Monitor
 from pliant.diagnostics.probe import Comparison, Probe, TaskProbe, probe_plasticity
 from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
 from pliant.diagnostics.updates import stagnant, update_ratio, volatile
@@ -37,6 +39,7 @@ __all__ = [
     "Comparison",
     "Diagnosis",
     "GroupDiagnosis",
+    "Monitor",
     "NetworkDiagnosis",
     "Probe",
     "TaskProbe",

@@ -138,9 +138,10 @@ def _moments(z: Any) -> Tensor | None:
     """Count, sum and sum of squares, (..., 3), over all axes but the first two, or but the first of a matrix."""
     if not isinstance(z, Tensor) or z.layout is not torch.strided or not z.is_floating_point() or not z.numel():
         return None
-    rows = z.detach().to(wide(z)).flatten(min(2, z.dim() - 1)) if z.dim() else z.detach().to(wide(z)).view(1)
-    sums = rows.sum(-1), rows.square().sum(-1)
-    return torch.stack([torch.full_like(sums[0], rows.shape[-1]), *sums], dim=-1)
+    rows = z.detach().flatten(min(2, z.dim() - 1)) if z.dim() else z.detach().view(1)
+    total = rows.sum(-1, dtype=wide(z))
+    squares = cast(Tensor, torch.linalg.vector_norm(rows, dim=-1, dtype=wide(z))).square()
+    return torch.stack([torch.full_like(total, rows.shape[-1]), total, squares], dim=-1)
 
 
 def _dense(value: Any) -> list[Tensor]:

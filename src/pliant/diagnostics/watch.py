@@ -38,6 +38,16 @@ class TapRecord:
     entered: list[Tensor | None] = field(default_factory=list[Tensor | None])
     """Moments of the pre-activations, (..., 3), of real positions, one or more for each call; None: not known."""
 
+    def of_real(self, moments: Tensor, real: Tensor | None, forwards: Forwards | None) -> Tensor | None:
+        """Moments of real positions, where they lie as the mask does; None where that is not known."""
+        given = None if forwards is None else forwards.mask
+        if real is None:
+            return moments if given is None else None
+        for mask in (real, given):
+            if isinstance(mask, Tensor) and mask.shape == moments.shape[:-1]:
+                return moments[mask]
+        return None
+
     def by_entry(self, runs: int | None) -> Tensor | None:
         """(runs, n, entries) over all calls, one run for a network that is no stack; None if the tap's module never ran."""
         leading = 0 if runs is None else 1
@@ -153,14 +163,6 @@ class _TapRecorder:
         positions = values.movedim(axis, -1).shape[:-1] if -values.dim() <= axis < values.dim() else ()
         real = None if packed or self.forwards is None else self.forwards.real(self, positions)
         self.record.tensors.append((values.detach().clone(), real))  # a copy: the model may write to it in place
-        self.record.entered.extend(self._of_real(each, real) for each in self.activations.before(values))
-
-    def _of_real(self, moments: Tensor, real: Tensor | None) -> Tensor | None:
-        """Moments of real positions, where they lie as the mask does."""
-        given = None if self.forwards is None else self.forwards.mask
-        if real is None:
-            return moments if given is None else None
-        for mask in (real, given):
-            if isinstance(mask, Tensor) and mask.shape == moments.shape[:-1]:
-                return moments[mask]
-        return None
+        self.record.entered.extend(
+            self.record.of_real(each, real, self.forwards) for each in self.activations.before(values)
+        )
