@@ -140,7 +140,7 @@ def test_an_environment_that_draws_nothing_is_named(agents, tmp_path):
         "    def __init__(self):\n        super().__init__()\n\n\n"
         "class Odd(RewiredCart):\n    def render(self):\n        return 'a picture'\n"
     )
-    with pytest.raises(LabError, match="Blind draws no images: its render_mode is None, and has to be 'rgb_array'"):
+    with pytest.raises(LabError, match=r"Blind draws no images: its render_mode is None, and has to be 'rgb_array'"):
         film(agents[1], f"{tmp_path / 'blind.py'}:Blind")
     with pytest.raises(LabError, match=r"Odd: render\(\) gives images .* this one gave 'a picture'"):
         film(agents[1], f"{tmp_path / 'blind.py'}:Odd")
@@ -184,7 +184,7 @@ def test_a_model_of_another_environment_is_named(models, tmp_path):
     trained(models, "PPO", tmp_path / "model.zip", n_steps=64)
     with pytest.raises(LabError, match=r"model.zip \(ActorCriticPolicy\) is not of Pendulum-v1, with observations Box"):
         film(tmp_path / "model.zip", "Pendulum-v1")
-    with pytest.raises(LabError, match="--agent 3: .* is one agent: leave it out"):
+    with pytest.raises(LabError, match=r"--agent 3: .* is one agent: leave it out"):
         film(tmp_path / "model.zip", agent=3)
 
 
