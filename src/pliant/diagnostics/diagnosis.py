@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from math import isnan
 
 from pliant.base.deprecation import renamed_attributes
-from pliant.units.groups import aligned
+from pliant.base.tables import aligned
 from pliant.units.map import UnitMap
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pliant.base.tables import aligned
 from pliant.diagnostics.probe.comparison import (
     LEARNS,
     Array,
@@ -20,7 +21,6 @@ from pliant.diagnostics.probe.comparison import (
     unknown,
 )
 from pliant.diagnostics.probe.tasks import KINDS
-from pliant.units.groups import aligned
 
 MODEL, FRESH = "model", "fresh"
 MODEL_STATE, FRESH_STATE = "model, optimizer state of now", "fresh, optimizer state of now"
