@@ -172,10 +172,12 @@ class Probe(Table):
 
     def plot(self) -> Any:
         """A figure of the mean error by step of every side, a panel per kind of task."""
+        steps = range(self.steps)
         panels = {
-            KINDS[kind]: {name: side.curve for name, side in task.sides.items()} for kind, task in self.tasks.items()
+            f"{task.kind}: error": {name: (steps, side.curve.tolist()) for name, side in task.sides.items()}
+            for task in self.tasks.values()
         }
-        return curves(panels, x="optimizer steps", y="error", title=f"plasticity lost? {self.verdict}")
+        return curves("optimizer steps", panels, f"plasticity lost? {self.verdict}")
 
     def table(self) -> tuple[Cells, Sequence[str]]:
         head = ("task", "start from", "area", "against fresh", "answer", "steps to half", "step size")
