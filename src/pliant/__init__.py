@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pliant.base.deprecation import install, renamed
 
 if TYPE_CHECKING:
+    from pliant.diagnostics import Monitor as Monitor
     from pliant.diagnostics import diagnose as diagnose
+    from pliant.diagnostics import probe_plasticity as probe_plasticity
     from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
@@ -44,7 +46,9 @@ _HOMES = {
     "reset_head": "pliant.methods",
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
+    "Monitor": "pliant.diagnostics",
     "diagnose": "pliant.diagnostics",
+    "probe_plasticity": "pliant.diagnostics",
     "UnitReset": "pliant.engine.unit_reset",
     "UnitGroup": "pliant.units",
     "UnitMap": "pliant.units",
@@ -62,6 +66,7 @@ __all__ = [
     "L2",
     "AffineEntry",
     "ContinualBackprop",
+    "Monitor",
     "RandomReplacement",
     "ReDo",
     "ShrinkAndPerturb",
@@ -72,6 +77,7 @@ __all__ = [
     "UnitReset",
     "chain_groups",
     "diagnose",
+    "probe_plasticity",
     "recording_paused",
     "reset_head",
     "reset_network",

@@ -303,6 +303,20 @@ class PlanRow:
         indices = [part.index for part in (*self.group.incoming, *own, *self.group.outgoing) if part.index is not None]
         return " | ".join([*parts, f"index {crc32(repr(indices).encode()):08x}"] if indices else parts)
 
+    def record(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return {
+            "group": self.group.name,
+            "kind": self.group.kind,
+            "units": self.units,
+            "incoming": [*map(str, self.group.incoming), *map(str, self.group.affine)],
+            "outgoing": [*map(str, self.group.outgoing)],
+            "activity": [*dict.fromkeys(map(str, self.group.taps))],
+            "hand_over": self.hand_over,
+            "fresh_std": self.fresh_std,
+            "current_std": self.current_std,
+        }
+
     def cells(self) -> tuple[str, ...]:
         incoming = some([*map(str, self.group.incoming), *map(str, self.group.affine)])
         outgoing = some([*map(str, self.group.outgoing)])
@@ -368,12 +382,6 @@ def _brief(index: Index) -> str:
     """The positions of the first unit, and dots."""
     first = ", ".join(map(str, index[0][:4]))
     return f"({first}{', ..' if len(index[0]) > 4 else ''}), .."
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

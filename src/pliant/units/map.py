@@ -15,14 +15,15 @@ from torch import nn
 from pliant.base.arguments import is_a, shown
 from pliant.base.arguments import patterns as patterns_of
 from pliant.base.deprecation import renamed
+from pliant.base.tables import Cells, Table, bars
 from pliant.units.bound import BoundGroup
-from pliant.units.groups import PlanRow, Skipped, UnitGroup, aligned, some
+from pliant.units.groups import PlanRow, Skipped, UnitGroup, some
 from pliant.units.models import plain_name
 from pliant.units.verify import Tried, Verification, verify
 
 
 @dataclass(frozen=True)
-class UnitMap:
+class UnitMap(Table):
     """The plan: every resettable unit with its incoming and outgoing weights, where its mean contribution goes, and what was left
     out.
 
@@ -133,17 +134,32 @@ class UnitMap:
                 f"this state was saved for other units; {'; '.join(theirs + here) or 'their order differs'}"
             )
 
-    def __str__(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        skipped = [
+            {"parameters": list(each.parameters), "reason": each.reason, "units": each.units} for each in self.skipped
+        ]
+        return {"groups": self.records(), "skipped": skipped, "notes": list(self.notes)}
+
+    def records(self) -> list[dict[str, Any]]:
+        return [row.record() for row in self.rows]
+
+    def plot(self) -> Any:
+        """A figure of how many units each group has, and how large their incoming weights are beside fresh ones."""
+        stds = {"now": [row.current_std for row in self.rows], "fresh": [row.fresh_std for row in self.rows]}
+        panels = {"units": {"now": [row.units for row in self.rows]}, "std of incoming weights": stds}
+        return bars([row.group.name for row in self.rows], panels)
+
+    def table(self) -> tuple[Cells, Sequence[str]]:
         head = ("group", "kind", "units", "incoming", "outgoing", "activity", "hand-over", "init std / now")
-        lines = aligned([head, *(row.cells() for row in self.rows)])
+        notes: list[str] = []
         if self.skipped:
-            lines += ["", "left alone"]
             names = [some(each.parameters) for each in self.skipped]
             width = min(max(map(len, names)), 60)
-            lines += [f"  {name.ljust(width)}  {each.reason}" for name, each in zip(names, self.skipped, strict=True)]
+            left = [f"  {name.ljust(width)}  {each.reason}" for name, each in zip(names, self.skipped, strict=True)]
+            notes += ["left alone", *left]
         if self.notes:
-            lines += ["", *self.notes]
-        return "\n".join(line.rstrip() for line in lines)
+            notes += [*([""] if notes else []), *self.notes]
+        return [head, *(row.cells() for row in self.rows)], notes
 
 
 __getattr__ = renamed(

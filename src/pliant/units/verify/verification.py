@@ -20,8 +20,9 @@ from typing import Any
 from torch import nn
 
 from pliant.base.arguments import integer, patterns, whole
+from pliant.base.tables import aligned
 from pliant.units.bound import BoundGroup
-from pliant.units.groups import UnitGroup, aligned
+from pliant.units.groups import UnitGroup
 from pliant.units.models import check_examples, checked
 from pliant.units.verify.probe import Probe
 from pliant.units.verify.trial import Trial, Verified, covered
