@@ -16,6 +16,7 @@ METHODS = {
     "continual backprop": (pliant.ContinualBackprop, OFTEN),
     "redo": (pliant.ReDo, {"tau": 0.9, "period": 3, "seed": 2}),
     "l2": (pliant.L2, {"strength": 0.01, "toward": "initial"}),
+    "monitor": (pliant.Monitor, {"every": 7}),
     "shrink and perturb": (pliant.ShrinkAndPerturb, {"shrink": 0.99, "noise_std": 0.01, "period": 3, "seed": 1}),
 }
 
@@ -47,6 +48,13 @@ def replaced(method):
     return min(sum(group["replaced"]) for group in method.stats().values())
 
 
+def done(method, *, least=20):
+    """Whether so much happened that equality means something: replacements in every group, or measurements."""
+    if isinstance(method, pliant.Monitor):
+        return len({row["step"] for row in method.rows}) >= 4
+    return not isinstance(method, pliant.UnitReset) or replaced(method) >= least
+
+
 def hooks(model, *optimizers):
     on_modules = sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in model.modules())
     return on_modules + sum(
@@ -58,3 +66,15 @@ def differing(one, other):
     """Names of the entries of two state dictionaries that are not equal to the bit."""
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def leave(folder, model, method):
+    """Write down where a training ended: the weights, and what a monitor measured."""
+    rows = repr(method.rows) if isinstance(method, pliant.Monitor) else ""
+    torch.save({"weights": model.state_dict(), "rows": rows}, f"{folder}/end.pt")
+
+
+def same_end(one, other):
+    """Whether two folders hold the same end, to the bit."""
+    first, second = (torch.load(f"{folder}/end.pt") for folder in (one, other))
+    return differing(first["weights"], second["weights"]) == [] and first["rows"] == second["rows"]

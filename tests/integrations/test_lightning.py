@@ -15,10 +15,28 @@ pytest.importorskip("lightning", reason="Lightning is not installed: make integr
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 
 import pliant
-from pliant.integrations.lightning import ContinualBackpropCallback, MethodCallback, UnitResetCallback
-from tests.integrations.killed import METHODS, OFTEN, data, differing, hooks, kill, process, replaced
+from pliant.integrations.lightning import (
+    ContinualBackpropCallback,
+    MethodCallback,
+    PlasticityMonitorCallback,
+    UnitResetCallback,
+)
+from tests.integrations.killed import (
+    METHODS,
+    OFTEN,
+    data,
+    differing,
+    done,
+    hooks,
+    kill,
+    leave,
+    process,
+    replaced,
+    same_end,
+)
 
 pytestmark = [
     pytest.mark.integrations,
@@ -127,7 +145,7 @@ def loader(size=8):
 
 
 def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
-    """Fit, and leave the weights in a file."""
+    """Fit, and leave the end in a file."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
@@ -139,7 +157,7 @@ def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
     trainer(folder, [callback, *at_step], epochs, **HOW[how]).fit(
         model, loader(), loader(), ckpt_path=last, weights_only=True
     )
-    torch.save(model.state_dict(), f"{folder}/weights.pt")
+    leave(folder, model, callback.method)
     return callback, model
 
 
@@ -151,15 +169,14 @@ def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
     ],
 )
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(how, method, tmp_path):
-    callback, model = train(how, method, tmp_path / "straight")
-    if isinstance(callback.method, pliant.UnitReset):
-        assert replaced(callback.method) >= 20
+    callback, _ = train(how, method, tmp_path / "straight")
+    assert done(callback.method)
     killed = tmp_path / "killed"
     assert process("test_lightning", f"train({how!r}, {method!r}, {str(killed)!r}, kill_at=61)") == -signal.SIGKILL
     assert (killed / "last.ckpt").exists()
-    assert not (killed / "weights.pt").exists()
+    assert not (killed / "end.pt").exists()
     assert process("test_lightning", f"train({how!r}, {method!r}, {str(killed)!r}, resume=True)") == 0
-    assert differing(model.state_dict(), torch.load(killed / "weights.pt")) == []
+    assert same_end(tmp_path / "straight", killed)
 
 
 def test_without_the_state_a_resumed_run_ends_elsewhere(tmp_path):
@@ -271,6 +288,35 @@ def test_with_the_older_package_name():
     fitting = older.Trainer(max_epochs=2, callbacks=[callback], enable_checkpointing=False, **quiet)
     fitting.fit(Old(), loader())
     assert list(callback.method.stats()) == ["net.0"]
+
+
+class Logged(Logger):
+    """What a tracker is told."""
+
+    name = version = "logged"
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}
+
+    def log_hyperparams(self, *arguments): ...
+
+    def log_metrics(self, metrics, step=None):
+        self.values.setdefault(step, {}).update(metrics)
+
+
+def test_a_monitor_measures_and_tells_the_loggers_of_the_trainer():
+    callback, logged = PlasticityMonitorCallback(every=5), Logged()
+    fit(Net(), callback, logger=logged)
+    assert [row["step"] for row in callback.method.rows if row["group"] == "first"] == [1, 5, 10, 15]
+    assert {1, 5, 10, 15} <= logged.values.keys()
+    assert "pliant/first/dead_share" in logged.values[5]
+
+
+def test_a_monitor_beside_a_method_writes_where_it_is_told(tmp_path):
+    callback = PlasticityMonitorCallback(every=5, to=tmp_path / "measures.csv")
+    fit(Net(), callback, ContinualBackpropCallback(**OFTEN), epochs=12)
+    assert (tmp_path / "measures.csv").read_text().count("\n") == 1 + 2 * 20
 
 
 # -- several methods ---------------------------------------------------------------------------------------------------------

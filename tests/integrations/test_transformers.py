@@ -27,8 +27,25 @@ from transformers import (
 )
 
 import pliant
-from pliant.integrations.transformers import ContinualBackpropCallback, MethodCallback, UnitResetCallback
-from tests.integrations.killed import METHODS, OFTEN, data, differing, hooks, kill, process, replaced
+from pliant.integrations.transformers import (
+    ContinualBackpropCallback,
+    MethodCallback,
+    PlasticityMonitorCallback,
+    UnitResetCallback,
+)
+from tests.integrations.killed import (
+    METHODS,
+    OFTEN,
+    data,
+    differing,
+    done,
+    hooks,
+    kill,
+    leave,
+    process,
+    replaced,
+    same_end,
+)
 
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
 
@@ -93,7 +110,7 @@ def arguments(folder, **settings):
 
 
 def train(how, method, folder, *, kill_at=None, resume=False):
-    """Train, and leave the weights in a file."""
+    """Train, and leave the end in a file."""
     torch.set_num_threads(1)
     set_seed(0)
     model = Net()
@@ -102,7 +119,7 @@ def train(how, method, folder, *, kill_at=None, resume=False):
     at_step = [] if kill_at is None else [KillAt(kill_at)]
     trainer = Trainer(model, arguments(folder, **HOW[how]), train_dataset=Rows(*data()), callbacks=[callback, *at_step])
     trainer.train(resume_from_checkpoint=resume)
-    torch.save(model.state_dict(), f"{folder}/weights.pt")
+    leave(folder, model, callback.method)
     return callback, model
 
 
@@ -115,15 +132,14 @@ def train(how, method, folder, *, kill_at=None, resume=False):
 )
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(how, method, tmp_path):
     """Shuffled batches and dropout included, in the middle of an epoch."""
-    callback, model = train(how, method, tmp_path / "straight")
-    if isinstance(callback.method, pliant.UnitReset):
-        assert replaced(callback.method) >= 20
+    callback, _ = train(how, method, tmp_path / "straight")
+    assert done(callback.method)
     killed = tmp_path / "killed"
     assert process("test_transformers", f"train({how!r}, {method!r}, {str(killed)!r}, kill_at=37)") == -signal.SIGKILL
     assert (killed / "checkpoint-30" / f"pliant-{METHODS[method][0].__name__}.pt").exists()
-    assert not (killed / "weights.pt").exists()
+    assert not (killed / "end.pt").exists()
     assert process("test_transformers", f"train({how!r}, {method!r}, {str(killed)!r}, resume=True)") == 0
-    assert differing(model.state_dict(), torch.load(killed / "weights.pt")) == []
+    assert same_end(tmp_path / "straight", killed)
 
 
 # -- attached while it trains, and no longer ---------------------------------------------------------------------------------
@@ -220,6 +236,13 @@ def test_models_of_transformers(name, tmp_path):
     trainer(tmp_path, callback, model=MODELS[name](), rows=rows, num_train_epochs=10).train()
     assert len(callback.method.stats()) == (3 if name == "bert" else 2)
     assert replaced(callback.method) >= 20
+
+
+def test_a_monitor_measures(tmp_path):
+    callback = PlasticityMonitorCallback(every=5, to=tmp_path / "measures.csv")
+    trainer(tmp_path, callback, ContinualBackpropCallback(**OFTEN)).train()
+    assert [row["step"] for row in callback.method.rows if row["group"] == "first"] == [1, 5, 10, 15]
+    assert (tmp_path / "measures.csv").read_text().count("\n") == 1 + 2 * 4
 
 
 def test_several_methods_at_once_are_saved_apart(tmp_path):

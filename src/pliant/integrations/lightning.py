@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pliant.base.arguments import called_with
 from pliant.base.install import check_tested, how_to_install
+from pliant.diagnostics.monitor import Monitor
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.attaching import Attachment, Method, Settings
 from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
@@ -83,7 +84,7 @@ class MethodCallback(_Lightning.Callback):
         if self._attachment.is_attached:
             return
         network = self._network(pl_module)
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = {"to": [*trainer.loggers]}
         if self._attachment.takes_example:
             settings["example_inputs"] = self._example_of(batch, network)
         if isinstance(trainer.strategy.model, DistributedDataParallel):
@@ -153,3 +154,24 @@ class ContinualBackpropCallback(MethodCallback):
     ) -> None:
         given = cast(dict[str, Any], settings)
         super().__init__(ContinualBackprop, example_inputs=example_inputs, network=network, name=name, **given)
+
+
+class PlasticityMonitorCallback(MethodCallback):
+    """`pliant.Monitor` while Lightning fits: measures of the training batch at every so many optimizer steps.
+
+    Args:
+        example_inputs, network, name: see `MethodCallback`, and what is raised.
+        settings: of `pliant.Monitor` (`every`, `to`, `warn`, ...), with its defaults, but that `to` is the Trainer's loggers.
+
+    `callback.method.rows` holds what was measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        example_inputs: Example = None,
+        network: Callable[[Any], nn.Module] | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(Monitor, example_inputs=example_inputs, network=network, name=name, **settings)

@@ -24,6 +24,7 @@ from torch.utils.data import IterableDataset
 from pliant.base.install import check_tested, how_to_install
 from pliant.base.process import other_random_states, random_state
 from pliant.base.saving import StrPath, load_state, save_state
+from pliant.diagnostics.monitor import Monitor
 from pliant.integrations.attaching import Attachment, Method, Settings, names_in
 from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
 from pliant.methods import ContinualBackprop
@@ -183,3 +184,24 @@ class ContinualBackpropCallback(MethodCallback):
     ) -> None:
         given = cast(dict[str, Any], settings)
         super().__init__(ContinualBackprop, example_inputs=example_inputs, resume=resume, name=name, **given)
+
+
+class PlasticityMonitorCallback(MethodCallback):
+    """`pliant.Monitor` while a Trainer trains: measures of the training batch at every so many optimizer steps.
+
+    Args:
+        example_inputs, resume, name: see `MethodCallback`, and what is raised.
+        settings: of `pliant.Monitor` (`every`, `to`, `warn`, ...), with its defaults.
+
+    `callback.method.rows` holds what was measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        example_inputs: Example = None,
+        resume: StrPath | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(Monitor, example_inputs=example_inputs, resume=resume, name=name, **settings)
