@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,38 @@ METHODS = {
 
 def process(module, call):
     """Run `call`, an expression over the names of a test module, in a fresh process, and return its exit status."""
+    return ended(started(module, call))
+
+
+def ranks(module, call, count=2):
+    """The same in so many processes at once, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    elastic = {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": 0}
+    all_ranks = [started(module, call, **common, **elastic, RANK=rank, LOCAL_RANK=rank) for rank in range(count)]
+    assert [ended(each) for each in all_ranks] == [0] * count
+
+
+def started(module, call, **environment):
     code = f"from tests.integrations.{module} import *\n{call}"
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    offline = {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    given = {name: str(value) for name, value in environment.items()}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **offline, **given},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-4000:]
-    return done.returncode
+
+
+def ended(process):
+    _, said = process.communicate(timeout=300)
+    assert process.returncode in (0, -signal.SIGKILL), said[-4000:]
+    return process.returncode
 
 
 def kill():

@@ -34,6 +34,7 @@ from tests.integrations.killed import (
     kill,
     leave,
     process,
+    ranks,
     replaced,
     same_end,
 )
@@ -288,6 +289,22 @@ def test_with_the_older_package_name():
     fitting = older.Trainer(max_epochs=2, callbacks=[callback], enable_checkpointing=False, **quiet)
     fitting.fit(Old(), loader())
     assert list(callback.method.stats()) == ["net.0"]
+
+
+def train_a_rank(folder):
+    torch.set_num_threads(1)
+    seed_everything(0, verbose=False)
+    model, callback = Net(), ContinualBackpropCallback(**OFTEN)
+    fitting = trainer(None, [callback], 12, strategy="ddp", devices=2)
+    fitting.fit(model, loader(4))
+    assert fitting.world_size == 2
+    assert replaced(callback.method) >= 20
+    torch.save(model.state_dict(), f"{folder}/{fitting.global_rank}.pt")
+
+
+def test_two_ranks_replace_the_same_units_and_stay_equal_to_the_bit(tmp_path):
+    ranks("test_lightning", f"train_a_rank({str(tmp_path)!r})")
+    assert differing(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2))) == []
 
 
 class Logged(Logger):

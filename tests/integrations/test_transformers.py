@@ -43,6 +43,7 @@ from tests.integrations.killed import (
     kill,
     leave,
     process,
+    ranks,
     replaced,
     same_end,
 )
@@ -236,6 +237,23 @@ def test_models_of_transformers(name, tmp_path):
     trainer(tmp_path, callback, model=MODELS[name](), rows=rows, num_train_epochs=10).train()
     assert len(callback.method.stats()) == (3 if name == "bert" else 2)
     assert replaced(callback.method) >= 20
+
+
+def train_a_rank(folder):
+    torch.set_num_threads(1)
+    set_seed(0)
+    callback = ContinualBackpropCallback(**OFTEN)
+    settings = {"num_train_epochs": 12, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
+    training = trainer(folder, callback, **settings)
+    training.train()
+    assert training.args.world_size == 2
+    assert replaced(callback.method) >= 20
+    torch.save(training.model.state_dict(), f"{folder}/{training.args.process_index}.pt")
+
+
+def test_two_ranks_replace_the_same_units_and_stay_equal_to_the_bit(tmp_path):
+    ranks("test_transformers", f"train_a_rank({str(tmp_path)!r})")
+    assert differing(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2))) == []
 
 
 def test_a_monitor_measures(tmp_path):
