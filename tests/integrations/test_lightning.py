@@ -16,6 +16,7 @@ pytest.importorskip("lightning", reason="Lightning is not installed: make integr
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import pliant
 from pliant.integrations.lightning import (
@@ -525,6 +526,21 @@ def test_what_does_not_fit_is_one_sentence_and_changes_nothing(model, loader, me
         fit(model, callback, loader=loader)
     assert hooks(model) == 0
     assert differing(before, model.state_dict()) == []
+
+
+def test_a_strategy_that_holds_the_module_in_something_else_is_refused():
+    class Holds(SingleDeviceStrategy):
+        def setup(self, fitting):
+            super().setup(fitting)
+            self.model = nn.Sequential(self.model)
+
+        def training_step(self, *arguments):
+            return self.lightning_module.training_step(*arguments)
+
+    model = Net()
+    with pytest.raises(ValueError, match=r"Holds holds the module in a Sequential.* Use strategy='ddp'"):
+        fit(model, ContinualBackpropCallback(**OFTEN), strategy=Holds(torch.device("cpu")))
+    assert hooks(model) == 0
 
 
 def test_a_second_model_is_refused():

@@ -312,6 +312,16 @@ def frozen():
     return Net().requires_grad_(False)
 
 
+def test_deepspeed_is_refused(tmp_path):
+    callback = ContinualBackpropCallback(**OFTEN)
+    training = trainer(tmp_path, callback)
+    training.args.deepspeed = "settings.json"
+    with pytest.raises(ValueError, match="DeepSpeed shards parameters"):
+        callback.on_train_begin(
+            training.args, training.state, training.control, model=training.model, optimizer=None, train_dataloader=None
+        )
+
+
 def test_a_frozen_model_is_refused(tmp_path):
     model = frozen()
     before = copy.deepcopy(model.state_dict())

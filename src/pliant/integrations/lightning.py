@@ -87,8 +87,14 @@ class MethodCallback(_Lightning.Callback):
         settings: dict[str, Any] = {"to": [*trainer.loggers]}
         if self._attachment.takes_example:
             settings["example_inputs"] = self._example_of(batch, network)
-        if isinstance(trainer.strategy.model, DistributedDataParallel):
-            settings["process_group"] = trainer.strategy.model.process_group
+        wrapped, strategy = trainer.strategy.model, type(trainer.strategy).__name__
+        if isinstance(wrapped, DistributedDataParallel):
+            settings["process_group"] = wrapped.process_group
+        elif wrapped is not None and getattr(wrapped, "_orig_mod", wrapped) is not pl_module:
+            raise ValueError(
+                f"{strategy} holds the module in a {type(wrapped).__name__}: methods need whole parameters on every "
+                f"rank. Use strategy='ddp'"
+            )
         with of_first_batch(self._example):
             self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
 

@@ -91,6 +91,10 @@ class MethodCallback(_Transformers.TrainerCallback):
                 f"two callbacks of this Trainer are named '{self._attachment.name}', so that their files could not be told "
                 f"apart: give one of them another name, {type(self).__name__}(..., name=...)"
             )
+        if args.deepspeed:
+            raise ValueError(
+                "DeepSpeed shards parameters or their optimizer's state: methods need both whole. Train without it"
+            )
         self._attachment.detach()  # a train() that raised left it attached
         if state.global_step:
             self._attachment.stash(load_state(self._file_to_resume(args, state)))
