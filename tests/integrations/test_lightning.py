@@ -248,7 +248,9 @@ def test_validation_is_not_recorded():
 def test_what_was_replaced_is_logged():
     model, callback = Net(), ContinualBackpropCallback(**OFTEN)
     seen = []
-    model.on_train_epoch_end = lambda: seen.append(float(model.trainer.callback_metrics["pliant/replaced"]))
+    model.on_train_epoch_end = lambda: seen.append(
+        float(model.trainer.callback_metrics["pliant/ContinualBackprop/replaced"])
+    )
     fit(model, callback, epochs=12, log_every_n_steps=1)
     assert seen[-1] == sum(sum(group["replaced"]) for group in callback.method.stats().values()) >= 40
 

@@ -44,7 +44,7 @@ except ImportError:
 class MethodCallback(_Lightning.Callback):
     """Any method while Lightning fits, such as `MethodCallback(pliant.L2, strength=1e-4)`.
 
-    Logs `pliant/replaced`, units so far, every `log_every_n_steps` of the Trainer, for methods that reset units.
+    Logs `pliant/ReDo/replaced`, units so far by the method's name, every `log_every_n_steps` of the Trainer, where it resets units.
 
     Args:
         method: `method(model, optimizers, example_inputs=..., **settings)` builds it, with all optimizers of the Trainer.
@@ -101,7 +101,7 @@ class MethodCallback(_Lightning.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(self.method, UnitReset) and trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
             replaced = sum(sum(group["replaced"]) for group in self.method.stats().values())
-            pl_module.log("pliant/replaced", float(replaced))
+            pl_module.log(f"pliant/{self._attachment.name}/replaced", float(replaced))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._attachment.detach()
