@@ -44,7 +44,7 @@ except ImportError:
 class MethodCallback(_Lightning.Callback):
     """Any method while Lightning fits, such as `MethodCallback(pliant.L2, strength=1e-4)`.
 
-    Logs `pliant/ReDo/replaced`, units so far by the method's name, every `log_every_n_steps` of the Trainer, where it resets units.
+    Logs `pliant/ReDo/replaced`, units so far under the method's name, every `log_every_n_steps`, where it resets units.
 
     Args:
         method: `method(model, optimizers, example_inputs=..., **settings)` builds it, with all optimizers of the Trainer.
