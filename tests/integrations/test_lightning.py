@@ -181,7 +181,7 @@ def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(how, method, tmp_
     assert same_end(tmp_path / "straight", killed)
 
 
-def test_without_the_state_a_resumed_run_ends_elsewhere(tmp_path):
+def test_without_the_state_a_resumed_run_ends_elsewhere_and_says_so(tmp_path, caplog):
     """So that the test above cannot pass by chance."""
     _, model = train("automatic", "continual backprop", tmp_path)
     train("automatic", "continual backprop", tmp_path / "half", epochs=6)
@@ -191,6 +191,7 @@ def test_without_the_state_a_resumed_run_ends_elsewhere(tmp_path):
     torch.save(checkpoint, tmp_path / "half" / "last.ckpt")
     _, resumed = train("automatic", "continual backprop", tmp_path / "half", resume=True)
     assert differing(model.state_dict(), resumed.state_dict())
+    assert f"last.ckpt holds no state of {key}, which begins anew" in caplog.text
 
 
 # -- attached while it fits, and no longer -----------------------------------------------------------------------------------

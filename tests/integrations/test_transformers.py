@@ -359,6 +359,13 @@ def test_a_checkpoint_without_the_state_is_refused(tmp_path):
         resumed(tmp_path, ContinualBackpropCallback(**OFTEN))
 
 
+def test_a_method_may_begin_at_a_checkpoint_that_was_saved_without_it(tmp_path):
+    saved(tmp_path)
+    callback = ContinualBackpropCallback(resume=False, **OFTEN)
+    resumed(tmp_path, callback)
+    assert steps(callback) == 6
+
+
 def test_a_checkpoint_of_other_units_is_refused(tmp_path):
     saved(tmp_path, ContinualBackpropCallback(**OFTEN))
     with pytest.raises(ValueError, match="saved for other units"):
@@ -398,6 +405,10 @@ def test_a_damaged_state_is_refused(tmp_path):
         (lambda: ContinualBackpropCallback(example_inputs=lambda: None), "example_inputs is called with 1 argument"),
         (lambda: ContinualBackpropCallback(name=3), "name must be a text, got 3"),
         (lambda: MethodCallback(pliant.L2), "strength"),
+        (
+            lambda: MethodCallback(pliant.ReDo, resume=True),
+            "resume is the folder of a checkpoint, False or None, got True",
+        ),
     ],
 )
 def test_bad_settings_are_refused_at_construction(make, message):

@@ -11,6 +11,7 @@ method, and `ckpt_path=` goes on from it. See docs/integrations.md.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -27,10 +28,9 @@ from pliant.integrations.attaching import Attachment, Method, Settings
 from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
 from pliant.methods import ContinualBackprop
 
-_NAMES = (
-    "lightning.pytorch",
-    "pytorch_lightning",
-)  # one library under two names; what is imported already is what is used
+log = logging.getLogger("pliant")
+
+_NAMES = ("lightning.pytorch", "pytorch_lightning")  # of one library: that which is imported already, or the first
 _Lightning: Any
 try:
     _Lightning = import_module(next((name for name in _NAMES if name in sys.modules), _NAMES[0]))
@@ -95,6 +95,8 @@ class MethodCallback(_Lightning.Callback):
                 f"{strategy} holds the module in a {type(wrapped).__name__}: methods need whole parameters on every "
                 f"rank. Use strategy='ddp'"
             )
+        if trainer.ckpt_path and self._attachment.state_dict() is None:
+            log.warning("%s holds no state of %s, which begins anew", trainer.ckpt_path, self.state_key)
         with of_first_batch(self._example):
             self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
 

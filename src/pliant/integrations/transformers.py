@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
+from pliant.base.arguments import is_a, shown
 from pliant.base.install import check_tested, how_to_install
 from pliant.base.process import other_random_states, random_state
 from pliant.base.saving import StrPath, load_state, save_state
@@ -46,7 +48,8 @@ class MethodCallback(_Transformers.TrainerCallback):
         method: `method(model, optimizer, example_inputs=..., **settings)` builds it.
         example_inputs: what the model is run on to find its units, or a function of a batch of two rows that returns it. By
             default what its forward takes of such a batch. Needed for a dataset without rows (`IterableDataset`).
-        resume: the checkpoint folder to go on from, where it is not `checkpoint-STEP` in `output_dir`.
+        resume: the checkpoint folder to go on from, where it is not `checkpoint-STEP` in `output_dir`; False begins anew at a
+            checkpoint that was saved without the method.
         name: part of the name of its file; two callbacks of one method need two names.
         settings: of the method.
 
@@ -60,12 +63,12 @@ class MethodCallback(_Transformers.TrainerCallback):
         method: Method,
         *,
         example_inputs: Example = None,
-        resume: StrPath | None = None,
+        resume: StrPath | Literal[False] | None = None,
         name: str | None = None,
         **settings: Any,
     ) -> None:
         check_tested("transformers", "5", "6")
-        self._example, self._resume = check_example(example_inputs), resume
+        self._example, self._resume = check_example(example_inputs), _checked(resume)
         self._attachment = Attachment(method, settings, owner=type(self).__name__, name=name)
 
     @property
@@ -96,10 +99,10 @@ class MethodCallback(_Transformers.TrainerCallback):
                 "DeepSpeed shards parameters or their optimizer's state: methods need both whole. Train without it"
             )
         self._attachment.detach()  # a train() that raised left it attached
-        if state.global_step:
+        if state.global_step and self._resume is not False:
             self._attachment.stash(load_state(self._file_to_resume(args, state)))
-        elif not self._attachment.trains(model):
-            self._attachment.start_over()  # `model_init`, a search over hyperparameters
+        elif state.global_step or not self._attachment.trains(model):
+            self._attachment.start_over()  # also `model_init`, a search over hyperparameters
         settings: dict[str, Any] = {}
         if self._attachment.takes_example:
             settings["example_inputs"] = self._example_of(train_dataloader, model, args.device)
@@ -122,12 +125,12 @@ class MethodCallback(_Transformers.TrainerCallback):
 
     def _file_to_resume(self, args: Any, state: Any) -> Path:
         """Ours, in the folder that the Trainer goes on from, of which callbacks are not told."""
-        folder = _folder(args, state) if self._resume is None else Path(self._resume)
+        folder = Path(self._resume or _folder(args, state))
         if not self._file(folder).is_file():
             raise ValueError(
                 f"{self._file(folder)} is not there, and training goes on at step {state.global_step}. Say where the checkpoint "
                 f"is with {type(self).__name__}(..., resume=folder), go on from an earlier one if this was being written when "
-                f"training ended, or take this callback out if it was not there then"
+                f"training ended, or begin anew here with resume=False if the method was not there then"
             )
         history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
         if history != state.log_history:
@@ -152,6 +155,12 @@ class MethodCallback(_Transformers.TrainerCallback):
         with random_state(), other_random_states():  # collators may draw
             batch = _to(device, loader.collate_fn([rows[number] for number in range(min(2, len(rows)))]))
         return example_of(batch, model) if self._example is None else self._example(batch)
+
+
+def _checked(resume: object) -> Any:
+    if resume is None or resume is False or is_a(resume, (str, PathLike)):
+        return resume
+    raise TypeError(f"resume is the folder of a checkpoint, False or None, got {shown(resume)}")
 
 
 def _folder(args: Any, state: Any) -> Path:
@@ -182,7 +191,7 @@ class ContinualBackpropCallback(MethodCallback):
         self,
         *,
         example_inputs: Example = None,
-        resume: StrPath | None = None,
+        resume: StrPath | Literal[False] | None = None,
         name: str | None = None,
         **settings: Unpack[Settings],
     ) -> None:
@@ -204,7 +213,7 @@ class PlasticityMonitorCallback(MethodCallback):
         self,
         *,
         example_inputs: Example = None,
-        resume: StrPath | None = None,
+        resume: StrPath | Literal[False] | None = None,
         name: str | None = None,
         **settings: Any,
     ) -> None:
