@@ -412,6 +412,44 @@ def test_networks_of_a_gan_are_said_one_by_one():
         assert replaced(each.method) >= 20
 
 
+class Embedding(LightningModule):
+    """An autoencoder of which `forward`, for later use, is a half."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+        self.decoder = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 6))
+
+    def forward(self, x):
+        return self.encoder(x)
+
+    def training_step(self, batch, batch_idx):
+        return (self.decoder(self.encoder(batch[0])) - batch[0]).square().mean()
+
+    configure_optimizers = Net.configure_optimizers
+
+
+def test_where_forward_is_not_all_that_trains_a_warning_says_what_to_do(caplog):
+    with pytest.raises(RuntimeError, match=r"decoder.* never ran with the example inputs and trains now"):
+        fit(Embedding(), ContinualBackpropCallback(**OFTEN))
+    assert "forward of Embedding does not run 'decoder.0.weight'" in caplog.text
+    assert "network=lambda module: nn.Sequential(module.encoder, module.decoder)" in caplog.text
+
+
+def test_several_networks_in_a_row_are_one():
+    callback = ContinualBackpropCallback(network=lambda module: nn.Sequential(module.encoder, module.decoder), **OFTEN)
+    fit(Embedding(), callback, epochs=16)
+    assert list(callback.method.stats()) == ["0.0", "0.2", "1.0"]
+    assert replaced(callback.method) >= 20
+
+
+def test_a_network_that_is_none_is_refused():
+    with pytest.raises(
+        TypeError, match=r"network= returned a list: it is a function of the module that returns a network"
+    ):
+        fit(Embedding(), ContinualBackpropCallback(network=lambda module: [module.encoder], **OFTEN))
+
+
 # -- the example -------------------------------------------------------------------------------------------------------------
 
 

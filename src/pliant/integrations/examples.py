@@ -50,11 +50,11 @@ def example_of(batch: Any, network: nn.Module) -> Any:
 
 @contextmanager
 def of_first_batch(given: Example) -> Generator[None]:
-    """What is raised inside is told where the example came from, if none was given."""
+    """What is raised inside on the example is told where that came from, if none was given."""
     try:
         yield
     except Exception as error:
-        if given is None:
+        if given is None and "example inputs" in str(error):
             error.add_note(f"The example inputs are what forward takes of the first batch. {_OTHERWISE}")
         raise
 

@@ -20,7 +20,7 @@ from typing import Any, Unpack, cast
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pliant.base.arguments import called_with
+from pliant.base.arguments import called_with, is_a, shown
 from pliant.base.install import check_tested, how_to_install
 from pliant.diagnostics.monitor import Monitor
 from pliant.engine.unit_reset import UnitReset
@@ -29,6 +29,8 @@ from pliant.integrations.examples import Example, check_example, example_of, is_
 from pliant.methods import ContinualBackprop
 
 log = logging.getLogger("pliant")
+
+_SEVERAL = "Several: network=lambda module: nn.Sequential(module.encoder, module.decoder)"
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")  # of one library: that which is imported already, or the first
 _Lightning: Any
@@ -98,7 +100,12 @@ class MethodCallback(_Lightning.Callback):
         if trainer.ckpt_path and self._attachment.state_dict() is None:
             log.warning("%s holds no state of %s, which begins anew", trainer.ckpt_path, self.state_key)
         with of_first_batch(self._example):
-            self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
+            method = self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
+        if isinstance(method, UnitReset) and method.plan.unreached and self._network_of is None:
+            names, kind = ", ".join(map(repr, method.plan.unreached)), type(pl_module).__name__
+            log.warning(
+                "forward of %s does not run %s. If training_step does, say so with network=. %s", kind, names, _SEVERAL
+            )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(self.method, UnitReset) and trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
@@ -127,11 +134,16 @@ class MethodCallback(_Lightning.Callback):
 
     def _network(self, module: Any) -> nn.Module:
         if self._network_of is not None:
-            return self._network_of(module)
+            network = self._network_of(module)
+            if not is_a(network, nn.Module):
+                raise TypeError(
+                    f"network= returned {shown(network)}: it is a function of the module that returns a network. {_SEVERAL}"
+                )
+            return network
         if type(module).forward is _Lightning.LightningModule.forward and self._attachment.takes_example:
             raise ValueError(
                 f"{type(module).__name__} defines no forward, so it is not known what to run to find its units: say which "
-                f"network trains, {type(self).__name__}(network=lambda module: module.net)"
+                f"network trains, {type(self).__name__}(network=lambda module: module.net). {_SEVERAL}"
             )
         return module
 
