@@ -25,7 +25,7 @@ from pliant.base.install import check_tested, how_to_install
 from pliant.diagnostics.monitor import Monitor
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.attaching import Attachment, Method, Settings
-from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
+from pliant.integrations.examples import Example, check_example, example_for, of_first_batch
 from pliant.methods import ContinualBackprop
 
 log = logging.getLogger("pliant")
@@ -88,7 +88,7 @@ class MethodCallback(_Lightning.Callback):
         network = self._network(pl_module)
         settings: dict[str, Any] = {"to": [*trainer.loggers]}
         if self._attachment.takes_example:
-            settings["example_inputs"] = self._example_of(batch, network)
+            settings["example_inputs"] = example_for(self._example, lambda: batch, network, pl_module.device)
         wrapped, strategy = trainer.strategy.model, type(trainer.strategy).__name__
         if isinstance(wrapped, DistributedDataParallel):
             settings["process_group"] = wrapped.process_group
@@ -146,11 +146,6 @@ class MethodCallback(_Lightning.Callback):
                 f"network trains, {type(self).__name__}(network=lambda module: module.net). {_SEVERAL}"
             )
         return module
-
-    def _example_of(self, batch: Any, network: nn.Module) -> Any:
-        if is_function(self._example):
-            return self._example(batch)
-        return example_of(batch, network) if self._example is None else self._example
 
 
 UnitResetCallback = MethodCallback  # as it is called for Stable-Baselines3

@@ -12,14 +12,13 @@ steps that a GradScaler skips need nothing. The state goes into each checkpoint 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset
 
 from pliant.base.arguments import is_a, shown
@@ -28,7 +27,7 @@ from pliant.base.process import other_random_states, random_state
 from pliant.base.saving import StrPath, load_state, save_state
 from pliant.diagnostics.monitor import Monitor
 from pliant.integrations.attaching import Attachment, Method, Settings, names_in
-from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
+from pliant.integrations.examples import Example, check_example, example_for, of_first_batch
 from pliant.methods import ContinualBackprop
 
 _Transformers: Any
@@ -105,7 +104,8 @@ class MethodCallback(_Transformers.TrainerCallback):
             self._attachment.start_over()  # also `model_init`, a search over hyperparameters
         settings: dict[str, Any] = {}
         if self._attachment.takes_example:
-            settings["example_inputs"] = self._example_of(train_dataloader, model, args.device)
+            found = example_for(self._example, lambda: _batch(train_dataloader), model, args.device)
+            settings["example_inputs"] = found
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             settings["process_group"] = dist.group.WORLD
         with of_first_batch(self._example):
@@ -142,19 +142,18 @@ class MethodCallback(_Transformers.TrainerCallback):
 
     # -- the example -------------------------------------------------------------------------------------------------
 
-    def _example_of(self, loader: Any, model: nn.Module, device: Any) -> Any:
-        if self._example is not None and not is_function(self._example):
-            return self._example
-        rows = loader.dataset
-        if isinstance(rows, IterableDataset) or not hasattr(rows, "__getitem__"):
-            kind = type(cast(object, rows)).__name__
-            raise ValueError(
-                f"the training set, a {kind}, has no rows to take out without moving it on: say what "
-                f"the model is run on with example_inputs=..."
-            )
-        with random_state(), other_random_states():  # collators may draw
-            batch = _to(device, loader.collate_fn([rows[number] for number in range(min(2, len(rows)))]))
-        return example_of(batch, model) if self._example is None else self._example(batch)
+
+def _batch(loader: Any) -> Any:
+    """Two rows of the training set."""
+    rows = loader.dataset
+    if isinstance(rows, IterableDataset) or not hasattr(rows, "__getitem__"):
+        kind = type(cast(object, rows)).__name__
+        raise ValueError(
+            f"the training set, a {kind}, has no rows to take out without moving it on: say what the model is run on with "
+            f"example_inputs=..."
+        )
+    with random_state(), other_random_states():  # collators may draw
+        return loader.collate_fn([rows[number] for number in range(min(2, len(rows)))])
 
 
 def _checked(resume: object) -> Any:
@@ -165,15 +164,6 @@ def _checked(resume: object) -> Any:
 
 def _folder(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def _to(device: Any, batch: Any) -> Any:
-    """Its tensors on `device`."""
-    if isinstance(batch, Mapping):
-        return {name: _to(device, each) for name, each in cast(Mapping[str, Any], batch).items()}
-    if isinstance(batch, list | tuple):
-        return [_to(device, each) for each in cast(list[Any], batch)]
-    return batch.to(device) if isinstance(batch, Tensor) else batch
 
 
 UnitResetCallback = MethodCallback  # as it is called for Stable-Baselines3
