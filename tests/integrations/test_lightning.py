@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("lightning", reason="Lightning is not installed: make integrations")
 
+from lightning.fabric import Fabric
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -630,3 +631,45 @@ def test_a_version_that_it_is_not_tested_with_is_refused(monkeypatch):
     monkeypatch.setattr("pliant.base.install.version", lambda package: "3.1.0")
     with pytest.raises(RuntimeError, match=r'lightning 3\.1\.0 is installed, and .* pip install "lightning>=2\.5,<3"'):
         ContinualBackpropCallback(**OFTEN)
+
+
+# -- Fabric: a loop of one's own ---------------------------------------------------------------------------------------------
+
+
+def fabric_run(folder, *, steps, resume=False):
+    seed_everything(0, verbose=False)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    raw = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    model, optimizer = fabric.setup(raw, torch.optim.Adam(raw.parameters(), lr=0.01))
+    cbp = pliant.ContinualBackprop(raw, optimizer, example_inputs=torch.zeros(2, 6), **OFTEN)
+    state = {"model": model, "optimizer": optimizer, "cbp": cbp}
+    if resume:
+        fabric.load(folder / "state.ckpt", state)
+    x, y = data()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        fabric.backward(cross_entropy(model(x), y))
+        optimizer.step()
+    fabric.save(folder / "state.ckpt", state)
+    return raw, cbp
+
+
+def test_in_a_loop_of_fabric_a_method_is_saved_with_the_rest(tmp_path):
+    straight, cbp = fabric_run(tmp_path, steps=40)
+    assert replaced(cbp) >= 20
+    fabric_run(tmp_path, steps=20)
+    resumed, again = fabric_run(tmp_path, steps=20, resume=True)
+    assert again.stats() == cbp.stats()
+    assert differing(straight.state_dict(), resumed.state_dict()) == []
+
+
+def test_an_optimizer_that_lightning_wraps_is_unwrapped():
+    model = Manual()
+    found = []
+
+    def attach():
+        found.append(pliant.ContinualBackprop(model, model.optimizers(), example_inputs=torch.zeros(2, 6), **OFTEN))
+
+    model.on_train_start = attach
+    fit(model, epochs=6)
+    assert replaced(found[0]) >= 20
