@@ -556,7 +556,9 @@ def test_a_threshold_that_is_passed_is_told_once_by_layer_and_measure(caplog):
     said = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("step 4, '0': 75% of the units are 0 on every input (dead)") for line in said)
     assert any(line.startswith("step 4, '2': ") and "(at ends)" in line for line in said)
-    assert any(line.startswith("step 4, '2': 300 times as large as at the start") for line in said)
+    assert any(
+        "step 4, '2': the incoming weights are 300 times as large as at the start (growth)" in line for line in said
+    )
     assert len(said) == len({(line.split()[2], line.split("(")[-1]) for line in said})
     before = len(said)
     resumed = Monitor(model, stepper, groups=monitor.plan, every=2)

@@ -27,9 +27,10 @@ from pliant.base.saving import count_in, counts_in, entry
 from pliant.base.tables import Cells, Table, curves
 from pliant.diagnostics.alarms import alarms_of
 from pliant.diagnostics.destinations import To, destinations
-from pliant.diagnostics.diagnosis import TITLES, Diagnosis, GroupDiagnosis
+from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.in_passing import Passing
 from pliant.diagnostics.measuring import measured, movement
+from pliant.diagnostics.rows import TITLES, GroupDiagnosis
 from pliant.diagnostics.watch import ForwardRecord
 from pliant.diagnostics.weights import weight_magnitude
 from pliant.engine.attached import (
