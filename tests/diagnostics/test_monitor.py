@@ -520,6 +520,21 @@ def test_what_another_run_left_at_the_path_is_kept(tmp_path, caplog):
     assert f"{path} is of an earlier run: it is now m.1.csv" in caplog.text
 
 
+def test_a_file_that_cannot_be_written_ends_no_training_and_is_told_once(tmp_path, caplog):
+    path = tmp_path / "m.csv"
+    model = mlp()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=1, to=path)
+    with caplog.at_level(logging.WARNING, "pliant"):
+        for number, (x, y) in enumerate(batches((6,), 4)):
+            if number == 2:
+                path.unlink()
+                path.mkdir()
+            step_of(model, stepper, x, y)
+    assert steps_in(monitor) == [1, 2, 3, 4]
+    assert [record.getMessage().split(" is not")[0] for record in caplog.records] == ["step 3"]
+
+
 @pytest.mark.parametrize(
     ("to", "message"),
     [
