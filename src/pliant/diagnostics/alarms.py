@@ -13,12 +13,14 @@ from pliant.diagnostics.rows import TITLES, GroupDiagnosis
 
 Test = Callable[[GroupDiagnosis, GroupDiagnosis], bool]
 
-DEAD = 0.5  # share of units
+MOST_UNITS = (
+    (64, 0.5),
+    (20, 0.8),
+)  # from so many examples on, this share of units; of fewer, none is known to be silent
 SATURATION = 0.5  # share of activity
 GROWTH = 10.0  # times the first mean |w|
 RANK = 0.2  # times the first effective rank
-STAGNANT = 0.5  # share of units
-VOLATILE = 0.5
+VOLATILE = 0.5  # share of units
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,27 @@ def _value(row: GroupDiagnosis, name: str) -> float:
     return 0.0 if value is None else float(value)
 
 
+def _most(row: GroupDiagnosis, name: str) -> bool:
+    """Whether so many units are silent that it is not for want of examples: on 20 of them, a third of those that are active on
+    one in 20 are not seen to be."""
+    needed = next((share for examples, share in MOST_UNITS if row.n >= examples), None)
+    return needed is not None and _share(row, name) >= needed
+
+
 def _lost_rank(row: GroupDiagnosis, first: GroupDiagnosis) -> bool:
-    """NaN is no rank, and less than none."""
-    return row.effective_rank is not None and row.effective_rank <= RANK * _value(first, "effective_rank")
+    """Of as many examples at least. NaN is no rank, and less than none."""
+    if row.effective_rank is None or row.n < first.n:
+        return False
+    return row.effective_rank <= RANK * _value(first, "effective_rank")
 
 
 ALARMS = (
     Alarm("not_finite", "{} units are NaN or inf", lambda row, first: bool(row.not_finite)),
-    Alarm("dead", "{} of the units are 0 on every input", lambda row, first: _share(row, "dead") >= DEAD),
+    Alarm("dead", "{} of the units are 0 on every input", lambda row, first: _most(row, "dead")),
     Alarm(
         "dormant_by_firing",
         "{} of the units are above 0 on less than 1% of inputs",
-        lambda row, first: _share(row, "dormant_by_firing") >= DEAD > _share(row, "dead"),
+        lambda row, first: _most(row, "dormant_by_firing") and not _most(row, "dead"),
     ),
     Alarm(
         "saturation",
@@ -64,7 +75,7 @@ ALARMS = (
         lambda row, first: _value(row, "weight_growth") >= GROWTH,
     ),
     Alarm("effective_rank", "the effective rank is {}, and {first} {beside}", _lost_rank),
-    Alarm("stagnant", "a step hardly moves {} of the units", lambda row, first: _share(row, "stagnant") >= STAGNANT),
+    Alarm("stagnant", "a step hardly moves {} of the units", lambda row, first: _most(row, "stagnant")),
     Alarm(
         "volatile",
         "a step moves {} of the units by a tenth of their weights or more",
@@ -79,7 +90,7 @@ def alarms_of(row: GroupDiagnosis, first: GroupDiagnosis, beside: str = "at the 
 
     >>> from dataclasses import fields
     >>> empty = {field.name: None for field in fields(GroupDiagnosis)}
-    >>> row = GroupDiagnosis(**{**empty, "group": "0", "units": 100, "dead": 60})
+    >>> row = GroupDiagnosis(**{**empty, "group": "0", "units": 100, "n": 512, "dead": 60})
     >>> alarms_of(row, row)
     [('dead', '60% of the units are 0 on every input (dead)')]
     """
