@@ -598,8 +598,8 @@ def test_few_examples_make_no_unit_dead():
 
     assert [told(n=n, dead=70) for n in (512, 64, 32, 8)] == [["dead"], ["dead"], [], []]
     assert [told(n=n, stagnant=90) for n in (64, 32, 8)] == [["stagnant"], ["stagnant"], []]
-    assert told(n=32, effective_rank=5.0) == ["effective_rank"]
-    assert told(n=5, effective_rank=5.0) == []  # a last batch, which caps it
+    assert told(n=32, effective_rank=3.0) == ["effective_rank"]
+    assert told(n=5, effective_rank=3.0) == []  # a last batch, which caps it
 
 
 def test_no_word_where_none_is_wanted(caplog):

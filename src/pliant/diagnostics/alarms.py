@@ -19,7 +19,7 @@ MOST_UNITS = (
 )  # from so many examples on, this share of units; of fewer, none is known to be silent
 SATURATION = 0.5  # share of activity
 GROWTH = 10.0  # times the first mean |w|
-RANK = 0.2  # times the first effective rank
+RANK = 0.1  # times the first effective rank
 VOLATILE = 0.5  # share of units
 
 
