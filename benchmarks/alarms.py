@@ -49,6 +49,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 @dataclass(frozen=True)
 class Run:
+    name: str
     problem: str
     network: Callable[[], nn.Module]
     stream: Callable[[torch.Generator], Stream]
@@ -56,7 +57,6 @@ class Run:
     optimizer: str
     tasks: int = 1
     cbp: float | None = None  # replacement rate of continual backpropagation
-    name: str = ""
 
 
 def perceptron(activation: str, hidden: int = 2) -> Callable[[], nn.Module]:
@@ -149,40 +149,22 @@ def runs() -> Iterator[Run]:
     for activation in ACTIVATIONS:
         for optimizer in ("SGD 0.05", "SGD 0.01, momentum", "Adam 0.001", "AdamW 0.0003"):
             name = f"{activation}, {optimizer}"
-            yield Run("MNIST, one task", perceptron(activation), one_task(x, y, 32), 3000, optimizer, name=name)
+            yield Run(name, "MNIST, one task", perceptron(activation), one_task(x, y, 32), 3000, optimizer)
     for activation in ("relu", "tanh"):
         for optimizer in ("SGD 0.05", "Adam 0.001"):
-            stream = permuted(10_000, 20)
-            yield Run(
-                "permuted MNIST",
-                perceptron(activation, 3),
-                stream,
-                5000,
-                optimizer,
-                10,
-                name=f"{activation}, {optimizer}",
-            )
+            name, stream = f"{activation}, {optimizer}", permuted(10_000, 20)
+            yield Run(name, "permuted MNIST", perceptron(activation, 3), stream, 5000, optimizer, tasks=10)
+    chain = "GPT, 2 blocks of 64, Adam 0.001"
+    yield Run(chain, "Markov chain", lambda: GPT(50, 64, 4, 2, 32), markov_chain(), 1500, "Adam 0.001")
+    for optimizer in ("SGD 0.01, momentum", "Adam 0.001"):
+        name, stream = f"conv net, {optimizer}", photographs(10, 50)
+        yield Run(name, "Tiny ImageNet, 10 classes", lambda: convolutional(10), stream, 600, optimizer)
     for activation in ("relu", "tanh"):
         for optimizer, cbp in (("Adam 0.0001", None), ("Adam 0.001", None), ("Adam 0.001", 1e-3), ("Adam 0.003", None)):
-            name = f"{activation}, {optimizer}{', cbp' if cbp else ''}"
-            stream = random_labels(500, 20)
-            yield Run("random labels", perceptron(activation), stream, 60 * 320, optimizer, 60, cbp, name)
-    for optimizer in ("SGD 0.01, momentum", "Adam 0.001"):
-        network = lambda: convolutional(10)  # noqa: E731
-        yield Run(
-            "Tiny ImageNet, 10 classes", network, photographs(10, 50), 600, optimizer, name=f"conv net, {optimizer}"
-        )
-    yield Run(
-        "Tiny ImageNet, 100 classes",
-        lambda: ResidualNet(100),
-        photographs(100, 16),
-        150,
-        "SGD 0.001, momentum, decay",
-        name="ResNet-18",
-    )
-    yield Run(
-        "Markov chain", lambda: GPT(50, 64, 4, 2, 32), markov_chain(), 1500, "Adam 0.001", name="GPT, 2 blocks of 64"
-    )
+            name, stream = f"{activation}, {optimizer}{', cbp' if cbp else ''}", random_labels(500, 20)
+            yield Run(name, "random labels", perceptron(activation), stream, 30 * 320, optimizer, tasks=30, cbp=cbp)
+    residual, stream = "SGD 0.001, momentum, decay", photographs(100, 16)
+    yield Run("ResNet-18", "Tiny ImageNet, 100 classes", lambda: ResidualNet(100), stream, 150, residual)
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------
