@@ -77,6 +77,13 @@ class WindyWalk(Walk):
         return self.gust.strength + self.winds[1].blow() * self.mood.value + self.legacy.normal()
 
 
+class Sampling(Walk):
+    """It draws from its own space of actions."""
+
+    def noise(self):
+        return float(self.action_space.sample()[0])
+
+
 def _counter():
     n = 0
     while True:

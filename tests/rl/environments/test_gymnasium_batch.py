@@ -15,7 +15,7 @@ from gymnasium import spaces, wrappers
 from pliant.base.saving import load_state, save_state
 from pliant.rl.environments import Continuous, Discrete, GymnasiumBatch
 from pliant.rl.environments.gymnasium_copies import AllAtOnce
-from tests.rl.gymnasium_environments import Hidden, Shared, Telling, Walk, WindyWalk
+from tests.rl.gymnasium_environments import Hidden, Sampling, Shared, Telling, Walk, WindyWalk
 
 SEEDS = [0, 7]
 
@@ -109,6 +109,13 @@ def test_an_agent_alone_sees_what_it_sees_in_a_stack_and_copies_differ():
             np.testing.assert_array_equal(a[1:], b)
     starts = GymnasiumBatch("CartPole-v1", seeds=range(4), copies=4).observations.reshape(16, 4)
     assert len(np.unique(starts, axis=0)) == 16
+
+
+@pytest.mark.parametrize("given", [lambda: Walk, lambda: Sampling, lambda: vector("NextStep", make=Sampling)])
+def test_the_same_seeds_repeat(given):
+    one, other = (GymnasiumBatch(given(), seeds=SEEDS) for _ in range(2))
+    assert_same(walked(one), walked(other))
+    np.testing.assert_equal(one.state_dict(), other.state_dict())
 
 
 def test_a_number_that_is_not_finite_ends_the_episode():
@@ -274,6 +281,7 @@ EXACT = {
     "objects": WindyWalk,
     "wrappers": wrapped,
     "asked": Telling,
+    "its space": Sampling,
 }
 EXACT_OF_ONE = {
     "an environment": Walk,
@@ -310,6 +318,46 @@ def test_one_environment_and_those_of_a_vector_go_on_to_the_bit(name, tmp_path, 
     assert resumed_equals_uninterrupted(lambda: GymnasiumBatch(EXACT_OF_ONE[name]()), tmp_path / "s.pt", caplog) >= 5
 
 
+class Market(Walk):
+    """It reads a large array, which stays the same, and a table that cannot be read, and samples from a space of its own."""
+
+    def __init__(self, changes=False):
+        super().__init__()
+        self.prices, self.table, self.changes = np.sin(np.arange(20_000.0)), Table(), changes
+        self.extra = spaces.Discrete(5, seed=3)
+
+    def noise(self):
+        if self.changes:
+            self.prices[7] += 1
+        return self.prices[int(1000 * abs(self.x)) % 20_000] + self.table.held["a"] * int(self.extra.sample())
+
+
+class Table:
+    """An object without attributes, as tables of compiled libraries are."""
+
+    __slots__ = ("held",)
+
+    def __init__(self):
+        self.held = {"a": 0.5}
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_large_arrays_and_tables_are_left_out_where_they_are_as_in_a_new_environment(changes, tmp_path, caplog):
+    def begin():
+        return GymnasiumBatch(lambda: Market(changes), seeds=SEEDS)
+
+    assert resumed_equals_uninterrupted(begin, tmp_path / "state.pt", caplog) >= 5
+    assert ((tmp_path / "state.pt").stat().st_size > 300_000) == changes
+
+
+def test_a_table_that_changes_cannot_be_saved(caplog):
+    batch = GymnasiumBatch(Market)
+    assert batch.state_dict()["remembered"] is not None
+    batch._copies.remembered[0].table.held["a"] = 0.75
+    assert batch.state_dict()["remembered"] is None
+    assert "Market: what it remembers cannot be saved (environment.table is a Table)" in caplog.text
+
+
 class Changing(gymnasium.Wrapper):
     """Another friction in each episode."""
 
@@ -331,7 +379,7 @@ def test_a_body_of_gymnasium_goes_on_to_the_bit_with_the_friction_of_its_episode
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Hidden, r"Hidden: what it remembers cannot be saved \(environment\[0\].hidden is a generator\)"),
+        (Hidden, r"Hidden: what it remembers cannot be saved \(environment.hidden is a generator\)"),
         (Shared, r"Shared: .* \(it goes on in another way when its attributes are put back\)"),
     ],
 )

@@ -29,7 +29,7 @@ from pliant.rl.environments.base import ActionSpace, Discrete, Floats, Transitio
 from pliant.rl.environments.counts import check_counts, one_seed_each
 from pliant.rl.environments.gymnasium_copies import AllAtOnce, Copies, OneByOne, mode_of
 from pliant.rl.environments.gymnasium_spaces import Actions, Observations
-from pliant.rl.environments.gymnasium_state import NotSaved, put_back, read
+from pliant.rl.environments.gymnasium_state import NotSaved, digests, put_back, read
 from pliant.rl.environments.options import refuse_other_settings
 from pliant.streams import generator
 
@@ -58,11 +58,12 @@ class GymnasiumBatch:
     def __init__(self, environment: Any, *, seeds: Sequence[int] = (0,), copies: int | None = None) -> None:
         self.seeds = one_seed_each(seeds)
         check_counts(self.seeds, {} if copies is None else {"copies": copies}, least={})
-        self._copies, self._twin, self.name = _made(environment, self.seeds, copies)
-        self.copies = self._copies.count // self.agents
+        self._made = made = _made(environment, self.seeds, copies)
+        self._copies, self.name, self.copies = made.copies, made.name, made.copies.count // self.agents
         self._observed = Observations(self._copies.observation_space, self.name)
         self._acted = Actions(self._copies.action_space, self.name)
         self._exact: bool | None = None  # whether putting a state back is; None until it is tried
+        self._fresh: Mapping[str, bytes] = {}  # digests of a newly made environment
         self._waiting: tuple[int, Floats] | None = None  # steps and observations of a state whose episodes cannot go on
         self._begin(0)
 
@@ -115,8 +116,8 @@ class GymnasiumBatch:
             self._begin(self._waiting[0])
         led = self._copies.step(self._acted.given(np.asarray(actions).reshape(self._copies.count, *shape[2:])))
         self._steps += 1
-        self._now = self._shaped(self._observed.rows(led.begun))
         reached = self._observed.rows(led.observations)
+        self._now = self._shaped(reached if led.begun is led.observations else self._observed.rows(led.begun))
         return Transition(*map(self._shaped, (reached, led.rewards, led.terminated, led.truncated)))
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -166,9 +167,9 @@ class GymnasiumBatch:
         if self._exact is False:
             return None
         try:
-            plain = read(self._copies.remembered, "environment")
             if self._exact is None:
                 self._try()
+            plain = _plain(self._copies, self._fresh)
         except NotSaved as error:
             _log.warning(
                 "%s: what it remembers cannot be saved (%s): agents that are loaded go on with new episodes",
@@ -182,16 +183,35 @@ class GymnasiumBatch:
 
     def _try(self) -> None:
         """Put one environment into the state of another and step both. Raises `NotSaved` where they differ."""
+        digests(self._copies.remembered[0], "environment")  # what cannot even be compared is named before any is made
         try:
             with random_state(), other_random_states():
-                equal = _go_on_alike(self._twin(), self._twin(), self._acted)
+                one, other = self._made.another(), self._made.another()
+                fresh = _digests(other) if self._made.anew else {}
+                equal = _go_on_alike(one, other, self._acted, fresh)
+        except NotSaved:
+            raise
         except Exception as error:  # of an environment of any kind, that may be none to have twice
             raise NotSaved(f"trying it raised {type(error).__name__}: {shortened(error)}") from error
         if not equal:
             raise NotSaved("it goes on in another way when its attributes are put back")
+        self._fresh = fresh
 
 
-def _go_on_alike(one: Copies, other: Copies, acted: Actions) -> bool:
+def _plain(copies: Copies, fresh: Mapping[str, bytes]) -> Any:
+    return {"list": [read(each, "environment", fresh) for each in copies.remembered]}
+
+
+def _digests(copies: Copies) -> dict[str, bytes]:
+    """Of what is the same after two resets."""
+    found: list[dict[str, bytes]] = []
+    for seed in range(2):
+        copies.reset([seed] * copies.count)
+        found.append(digests(copies.remembered[0], "environment"))
+    return dict(found[0].items() & found[1].items())
+
+
+def _go_on_alike(one: Copies, other: Copies, acted: Actions, fresh: Mapping[str, bytes]) -> bool:
     draws = np.random.default_rng(0)
     seeds = list(range(one.count))
 
@@ -204,7 +224,7 @@ def _go_on_alike(one: Copies, other: Copies, acted: Actions) -> bool:
         each.reset(seeds)
     for _ in range(BEFORE):
         one.step(actions())
-    put_back(read(one.remembered, "environment"), other.remembered)
+    put_back(_plain(one, fresh), other.remembered)
     alike = True
     for _ in range(AFTER):
         chosen = actions()
@@ -220,7 +240,8 @@ def _go_on_alike(one: Copies, other: Copies, acted: Actions) -> bool:
 
 class _Made(NamedTuple):
     copies: Copies
-    twin: Callable[[], Copies]  # makes others of the same kind, to try things on
+    another: Callable[[], Copies]  # of the same kind, to try things on
+    anew: bool  # whether that is made as the first was, and is no copy of it
     name: str
 
 
@@ -251,7 +272,7 @@ def _made(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
                 f"{_name(one)} is one environment, and {len(seeds)} agents with {copies or 1} copies each need {count}: give a "
                 f"function that makes one, such as lambda: gymnasium.make({_name(one)!r}), or the id"
             )
-        return _Made(OneByOne([one]), lambda: OneByOne([deepcopy(one)]), _name(one))
+        return _Made(OneByOne([one]), lambda: OneByOne([deepcopy(one)]), False, _name(one))
     if isinstance(given, str | EnvSpec):
         make: Callable[[], Any] = partial(_by_id, given)
     elif callable(given):
@@ -267,7 +288,7 @@ def _made(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
             raise TypeError(f"{shown(given)} made {shown(each)}, and no gymnasium.Env")
     if len({id(each) for each in made}) < count:
         raise ValueError(f"{shown(given)} gave the same environment twice: it has to make a new one at each call")
-    return _Made(OneByOne(made), lambda: OneByOne([make()]), _name(made[0]))
+    return _Made(OneByOne(made), lambda: OneByOne([make()]), True, _name(made[0]))
 
 
 def _by_id(given: Any) -> Any:
@@ -296,7 +317,7 @@ def _of_vector(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
         )
     made = AllAtOnce(given)
     if made.begins_alone(range(count)):
-        return _Made(made, lambda: AllAtOnce(deepcopy(given)), name)
+        return _Made(made, lambda: AllAtOnce(deepcopy(given)), False, name)
     spec = given.spec
     if spec is None or spec.entry_point is None or given.unwrapped is not given:
         raise ValueError(
