@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -63,9 +64,12 @@ class GymnasiumBatch:
         self._observed = Observations(self._copies.observation_space, self.name)
         self._acted = Actions(self._copies.action_space, self.name)
         self._exact: bool | None = None  # whether putting a state back is; None until it is tried
-        self._fresh: Mapping[str, bytes] = {}  # digests of a newly made environment
+        self._fresh: Mapping[str, bytes] = {}  # digests of an environment that is newly made, or as it was given
         self._waiting: tuple[int, Floats] | None = None  # steps and observations of a state whose episodes cannot go on
         self._begin(0)
+        if not made.anew:
+            with suppress(NotSaved):  # which is said when a state is asked for
+                self._fresh = digests(self._copies.remembered[0], "environment")
 
     @property
     def agents(self) -> int:
@@ -187,7 +191,7 @@ class GymnasiumBatch:
         try:
             with random_state(), other_random_states():
                 one, other = self._made.another(), self._made.another()
-                fresh = _digests(other) if self._made.anew else {}
+                fresh = _digests(other) if self._made.anew else self._fresh
                 equal = _go_on_alike(one, other, self._acted, fresh)
         except NotSaved:
             raise
@@ -279,8 +283,9 @@ def _made(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
         make = given
     else:
         raise TypeError(
-            f"{shown(given)} is no environment: give an id such as 'CartPole-v1', an environment of gymnasium, a function that "
-            f"makes one, or a gymnasium.vector.VectorEnv"
+            f"{shown(given)} is no environment: give one of pliant.rl.environments, or with their interface "
+            f"(docs/environments.md), an environment of gymnasium, an id such as 'CartPole-v1', a function that makes one, or, for several, a "
+            f"gymnasium.vector.SyncVectorEnv of such functions"
         )
     made = [make() for _ in range(count)]
     for each in made:

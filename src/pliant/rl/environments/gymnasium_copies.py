@@ -60,6 +60,11 @@ class OneByOne:
     def __init__(self, environments: Sequence[Any]) -> None:
         self.remembered, self.count = list(environments), len(environments)
         first = self.remembered[0]
+        for space in ("observation_space", "action_space"):
+            if getattr(first, space, None) is None:
+                raise ValueError(
+                    f"{type(first.unwrapped).__name__} has no {space}: an environment sets it when it is made"
+                )
         self.observation_space, self.action_space = first.observation_space, first.action_space
         for each in self.remembered[1:]:
             if (each.observation_space, each.action_space) != (first.observation_space, first.action_space):
@@ -77,9 +82,12 @@ class OneByOne:
         led: list[tuple[Any, float, bool, bool]] = []
         begun: dict[int, Any] = {}
         for number, (environment, action) in enumerate(zip(self.remembered, actions, strict=True)):
-            observation, reward, terminated, truncated, _ = environment.step(action)
+            found = environment.step(action)
+            if len(found) != 5:
+                raise _no_step(environment, f"{len(found)} values")
+            observation, reward, terminated, truncated = found[0], _number(found[1], environment), *found[2:4]
             terminated = bool(terminated) or not _finite(observation, reward)
-            led.append((observation, float(reward), terminated, bool(truncated)))
+            led.append((observation, reward, terminated, bool(truncated)))
             if terminated or truncated:
                 begun[number] = environment.reset()[0]
         observations, rewards, terminated, truncated = zip(*led, strict=True)
@@ -161,6 +169,23 @@ def _first(found: Any, environment: Any) -> Any:
     return cast(Any, found)[0]
 
 
-def _finite(observation: Any, reward: Any) -> bool:
+def _number(reward: Any, environment: Any) -> float:
+    """A reward; an array of one number is one, too."""
+    try:
+        return float(reward)
+    except TypeError:
+        if np.size(reward) == 1 and np.asarray(reward).dtype.kind in "biuf":
+            return float(np.asarray(reward).item())
+        raise _no_step(environment, f"the reward {shown(reward)}") from None
+
+
+def _no_step(environment: Any, gave: str) -> ValueError:
+    return ValueError(
+        f"{type(environment.unwrapped).__name__}: step() gave {gave}, and not (observation, reward, terminated, truncated, info) "
+        f"with a number for the reward, as environments of gymnasium do"
+    )
+
+
+def _finite(observation: Any, reward: float) -> bool:
     total = np.add.reduce(np.asarray(observation), axis=None)
     return isfinite(reward) and (isfinite(total) or bool(np.isfinite(observation).all()))  # a sum may overflow
