@@ -284,8 +284,8 @@ def _made(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
     else:
         raise TypeError(
             f"{shown(given)} is no environment: give one of pliant.rl.environments, or with their interface "
-            f"(docs/environments.md), an environment of gymnasium, an id such as 'CartPole-v1', a function that makes one, or, for several, a "
-            f"gymnasium.vector.SyncVectorEnv of such functions"
+            f"(docs/environments.md), an environment of gymnasium, an id such as 'CartPole-v1', a function that makes one, or, "
+            f"for several, a gymnasium.vector.SyncVectorEnv of such functions"
         )
     made = [make() for _ in range(count)]
     for each in made:
