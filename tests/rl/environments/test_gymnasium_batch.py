@@ -15,7 +15,7 @@ from gymnasium import spaces, wrappers
 from pliant.base.saving import load_state, save_state
 from pliant.rl.environments import Continuous, Discrete, GymnasiumBatch
 from pliant.rl.environments.gymnasium_copies import AllAtOnce
-from tests.rl.gymnasium_environments import Hidden, Sampling, Shared, Telling, Walk, WindyWalk
+from tests.rl.gymnasium_environments import Buffered, Hidden, Phases, Sampling, Shared, Telling, Walk, WindyWalk
 
 SEEDS = [0, 7]
 
@@ -116,6 +116,10 @@ def test_the_same_seeds_repeat(given):
     one, other = (GymnasiumBatch(given(), seeds=SEEDS) for _ in range(2))
     assert_same(walked(one), walked(other))
     np.testing.assert_equal(one.state_dict(), other.state_dict())
+
+
+def test_an_environment_may_write_over_its_observations():
+    assert_same(walked(GymnasiumBatch(Buffered, copies=3)), walked(GymnasiumBatch(Walk, copies=3)))
 
 
 def test_a_number_that_is_not_finite_ends_the_episode():
@@ -383,6 +387,16 @@ def test_a_table_that_changes_cannot_be_saved(caplog):
     batch._copies.remembered[0].table.held["a"] = 0.75
     assert batch.state_dict()["remembered"] is None
     assert "Market: what it remembers cannot be saved (environment.table is a Table)" in caplog.text
+
+
+def test_a_state_that_could_not_be_put_back_is_not_saved(caplog):
+    batch = GymnasiumBatch(Phases)
+    walked(batch, 200)
+    assert batch.state_dict()["remembered"] is not None
+    assert not caplog.records
+    walked(batch, 200)
+    assert batch.state_dict()["remembered"] is None
+    assert "there is a Gust where it had a Place" in caplog.text
 
 
 class Changing(gymnasium.Wrapper):

@@ -64,6 +64,7 @@ class GymnasiumBatch:
         self._observed = Observations(self._copies.observation_space, self.name)
         self._acted = Actions(self._copies.action_space, self.name)
         self._exact: bool | None = None  # whether putting a state back is; None until it is tried
+        self._spare: Copies | None = None  # that states are tried on
         self._fresh: Mapping[str, bytes] = {}  # digests of an environment that is newly made, or as it was given
         self._waiting: tuple[int, Floats] | None = None  # steps and observations of a state whose episodes cannot go on
         self._begin(0)
@@ -102,10 +103,14 @@ class GymnasiumBatch:
 
     def _begin(self, steps: int) -> None:
         """Begin new episodes in all copies."""
+        found = self._copies.reset(self._seeds(steps))
+        self._now, self._steps, self._waiting = self._shaped(self._observed.rows(found)), steps, None
+
+    def _seeds(self, steps: int) -> list[int]:
+        """Of the resets of all copies after so many steps."""
         places = [(seed, copy) for seed in self.seeds for copy in range(self.copies)]
         drawn = [generator(seed, "reset of an environment", copy, steps) for seed, copy in places]
-        found = self._copies.reset([int(each.integers(2**31)) for each in drawn])
-        self._now, self._steps, self._waiting = self._shaped(self._observed.rows(found)), steps, None
+        return [int(each.integers(2**31)) for each in drawn]
 
     def step(self, actions: NDArray[Any], /) -> Transition:
         """Take a step everywhere; `actions` (agents, copies), or (agents, copies, size), in [-1, 1] where they are bounded."""
@@ -128,7 +133,9 @@ class GymnasiumBatch:
         return values.reshape(self.agents, self.copies, *values.shape[1:])
 
     def close(self) -> None:
-        self._copies.close()
+        for each in (self._copies, self._spare):
+            if each is not None:
+                each.close()
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +181,7 @@ class GymnasiumBatch:
             if self._exact is None:
                 self._try()
             plain = _plain(self._copies, self._fresh)
+            self._check(plain)
         except NotSaved as error:
             _log.warning(
                 "%s: what it remembers cannot be saved (%s): agents that are loaded go on with new episodes",
@@ -184,6 +192,17 @@ class GymnasiumBatch:
         else:
             self._exact = True
         return plain
+
+    def _check(self, plain: Any) -> None:
+        """Put each into another environment, begun alike. Raises `NotSaved` where it cannot be, as after a change of objects."""
+        spare, seeds = cast(Copies, self._spare), self._seeds(0)
+        with random_state(), other_random_states():
+            for number, each in enumerate(plain["list"]):
+                try:
+                    spare.reset(seeds[number : number + spare.count])
+                    put_back({"list": [each]}, spare.remembered)
+                except Exception as error:  # whatever an environment raises on a reset
+                    raise NotSaved(str(error)) from error
 
     def _try(self) -> None:
         """Put one environment into the state of another and step both. Raises `NotSaved` where they differ."""
@@ -199,7 +218,7 @@ class GymnasiumBatch:
             raise NotSaved(f"trying it raised {type(error).__name__}: {shortened(error)}") from error
         if not equal:
             raise NotSaved("it goes on in another way when its attributes are put back")
-        self._fresh = fresh
+        self._fresh, self._spare = fresh, other
 
 
 def _plain(copies: Copies, fresh: Mapping[str, bytes]) -> Any:
@@ -234,8 +253,7 @@ def _go_on_alike(one: Copies, other: Copies, acted: Actions, fresh: Mapping[str,
         chosen = actions()
         led = zip(one.step(chosen), other.step(chosen), strict=True)
         alike = alike and all(np.array_equal(mine, its) for mine, its in led)
-    for each in (one, other):
-        each.close()
+    one.close()
     return alike
 
 

@@ -87,9 +87,10 @@ class OneByOne:
                 raise _no_step(environment, f"{len(found)} values")
             observation, reward, terminated, truncated = found[0], _number(found[1], environment), *found[2:4]
             terminated = bool(terminated) or not _finite(observation, reward)
-            led.append((observation, reward, terminated, bool(truncated)))
             if terminated or truncated:
+                observation = np.array(observation)  # a reset may write over what the environment gave
                 begun[number] = environment.reset()[0]
+            led.append((observation, reward, terminated, bool(truncated)))
         observations, rewards, terminated, truncated = zip(*led, strict=True)
         now = [begun.get(number, each) for number, each in enumerate(observations)] if begun else observations
         return Led(observations, np.array(rewards), np.array(terminated), np.array(truncated), now)

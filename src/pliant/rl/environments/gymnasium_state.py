@@ -86,7 +86,7 @@ class _Reading:
         if isinstance(value, np.ndarray | np.generic):
             return self.array(cast(Any, value), where)
         if isinstance(value, torch.Tensor):
-            return value.detach().clone()
+            return value.detach().cpu().clone()
         if isinstance(value, bytes):
             return {"bytes": np.frombuffer(value, np.uint8).copy()}
         if isinstance(value, Enum):
@@ -101,10 +101,15 @@ class _Reading:
             return {"deque": [self.read(each, f"{where}[{n}]") for n, each in enumerate(cast(Any, value))]}
         if kind in ROWS and type(value) is getattr(builtins, kind):
             return {kind: [self.read(each, f"{where}[{n}]") for n, each in enumerate(value)]}
+        if isinstance(value, tuple) and hasattr(cast(Any, value), "_make"):
+            return {
+                "named": [self.read(each, f"{where}[{n}]") for n, each in enumerate(cast(Any, value))],
+                "class": kind,
+            }
         if isinstance(value, dict):
             items = cast(dict[Any, Any], value).items()
             return {"items": [[self.read(key, where), self.read(each, f"{where}[{key!r}]")] for key, each in items]}
-        self.objects[id(value)] = value
+        self.objects[id(cast(Any, value))] = value
         return self.object(value, where)
 
     def array(self, value: Any, where: str) -> Plain:
@@ -122,9 +127,8 @@ class _Reading:
         asked, package = _asked(value), type(value).__module__.partition(".")[0]
         if _is_space(value):
             random = held and held.get("_np_random")
-            return (
-                {"attributes": {"_np_random": self.read(random, where)}} if random else {"same": type(value).__name__}
-            )
+            found = {"_np_random": self.read(random, where)} if random else {}
+            return {"attributes": found, "class": type(value).__name__}
         if package == "mujoco":
             return {"mujoco": _mujoco_arrays(value, where)}
         if asked is not None and asked == ASKED[0]:
@@ -140,7 +144,11 @@ class _Reading:
                 return self.as_new(value, where, str(error))
         # gymnasium keeps the random numbers of an environment, which may not tell of them
         kept = {name: self.read(each, where) for name, each in (held or {}).items() if name.startswith("_np_random")}
-        return {"attributes": kept, "asked": self.read(getattr(value, asked[0])(), where)}
+        return {
+            "attributes": kept,
+            "class": type(value).__name__,
+            "asked": self.read(getattr(value, asked[0])(), where),
+        }
 
     def as_new(self, value: Any, where: str, why: str) -> Plain:
         """What cannot be saved, where it is as in a newly made environment."""
@@ -188,6 +196,8 @@ def _put(plain: Plain, there: Any, undo: Undo) -> Any:
     if kind != "same" and not isinstance(there, type) and hasattr(there, "reset") and hasattr(there, "step"):
         raise ValueError(f"there is a {type(there).__name__} where it had none")
     if not isinstance(plain, Mapping):
+        if isinstance(plain, torch.Tensor):
+            return plain.to(there.device if isinstance(there, torch.Tensor) else "cpu", copy=True)
         return cast(Any, plain).copy() if isinstance(plain, np.ndarray) else plain
     return _REBUILT[kind](held[kind], there, held, undo)
 
@@ -214,9 +224,19 @@ def _items(pairs: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
     return rebuilt
 
 
+def _named(values: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
+    _check_class(held["class"], there)
+    return cast(Any, type(there))._make([_put(each, mine, undo) for each, mine in zip(values, there, strict=True)])
+
+
+def _check_class(name: str, there: Any) -> None:
+    if type(there).__name__ != name:
+        raise ValueError(f"there is a {type(there).__name__} where it had a {name}")
+
+
 def _same(kind: Any, there: Any, held: Mapping[str, Any], undo: Undo) -> Any:
-    if kind not in (None, type(there).__name__):
-        raise ValueError(f"there is a {type(there).__name__} where it had a {kind}")
+    if kind is not None:
+        _check_class(kind, there)
     return there
 
 
@@ -243,6 +263,7 @@ _REBUILT: Mapping[str, Callable[[Any, Any, Mapping[str, Any], Undo], Any]] = {
     "array": _array,
     "generator": _generator,
     "member": _member,
+    "named": _named,
     "same": _same,
     "items": _items,
     **dict.fromkeys((*ROWS, "deque"), _row),
@@ -251,9 +272,9 @@ _REBUILT: Mapping[str, Callable[[Any, Any, Mapping[str, Any], Undo], Any]] = {
 
 def _into_object(held: Mapping[str, Any], there: Any, undo: Undo) -> Any:
     attributes: Mapping[str, Any] = held.get("attributes", {})
+    if "class" in held:
+        _check_class(held["class"], there)
     if attributes:
-        if not hasattr(there, "__dict__"):
-            raise ValueError(f"there is a {type(there).__name__} where it had an object")
         if getattr(getattr(there, "__dataclass_params__", None), "frozen", False):
             there = copy(there)  # others may hold it too
         ours: dict[str, Any] = there.__dict__
