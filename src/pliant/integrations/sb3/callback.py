@@ -87,6 +87,16 @@ class UnitResetCallback(BaseCallback):
         return method if isinstance(method, UnitReset) else None
 
     @property
+    def name(self) -> str:
+        """That of the method."""
+        return self._attachment.name
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a `learn()` is running with it."""
+        return self._attachment.is_attached
+
+    @property
     def plan(self) -> UnitMap | None:
         """Every unit, and the parameters that were left alone, with the reason; None before the first `learn()`."""
         return self.unit_reset.plan if self.unit_reset else None
