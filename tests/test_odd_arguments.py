@@ -152,6 +152,7 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "seed": or_none(seed),
     "process_group": or_none(nothing),
     "mask": or_none(nothing),
+    "on_replace": or_none(module),
     "runs": or_none(whole(1)),
     "parameters": or_none(nothing),
     "groups": or_none(nothing),
@@ -181,6 +182,19 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "padding": whole(0),
     "device": never_odd,  # torch's own
     "dtype": never_odd,
+    "y": or_none(nothing),
+    "every": whole(1),
+    "rows": whole(1),
+    "warn": flag,
+    "to": or_none(lambda value: isinstance(value, list) and not value),
+    "state": or_none(nothing),
+    "reference": lambda value: value is None or module(value),
+    "sharpness": lambda value: value is False,  # True needs a loss
+    "examples": whole(1),
+    "update": nothing,
+    "weight": nothing,
+    "ratio": lambda value: tensor(1)(value) or (isinstance(value, torch.Tensor) and not value.numel()),
+    "below": at_least(0),
     "weights": lambda value: isinstance(value, torch.Tensor),
     "gradients": lambda value: isinstance(value, torch.Tensor),
 }
@@ -194,6 +208,7 @@ OTHERS = {  # where the same name takes something else
     ("reset_head", "init"): or_none(module),
     ("reset_network", "optimizer"): or_none(nothing),
     ("reset_head", "optimizer"): or_none(nothing),
+    ("diagnose", "optimizer"): or_none(nothing),
     ("StackedLinear", "runs"): whole(1),
     ("StackedConv2d", "runs"): whole(1),
     ("features", "h"): lambda value: tensor(1)(value) or (isinstance(value, torch.Tensor) and not value.numel()),
@@ -217,6 +232,7 @@ CALLS = {
     "RandomReplacement": (methods.RandomReplacement, attached(example_inputs=X)),
     "ReDo": (methods.ReDo, attached(example_inputs=X)),
     "UnitReset": (unit_reset, attached(example_inputs=X)),
+    "Monitor": (pliant.Monitor, attached(example_inputs=X)),
     "L2": (methods.L2, attached(strength=0.1)),
     "ShrinkAndPerturb": (methods.ShrinkAndPerturb, attached(noise_std=0.1)),
     "reset_network": (methods.reset_network, attached(seed=1)),
@@ -235,6 +251,7 @@ CALLS = {
         lambda model, optimizer: {"runs": 2, "inputs": 3, "outputs": 2, "kernel": 1},
     ),
 }
+MORE = {"update": {"weight": X}}  # right arguments beside the first
 MEASURES = [
     name for name in diagnostics.__all__ if inspect.isfunction(getattr(diagnostics, name)) and name != "diagnose"
 ]
@@ -242,7 +259,7 @@ for measure in MEASURES:
     first = next(iter(inspect.signature(getattr(diagnostics, measure)).parameters))
     CALLS[measure] = (
         getattr(diagnostics, measure),
-        lambda model, optimizer, name=first: {name: VALUES if name == "s" else X},
+        lambda model, optimizer, name=first: {name: VALUES if name in ("s", "ratio") else X} | MORE.get(name, {}),
     )
 
 

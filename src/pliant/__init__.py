@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pliant.base.deprecation import install, renamed
 
 if TYPE_CHECKING:
+    from pliant.diagnostics import Monitor as Monitor
     from pliant.diagnostics import diagnose as diagnose
     from pliant.diagnostics import probe_plasticity as probe_plasticity
     from pliant.engine.unit_reset import UnitReset as UnitReset
@@ -45,6 +46,7 @@ _HOMES = {
     "reset_head": "pliant.methods",
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
+    "Monitor": "pliant.diagnostics",
     "diagnose": "pliant.diagnostics",
     "probe_plasticity": "pliant.diagnostics",
     "UnitReset": "pliant.engine.unit_reset",
@@ -64,6 +66,7 @@ __all__ = [
     "L2",
     "AffineEntry",
     "ContinualBackprop",
+    "Monitor",
     "RandomReplacement",
     "ReDo",
     "ShrinkAndPerturb",

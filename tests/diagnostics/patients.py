@@ -23,7 +23,7 @@ class Patient:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     fresh: Callable[[], nn.Module]
-    data: tuple[Tensor, Tensor]
+    data: tuple[Tensor, Tensor]  # of the next task
     verdicts: tuple[str, ...]  # that are right
     advice: tuple[str, ...] = ()  # that is right, as far as there is any
 
@@ -35,8 +35,8 @@ def digits() -> tuple[Tensor, Tensor]:
     return images, torch.tensor(found.train.labels).long()
 
 
-def mlp(activation: type[nn.Module] = nn.ReLU, width: int = 100, layers: int = 2) -> nn.Sequential:
-    sizes = [784, *[width] * layers]
+def mlp(activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    sizes = [784, 100, 100]
     hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), activation())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], 10))
 
@@ -65,129 +65,136 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tensor
 
 
 def trained(
-    activation: type[nn.Module] = nn.ReLU, tasks: int = 3, step_size: float = 1e-3, **shape: int
+    seed: int, activation: type[nn.Module] = nn.ReLU, tasks: int = 3
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Callable[[], nn.Module]]:
-    torch.manual_seed(0)
-    model = mlp(activation, **shape)
-    optimizer = torch.optim.Adam(model.parameters(), lr=step_size)
+    torch.manual_seed(seed)
+    model = mlp(activation)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for number in range(tasks):
-        train(model, optimizer, task(number))
-    return model, optimizer, lambda: mlp(activation, **shape)
+        train(model, optimizer, task(1000 * seed + number))
+    return model, optimizer, lambda: mlp(activation)
 
 
-def healthy() -> Patient:
-    return Patient(*trained(), task(100), ("no",))
+def next_task(seed: int) -> tuple[Tensor, Tensor]:
+    return task(1000 * seed + 100)
 
 
-def dead_units() -> Patient:
+def healthy(seed: int = 0) -> Patient:
+    return Patient(*trained(seed), next_task(seed), ("no",))
+
+
+def dead_units(seed: int = 0) -> Patient:
     """Nineteen in twenty units of both layers never fire again."""
-    model, optimizer, fresh = trained()
+    model, optimizer, fresh = trained(seed)
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.bias[:95] = -1000.0
-    return Patient(model, optimizer, fresh, task(100), ("yes",), ("continual backprop",))
+    return Patient(model, optimizer, fresh, next_task(seed), ("yes",), ("continual backprop",))
 
 
-def saturated_tanh() -> Patient:
-    model, optimizer, fresh = trained(nn.Tanh)
+def saturated_tanh(seed: int = 0) -> Patient:
+    model, optimizer, fresh = trained(seed, nn.Tanh)
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.weight *= 100.0
-    return Patient(model, optimizer, fresh, task(100), ("yes",), ("continual backprop", "shrink"))
+    return Patient(model, optimizer, fresh, next_task(seed), ("yes",), ("continual backprop", "shrink"))
 
 
-def slow_tanh() -> Patient:
+def slow_tanh(seed: int = 0) -> Patient:
     """Trained on random labels, again and again: each set is learned worse than the one before."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = mlp(nn.Tanh)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for number in range(60):
-        train(model, optimizer, random_labels(number), epochs=10)
+        train(model, optimizer, random_labels(1000 * seed + number), epochs=10)
     return Patient(
-        model, optimizer, lambda: mlp(nn.Tanh), random_labels(100), ("yes",), ("continual backprop", "shrink")
+        model,
+        optimizer,
+        lambda: mlp(nn.Tanh),
+        random_labels(1000 * seed + 100),
+        ("yes",),
+        ("continual backprop", "shrink"),
     )
 
 
-def exploded_weights() -> Patient:
-    model, optimizer, fresh = trained()
+def exploded_weights(seed: int = 0) -> Patient:
+    model, optimizer, fresh = trained(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 30.0
-    return Patient(model, optimizer, fresh, task(100), ("yes",), ("shrink",))
+    return Patient(model, optimizer, fresh, next_task(seed), ("yes",), ("shrink",))
 
 
-def collapsed_rank() -> Patient:
+def collapsed_rank(seed: int = 0) -> Patient:
     """All units of a layer compute the same but for a hundredth."""
-    model, optimizer, fresh = trained()
+    model, optimizer, fresh = trained(seed)
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.weight.copy_(layer.weight[:1] + 0.01 * (layer.weight - layer.weight[:1]))
             layer.bias.fill_(float(layer.bias.mean()))
-    return Patient(model, optimizer, fresh, task(100), ("yes",), ("continual backprop", "shrink"))
+    return Patient(model, optimizer, fresh, next_task(seed), ("yes",), ("continual backprop", "shrink"))
 
 
-def stale_state() -> Patient:
+def stale_state(seed: int = 0) -> Patient:
     """Adam remembers gradients a thousand times as large as those of now, and forgets them slowly."""
-    model, optimizer, fresh = trained()
+    model, optimizer, fresh = trained(seed)
     optimizer.param_groups[0]["betas"] = (0.9, 0.99999)
     for state in optimizer.state.values():
         state["exp_avg_sq"] += 10.0
         state["step"] += 1_000_000
-    return Patient(model, optimizer, fresh, task(100), ("no",), ("reset optimizer",))
+    return Patient(model, optimizer, fresh, next_task(seed), ("no",), ("reset optimizer",))
 
 
-def decayed_step_size() -> Patient:
-    model, optimizer, fresh = trained()
+def decayed_step_size(seed: int = 0) -> Patient:
+    model, optimizer, fresh = trained(seed)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     for _ in range(80):
         optimizer.step()
         schedule.step()
-    return Patient(model, optimizer, fresh, task(100), ("no",), ("step size",))
+    return Patient(model, optimizer, fresh, next_task(seed), ("no",), ("step size",))
 
 
-def wrong_labels() -> Patient:
-    x, _ = task(100)
-    return Patient(*trained(), (x, torch.randint(10, (len(x),), generator=torch.Generator().manual_seed(0))), NOT_YES)
+def wrong_labels(seed: int = 0) -> Patient:
+    x, _ = next_task(seed)
+    return Patient(
+        *trained(seed), (x, torch.randint(10, (len(x),), generator=torch.Generator().manual_seed(seed))), NOT_YES
+    )
 
 
-def shuffled_inputs() -> Patient:
+def shuffled_inputs(seed: int = 0) -> Patient:
     """Every image has its pixels in an order of its own."""
-    x, y = task(100)
-    generator = torch.Generator().manual_seed(0)
-    return Patient(*trained(), (torch.stack([row[torch.randperm(784, generator=generator)] for row in x]), y), NOT_YES)
+    x, y = next_task(seed)
+    generator = torch.Generator().manual_seed(seed)
+    return Patient(
+        *trained(seed), (torch.stack([row[torch.randperm(784, generator=generator)] for row in x]), y), NOT_YES
+    )
 
 
-def overfitting() -> Patient:
+def overfitting(seed: int = 0) -> Patient:
     """A hundred images of the very task, learned by heart."""
-    model, optimizer, fresh = trained(tasks=0)
-    x, y = task(0)
+    model, optimizer, fresh = trained(seed, tasks=0)
+    x, y = task(1000 * seed)
     train(model, optimizer, (x[:100], y[:100]), epochs=200)
     return Patient(model, optimizer, fresh, (x[100:], y[100:]), NOT_YES)
 
 
-def frozen_layers() -> Patient:
-    model, optimizer, fresh = trained()
+def frozen_layers(seed: int = 0) -> Patient:
+    model, optimizer, fresh = trained(seed)
     model[0].requires_grad_(False)
     model[2].requires_grad_(False)
-    return Patient(model, optimizer, fresh, task(100), NOT_YES)
+    return Patient(model, optimizer, fresh, next_task(seed), NOT_YES)
 
 
-def harder_task() -> Patient:
-    """Before, two classes of digits; then, ten, turned and noisy."""
-    torch.manual_seed(0)
-    model = mlp()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, y = digits()
-    easy = (y < 2).nonzero().flatten()[:2000]
-    train(model, optimizer, (x[easy], y[easy]))
-    hard, labels = task(100)
-    noise = 0.5 * torch.randn(hard.shape, generator=torch.Generator().manual_seed(0))
-    return Patient(model, optimizer, mlp, (hard + noise, labels), NOT_YES)
+def harder_task(seed: int = 0) -> Patient:
+    """The next task's images are noisier than all before."""
+    hard, labels = next_task(seed)
+    noise = torch.randn(hard.shape, generator=torch.Generator().manual_seed(seed))
+    return Patient(*trained(seed), (hard + noise, labels), NOT_YES)
 
 
-def too_little_data() -> Patient:
-    x, y = task(100)
-    return Patient(*trained(), (x[:8], y[:8]), NOT_YES)
+def too_little_data(seed: int = 0) -> Patient:
+    x, y = next_task(seed)
+    return Patient(*trained(seed), (x[:8], y[:8]), NOT_YES)
 
 
 PATIENTS = {

@@ -152,7 +152,8 @@ def test_what_nobody_holds_any_more_is_detached_too(caplog):
         (pliant.ReDo, {"tau": 0.1, "period": 0}, "period must be 1 or more whole optimizer steps"),
         (None, {}, "without its arguments, got None"),
         ("cbp", {}, "without its arguments, got 'cbp'"),
-        (lambda model, optimizer: model, {}, "method must be one that is attached to a model"),
+        (lambda model, optimizer: model, {}, "such as pliant.ReDo, and this made a Sequential"),
+        (nn.Linear, {}, "such as pliant.ReDo, got the class Linear"),
         (pliant.ContinualBackprop, {"include": 3}, "include takes a pattern or a list of patterns, got 3"),
     ],
 )
@@ -252,3 +253,35 @@ def test_a_state_is_not_loaded_while_a_loop_runs():
     kept.attach(model, [optimizer], example_inputs=X)
     with pytest.raises(RuntimeError, match="a loop is running with this Callback"):
         kept.stash(kept.state_dict())
+
+
+def test_where_parameters_are_others_units_that_stayed_go_on():
+    model, optimizer = network()
+    kept = attachment()
+    kept.attach(model, [optimizer], example_inputs=X)
+    train(model, optimizer)
+    stats = kept.method.stats()
+    assert replaced(kept.method) >= 20
+    model[4] = nn.Linear(9, 5)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    assert kept.retrace(model, [optimizer], example_inputs=X) is kept.method
+    assert kept.method.stats() == stats
+    train(model, optimizer)
+    assert replaced(kept.method) >= 40
+    kept.detach()
+    assert hooks(model, optimizer) == 0
+
+
+def test_where_retracing_fails_nothing_is_attached_and_the_state_is_there():
+    model, optimizer = network()
+    kept = attachment()
+    with pytest.raises(RuntimeError, match="this Callback is attached to no model"):
+        kept.retrace(model, [optimizer], example_inputs=X)
+    kept.attach(model, [optimizer], example_inputs=X)
+    train(model, optimizer)
+    counts = kept.state_dict()["counts"]
+    with pytest.raises(ValueError, match="Pass the optimizer"):
+        kept.retrace(model, [network()[1]], example_inputs=X)
+    assert not kept.is_attached
+    assert hooks(model, optimizer) == 0
+    assert kept.state_dict()["counts"] == counts

@@ -98,18 +98,13 @@ def bars(labels: Sequence[str], panels: Mapping[str, Mapping[str, Iterable[float
     Raises `ImportError` with the line that installs matplotlib where it is missing. The figure belongs to no window: save it with
     `figure.savefig(...)`, or return it in a notebook's cell.
     """
-    needed("matplotlib", "plot()")
-    figures, agg = import_module("matplotlib.figure"), import_module("matplotlib.backends.backend_agg")
-    columns = min(len(panels), 4)
-    rows = -(-len(panels) // columns)
+    columns = min(max(len(panels), 1), 4)
     series = list(dict.fromkeys(name for each in panels.values() for name in each))
-    thickness, height = 0.8 / len(series), 0.9 + 0.22 * len(labels) * max(len(series), 1)
-    figure: Any = figures.Figure(figsize=(2.2 + 2.3 * columns, rows * height), layout="constrained")
-    agg.FigureCanvasAgg(figure)
-    axes: list[Any] = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten().tolist()
+    thickness = 0.8 / max(len(series), 1)
+    size = 2.9, 0.9 + 0.22 * len(labels) * max(len(series), 1)
+    figure, axes = _panels(-(-max(len(panels), 1) // columns), columns, size, sharey=True)
     for axis, (name, values) in zip(axes, panels.items(), strict=False):
         axis.set_title(name, fontsize="medium")
-        axis.spines[["top", "right"]].set_visible(False)
         for number, one in enumerate(series):
             of_one = values.get(one, [None] * len(labels))
             places = [row + (number - (len(series) - 1) / 2) * thickness for row in range(len(labels))]
@@ -124,3 +119,39 @@ def bars(labels: Sequence[str], panels: Mapping[str, Mapping[str, Iterable[float
     if title:
         figure.suptitle(title)
     return figure
+
+
+Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
+
+
+def curves(x: str, panels: Curves, title: str = "") -> Any:
+    """A matplotlib figure of lines: a panel per measure, in each a line per series, given as its x and its y values.
+
+    Raises `ImportError` with the line that installs matplotlib where it is missing.
+    """
+    columns = min(max(len(panels), 1), 4)
+    figure, axes = _panels(-(-max(len(panels), 1) // columns), columns, (2.9, 2.3))
+    for axis, (name, lines) in zip(axes, panels.items(), strict=False):
+        axis.set_title(name, fontsize="medium")
+        axis.set_xlabel(x, fontsize="small")
+        for label, (xs, ys) in lines.items():
+            axis.plot(xs, ys, marker="." if len(xs) < 50 else "", label=label)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    if panels:
+        axes[0].legend(fontsize="small", frameon=False)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _panels(rows: int, columns: int, size: tuple[float, float], **how: bool) -> tuple[Any, list[Any]]:
+    """A figure that belongs to no window, and its panels, row by row, each `size` inches."""
+    needed("matplotlib", "plot()")
+    figures, agg = import_module("matplotlib.figure"), import_module("matplotlib.backends.backend_agg")
+    figure = figures.Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    agg.FigureCanvasAgg(figure)
+    axes: list[Any] = figure.subplots(rows, columns, squeeze=False, **how).flatten().tolist()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -4,15 +4,18 @@ features    activity of any shape as (n, units)
 health      which units are dead, dormant (three definitions), saturated, linearized
 ranks       in how many directions the features vary
 weights     how large weights and gradients are
-diagnosing  all of them, on the units of a model: watch and activations record one forward, measuring computes a
-            group's row, diagnosis is the table
+updates     how far a step moves the weights of a unit
+diagnosing  all of them, on the units of a model: batches, checkpoints and references find what is measured, watch and
+            activations record one forward, trial_step tries a step of the optimizer, measuring computes a group's row,
+            diagnosis is the table
 fresh       networks as a model was before it trained
 probe       the definition itself: does the network learn worse than a fresh copy?
+monitor     the same while a network trains: in_passing records, alarms says what is worth a word, destinations writes
 """
 
 from pliant.base.deprecation import renamed
 from pliant.diagnostics.diagnosing import diagnose
-from pliant.diagnostics.diagnosis import Diagnosis, GroupDiagnosis
+from pliant.diagnostics.diagnosis import Diagnosis, GroupDiagnosis, NetworkDiagnosis
 from pliant.diagnostics.features import feature_norm, features
 from pliant.diagnostics.health import (
     FLAT_ENDS,
@@ -22,10 +25,13 @@ from pliant.diagnostics.health import (
     dormant_by_gradient,
     linearized,
     saturated,
+    saturation,
     share_of_layer,
 )
+from pliant.diagnostics.monitor import Monitor
 from pliant.diagnostics.probe import Comparison, Probe, TaskProbe, probe_plasticity
 from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
+from pliant.diagnostics.updates import stagnant, update_ratio, volatile
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 
 __all__ = [
@@ -33,6 +39,8 @@ __all__ = [
     "Comparison",
     "Diagnosis",
     "GroupDiagnosis",
+    "Monitor",
+    "NetworkDiagnosis",
     "Probe",
     "TaskProbe",
     "approximate_rank",
@@ -49,10 +57,14 @@ __all__ = [
     "probe_plasticity",
     "rank",
     "saturated",
+    "saturation",
     "share_of_layer",
     "singular_values",
     "srank",
     "stable_rank",
+    "stagnant",
+    "update_ratio",
+    "volatile",
     "weight_magnitude",
 ]
 

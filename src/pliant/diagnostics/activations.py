@@ -8,6 +8,9 @@ passes a dispatch mode that notes, for each storage, the function whose results 
     not direct  pooled, padded with zeros or dropped out: 0 still means inactive, but other values are not the function's own
 
 After any other operation, no function is noted: the output of a norm or a gate has no known bounds.
+
+What enters a function, the pre-activation z, is noted by its moments alone: count, sum and sum of squares over all axes but the
+first two, which may be runs, examples or tokens.
 """
 
 # pyright: reportPrivateUsage=false
@@ -22,6 +25,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pliant.base.dispatch import DispatchMode
+from pliant.diagnostics.features import wide
 from pliant.units.models import operation_name
 
 
@@ -41,6 +45,7 @@ FUNCTIONS = {
     "_prelu_kernel": "prelu",
     "_softmax": "softmax",
 }
+ENTERED = frozenset({*FUNCTIONS, "hardtanh", "clamp", "clamp_min"} - {"_softmax"})  # whose first argument is z
 MOVES = frozenset(
     {"clone", "_to_copy", "cat", "stack", "_unsafe_view", "copy", "index_select", "index", "roll", "flip"}
 )
@@ -61,26 +66,34 @@ POOLS = frozenset(
 
 
 class Activations(DispatchMode):
-    """While this mode is active, `of(tensor)` is the activation function whose results the tensor holds, or None."""
+    """While this mode is active, `of(tensor)` is the activation function whose results the tensor holds, or None, and
+    `before(tensor)` are the moments of what entered it, (..., 3), one tensor for each call of it."""
 
     def __init__(self) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self._wrote: dict[int, Activation] = {}  # by address: a tensor that reuses a freed address is noted anew
+        self._entered: dict[int, tuple[Tensor, ...]] = {}
 
     def of(self, tensor: Tensor) -> Activation | None:
         return self._wrote.get(_address(tensor))
 
+    def before(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return self._entered.get(_address(tensor), ())
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = operation_name(func)
+        plain = name if name.startswith("_") else name.rstrip("_")
+        entered = _moments(args[0]) if plain in ENTERED else None  # before it runs: it may write in place
         result = func(*args, **(kwargs or {}))
         inputs, outputs = _dense((args, kwargs or {})), _dense(result)
         in_place = bool(func._schema.is_mutable)
         sources = {_address(tensor) for tensor in inputs}
         if outputs and (in_place or not all(_address(tensor) in sources for tensor in outputs)):  # else a view
-            name = operation_name(func)
-            plain = name if name.startswith("_") else name.rstrip("_")
             found = self._made(plain, args, kwargs or {}, inputs, in_place)
+            read = inputs[1:] if in_place and plain == "copy" else inputs
+            earlier = dict.fromkeys(each for tensor in read for each in self._entered.get(_address(tensor), ()))
             for tensor in outputs:
-                self._note(tensor, found, in_place)
+                self._note(tensor, found, in_place, tuple(earlier) if entered is None else (entered,))
         return result
 
     def _made(
@@ -110,13 +123,25 @@ class Activations(DispatchMode):
         only = made.pop() if len(made) == 1 else None
         return None if only is None or only == MASK else only._replace(direct=False)
 
-    def _note(self, tensor: Tensor, found: Activation | None, in_place: bool) -> None:
+    def _note(self, tensor: Tensor, found: Activation | None, in_place: bool, entered: tuple[Tensor, ...]) -> None:
         place = _address(tensor)
         in_part = in_place and tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
         if found is None or (in_part and self._wrote.get(place) != found):
             self._wrote.pop(place, None)
+            self._entered.pop(place, None)
         else:
             self._wrote[place] = found
+            self._entered[place] = entered
+
+
+def _moments(z: Any) -> Tensor | None:
+    """Count, sum and sum of squares, (..., 3), over all axes but the first two, or but the first of a matrix."""
+    if not isinstance(z, Tensor) or z.layout is not torch.strided or not z.is_floating_point() or not z.numel():
+        return None
+    rows = z.detach().flatten(min(2, z.dim() - 1)) if z.dim() else z.detach().view(1)
+    total = rows.sum(-1, dtype=wide(z))
+    squares = cast(Tensor, torch.linalg.vector_norm(rows, dim=-1, dtype=wide(z))).square()
+    return torch.stack([torch.full_like(total, rows.shape[-1]), total, squares], dim=-1)
 
 
 def _dense(value: Any) -> list[Tensor]:

@@ -8,6 +8,7 @@
     dormant_by_activity  mean |h| <= τ x mean of that over the layer's units          Sokar et al., ICML 2023 (ReDo)
     dormant_by_gradient  mean |g| <= τ x mean of that over the layer's units          Liu et al., NeurIPS 2025 (GraMa)
     saturated            h at a flat end of its activation on at least 99% of inputs  thresholds are conventional
+    saturation           the share of all activity of a layer that is at a flat end   of a layer, between 0 and 1
     linearized           h > 0 on all n inputs, of a ReLU                             Lyle et al., 2024 ("zombie" units)
 
 Every function returns one bool per unit, (..., units). A unit with a NaN is in none of these classes.
@@ -93,14 +94,31 @@ def saturated(h: Tensor, activation: str = "tanh", share: float = 0.99) -> Tenso
     tensor([ True, False])
     """
     h, share = activity("h", h), number("share", share, 0.0, 1.0)
+    return (_at_an_end(h, activation, "saturated").mean(-2, dtype=wide(h)) >= share) & ~h.isnan().any(-2)
+
+
+def saturation(h: Tensor, activation: str = "tanh") -> Tensor:
+    """The share of activity beyond an end of `FLAT_ENDS[activation]`: (..., n, units) -> (...), NaN if any of it is.
+
+    Raises `ValueError` for an activation without flat ends.
+
+    >>> import torch
+    >>> saturation(torch.tensor([[1.0, 0.999], [-1.0, 0.5]]))
+    tensor(0.7500, dtype=torch.float64)
+    """
+    h = activity("h", h)
+    share = _at_an_end(h, activation, "saturation").mean((-2, -1), dtype=wide(h))
+    return share.masked_fill(h.isnan().any(-1).any(-1), float("nan"))
+
+
+def _at_an_end(h: Tensor, activation: str, what: str) -> Tensor:
     if not is_a(activation, str) or activation not in FLAT_ENDS:
         raise ValueError(
-            f"saturated: activation={shown(activation)} has no flat ends that are known; those with: {', '.join(FLAT_ENDS)}"
+            f"{what}: activation={shown(activation)} has no flat ends that are known; those with: {', '.join(FLAT_ENDS)}"
         )
     low, high = FLAT_ENDS[activation]
     exact = h if h.dtype.itemsize >= 4 else h.float()  # in float16, 0.99 would be another number
-    at_an_end = ((exact < low) | (exact > high)).mean(-2, dtype=wide(h))
-    return (at_an_end >= share) & ~h.isnan().any(-2)
+    return (exact < low) | (exact > high)
 
 
 def linearized(h: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ those of the columns at the first tap, the input of the next layer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,22 +21,34 @@ from pliant.diagnostics.health import (
     dormant_by_firing,
     linearized,
     saturated,
+    saturation,
     share_of_layer,
 )
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank, stable_rank
+from pliant.diagnostics.trial_step import TrialStep
+from pliant.diagnostics.updates import stagnant, update_ratio, volatile
 from pliant.diagnostics.watch import ForwardRecord
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 from pliant.units.bound import BoundGroup, Consumer
+from pliant.units.entries import BoundSlice
 
 Counts = list[int | None]  # by run
 
 
-def measured(group: BoundGroup, record: ForwardRecord, tau: float) -> list[GroupDiagnosis]:
+def measured(
+    group: BoundGroup, record: ForwardRecord, tau: float, step: TrialStep | None = None
+) -> list[GroupDiagnosis]:
     """One row of the table per run."""
     answers = [each for each in (_answers(consumer, group, record) for consumer in group.consumers) if each is not None]
     activations = {each for tap in group.spec.taps for each in record.records[tap].activations}
     activation = activations.pop() if len(activations) == 1 else None
-    values = {**_health(answers, activation, tau), **_geometry(answers), **_sizes(group, record)}
+    values = {
+        **_health(answers, activation, tau),
+        **_geometry(answers),
+        **_sizes(group, record),
+        "preactivation_std": _preactivation_std(group, record),
+        **(_moved(group, step) if step is not None else {}),
+    }
     first = answers[0] if answers else torch.empty(group.runs, 0, group.units, 1)
     return [
         GroupDiagnosis(
@@ -69,10 +82,10 @@ def _answers(consumer: Consumer, group: BoundGroup, record: ForwardRecord) -> Te
     return entries.reshape(*entries.shape[:-1], group.units, consumer.repeat)
 
 
-def _health(answers: list[Tensor], activation: Activation | None, tau: float) -> dict[str, Counts | None]:
+def _health(answers: list[Tensor], activation: Activation | None, tau: float) -> dict[str, Any]:
     """How many units of each run are in each class, over all taps."""
-    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "linearized", "not_finite")
-    counts: dict[str, Counts | None] = dict.fromkeys(names)
+    names = ("dead", "dormant_by_firing", "dormant_by_activity", "saturated", "saturation", "linearized", "not_finite")
+    counts: dict[str, Any] = dict.fromkeys(names)
     if not answers:
         return counts
     by_tap = [each.transpose(2, 3).flatten(1, 2) for each in answers]
@@ -85,6 +98,7 @@ def _health(answers: list[Tensor], activation: Activation | None, tau: float) ->
         counts["dormant_by_firing"] = _count(dormant_by_firing(h))
     if activation is not None and activation.direct and activation.name in FLAT_ENDS:
         counts["saturated"] = _count(saturated(h, activation.name))
+        counts["saturation"] = saturation(h, activation.name).tolist()
     if activation == Activation("relu"):
         counts["linearized"] = _count(linearized(h))
     return counts
@@ -103,6 +117,47 @@ def _geometry(answers: list[Tensor]) -> dict[str, list[float] | None]:
         "feature_norm": feature_norm(h),
     }
     return {name: value.tolist() for name, value in values.items()}
+
+
+def _preactivation_std(group: BoundGroup, record: ForwardRecord) -> list[float] | None:
+    """Standard deviation of what entered the activation function, over inputs and units, of each run, at the first tap.
+
+    None where it is not known: no function was seen, the tap shows other units too, or a mask does not say what is real.
+    """
+    tap = next(iter(group.spec.taps), None)
+    entered = [] if tap is None or tap.index is not None else record.records[tap].entered
+    moments = [each for each in entered if each is not None]
+    if not moments or len(moments) < len(entered):
+        return None
+    if group.spec.stacked and any(each.shape[0] != group.runs for each in moments):
+        return None
+    by_run = [each.reshape(group.runs if group.spec.stacked else 1, -1, 3).sum(1) for each in moments]
+    count, total, squares = torch.stack(by_run).sum(0).unbind(-1)
+    return cast(list[float], (squares / count - (total / count).square()).clamp(min=0.0).sqrt().tolist())
+
+
+def _moved(group: BoundGroup, step: TrialStep) -> dict[str, Any]:
+    """How far one step of the optimizer moves the incoming weights, of each run."""
+    return movement([(part, step.before, step.after) for part in group.incoming_weights()])
+
+
+def movement(parts: Sequence[tuple[BoundSlice, Mapping[str, Tensor], Mapping[str, Tensor]]]) -> dict[str, Any]:
+    """Update ratio and counts of stagnant and volatile units, of each run, from incoming weights before and after a step."""
+    before: list[Tensor] = []
+    moved: list[Tensor] = []
+    for part, old, new in parts:
+        name = part.part.parameter
+        entries = part.entries(old[name]) if name in old else part.entries()
+        before.append(entries)
+        moved.append(part.entries(new[name]) - entries if name in new else torch.zeros_like(entries))
+    weight, update = (torch.cat(each, dim=-1).mT for each in (before, moved))  # (runs, incoming, units)
+    of_units = update_ratio(update, weight)
+    whole = update_ratio(update.flatten(1).unsqueeze(-1), weight.flatten(1).unsqueeze(-1)).squeeze(-1)
+    return {
+        "update_ratio": whole.tolist(),
+        "stagnant": _count(stagnant(of_units)),
+        "volatile": _count(volatile(of_units)),
+    }
 
 
 def _sizes(group: BoundGroup, record: ForwardRecord) -> dict[str, Any]:

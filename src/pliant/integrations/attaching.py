@@ -3,6 +3,7 @@
     Attachment(method, settings)   raises what the method raises for these settings, before a model is there
     stash(state)                   a saved state, where a library loads before it has built optimizers
     attach(model, optimizers)      once the loop has them: builds the method, which goes on from the state, if there is one
+    retrace(model, optimizers)     the parameters are others now (a head that grew): units that stayed go on
     drop_recorded()                forwards that no step follows (validation in training mode, another loss) count for nothing
     detach()                       takes every hook off; the state stays for the next `attach`
 
@@ -29,7 +30,9 @@ from pliant.base.arguments import patterns, shown, text
 from pliant.base.process import random_state
 from pliant.engine.attached import Attached, Optimizers, each_of
 from pliant.engine.redraw import state_follows
+from pliant.engine.replacement import Replacement
 from pliant.methods.continual_backprop import Parameters
+from pliant.units.forwards import Mask
 
 Method = Callable[..., Attached]
 
@@ -46,6 +49,8 @@ class Settings(Parameters, total=False):
     heads: bool
     trial: bool
     seed: int | None
+    mask: Mask | None
+    on_replace: Callable[[Replacement], object] | None
 
 
 _log = logging.getLogger("pliant")
@@ -107,6 +112,14 @@ class Attachment:
         """Whether the method finds units by running the model on an example, and is not given any."""
         return takes(self.maker, "example_inputs") and not {"groups", "example_inputs"} & self.settings.keys()
 
+    def trains(self, model: object) -> bool:
+        """Whether the state is of this model, or of none that is known."""
+        return self._trained is None or self._trained() is model
+
+    def start_over(self) -> None:
+        """Have the next `attach` begin anew."""
+        self._state = self._trained = None
+
     def attach(
         self,
         model: nn.Module,
@@ -130,15 +143,13 @@ class Attachment:
         """
         self.detach()
         of = model if of is None else of
-        if self._trained is not None and self._trained() is not of:
+        if not self.trains(of):
             raise RuntimeError(
                 f"this {self._owner} has trained another model. Give every model its own; to go on with a model that was saved "
                 f"and loaded: new_callback.load_state_dict(callback.state_dict())"
             )
         _take_off_left_over(each_of(optimizers), run)
-        if self.takes_example:
-            settings["example_inputs"] = example_inputs
-        given = {**{name: each for name, each in settings.items() if takes(self.maker, name)}, **self.settings}
+        given = self._given(example_inputs, settings)
         with state_follows() if self._state is not None else nullcontext():
             method = self.maker(model, optimizers, **given)
         if self._state is not None:
@@ -151,6 +162,32 @@ class Attachment:
         _attached[method] = _Owner(run, ref(self))
         return method
 
+    def retrace(
+        self, model: nn.Module, optimizers: Optimizers, *, example_inputs: Any = None, **settings: Any
+    ) -> Attached:
+        """Build the method anew on what the model is now. Units that stayed keep their ages and utilities.
+
+        Raises `RuntimeError` unless attached, and what the method raises; then nothing is attached, and the state is still there.
+        """
+        if self.method is None or not self.is_attached:
+            raise RuntimeError(f"this {self._owner} is attached to no model: attach() it first")
+        before, owner = self.method, _attached[self.method]
+        given, self._state = self._given(example_inputs, settings), before.state_dict()
+        try:
+            self.method = before.successor(lambda: self.maker(model, optimizers, **given))
+        except BaseException:
+            self._let_go()
+            raise
+        del _attached[before]
+        _attached[self.method] = owner
+        return self.method
+
+    def _given(self, example_inputs: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of the adapter that the method takes, and those of the user, which win."""
+        example = {"example_inputs": example_inputs} if self.takes_example else {}
+        ours = {name: each for name, each in {**settings, **example}.items() if takes(self.maker, name)}
+        return {**ours, **self.settings}
+
     def until_detached(self, handle: RemovableHandle) -> None:
         """Have the adapter's own hook taken off with those of the method."""
         self._handles.append(handle)
@@ -159,12 +196,16 @@ class Attachment:
         """Remove every hook and keep the state."""
         if self.method is not None and self.is_attached:
             self._state = self.method.state_dict()
-            self.is_attached = False
-            for handle in self._handles:
-                handle.remove()
-            self._handles.clear()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self.method is not None:
             self.method.detach()
             _attached.pop(self.method, None)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.is_attached = False
 
     def drop_recorded(self, optimizer: Optimizer | None = None) -> None:
         """What was recorded since the last step, for units that `optimizer` steps or for all, counts for nothing."""
@@ -228,9 +269,9 @@ def names_in(run: object) -> list[str]:
 def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -> None:
     """Raise what `method` raises for these settings, before a model is there: build it on a small network."""
     if not callable(method):
-        raise TypeError(
-            f"method must be one that is attached to a model, such as pliant.ReDo, without its arguments, got {shown(method)}"
-        )
+        raise TypeError(f"{_WANTED}, without its arguments, got {shown(method)}")
+    if isinstance(method, type):
+        _check_made(method, f"got {shown(method)}")
     taken = [name for name in ours if name in settings]
     if taken:
         instead = next((f"; {ours[name]}" for name in taken if ours[name]), "")
@@ -243,12 +284,17 @@ def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         made: Any = method(network, SGD(network.parameters(), lr=0.1), **anywhere)
-    missing = [name for name in ("state_dict", "load_state_dict", "detach") if not hasattr(made, name)]
-    if missing:
-        raise TypeError(
-            f"method must be one that is attached to a model, such as pliant.ReDo; {shown(method)} made {shown(made)}"
-        )
+    _check_made(made, f"and this made {shown(made)}")
     made.detach()
+
+
+def _check_made(made: object, said: str) -> None:
+    """Raise `TypeError` where what is to be attached could not be saved or detached."""
+    if not all(hasattr(made, name) for name in ("state_dict", "load_state_dict", "detach")):
+        raise TypeError(f"{_WANTED}, {said}")
+
+
+_WANTED = "method must be one that is attached to a model and its optimizer, such as pliant.ReDo"
 
 
 def _take_off_left_over(optimizers: Sequence[Optimizer], run: object) -> None:

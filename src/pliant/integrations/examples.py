@@ -8,12 +8,15 @@ anything else       forward takes it as it is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import nn
 
 from pliant.base.arguments import called_with
+
+Example = Callable[[Any], Any] | Any
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -45,6 +48,17 @@ def example_of(batch: Any, network: nn.Module) -> Any:
     return (batch,)
 
 
+@contextmanager
+def of_first_batch(given: Example) -> Generator[None]:
+    """What is raised inside is told where the example came from, if none was given."""
+    try:
+        yield
+    except Exception as error:
+        if given is None:
+            error.add_note(f"The example inputs are what forward takes of the first batch. {_OTHERWISE}")
+        raise
+
+
 def _by_name(batch: Mapping[str, Any], takes: list[inspect.Parameter], network: str) -> Any:
     if any(each.kind is each.VAR_KEYWORD for each in takes):
         return dict(batch)
@@ -59,10 +73,7 @@ def _by_name(batch: Mapping[str, Any], takes: list[inspect.Parameter], network: 
 
 
 def _said(network: str, takes: str, holds: str) -> str:
-    return (
-        f"the forward of {network} {takes}, and the first batch {holds}: say what it is run on with example_inputs=..., an "
-        f"example or a function of the batch"
-    )
+    return f"the forward of {network} {takes}, and the first batch {holds}. {_OTHERWISE}"
 
 
-Example = Callable[[Any], Any] | Any
+_OTHERWISE = "Say what it is run on with example_inputs=..., an example or a function of the batch"

@@ -22,7 +22,7 @@ from pliant.base.arguments import called_with
 from pliant.base.install import check_tested, how_to_install
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.attaching import Attachment, Method, Settings
-from pliant.integrations.examples import Example, check_example, example_of, is_function
+from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
 from pliant.methods import ContinualBackprop
 
 _Lightning: Any
@@ -83,7 +83,8 @@ class MethodCallback(_Lightning.Callback):
             settings["example_inputs"] = self._example_of(batch, network)
         if isinstance(trainer.strategy.model, DistributedDataParallel):
             settings["process_group"] = trainer.strategy.model.process_group
-        self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
+        with of_first_batch(self._example):
+            self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(self.method, UnitReset) and trainer.global_step % max(1, trainer.log_every_n_steps) == 0:

@@ -1,25 +1,17 @@
-"""The examples that a probe learns from: inputs of the forward, and targets of the loss, along one first axis.
-
-x                   inputs alone
-(x, y)              inputs and targets; x a tensor, a tuple (arguments of the forward) or a mapping (its keyword arguments)
-{"labels": y, ...}  keyword arguments with targets among them, for a model that returns its loss, as Hugging Face's do
-a DataLoader        or another iterable of any of these: the first of its batches, joined
-"""
+"""The examples that a probe learns from: inputs of the forward and targets of the loss, joined along one first axis."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader
 
-from pliant.base.arguments import shown
+from pliant.diagnostics.batches import batches_of
 
 LABELS = ("labels", "label")  # of a mapping, in the words of Hugging Face
 
@@ -53,6 +45,8 @@ class Examples:
         return self._mapped(taken)
 
     def to(self, device: torch.device) -> Examples:
+        """Copies there."""
+
         def moved(each: Tensor) -> Tensor:
             return each.detach().clone().to(device)
 
@@ -75,73 +69,40 @@ class Examples:
         return replace(self, inputs=tree_map(each_of, self.inputs), targets=tree_map(each_of, self.targets))
 
 
-def examples(data: Any, most: int) -> Examples:
-    """At most the first `most` of what is given. Raises `TypeError` or `ValueError` for no data, or of unequal lengths."""
-    batches: list[Examples] = []
-    if isinstance(data, Tensor | tuple | Mapping):
-        batches = [_batch(cast(Any, data))]
-    elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
-        with undrawn(data):
-            for batch in islice(cast(Iterable[Any], data), most):
-                batches.append(_batch(list_as_tuple(batch)))
-                if sum(each.count for each in batches) >= most:
-                    break
-    else:
-        raise TypeError(f"data is a tensor, (inputs, targets), a mapping or a DataLoader, got {shown(data)}")
-    if not batches or not sum(each.count for each in batches):
-        raise ValueError("data holds no example: give some inputs, or (inputs, targets)")
-    return _joined(batches).at(torch.arange(min(most, sum(each.count for each in batches))))
+def examples(model: nn.Module, x: Any, y: Any, most: int) -> Examples:
+    """At most the first `most` of what `pliant.diagnose` takes as `x` and `y`.
+
+    Raises `TypeError` or `ValueError` for no data, unequal lengths, or a pair (x, y) in the place of x.
+    """
+    _refuse_pair(model, x, y)
+    batches = batches_of(model, x, y, most)
+    targets = [None] * len(batches.examples) if batches.targets is None else batches.targets
+    found = _joined([_checked(each, target) for each, target in zip(batches.examples, targets, strict=True)])
+    return found.at(torch.arange(min(most, found.count)))
 
 
-def list_as_tuple(batch: Any) -> Any:
-    """A batch as loaders give it: a list of inputs and targets."""
-    return tuple(cast(list[Any], batch)) if isinstance(batch, list) else batch
-
-
-@contextmanager
-def undrawn(data: Any) -> Generator[None]:
-    """The generators of a loader are put back after it was read."""
-    loader = cast(Any, data) if isinstance(data, DataLoader) else None
-    sampler = getattr(loader, "sampler", None)
-    held = [
-        each for each in (getattr(loader, "generator", None), getattr(sampler, "generator", None)) if each is not None
-    ]
-    states = [(each, each.get_state()) for each in held]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
-
-
-def _batch(data: Any) -> Examples:
-    if isinstance(data, tuple):
-        if len(cast(tuple[Any, ...], data)) == 1:
-            return _checked(Examples(data[0]))
-        if len(cast(tuple[Any, ...], data)) != 2:
+def _refuse_pair(model: nn.Module, x: Any, y: Any) -> None:
+    if isinstance(x, tuple) and y is None:
+        try:
+            inspect.signature(model.forward).bind(*x)
+        except TypeError:
             raise ValueError(
-                f"data is a tuple of {len(cast(tuple[Any, ...], data))}; give (inputs, targets), with several inputs of the "
-                f"forward as a tuple of their own: ((a, b), targets)"
-            )
-        return _checked(Examples(*cast(tuple[Any, Any], data)))
-    if isinstance(data, Mapping):
-        inputs = dict(cast(Mapping[str, Any], data))
-        inner = next((name for name in LABELS if isinstance(inputs.get(name), Tensor)), None)
-        return _checked(Examples(inputs, None, inner))
-    if isinstance(data, Tensor):
-        return _checked(Examples(data))
-    raise TypeError(f"data holds a batch that is {shown(data)}; give tensors, (inputs, targets) or mappings")
+                f"x is a tuple of {len(x)}, the arguments of the forward, which {type(model).__name__} does not take: give "  # pyright: ignore[reportUnknownArgumentType]
+                f"inputs and targets one after the other, (model, x, y)"
+            ) from None
 
 
-def _checked(batch: Examples) -> Examples:
+def _checked(inputs: Any, targets: Any) -> Examples:
+    inner = None
+    if isinstance(inputs, Mapping) and targets is None:
+        inner = next((name for name in LABELS if isinstance(inputs.get(name), Tensor)), None)  # pyright: ignore[reportUnknownMemberType]
+    batch = Examples(inputs, targets, inner)
     lengths = {each.shape[0] if each.dim() else None for each in batch.tensors}
     if not lengths or None in lengths:
-        raise ValueError("data holds a tensor without an axis of examples, or no tensor at all")
+        raise ValueError("x or y holds a tensor without an axis of examples, or no tensor at all")
     if len(lengths) > 1:
-        raise ValueError(
-            f"data holds tensors of {' and '.join(map(str, sorted(cast(set[int], lengths))))} examples: inputs and targets have "
-            f"the same first axis"
-        )
+        counts = " and ".join(str(each) for each in sorted(each for each in lengths if each is not None))
+        raise ValueError(f"x and y hold tensors of {counts} examples: all have the same first axis")
     return batch
 
 
@@ -154,11 +115,11 @@ def _joined(batches: list[Examples]) -> Examples:
             return parts[0]
         if len({each.shape[1:] for each in parts}) > 1:
             raise ValueError(
-                f"data holds batches of unequal shapes, {tuple(parts[0].shape)} and others: pad them to one length"
+                f"x holds batches of unequal shapes, {tuple(parts[0].shape)} and others: pad them to one length"
             )
         return torch.cat(parts)
 
-    first = batches[0]
-    inputs = tree_map(joined, first.inputs, *(each.inputs for each in batches[1:]))
-    targets = tree_map(joined, first.targets, *(each.targets for each in batches[1:]))
+    first, rest = batches[0], batches[1:]
+    inputs = tree_map(joined, first.inputs, *(each.inputs for each in rest))
+    targets = tree_map(joined, first.targets, *(each.targets for each in rest))
     return replace(first, inputs=inputs, targets=targets)

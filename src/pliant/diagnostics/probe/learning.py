@@ -6,7 +6,7 @@ Runs are paired: under the same seed all networks see the same examples in the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,13 +15,19 @@ from torch.optim import Optimizer
 
 from pliant.base.process import other_random_states, random_state
 from pliant.diagnostics.probe.comparison import Array
+from pliant.diagnostics.probe.data import Examples
 from pliant.diagnostics.probe.tasks import Task
 
 
-def curve(
+class Learned(NamedTuple):
+    losses: Array  # before each of the steps, (steps,); infinite from where one is not finite
+    held_out: float  # afterwards, in evaluation mode; nan where nothing is held out
+
+
+def learned(
     network: nn.Module, optimizers: Iterable[Optimizer], task: Task, *, steps: int, batch_size: int, seed: int
-) -> Array:
-    """Losses before each of the steps, (steps,); infinite from where one is not finite. Changes the network."""
+) -> Learned:
+    """Train the network, in the mode that it is in."""
     losses = np.full(steps, np.inf)
     optimizers = list(optimizers)
     devices = {each.device for each in network.parameters() if each.device.type == "cuda"}
@@ -50,19 +56,26 @@ def curve(
             losses[step] = first
             for each in optimizers:
                 each.step(cast(Any, closure)) if _searches(each) else each.step()
-    return losses
+        if task.held_out is None:
+            return Learned(losses, np.nan)
+        network.eval()
+        return Learned(losses, _mean_loss(network, task.held_out, task, batch_size))
 
 
 def first_loss(network: nn.Module, task: Task, *, batch_size: int, seed: int) -> float:
     """The mean loss over all examples before any step, in training mode."""
-    found: list[float] = []
     devices = {each.device for each in network.parameters() if each.device.type == "cuda"}
-    with random_state(devices=devices), other_random_states(), torch.no_grad():
+    with random_state(devices=devices), other_random_states():
         torch.manual_seed(seed)
-        for first in range(0, task.examples.count, batch_size):
-            rows = torch.arange(first, min(first + batch_size, task.examples.count))
-            batch = task.examples.at(rows)
-            found += [float(task.loss(called(network, batch.inputs), batch.targets))] * len(rows)
+        return _mean_loss(network, task.examples, task, batch_size)
+
+
+@torch.no_grad()
+def _mean_loss(network: nn.Module, examples: Examples, task: Task, batch_size: int) -> float:
+    found: list[float] = []
+    for first in range(0, examples.count, batch_size):
+        batch = examples.at(torch.arange(first, min(first + batch_size, examples.count)))
+        found += [float(task.loss(called(network, batch.inputs), batch.targets))] * batch.count
     return float(np.mean(found))
 
 

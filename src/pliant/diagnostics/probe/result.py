@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pliant.base.tables import aligned
+from pliant.base.tables import Cells, Table, curves
 from pliant.diagnostics.probe.comparison import (
     LEARNS,
     Array,
@@ -33,6 +33,7 @@ class Side:
     name: str
     losses: Array  # (step sizes, seeds, steps): training loss before each step; inf from where it diverged
     errors: Array  # the same as shares of the way from the start of fresh networks to the floor, see `comparison`
+    held_out: Array  # (step sizes, seeds): the error on examples that were held out, afterwards; nan without any
 
     @property
     def areas(self) -> Array:
@@ -65,6 +66,7 @@ class TaskProbe:
     sides: Mapping[str, Side]
     comparisons: Mapping[str, Comparison]  # side -> against "fresh"
     state: Comparison | None  # the model with its optimizer state of now, against the model without
+    treatments: Mapping[str, Comparison]  # name -> the model after it, against the model without
     fresh_learns: bool
 
     @property
@@ -77,14 +79,21 @@ class TaskProbe:
         """The error half-way between 1 and where the fresh copy ends."""
         return (1.0 + float(end(self.sides[FRESH].curve))) / 2.0
 
+    @property
+    def by_heart(self) -> bool:
+        """Whether a fresh copy learns the examples, but nothing that holds for those held out."""
+        fresh = self.sides[FRESH]
+        left = float(fresh.held_out[fresh.best].mean())
+        return self.fresh_learns and left > 1.0 - LEARNS and float(end(fresh.curve)) < 1.0 - 2.0 * LEARNS
+
     def steps_to_threshold(self) -> dict[str, int | None]:
         """Side -> steps until its mean error is at the threshold; None if it never is."""
         return {name: steps_to(side.curve, self.threshold) for name, side in self.sides.items()}
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Whether a network learns worse than a fresh copy of it. Prints as a table.
+class Probe(Table):
+    """Whether a network learns worse than a fresh copy of it. Prints as a table; `plot()` draws the curves.
 
     `verdict` is "yes", "no" or "cannot tell", by the next task where it is given, else by random targets, and `reason` says why.
     `tasks` holds the curves and comparisons of each kind of task.
@@ -114,9 +123,8 @@ class Probe:
     def reason(self) -> str:
         return self.primary.answer.reason
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One per kind of task and side, of plain numbers and strings."""
+    def records(self) -> list[dict[str, Any]]:
+        """One per kind of task and side."""
         found: list[dict[str, Any]] = []
         for task in self.tasks.values():
             reached = task.steps_to_threshold()
@@ -133,6 +141,7 @@ class Probe:
                         "answer": None if comparison is None else comparison.answer,
                         "steps_to_threshold": reached[name],
                         "end": float(end(side.curve)),
+                        "held_out": _or_none(float(side.held_out[side.best].mean())),
                         "step_size": self.step_size_first * self.factors[side.best],
                     }
                 )
@@ -143,7 +152,7 @@ class Probe:
         return {
             "verdict": self.verdict,
             "reason": self.reason,
-            "rows": self.rows,
+            "rows": self.records(),
             "curves": {
                 task.kind: {name: [float(each) for each in side.curve] for name, side in task.sides.items()}
                 for task in self.tasks.values()
@@ -161,19 +170,36 @@ class Probe:
             "seconds": self.seconds,
         }
 
-    def __str__(self) -> str:
-        table = [("task", "start from", "area", "against fresh", "answer", "steps to half", "step size")]
-        for row in self.rows:
+    def plot(self) -> Any:
+        """A figure of the mean error by step of every side, a panel per kind of task."""
+        steps = range(self.steps)
+        panels = {
+            f"{task.kind}: error": {name: (steps, side.curve.tolist()) for name, side in task.sides.items()}
+            for task in self.tasks.values()
+        }
+        return curves("optimizer steps", panels, f"plasticity lost? {self.verdict}")
+
+    def table(self) -> tuple[Cells, Sequence[str]]:
+        head = ("task", "start from", "area", "against fresh", "answer", "steps to half", "step size")
+        rows: list[tuple[str, ...]] = []
+        for row in self.records():
             against = "-" if row["ratio"] is None else f"{row['ratio']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
             half = "never" if row["steps_to_threshold"] is None else str(row["steps_to_threshold"])
             cells = (row["task"], row["side"], f"{row['area']:.3g}", against, row["answer"] or "-", half)
-            table.append((*cells, f"{row['step_size']:.3g}"))
-        return "\n".join([f"plasticity lost? {self.verdict}: {self.reason}", "", *aligned(table), "", *self._notes()])
+            rows.append((*cells, f"{row['step_size']:.3g}"))
+        return [head, *rows], self._notes()
 
     def _notes(self) -> list[str]:
-        notes = [f"{task.kind}: {KINDS[task.kind]}" for task in self.tasks.values()]
+        notes = [f"plasticity lost? {self.verdict}: {self.reason}", ""]
+        notes += [f"{task.kind}: {KINDS[task.kind]}" for task in self.tasks.values()]
         notes += [f"{task.kind}: {task.answer.reason}" for task in self.tasks.values() if task is not self.primary]
         notes += [f"{task.kind}: {task.state.reason}" for task in self.tasks.values() if task.state is not None]
+        notes += [f"{task.kind}: {each.reason}" for task in self.tasks.values() for each in task.treatments.values()]
+        notes += [
+            f"{task.kind}: a fresh copy learns these examples by heart only: those held out get no better"
+            for task in self.tasks.values()
+            if task.by_heart
+        ]
         sizes = ", ".join(f"{self.step_size_first * each:.3g}" for each in self.factors)
         decayed = f", now {self.step_size_now:.3g}" if self.step_size_now != self.step_size_first else ""
         return [
@@ -185,12 +211,22 @@ class Probe:
         ]
 
 
-def task_probe(kind: str, losses: Mapping[str, Array], start: float, margin: float) -> TaskProbe:
-    """From the losses of each side, (step sizes, seeds, steps), and that of fresh networks before their first step."""
+def task_probe(
+    kind: str,
+    losses: Mapping[str, Array],
+    held_out: Mapping[str, Array],
+    treatments: Sequence[str],
+    start: float,
+    margin: float,
+) -> TaskProbe:
+    """From the losses of each side, (step sizes, seeds, steps), those held out, and that of fresh networks before a step."""
     finite = np.concatenate([each[np.isfinite(each)] for each in losses.values()])
     floor = min(0.0, float(finite.min())) if len(finite) else 0.0
-    sides = {name: Side(name, each, errors(each, start, floor)) for name, each in losses.items()}
-    fresh = sides[FRESH]
+    sides = {
+        name: Side(name, each, errors(each, start, floor), _held_out(held_out[name], start, floor))
+        for name, each in losses.items()
+    }
+    fresh, model = sides[FRESH], sides[MODEL]
     learned = 1.0 - float(end(fresh.curve))
     comparisons = {
         name: compared(side.area, fresh.area, margin, what=_WHAT.get(name, f"'{name}'"), than="a fresh copy")
@@ -206,8 +242,20 @@ def task_probe(kind: str, losses: Mapping[str, Array], start: float, margin: flo
     state = None
     if MODEL_STATE in sides:
         what, than = "the network with its optimizer state of now", "with a fresh state"
-        state = compared(sides[MODEL_STATE].area, sides[MODEL].area, margin, what=what, than=than)
-    return TaskProbe(kind, start, floor, sides, comparisons, state, learned >= LEARNS)
+        state = compared(sides[MODEL_STATE].area, model.area, margin, what=what, than=than)
+    treated = {
+        name: compared(sides[name].area, model.area, margin, what=f"the network after '{name}'", than="without")
+        for name in treatments
+    }
+    return TaskProbe(kind, start, floor, sides, comparisons, state, treated, learned >= LEARNS)
+
+
+def _held_out(losses: Array, start: float, floor: float) -> Array:
+    return np.where(np.isnan(losses), np.nan, errors(losses, start, floor))
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 _WHAT = {

@@ -57,7 +57,7 @@ class Settings:
         most = budget if isinstance(budget, int) else int(budget / max(seconds_per_step, 1e-9))
         for seeds in range(self.seeds, FEWEST_SEEDS - 1, -1):
             steps = min(STEPS, most // (runs_per_seed * seeds))
-            if steps >= FEWEST_STEPS or (seeds == FEWEST_SEEDS and steps >= FEWEST_STEPS):
+            if steps >= FEWEST_STEPS:
                 return replace(self, seeds=seeds, steps=steps)
         least = runs_per_seed * FEWEST_SEEDS * FEWEST_STEPS
         raise ValueError(

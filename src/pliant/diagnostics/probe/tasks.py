@@ -2,7 +2,8 @@
 
     random   trainability: the user's own targets, each at another example, so that their shares, their scale and the loss
              stay; without targets, random classes, or random numbers where the output has one
-    own      the user's next task as it is: trainability, and what was learned before that helps or hinders
+    own      the user's next task as it is: trainability, and what was learned before that helps or hinders. A fifth of the
+             examples is held out, and tells whether what is learned is more than these examples by heart
     smooth   a random smooth function of the inputs, f(x) = √(2/m) Σ cos(ω·x + b), ω ~ N(0, 1/ℓ²), with ℓ the median
              distance between inputs: a draw of a Gaussian process. Classes are the largest of as many functions
 
@@ -28,6 +29,8 @@ from pliant.units.models import tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
 
+HELD_OUT = 0.2  # of the next task's examples: do they get better too?
+FEW = 20  # examples of which none is held out
 FEATURES = 256  # cosines of a smooth function
 KINDS = {
     "random": "random targets (trainability)",
@@ -42,6 +45,7 @@ class Task:
 
     examples: Examples
     loss: Loss
+    held_out: Examples | None = None  # of the same targets, never learned
 
 
 class Tasks:
@@ -63,14 +67,17 @@ class Tasks:
 
     def available(self) -> dict[str, str | None]:
         """Kind -> why it cannot be made, None where it can."""
-        no_targets = None if self.data.has_targets else "there are no targets: give data=(inputs, targets)"
+        no_targets = None if self.data.has_targets else "there are no targets: give y, (model, x, y)"
         plain = self._whole_targets() is not None or not self.data.has_targets or self._float_targets() is not None
         return {"random": None, "own": no_targets, "smooth": None if plain else "the targets are no single tensor"}
 
     def of(self, kind: str, seed: int) -> Task:
         generator = torch.Generator().manual_seed(seed)
         if kind == "own":
-            return Task(self.data, self.loss)
+            order = torch.randperm(self.data.count, generator=torch.Generator().manual_seed(0))
+            kept = int(self.data.count * HELD_OUT) if self.data.count >= FEW else 0
+            held_out = self.data.at(order[:kept]) if kept else None
+            return Task(self.data.at(order[kept:]), self.loss, held_out)
         if kind == "random" and self.data.has_targets:
             order = torch.randperm(self.data.count, generator=generator)
             return Task(self.data.with_shuffled_targets(order), self.loss)
@@ -86,7 +93,7 @@ class Tasks:
             return _one(own)
         if targets is None:
             raise ValueError(
-                "the model returns no .loss, and there are no targets: give loss=, or data=(inputs, targets)"
+                "the model returns no .loss, and there are no targets: give loss=, or targets, (model, x, y)"
             )
         found = _tensor(output)
         if not targets.is_floating_point():
@@ -195,7 +202,7 @@ def _tensor(output: Any) -> Tensor:
     for tensor in tensors_in(output):
         if tensor.is_floating_point() and tensor.dim():
             return tensor
-    raise ValueError("the model's output holds no tensor of real numbers: give loss=, and data=(inputs, targets)")
+    raise ValueError("the model's output holds no tensor of real numbers: give loss= and targets, (model, x, y)")
 
 
 def _classes_second(output: Tensor, targets: Tensor) -> Tensor:

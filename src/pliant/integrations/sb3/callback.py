@@ -143,7 +143,7 @@ class UnitResetCallback(BaseCallback):
         inputs = recent_inputs(self.model, EXAMPLES)
         if inputs is None:
             return
-        rows = diagnose(networks, inputs, groups=plan).rows
+        rows = diagnose(networks, inputs, groups=plan, reference=None).rows
         for name, field in SHARES.items():
             known = [row for row in rows if getattr(row, field) is not None]
             if known:
