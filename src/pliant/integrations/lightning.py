@@ -11,6 +11,7 @@ method, and `ckpt_path=` goes on from it. See docs/integrations.md.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Unpack, cast
@@ -25,12 +26,16 @@ from pliant.integrations.attaching import Attachment, Method, Settings
 from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
 from pliant.methods import ContinualBackprop
 
+_NAMES = (
+    "lightning.pytorch",
+    "pytorch_lightning",
+)  # one library under two names; what is imported already is what is used
 _Lightning: Any
 try:
-    _Lightning = import_module("lightning.pytorch")
+    _Lightning = import_module(next((name for name in _NAMES if name in sys.modules), _NAMES[0]))
 except ImportError:
     try:
-        _Lightning = import_module("pytorch_lightning")  # the same under its older name
+        _Lightning = import_module(_NAMES[1])
     except ImportError as error:
         raise ImportError(f"pliant.integrations.lightning needs Lightning: {how_to_install('lightning')}") from error
 
