@@ -343,6 +343,13 @@ def test_stopping_and_resuming_changes_nothing(name, tmp_path, caplog):
     assert ends >= 20 or name in ("Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
 
 
+@pytest.mark.parametrize("name", ["Taxi-v4", "CliffWalking-v1", "Ant-v5", "Humanoid-v5", "pliant/SlipperyHopper-v0"])
+def test_toys_and_bodies_of_gymnasium_go_on_to_the_bit(name, tmp_path, caplog):
+    if "v5" in name or "Hopper" in name:
+        pytest.importorskip("mujoco", reason="bodies need MuJoCo: pip install -e .[rl]")
+    assert resumed_equals_uninterrupted(lambda: GymnasiumBatch(name, copies=2), tmp_path / "s.pt", caplog) >= 0
+
+
 @pytest.mark.parametrize("name", EXACT_OF_ONE)
 def test_one_environment_and_those_of_a_vector_go_on_to_the_bit(name, tmp_path, caplog):
     assert resumed_equals_uninterrupted(lambda: GymnasiumBatch(EXACT_OF_ONE[name]()), tmp_path / "s.pt", caplog) >= 5
