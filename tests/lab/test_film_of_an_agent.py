@@ -100,7 +100,7 @@ def test_agents_that_have_diverged_and_files_without_agents_are_named(agents, tm
         film(tmp_path / "diverged.pt", agent=5)
     assert film(tmp_path / "diverged.pt", agent=3)[-1].words == film(file, agent=3)[-1].words
     save_state({"something": 3}, tmp_path / "other.pt")
-    with pytest.raises(LabError, match="holds no agents: PPO.save writes them"):
+    with pytest.raises(LabError, match=r"holds no agents: PPO\.save writes them"):
         film(tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("text")
     with pytest.raises(LabError, match=r"no study's folder, no model of Stable-Baselines3 and no agents"):

@@ -116,7 +116,7 @@ def called_with(name: str, function: F, *arguments: str) -> F:
         raise TypeError(f"{name} is a function of {', '.join(arguments)}, got {shown(function)}")
     try:
         # a module is called with what its forward takes, its class with what builds one
-        called = function if isinstance(function, type) else getattr(function, "forward", function)
+        called: Any = function if is_a(function, type) else getattr(function, "forward", function)
         inspect.signature(called).bind(*arguments)
     except TypeError:
         count = "1 argument" if len(arguments) == 1 else f"{len(arguments)} arguments"
