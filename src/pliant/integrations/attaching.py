@@ -55,15 +55,8 @@ class Settings(Parameters, total=False):
 
 _log = logging.getLogger("pliant")
 _NAMES = ("include", "exclude")  # of units or parameters of the loop's model
-_OF_THE_MODEL = {
-    *_NAMES,
-    "parameters",
-    "groups",
-    "mask",
-    "process_group",
-    "runs",
-    "to",
-}  # which a trial knows nothing of
+# settings that a trial on another model knows nothing of, or that would write
+_NOT_TRIED = {*_NAMES, "parameters", "groups", "mask", "process_group", "runs", "to"}
 
 
 class _Owner(NamedTuple):
@@ -280,7 +273,7 @@ def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -
         raise TypeError(f"{', '.join(taken)}: the callback sets these itself{instead}")
     for name in _NAMES:
         patterns(name, settings.get(name, ()))
-    anywhere = {name: value for name, value in settings.items() if name not in _OF_THE_MODEL}
+    anywhere = {name: value for name, value in settings.items() if name not in _NOT_TRIED}
     if takes(method, "example_inputs"):
         anywhere["example_inputs"] = torch.zeros(2, 2)
     with random_state():
