@@ -9,6 +9,7 @@ import gymnasium as gym
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from pliant.integrations.sb3 import MethodCheckpointCallback, load_checkpoint
 from pliant.integrations.sb3.networks import recent_inputs
 from tests.integrations.test_sb3 import EPSILON, OFF, assert_same, hooks, often, optimizers, replaced, small, weights
 
@@ -108,3 +109,22 @@ def test_a_recurrent_policy_is_diagnosed_from_the_states_that_it_was_in():
     looked, model = [], MAKE["RecurrentPPO, two layers"]()
     model.learn(64, callback=Look())
     assert len(looked) == 1
+
+
+@pytest.mark.parametrize("name", ["RecurrentPPO", "TQC"])
+def test_a_checkpoint_goes_on_to_the_bit(name, tmp_path):
+    """In the middle of episodes, which a recurrent policy remembers. The environment stays where it was."""
+    straight, one = MAKE[name](), often(replacement_rate=0.1)
+    straight.learn(256, callback=one)
+
+    model, two, three = MAKE[name](), often(replacement_rate=0.1), often(replacement_rate=0.1)
+    model.learn(128, callback=[two, MethodCheckpointCallback(two, 64, tmp_path, save_replay_buffer=True)])
+    half = replaced(two)
+    torch.manual_seed(99)
+    model = load_checkpoint(type(model), tmp_path, three, env=model.get_env(), force_reset=False, device="cpu")
+    assert model.num_timesteps == 128
+    model.learn(128, callback=three, reset_num_timesteps=False)
+    assert one.stats() == three.stats()
+    assert min(half.values()) >= 20
+    assert min(now - half[group] for group, now in replaced(three).items()) >= 20
+    assert_same(weights(straight), weights(model))

@@ -9,7 +9,9 @@ data                 a fresh network does no better, or learns by heart only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,6 +22,8 @@ from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.probe import Comparison, Probe
 from pliant.doctor.settings import Setting
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+
+log = logging.getLogger("pliant")
 
 BACKPROP, SHRINK = "continual backprop", "shrink"
 TRIED_RATE, TRIED_MATURITY = 0.02, 20
@@ -49,19 +53,31 @@ def treatments(example: Any, shrink: float) -> dict[str, Treatment]:
     """What is tried on copies."""
 
     def replace(network: nn.Module, optimizer: Any) -> Any:
-        return ContinualBackprop(
-            network,
-            optimizer,
-            example_inputs=example,
-            replacement_rate=TRIED_RATE,
-            maturity_threshold=TRIED_MATURITY,
-            trial=False,
-        )
+        with _unsaid():
+            return ContinualBackprop(
+                network,
+                optimizer,
+                example_inputs=example,
+                replacement_rate=TRIED_RATE,
+                maturity_threshold=TRIED_MATURITY,
+                trial=False,
+            )
 
     def shrink_once(network: nn.Module, optimizer: Any) -> None:
         ShrinkAndPerturb(network, shrink=shrink, noise_std=0.5, source="init", period=None, seed=0).apply()
 
     return {BACKPROP: replace, SHRINK: shrink_once}
+
+
+@contextmanager
+def _unsaid() -> Generator[None]:
+    """What a method logs when it is attached to a copy, again and again, is nobody's news."""
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def advice_of(probe: Probe, setting: Setting, shrink: float, untried: Mapping[str, str]) -> list[Advice]:

@@ -26,15 +26,11 @@ from pliant.engine.attached import after_step
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.attaching import Attachment
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
+from pliant.integrations.shares import shares
 from pliant.units.map import UnitMap
 
 FORMAT = 1
 EXAMPLES = 512  # observations that a diagnosis runs on
-SHARES = {
-    "dead": "dead",
-    "dormant": "dormant_by_activity",
-    "saturated": "saturated",
-}  # as logged -> field of a diagnosis
 _INSTEAD = "choose other networks with networks="
 _OURS = {"groups": _INSTEAD, "example_inputs": _INSTEAD}
 
@@ -87,6 +83,16 @@ class UnitResetCallback(BaseCallback):
         return method if isinstance(method, UnitReset) else None
 
     @property
+    def name(self) -> str:
+        """That of the method."""
+        return self._attachment.name
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a `learn()` is running with it."""
+        return self._attachment.is_attached
+
+    @property
     def plan(self) -> UnitMap | None:
         """Every unit, and the parameters that were left alone, with the reason; None before the first `learn()`."""
         return self.unit_reset.plan if self.unit_reset else None
@@ -133,12 +139,8 @@ class UnitResetCallback(BaseCallback):
         inputs = recent_inputs(self.model, EXAMPLES)
         if inputs is None:
             return
-        rows = diagnose(networks, inputs, groups=plan, reference=None).rows
-        for name, field in SHARES.items():
-            known = [row for row in rows if getattr(row, field) is not None]
-            if known:
-                found = sum(getattr(row, field) for row in known)
-                self.logger.record(f"pliant/{name}_share", found / sum(row.units for row in known))
+        for name, share in shares(diagnose(networks, inputs, groups=plan, reference=None).rows).items():
+            self.logger.record(f"pliant/{name}", share)
 
     def detach(self) -> None:
         """Remove every hook and keep the state. `learn()` does so when it ends, or, if it raised, the next with a callback."""
