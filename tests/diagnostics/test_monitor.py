@@ -539,7 +539,8 @@ def test_a_file_that_cannot_be_written_ends_no_training_and_is_told_once(tmp_pat
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("rows.txt", "to='rows.txt' does not say a format"),
+        ("rows.txt", "to='rows.txt' is no file that can be written"),
+        ("wandb", r"A tracker is given itself: SummaryWriter\(...\), wandb.init"),
         ("nowhere/rows.csv", "there is no folder 'nowhere'"),
         (3, "to must be a file"),
         (Writer, "to is the class Writer: give a tracker that was made"),

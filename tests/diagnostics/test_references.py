@@ -294,6 +294,8 @@ def test_batches_that_are_mappings_give_the_forward_the_arguments_it_takes():
         (loader(), Y, "y is in the batches"),
         ([X, X], [Y], "y holds 1 targets for the 2 batches"),
         (X, Y, "y needs loss="),
+        ("model.pt", None, "x is 'model.pt': give inputs of the model; a checkpoint's file goes to state="),
+        (X, None, r"which cross_entropy does not take; where it takes a target too, give that: diagnose\(model, x, y"),
     ],
 )
 def test_data_that_cannot_be_understood_is_one_clear_error(x, y, message):

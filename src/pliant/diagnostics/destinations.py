@@ -199,7 +199,10 @@ _KINDS: dict[str, type[_File]] = {".csv": _Csv, ".parquet": _Parquet}
 def _file(path: Path) -> Destination:
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
-        raise ValueError(f"to='{shortened(path)}' does not say a format: end it in .csv or .parquet")
+        raise ValueError(
+            f"to='{shortened(path)}' is no file that can be written: end it in .csv or .parquet. A tracker is given itself: "
+            f"SummaryWriter(...), wandb.init(...), mlflow"
+        )
     try:
         if not path.parent.is_dir():
             raise ValueError(f"to='{shortened(path)}': there is no folder '{shortened(path.parent)}'")
