@@ -201,6 +201,27 @@ def test_a_mask_leaves_padding_out():
     assert monitor.rows[0]["n"] == 15
 
 
+def test_a_loop_that_calls_parts_of_the_model_alone_is_measured_too():
+    class Agent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = mlp()[:4], nn.Linear(9, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+        def loss(self, x):
+            return self.head(self.body(x)).square().mean()
+
+    model = Agent()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=1)
+    model.loss(torch.ones(4, 6)).backward()
+    stepper.step()
+    assert [(row["activation"], row["n"]) for row in monitor.rows] == [("relu", 4), ("tanh", 4)]
+    assert all(row["preactivation_std"] is not None for row in monitor.rows[:1])
+
+
 def test_evaluation_and_paused_forwards_are_not_measured():
     model = mlp()
     stepper = torch.optim.SGD(model.parameters(), lr=0.1)
