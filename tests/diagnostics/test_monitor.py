@@ -21,6 +21,8 @@ from pliant import Monitor, diagnose
 from pliant.base.saving import load_state, save_state
 from pliant.diagnostics import GroupDiagnosis
 from tests.networks import Recurrent, Transformer, convnet, mlp
+from tests.units.hard_cases import CASES
+from tests.units.test_hard_cases import floats
 
 NETWORKS = {
     "mlp": (mlp, (6,)),
@@ -718,3 +720,30 @@ def test_a_parameter_that_was_replaced_is_an_error_at_the_next_measurement():
     with pytest.raises(RuntimeError, match=r"'0.weight' was replaced by another tensor after the Monitor attached"):
         step_of(model, stepper, *batches((6,), 1)[0])
     monitor.detach()
+
+
+# -- every network that traces ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_network_is_measured_and_trains_as_without(case):
+    def run(monitored):
+        model, example = case.make()
+        stepper = torch.optim.SGD(model.parameters(), lr=1e-3)
+        kinds = {name: case.options.get(name, False) for name in ("residual", "heads")}
+        monitor = Monitor(model, stepper, example, every=1, warn=False, **kinds) if monitored else None
+        torch.manual_seed(1)
+        for _ in range(2):
+            stepper.zero_grad()
+            output = model(*example) if isinstance(example, tuple) else model(example)
+            sum(each.square().mean() for each in floats(output)).backward()
+            stepper.step()
+        return model, monitor
+
+    (plain, _), (model, monitor) = run(False), run(True)
+    for a, b in zip(tree_leaves(plain.state_dict()), tree_leaves(model.state_dict()), strict=True):
+        assert torch.equal(a, b)
+    assert steps_in(monitor) == [1, 2]
+    for row, group in zip(monitor.rows, [*monitor.plan.groups] * 2, strict=True):
+        assert row["group"] == group.name
+        assert (row["n"] > 0) == (row["effective_rank"] is not None) == bool(group.taps)
