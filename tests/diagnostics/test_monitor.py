@@ -177,6 +177,17 @@ def test_what_a_method_writes_after_the_step_is_no_part_of_it():
     assert all(row["update_ratio"] == 0.0 for row in monitor.rows)
 
 
+def test_a_pull_is_part_of_the_gradient_that_is_measured():
+    model = mlp()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.0)
+    pliant.L2(model, stepper, strength=100.0)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=1)
+    x, y = batches((6,), 1)[0]
+    step_of(model, stepper, x, y)
+    pulled = model[0].weight.grad + 100.0 * model[0].weight
+    assert monitor.rows[0]["gradient_norm"] == pytest.approx(pulled.norm().item(), rel=1e-4)
+
+
 def test_a_few_rows_spread_evenly_are_measured_of_many():
     *_, monitor = train("convnet", every=4, rows=20)
     assert {row["n"] for row in monitor.rows if row["group"] != monitor.rows[-1]["group"]} <= {20, 16}
