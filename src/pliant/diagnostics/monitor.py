@@ -153,8 +153,8 @@ class Monitor(Attached, Table):
     # -- around a step ------------------------------------------------------------------------------------------------
 
     def _follow_steps(self) -> None:
-        """Ours is the first hook after a step: what a method writes there is no part of the step. Before it ours is the last so far:
-        a pull is part of the gradient."""
+        """Ours is the first hook after a step: what a method writes there is no part of the step. Before it ours is the last so
+        far: a pull is part of the gradient."""
         super()._follow_steps()
         for handle in self._handles:
             hooks = cast(OrderedDict[int, Any], handle.hooks_dict_ref())
