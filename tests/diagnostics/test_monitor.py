@@ -552,7 +552,19 @@ def test_what_another_run_left_at_the_path_is_kept(tmp_path, caplog):
         train("convnet", every=5, to=path)
     assert (tmp_path / "m.1.csv").read_text() == first
     assert len(list(csv.DictReader(path.read_text().splitlines()))) == 9
-    assert f"{path} is of an earlier run: it is now m.1.csv" in caplog.text
+    assert f"{path} is of another run: it is now m.1.csv" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_a_file_of_another_run_is_kept_when_a_state_is_loaded(name, tmp_path):
+    (tmp_path / "a").mkdir()
+    *_, monitor = train(every=5, to=tmp_path / "a" / name)
+    train("mlp", "Adam", every=5, to=tmp_path / name)
+    other = (tmp_path / name).read_bytes()
+    *_, resumed = train(steps=0, every=5, to=tmp_path / name)
+    resumed.load_state_dict(monitor.state_dict())
+    assert (tmp_path / name.replace("m.", "m.1.")).read_bytes() == other
+    assert (tmp_path / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
 def test_a_file_that_cannot_be_written_ends_no_training_and_is_told_once(tmp_path, caplog):
