@@ -367,6 +367,29 @@ def test_a_loss_of_the_output_alone_gives_the_plasticity_of_the_batch_and_no_chu
     assert found.plasticity == pytest.approx(1 - found.loss_after / found.loss)
 
 
+def test_churn_of_several_outputs_is_that_of_the_logits():
+    class Output(dict):
+        __getattr__ = dict.get
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x, labels):
+            logits = self.net(x)
+            return Output(logits=logits, loss=F.cross_entropy(logits, labels))
+
+    data = DataLoader([{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)], batch_size=32)
+    named, plain = Named(), mlp()
+    given = {"reference": None, "optimizer": torch.optim.SGD(named.parameters(), lr=0.5)}
+    found = diagnose(named, data, loss=lambda output: output.loss, **given).network
+    given["optimizer"] = torch.optim.SGD(plain.parameters(), lr=0.5)
+    expected = diagnose(plain, X, Y, loss=F.cross_entropy, **given).network
+    assert found.churn == pytest.approx(expected.churn, rel=1e-5)
+    assert found.loss == pytest.approx(expected.loss)
+
+
 def test_an_attached_method_neither_acts_nor_is_copied_by_a_trial_step():
     model, stepper = trained()
     cbp = pliant.ContinualBackprop(model, stepper, example_inputs=X, replacement_rate=0.5, maturity_threshold=0)
