@@ -24,8 +24,10 @@ slow: .venv/dev  # the whole grid of promises; more kills: every experiment, at 
 faults: .venv/dev  # part of `test`: kills, damaged files, locks
 	$(BIN)/pytest -n 2 -m "faults and not slow"
 
-integrations: .venv/dev  # part of `test`: Stable-Baselines3, CleanRL
+integrations: .venv/dev .venv-integrations/integrations  # other libraries' training loops, most in an environment of their own
 	$(BIN)/pytest -n 2 -m integrations
+	.venv-integrations/bin/python -m pytest -n 2 -m integrations tests/integrations
+	.venv-integrations/bin/python -m pytest -W ignore tests/test_documentation.py -k integrations.md
 
 docs: .venv/dev  # part of `test`: README, docs and docstrings as they are run and linked
 	$(BIN)/pytest -n 2 tests/test_documentation.py src
@@ -38,11 +40,17 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-zoo runs/demo
+	rm -rf .venv .venv-zoo .venv-integrations runs/demo
 
 .venv/lab .venv/dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(@F)]"
+	touch $@
+
+.venv-integrations/integrations: tests/integrations/requirements.txt constraints.txt
+	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/pip install --quiet torch --constraint constraints.txt
+	.venv-integrations/bin/pip install --quiet -r tests/integrations/requirements.txt --constraint constraints.txt --editable .
 	touch $@
 
 .venv-zoo/zoo: tests/zoo/requirements.txt tests/zoo/libraries.txt constraints.txt

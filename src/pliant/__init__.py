@@ -13,6 +13,8 @@ from pliant.base.deprecation import install, renamed
 if TYPE_CHECKING:
     from pliant.diagnostics import Monitor as Monitor
     from pliant.diagnostics import diagnose as diagnose
+    from pliant.diagnostics import probe_plasticity as probe_plasticity
+    from pliant.doctor import examine as examine
     from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
@@ -47,6 +49,8 @@ _HOMES = {
     "reset_optimizer": "pliant.methods",
     "Monitor": "pliant.diagnostics",
     "diagnose": "pliant.diagnostics",
+    "probe_plasticity": "pliant.diagnostics",
+    "examine": "pliant.doctor",
     "UnitReset": "pliant.engine.unit_reset",
     "UnitGroup": "pliant.units",
     "UnitMap": "pliant.units",
@@ -75,6 +79,8 @@ __all__ = [
     "UnitReset",
     "chain_groups",
     "diagnose",
+    "examine",
+    "probe_plasticity",
     "recording_paused",
     "reset_head",
     "reset_network",

@@ -23,6 +23,7 @@ from pliant.experiments import TABLE
 
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
+    from pliant.lab.film import Scene
     from pliant.lab.study.study import Study
 
 
@@ -271,32 +272,129 @@ def export(
 
 @app.command()
 def watch(
-    folder: Folder,
-    method: Annotated[str | None, typer.Option(help="of the run [default: the study's first]")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the run [default: the first]")] = None,
-    gif: Annotated[Path | None, typer.Option(help="file [default: DIR/watch.gif]")] = None,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="a study's folder; or, with --env, a model that Stable-Baselines3 saved, or agents that PPO.save wrote",
+        ),
+    ],
+    method: Annotated[str | None, typer.Option(help="of a study's run [default: its first]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="of a study's run [default: the first]; of an episode [default: 0]")
+    ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option(help="for an agent in a file: an id of gymnasium, or file.py:function of your own, which is run"),
+    ] = None,
+    agent: Annotated[int | None, typer.Option(help="which of several in a file: its seed [default: the first]")] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="run code that a model of Stable-Baselines3 holds; without it nothing in the file is run, and a model that "
+            "needs it (a policy of one's own) is refused",
+        ),
+    ] = False,
+    gif: Annotated[
+        Path | None, typer.Option(help="file [default: DIR/watch.gif; or the agent's file, ending in .gif]")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="at most so many pictures")] = 200,
     skip: Annotated[int, typer.Option(min=0, help="pictures left out at the beginning")] = 0,
 ) -> None:
-    """Film an episode of an agent as it stands at its last checkpoint."""
+    """Film an episode of an agent: of a study's run as it stands at its last checkpoint, or of an agent in a file."""
     from pliant.lab.errors import LabError
-    from pliant.lab.film import chosen, scenes, write_gif
-    from pliant.lab.study.study import open_study
+    from pliant.lab.film import write_gif
     from pliant.rl.environments import GraphicsUnavailable
 
-    study = open_study(folder)
-    _tell_note(study)
-    _tell_code(study)
-    file = gif or folder / "watch.gif"
-    found = scenes(study, *chosen(study, method, seed))
+    of_study = env is None and not path.is_file()
+    given = {"--agent": agent is not None, "--trust": trust} if of_study else {"--method": method is not None}
+    for option in (name for name, is_given in given.items() if is_given):
+        raise LabError(f"{option} goes with {'the file of an agent' if of_study else 'a study'}, which {path} is not")
+    found, file = _of_study(path, method, seed) if of_study else _of_agent(path, env, agent, seed, trust)
+    file = gif or file
     try:
-        with _output(file, folder) as unfinished:
+        with _output(file, path) as unfinished:
             shown, more = write_gif(found, unfinished, frames, skip)
     except GraphicsUnavailable as error:
         raise LabError(str(error)) from None
     print(f"{len(shown)} pictures   {file}   in the last: {shown[-1].words}")
     if more:
         print(f"  the episode goes on: --frames {max(1000, 2 * frames)} shows more of it")
+
+
+@app.command()
+def doctor(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="of the model, and of its optimizer, if it holds that; no code in it is run"
+        ),
+    ],
+    build: Annotated[
+        str,
+        typer.Argument(
+            metavar="FUNCTION",
+            help="file.py:function or module:function, which is run: it gives (model, loss, loader), or these and an optimizer",
+        ),
+    ],
+    budget: Annotated[
+        str | None,
+        typer.Option(help="of the probe: 90s, 10min, 1h, or a number of optimizer steps [default: 300 a run]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=3, help="of fresh networks and orders of examples")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps that the training still has before it")] = 100_000,
+    html: Annotated[Path | None, typer.Option(help="also write the page, with its curves, to this file")] = None,
+) -> None:
+    """Is it plasticity, and what now? Diagnose a network, probe it beside fresh copies, say what to try first."""
+    from pliant.doctor import examine
+    from pliant.doctor.subject import subject
+    from pliant.lab.errors import LabError
+    from pliant.lab.study.modules import function_of
+
+    function = function_of(build, "model, loss and loader")
+    try:
+        found = subject(function, checkpoint)
+        examination = examine(
+            found.model,
+            *found.data,
+            optimizer=found.optimizer,
+            loss=found.loss,
+            fresh=found.fresh,
+            budget=int(budget) if budget is not None and budget.isdigit() else budget,
+            seeds=seeds,
+            steps_to_come=steps,
+        )
+    except (ValueError, TypeError) as error:
+        raise LabError(str(error)) from error
+    print("\n".join([str(examination), *found.notes]))
+    if html is not None:
+        with _output(html, html.parent) as unfinished:
+            examination.to_html(unfinished)
+        print(f"\n  page    {html}")
+
+
+def _of_study(folder: Path, method: str | None, seed: int | None) -> tuple[Iterator[Scene], Path]:
+    from pliant.lab.film import chosen, scenes
+    from pliant.lab.study.study import open_study
+
+    study = open_study(folder)
+    _tell_note(study)
+    _tell_code(study)
+    return scenes(study, *chosen(study, method, seed)), folder / "watch.gif"
+
+
+def _of_agent(
+    file: Path, env: str | None, agent: int | None, seed: int | None, trust: bool
+) -> tuple[Iterator[Scene], Path]:
+    from pliant.agent_film import agent_scenes
+    from pliant.lab.errors import LabError
+
+    if env is None:
+        raise LabError(f"{file} is a file: in which environment? --env CartPole-v1, or --env my_file.py:make")
+    if not file.is_file():
+        raise LabError(f"{file}: with --env, give the file of an agent; a study's folder knows its environment")
+    return agent_scenes(file, env, agent, seed or 0, trust), file.with_suffix(".gif")
 
 
 def _tell_note(study: Study, of_rows: bool = False) -> None:

@@ -456,3 +456,49 @@ def test_a_state_of_another_optimizer_or_of_other_positions_is_an_error():
         methods.append(ContinualBackprop(model, optimizer, example_inputs=torch.randn(2, 3, 4, 4)))
     with pytest.raises(ValueError, match="saved for other units"):
         methods[1].load_state_dict(methods[0].state_dict())
+
+
+# -- on_replace -----------------------------------------------------------------------------------------------------------------
+
+
+def told(steps, **settings):
+    """What a listener is told of in so many steps, each with the outgoing weights as they were then."""
+    model, found = mlp(), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    layer = {"0": 2, "2": 4}
+
+    def listen(replacement):
+        left = model[layer[replacement.group]].weight[:, replacement.units]
+        found.append((replacement.group, replacement.step, replacement.units.tolist(), float(left.abs().sum())))
+
+    x = torch.randn(32, 6)
+    settings = {"replacement_rate": 0.1, "maturity_threshold": 3, "seed": 5, **settings}
+    cbp = ContinualBackprop(model, optimizer, example_inputs=x, on_replace=listen, **settings)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    return cbp, found
+
+
+def test_on_replace_is_told_of_each_replacement_when_it_is_done():
+    cbp, found = told(40)
+    for name, group in cbp.stats().items():
+        of_group = [each for each in found if each[0] == name]
+        assert sum(len(units) for _, _, units, _ in of_group) == group["replaced"][0] >= 20
+        assert of_group[-1][1] == group["last_replaced_at"]
+    assert {left for *_, left in found} == {0.0}
+
+
+def test_on_replace_is_told_of_nothing_where_nothing_is_replaced():
+    assert told(40, replacement_rate=0.0)[1] == []
+
+
+def test_on_replace_is_a_function_of_one_argument():
+    model = mlp()
+    with pytest.raises(
+        TypeError, match=r"on_replace is called with 1 argument \(replacement\), which <lambda> does not take"
+    ):
+        ContinualBackprop(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=torch.ones(2, 6), on_replace=lambda: None
+        )

@@ -357,7 +357,7 @@ def test_what_a_learn_that_raised_left_on_the_model_is_taken_off_by_the_next(los
         gc.collect()
     caplog.clear()
     model.learn(64, callback=second)
-    assert "ContinualBackprop of an earlier learn(), which did not end, is detached from its model" in caplog.text
+    assert "ContinualBackprop of an earlier run, which did not end, is detached from its model" in caplog.text
     assert hooks(model) == before
     assert second.stats()[TWO[0]]["steps"] == 16
     if not lost:
@@ -679,3 +679,11 @@ def test_there_is_nothing_to_save_before_the_first_step(tmp_path):
     with pytest.raises(RuntimeError, match=r"has no state yet: learn\(\) has not run with it"):
         often().save(tmp_path / "callback.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_on_whole_parameters_may_be_given_too():
+    model, callback = MAKE["PPO"](), UnitResetCallback(pliant.L2, strength=0.01)
+    model.learn(128, callback=callback)
+    assert (callback.unit_reset, callback.plan, callback.stats()) == (None, None, {})
+    assert callback.state_dict()["units"]["names"]
+    assert hooks(model) == 0

@@ -74,6 +74,18 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def text(name: str, value: Any) -> str:
+    """`value`, if it is a text and not an empty one.
+
+    >>> text("name", 3)
+    Traceback (most recent call last):
+    TypeError: name must be a text, got 3
+    """
+    if not is_a(value, str) or not value:
+        raise TypeError(f"{name} must be a text, got {shown(value)}")
+    return value
+
+
 def patterns(name: str, value: Any) -> tuple[str, ...]:
     """One pattern or several, as a tuple.
 
@@ -103,13 +115,14 @@ def called_with(name: str, function: F, *arguments: str) -> F:
     if not callable(function):
         raise TypeError(f"{name} is a function of {', '.join(arguments)}, got {shown(function)}")
     try:
-        inspect.signature(getattr(function, "forward", function)).bind(
-            *arguments
-        )  # a module is called with what that takes
+        # a module is called with what its forward takes, its class with what builds one
+        called: Any = function if is_a(function, type) else getattr(function, "forward", function)
+        inspect.signature(called).bind(*arguments)
     except TypeError:
         count = "1 argument" if len(arguments) == 1 else f"{len(arguments)} arguments"
+        given = f"with {count} ({', '.join(arguments)})" if arguments else "without arguments"
         said = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(f"{name} is called with {count} ({', '.join(arguments)}), which {said} does not take") from None
+        raise TypeError(f"{name} is called {given}, which {said} does not take") from None
     except ValueError:  # a builtin that does not tell
         pass
     return function

@@ -124,7 +124,7 @@ def bars(labels: Sequence[str], panels: Mapping[str, Mapping[str, Iterable[float
 Curves = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 
 
-def curves(x: str, panels: Curves) -> Any:
+def curves(x: str, panels: Curves, title: str = "") -> Any:
     """A matplotlib figure of lines: a panel per measure, in each a line per series, given as its x and its y values.
 
     Raises `ImportError` with the line that installs matplotlib where it is missing.
@@ -135,11 +135,13 @@ def curves(x: str, panels: Curves) -> Any:
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel(x, fontsize="small")
         for label, (xs, ys) in lines.items():
-            axis.plot(xs, ys, marker=".", label=label)
+            axis.plot(xs, ys, marker="." if len(xs) < 50 else "", label=label)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if panels:
         axes[0].legend(fontsize="small", frameon=False)
+    if title:
+        figure.suptitle(title)
     return figure
 
 

@@ -9,6 +9,8 @@ diagnosing  all of them, on the units of a model: batches, checkpoints and refer
             activations record one forward, trial_step tries a step of the optimizer, measuring computes a group's row
             (rows), diagnosis is the table
 monitor     the same while a network trains: in_passing records, alarms says what is worth a word, destinations writes
+fresh       networks as a model was before it trained
+probe       the definition itself: does the network learn worse than a fresh copy?
 """
 
 from pliant.base.deprecation import renamed
@@ -27,6 +29,7 @@ from pliant.diagnostics.health import (
     share_of_layer,
 )
 from pliant.diagnostics.monitor import Monitor
+from pliant.diagnostics.probe import Comparison, Probe, TaskProbe, probe_plasticity
 from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
 from pliant.diagnostics.rows import GroupDiagnosis
 from pliant.diagnostics.updates import stagnant, update_ratio, volatile
@@ -34,10 +37,13 @@ from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 
 __all__ = [
     "FLAT_ENDS",
+    "Comparison",
     "Diagnosis",
     "GroupDiagnosis",
     "Monitor",
     "NetworkDiagnosis",
+    "Probe",
+    "TaskProbe",
     "approximate_rank",
     "dead",
     "diagnose",
@@ -49,6 +55,7 @@ __all__ = [
     "features",
     "gradient_norm",
     "linearized",
+    "probe_plasticity",
     "rank",
     "saturated",
     "saturation",

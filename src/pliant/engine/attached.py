@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import Any, Self, TypeVar, cast
@@ -173,6 +173,39 @@ class Attached(ABC):
     def _load(self, state: dict[str, Any]) -> None:
         """Go on from a state; what raises may have changed anything."""
 
+    def successor(self, make: Callable[[], Self]) -> Self:
+        """Detach, and have the method that `make` builds take over, for a model whose parameters are others now (a head grew).
+
+        What is known of units and parameters that are still there goes on, the rest begins. Should anything raise, neither is
+        attached.
+
+        >>> from pliant import ContinualBackprop
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> def attach():
+        ...     return ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), example_inputs=torch.ones(2, 4))
+        >>> cbp = attach()
+        >>> model[2] = nn.Linear(8, 3)
+        >>> cbp = cbp.successor(attach)
+        """
+        state = self.state_dict()
+        self.detach()
+        with self._taking_over():
+            new = make()
+        if type(new) is not type(self):
+            new.detach()
+            raise TypeError(f"a {type(self).__name__} is succeeded by its like, not by a {type(new).__name__}")
+        with new._or_nothing_left():
+            new.load_state_dict(new._state_after(self, state))
+        return new
+
+    def _taking_over(self) -> AbstractContextManager[None]:
+        """In which a successor is built."""
+        return nullcontext()
+
+    def _state_after(self, other: Attached, state: dict[str, Any]) -> dict[str, Any]:
+        """What to go on from after `other`, whose last state it was."""
+        return state
+
     def _check_saved(self, state: dict[str, Any], here: dict[str, Any]) -> None:
         """Raise `ValueError` unless `state` was saved with the entries of `here`."""
         for name, mine in here.items():
@@ -224,8 +257,11 @@ def _steps_parameters(given: object) -> bool:
     return isinstance(given, Optimizer) or (alike and not isinstance(given, type))
 
 
+_HOOKS = "_optimizer_step_post_hooks"  # where torch keeps them
+
+
 def _takes_hooks(optimizer: Optimizer) -> bool:
-    return hasattr(optimizer, "_optimizer_step_post_hooks")
+    return hasattr(optimizer, _HOOKS)
 
 
 def _no_optimizer(name: str, given: object) -> str:
@@ -249,8 +285,8 @@ def wrapped(optimizer: object) -> tuple[str, Optimizer] | None:
 
 
 def inner(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside a wrapper that is called an `Optimizer` and has none of its hooks, such as Accelerate's."""
-    while not _takes_hooks(optimizer) and (found := wrapped(optimizer)) is not None:
+    """The optimizer inside wrappers that are called an `Optimizer` and have no hooks of their own: Accelerate's, Lightning's."""
+    while _HOOKS not in getattr(optimizer, "__dict__", ()) and (found := wrapped(optimizer)) is not None:
         optimizer = found[1]
     return optimizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from pliant.base.arguments import flag, is_a, patterns, shown
 from pliant.engine.attached import home_of_parameters
 from pliant.engine.data_parallel import Ranks
+from pliant.engine.replacement import Replacement
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import BoundSlice
 from pliant.units.forwards import Mask, check_mask
@@ -47,6 +48,8 @@ class Where(TypedDict, total=False):
         (`mask="attention_mask"`, True or 1 at real positions), or a function of all its arguments that gives such a tensor
         (`mask=lambda ids: ids != 0`) of shape (batch, positions). Activity, utilities and the means handed over are then those
         of real positions, see `pliant.units.forwards`. A step without any leaves averages as they are.
+    on_replace: a function that is told of each replacement when it is done, a `pliant.engine.replacement.Replacement` for each
+        group: to log it, or to reset what else belongs to these units.
     """
 
     groups: Sequence[UnitGroup] | UnitMap | None
@@ -61,6 +64,7 @@ class Where(TypedDict, total=False):
     attach: bool
     process_group: dist.ProcessGroup | Literal["auto"] | None
     mask: Mask | None
+    on_replace: Callable[[Replacement], object] | None
 
 
 def planned(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor, inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,6 +104,15 @@ class Schedule:
             self.replaced = self.eligible_unit_steps = 0
         pairs = (counts_in({"arriving": pair}, "arriving", 2) for pair in entry(state, "arriving", []))
         self.arriving = {step: count for step, count in pairs}  # noqa: C416  (a list of two is no pair to a type checker)
+
+
+class Replacement(NamedTuple):
+    """Units of a group that a step replaced, as `on_replace` is told of them: tensors where the model is, (count,) each."""
+
+    group: str
+    step: int  # of the group
+    runs: Tensor  # of each unit; 0 but in a stack
+    units: Tensor
 
 
 class Replaced:

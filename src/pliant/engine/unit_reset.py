@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from inspect import getattr_static
+from inspect import getattr_static, signature
 from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.base.arguments import is_a, known_names, shown
+from pliant.base.arguments import called_with, is_a, known_names, shown
 from pliant.base.saving import entry
 from pliant.engine import interfaces
 from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs, uncompiled
@@ -33,9 +34,11 @@ from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
 from pliant.engine.interfaces import Forget, Redraw, Score, Select
 from pliant.engine.planning import Where, check_alone, check_groups, planned, warnings_of
-from pliant.engine.replacement import Replaced
+from pliant.engine.redraw import state_follows
+from pliant.engine.replacement import Replaced, Replacement
 from pliant.engine.same_model import SameModel
 from pliant.engine.statistics import ActivityStatistics, home_of_groups, side_by_side
+from pliant.engine.successors import state_of_successor
 from pliant.engine.taken_steps import LateSteps, Outcome
 from pliant.streams import stream_key
 from pliant.units.bound import BoundGroup, NamedModel
@@ -77,7 +80,7 @@ class UnitReset(Attached):
         forget: Forget,
         **where: Unpack[Where],
     ) -> None:
-        known_names(type(self).__name__, where, Where.__annotations__)
+        known_names(type(self).__name__, where, [*Where.__annotations__, *signature(type(self)).parameters])
         super().__init__(each_of(optimizer), attach=where.get("attach", True))
         _check_parts(score=score, select=select, redraw=redraw, forget=forget)
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
@@ -101,6 +104,9 @@ class UnitReset(Attached):
         self._home = home_of_groups(self.all_statistics)
         readers = [reader for statistics in self.all_statistics for reader in statistics.readers]
         forwards = told(unwrapped(model), mask, readers)
+        self._on_replace = where.get("on_replace")
+        if self._on_replace is not None:
+            called_with("on_replace", self._on_replace, "replacement")
         self._feedback = Feedback()
         self._late = LateSteps[ActivityStatistics, BoundGroup]()  # owed: groups whose units are yet to be chosen
         self.score.bind(self.all_statistics)
@@ -169,6 +175,9 @@ class UnitReset(Attached):
             log.debug("replaced %s of '%s' at step %s", units.counts, group.name, self._replaced.last[group.name])
         self._feedback.replaced(before)
         written((part.parameter for group in chosen for part in group.slices()), by=self._feedback)
+        if self._on_replace is not None:
+            for group, units in chosen.items():
+                self._on_replace(Replacement(group.name, self._home[group].steps[group], units.runs, units.units))
 
     def _observe(self, statistics: ActivityStatistics, outcome: Outcome) -> list[BoundGroup]:
         """Take in what groups side by side did, and return those that made a step that the host knows to be taken.
@@ -346,6 +355,12 @@ class UnitReset(Attached):
             getattr(self, name).load_state_dict(state[name])
         for generator, held in zip(self.generators, state["generators"], strict=True):
             generator.set_state(held.cpu())
+
+    def _taking_over(self) -> AbstractContextManager[None]:
+        return state_follows()
+
+    def _state_after(self, other: Attached, state: dict[str, Any]) -> dict[str, Any]:
+        return state_of_successor(self, self.state_dict(), cast(UnitReset, other), state)
 
     def _settings(self) -> dict[str, Any]:
         """What a state depends on; the replacement rate and `count` may change between saving and loading."""

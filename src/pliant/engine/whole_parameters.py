@@ -63,6 +63,17 @@ class WholeParameters(Attached, ABC):
         names = {"names": [plain_name(str(name)) for name in state["names"]]} if "names" in state else {}
         super()._check_saved({**state, **names}, {**here, "names": list(map(plain_name, self.names))})
 
+    def _state_after(self, other: Attached, state: dict[str, Any]) -> dict[str, Any]:
+        """Counts go on, and so does what is kept of parameters of the same names and shapes."""
+        begun = self.state_dict()
+        kept = dict(zip(state["names"], state.get("targets", ()), strict=False))
+        targets = [
+            kept[name] if name in kept and kept[name].shape == held.shape else held
+            for name, held in zip(begun["names"], begun.get("targets", ()), strict=False)
+        ]
+        mine = {name: begun[name] for name in ("names", "optimizer_of_name", "owed") if name in begun}
+        return {**state, **mine, **({"targets": targets} if "targets" in begun else {})}
+
     def _acted_on(self) -> Iterable[tuple[str, Tensor]]:
         return [(place.name, place.parameter) for place in self.places]
 

@@ -55,17 +55,11 @@ def net(
         raise ValueError(
             f"eps must be finite and, in {dtype}, above 0, not {eps!r}: Adam divides by it where a gradient has always been 0"
         )
-    gain = GAINS[activation]
     one_of("init", init, INITS)
     chosen = UTILITIES[one_of("utility", utility, UTILITIES)]
-    units = np.array(sizes)
-    width = units if kernel == "lanes" else -(-units // LANES) * LANES
     beta1, beta2, eps, forward, backward = np.array([beta1, beta2, eps, *online_norm_decay]).astype(dtype)
     return Net(
-        sizes=units,
-        weight_at=np.concatenate([[0], np.cumsum((units[:-1] + 1) * width[1:])]),  # and where all end
-        unit_at=np.concatenate([[0], np.cumsum(width)]),
-        pairs=int(((units[:-1] + 1) * -(-units[1:] // 2)).sum()),
+        **layout(sizes, kernel, init, activation),
         activation=ACTIVATIONS[activation],
         loss=LOSSES[loss],
         adam=optimizer == "adam",
@@ -77,11 +71,23 @@ def net(
         incoming=chosen.incoming,
         bernoulli=one_of("count", count, ("accumulate", "bernoulli")) == "bernoulli",
         hand_over=hand_over_mean,
-        bound=np.array([uniform_bound(init, m, n, gain) for m, n in pairwise(sizes[:-1])]),
         normalization=NORMALIZATIONS[normalization],
         decay_forward=forward,
         decay_backward=backward,
     )
+
+
+def layout(sizes: Sequence[int], kernel: str, init: str, activation: str) -> dict[str, Any]:
+    """The fields of a `Net` that depend on the sizes of its layers."""
+    units = np.array(sizes)
+    width = units if kernel == "lanes" else -(-units // LANES) * LANES
+    return {
+        "sizes": units,
+        "weight_at": np.concatenate([[0], np.cumsum((units[:-1] + 1) * width[1:])]),  # and where all end
+        "unit_at": np.concatenate([[0], np.cumsum(width)]),
+        "pairs": int(((units[:-1] + 1) * -(-units[1:] // 2)).sum()),
+        "bound": np.array([uniform_bound(init, m, n, GAINS[activation]) for m, n in pairwise(sizes[:-1])]),
+    }
 
 
 def rules(
@@ -131,10 +137,26 @@ def rules(
 
 def initial_state(net: Net, seeds: Sequence[int], dtype: np.dtype[Any], rules: Rules, kernel: str) -> LearnerState:
     """Learners that have taken no step."""
-    learners, hidden, parameters = len(seeds), len(net.sizes) - 2, int(net.weight_at[-1])
+    state = state_without_weights(net, len(seeds), dtype, kernel, noisy=bool((rules.noise_std > 0).any()))
+    for layer, (m, n) in enumerate(pairwise(net.sizes.tolist())):
+        for r, seed in enumerate(seeds):
+            drawn = streams.uniform(streams.stream_key(seed, "initial weights", layer), 0, (n, m))
+            matrix_of(net, state.parameters, layer)[r, :-1] = ((2.0 * drawn - 1.0) * bound_of(net, layer)).T
+    return state
+
+
+def bound_of(net: Net, layer: int) -> float:
+    """Of the initial weights of a layer."""
+    sizes = net.sizes.tolist()
+    return net.bound[layer] if layer < len(net.bound) else uniform_bound("lecun", sizes[layer], sizes[layer + 1], 1.0)
+
+
+def state_without_weights(net: Net, learners: int, dtype: np.dtype[Any], kernel: str, *, noisy: bool) -> LearnerState:
+    """The same with weights of zero."""
+    hidden, parameters = len(net.sizes) - 2, int(net.weight_at[-1])
     width, moments = np.diff(net.unit_at), parameters * net.adam
     inputs, units, outputs = int(width[0]), int(width[1:-1].sum()), int(width[-1])
-    rows = int((net.sizes[:-1] + 1).sum()) if kernel == "rows" and (rules.noise_std > 0).any() else 0
+    rows = int((net.sizes[:-1] + 1).sum()) if kernel == "rows" and noisy else 0
     normed = units if net.normalization != NORMALIZATIONS["none"] else 0
     state = LearnerState(
         parameters=aligned((learners, parameters), dtype),
@@ -157,11 +179,6 @@ def initial_state(net: Net, seeds: Sequence[int], dtype: np.dtype[Any], rules: R
         replaced=np.zeros((learners, hidden), np.int64),
         diverged_at=np.full(learners, -1, np.int64),
     )
-    for layer, (m, n) in enumerate(pairwise(net.sizes.tolist())):
-        bound = net.bound[layer] if layer < hidden else uniform_bound("lecun", m, n, 1.0)
-        for r, seed in enumerate(seeds):
-            drawn = streams.uniform(streams.stream_key(seed, "initial weights", layer), 0, (n, m))
-            matrix_of(net, state.parameters, layer)[r, :-1] = ((2.0 * drawn - 1.0) * bound).T
     for norm in norms_of(net, state):
         for name, value in norm.items():
             value[...] = name in ("scale", "variance")

@@ -115,6 +115,8 @@ class OnlineEnsemble:
     (3, 500)
     """
 
+    least_outputs = 2  # of cross-entropy
+
     def __init__(
         self,
         *,
@@ -147,7 +149,8 @@ class OnlineEnsemble:
         kernel: settings.Kernel = "auto",
     ) -> None:
         self.learners, self.threads = settings.whole("learners", learners), settings.whole("threads", threads)
-        self.sizes, self.steps = settings.layer_sizes(inputs, hidden, outputs), 0
+        self.sizes = settings.layer_sizes(inputs, hidden, outputs)
+        self.steps: int = 0
         self.dtype = settings.floating(dtype)
         self.activation = one_of("activation", activation, ACTIVATIONS)
         self.loss = one_of("loss", loss, LOSSES)
@@ -156,7 +159,7 @@ class OnlineEnsemble:
         what = f"{self.learners:,} learners of layers {' - '.join(f'{size:,}' for size in self.sizes)}"
         refuse_too_large(what, weights * (1 if self.optimizer == "sgd" else 3), self.dtype.itemsize)
         self.seeds = settings.seeds(seed, self.learners)
-        if self.loss == "cross_entropy" and outputs < 2:
+        if self.loss == "cross_entropy" and outputs < self.least_outputs:
             raise ValueError("cross_entropy needs at least 2 outputs, one for each label")
         self.normalization = one_of("normalization", normalization, NORMALIZATIONS)
         hand_over_mean = settings.truth("hand_over_mean", hand_over_mean)
@@ -352,7 +355,8 @@ class OnlineEnsemble:
                 learn_lanes(self._net, self._rules, self._state, *memory, share, rows, *examples)
             else:
                 memory = rows_work(self._net, self._rules, self._state)
-                learn_rows(self._net, self._rules, self._state, memory, share, rows, *examples)
+                unused = as_read(np.zeros((1, 0)), self.dtype), np.zeros((1, 0, 0), self.dtype)
+                learn_rows(self._net, self._rules, self._state, memory, share, rows, *examples, *unused)
 
         shares = self._shares(rows)
         if len(shares) == 1:

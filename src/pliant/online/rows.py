@@ -364,10 +364,13 @@ def begin_learner(net, rules, state, work, r):
 
 
 @cached
-def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, labels, first_step, loss, correct, sums):
+def learn_rows(
+    net, rules, state, work, learners, stream, X, begin, targets, labels, first_step, loss, correct, sums, weights, answers
+):  # fmt: skip
     """Train every learner of `learners` on examples `begin`, ... of its stream, one learner after the other.
 
-    X (streams, examples, inputs) holds these examples alone, the other arrays all of them.
+    X (streams, examples, inputs) holds these examples alone, the other arrays all of them. `weights` (streams, examples)
+    multiply the gradients; `answers` (learners, examples, outputs) get the outputs before the update. Either may hold none.
     """
     net, rules, state, work = by_reference(net), by_reference(rules), by_reference(state), by_reference(work)
     outputs = slice(net.unit_at[-2], net.unit_at[-2] + net.sizes[-1])
@@ -391,6 +394,10 @@ def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, lab
                     loss[r, t] = value
                     if net.loss == CROSS_ENTROPY:
                         correct[r, t] = hit
+                    if answers.shape[1]:
+                        copy(answers[r, t], z)
+            if weights.shape[1]:
+                scale_by(dz, weights[s, t])
             if not np.isfinite(loss[r, t]):
                 state.diverged_at[r] = step
                 break
@@ -402,6 +409,17 @@ def learn_rows(net, rules, state, work, learners, stream, X, begin, targets, lab
                 call(work.parts[REPLACE], (net, rules, state, work), (r, 0, step))
             for layer in range(sums.shape[2] if sums.shape[1] else 0):
                 sums[r, t, layer] = state.shrunk[r] * total(row_sum[net.unit_at[layer] : net.unit_at[layer + 1]])
+
+
+@cached
+def answer_rows(net, rules, state, work, step, X, answers):
+    """Outputs (examples, outputs) of the only learner for X (examples, inputs), with every unit and without noise of its own."""
+    net, rules, state, work = by_reference(net), by_reference(rules), by_reference(state), by_reference(work)
+    z, x = work.h[net.unit_at[-2] : net.unit_at[-2] + net.sizes[-1]], work.h[: net.sizes[0]]
+    for t in range(X.shape[0]):
+        copy(x, X[t])
+        forward(net, rules, state, work, 0, step, False)
+        copy(answers[t], z)
 
 
 @cached

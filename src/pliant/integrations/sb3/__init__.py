@@ -1,4 +1,4 @@
-"""Stable-Baselines3: a callback that resets hidden units while PPO, A2C, DQN, SAC, TD3 or DDPG learns.
+"""Stable-Baselines3: a callback that resets hidden units while PPO, A2C, DQN, SAC, TD3 or DDPG learns, and those of sb3-contrib.
 
     from pliant.integrations.sb3 import ContinualBackpropCallback
     PPO("MlpPolicy", env).learn(100_000, callback=ContinualBackpropCallback(replacement_rate=1e-4))
@@ -16,7 +16,16 @@ except ImportError as error:
     raise ImportError(f"pliant.integrations.sb3 needs Stable-Baselines3: {how_to_install('sb3')}") from error
 
 from pliant.integrations.sb3.callback import UnitResetCallback
+from pliant.integrations.sb3.checkpoint import MethodCheckpointCallback, load_checkpoint
 from pliant.integrations.sb3.continual_backprop import ContinualBackpropCallback
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of
 
-__all__ = ["ContinualBackpropCallback", "Networks", "UnitResetCallback", "example_inputs", "networks_of"]
+__all__ = [
+    "ContinualBackpropCallback",
+    "MethodCheckpointCallback",
+    "Networks",
+    "UnitResetCallback",
+    "example_inputs",
+    "load_checkpoint",
+    "networks_of",
+]

@@ -12,71 +12,27 @@ Ages, utilities and optimizer state of young units stay with the callback betwee
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Any
 
-import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.utils.hooks import RemovableHandle
+from torch.optim import Optimizer
 
-from pliant.base.arguments import called_with, patterns, shown, whole
-from pliant.base.process import random_state
-from pliant.base.saving import StrPath, load_state, save_state
+from pliant.base.arguments import called_with, whole
+from pliant.base.saving import StrPath, count_in, load_state, save_state
 from pliant.diagnostics import diagnose
 from pliant.engine.attached import after_step
-from pliant.engine.redraw import state_follows
 from pliant.engine.unit_reset import UnitReset
+from pliant.integrations.attaching import Attachment
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
+from pliant.integrations.shares import shares
 from pliant.units.map import UnitMap
 
 FORMAT = 1
 EXAMPLES = 512  # observations that a diagnosis runs on
-SHARES = {
-    "dead": "dead",
-    "dormant": "dormant_by_activity",
-    "saturated": "saturated",
-}  # as logged -> field of a diagnosis
-_OURS = ("groups", "example_inputs", "attach")
-
-
-class _Attached(NamedTuple):
-    """The learn() and the callback that attached a method, held so that neither model nor callback is kept alive by it."""
-
-    learn: object
-    callback: ref[UnitResetCallback]
-    handles: list[RemovableHandle]
-
-
-_log = logging.getLogger("pliant")
-_attached: WeakKeyDictionary[UnitReset, _Attached] = WeakKeyDictionary()
-
-
-def _take_off_left_over(optimizers: Sequence[Optimizer], learn: object) -> None:
-    """Detach methods that another learn() attached to these optimizers and, as it raised, left. Its callback keeps the state."""
-    for method, found in list(_attached.items()):
-        if found.learn is not learn and not {*optimizers}.isdisjoint(method.optimizers):
-            _log.warning(
-                "%s of an earlier learn(), which did not end, is detached from its model", type(method).__name__
-            )
-            owner = found.callback()
-            if owner is None:
-                _take_off(method, found.handles)
-            else:
-                owner.detach()
-
-
-def _take_off(method: UnitReset, handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-    method.detach()
-    _attached.pop(method, None)
+_INSTEAD = "choose other networks with networks="
+_OURS = {"groups": _INSTEAD, "example_inputs": _INSTEAD}
 
 
 class UnitResetCallback(BaseCallback):
@@ -112,19 +68,29 @@ class UnitResetCallback(BaseCallback):
             diagnose_every = whole("diagnose_every", diagnose_every, 1, of="optimizer steps", otherwise=", or None")
         if networks is not None:
             called_with("networks", networks, "model")
-        if not callable(method):
-            raise TypeError(f"method must be one that resets units, such as pliant.ReDo, got {shown(method)}")
-        _try(method, settings)
-        self._method, self._settings, self._networks_of = method, settings, networks or networks_of
+        self._attachment = Attachment(method, settings, owner=type(self).__name__, ours=_OURS)
+        self._networks_of = networks or networks_of
         self.diagnose_every = diagnose_every
-        self.unit_reset: UnitReset | None = None  # the method; after training, as it was when it was detached
         self._networks: Networks | None = None  # not None while attached
-        self._handles: list[RemovableHandle] = []
-        self._state: dict[str, Any] | None = None  # loaded or saved state, from which the next learn() goes on
-        self._trained: BaseAlgorithm | None = None  # the model that `_state` is of; None if it was loaded
         self._diagnosed_at = 0
 
     # -- what happened -------------------------------------------------------------------------------------------
+
+    @property
+    def unit_reset(self) -> UnitReset | None:
+        """The method; after training, as it was when it was detached; None before, and for a method that resets no units."""
+        method = self._attachment.method
+        return method if isinstance(method, UnitReset) else None
+
+    @property
+    def name(self) -> str:
+        """That of the method."""
+        return self._attachment.name
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a `learn()` is running with it."""
+        return self._attachment.is_attached
 
     @property
     def plan(self) -> UnitMap | None:
@@ -139,36 +105,25 @@ class UnitResetCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.detach()  # a learn() that raised left it attached, as it may have left others
-        learn = self.locals.setdefault("pliant", object())  # one for all callbacks of a learn()
-        if self._trained is not None and self._trained is not self.model:
-            raise RuntimeError(
-                f"this {type(self).__name__} has trained another model. Give every model its own; to go on with a model that was "
-                f"saved and loaded: new_callback.load_state_dict(callback.state_dict())"
-            )
         networks = self._networks_of(self.model)
-        _take_off_left_over(networks.optimizers, learn)
-        with state_follows() if self._state is not None else nullcontext():
-            method = self._method(
-                networks, networks.optimizers, example_inputs=example_inputs(self.model), **self._settings
-            )
-        if self._state is not None:
-            try:
-                method.load_state_dict(self._state["units"])
-            except Exception:
-                method.detach()
-                raise
+        self._attachment.attach(
+            networks,
+            networks.optimizers,
+            example_inputs=example_inputs(self.model),
+            of=self.model,
+            run=self.locals.setdefault("pliant", object()),  # one for all callbacks of a learn()
+        )
         for borrower, lender in networks.borrows:
-            self._handles.append(after_step(borrower, partial(_drop_borrowed, method, lender)))
-        self.unit_reset, self._networks, self._trained = method, networks, self.model
-        _attached[method] = _Attached(learn, ref(self), self._handles)
+            self._attachment.until_detached(after_step(borrower, partial(_drop_borrowed, self._attachment, lender)))
+        self._networks = networks
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
+        self._attachment.drop_recorded()
         if self.unit_reset is None or self._networks is None:
             return
-        self.unit_reset.drop_recorded()
         stats = self.unit_reset.stats().values()
         steps = max(group["steps"] for group in stats)
         self.logger.record("pliant/replaced", sum(sum(group["replaced"]) for group in stats))
@@ -184,20 +139,13 @@ class UnitResetCallback(BaseCallback):
         inputs = recent_inputs(self.model, EXAMPLES)
         if inputs is None:
             return
-        rows = diagnose(networks, inputs, groups=plan, reference=None).rows
-        for name, field in SHARES.items():
-            known = [row for row in rows if getattr(row, field) is not None]
-            if known:
-                found = sum(getattr(row, field) for row in known)
-                self.logger.record(f"pliant/{name}_share", found / sum(row.units for row in known))
+        for name, share in shares(diagnose(networks, inputs, groups=plan, reference=None).rows).items():
+            self.logger.record(f"pliant/{name}", share)
 
     def detach(self) -> None:
         """Remove every hook and keep the state. `learn()` does so when it ends, or, if it raised, the next with a callback."""
-        if self.unit_reset is None or self._networks is None:
-            return
-        self._state = self.state_dict()
-        _take_off(self.unit_reset, self._handles)
-        self._handles, self._networks = [], None
+        self._attachment.detach()
+        self._networks = None
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -206,20 +154,18 @@ class UnitResetCallback(BaseCallback):
 
         Save it whenever the model is saved. Raises `RuntimeError` before the first `learn()`.
         """
-        if self.unit_reset is not None and self._networks is not None:
-            units = self.unit_reset.state_dict()
-            return {"format": FORMAT, "units": units, "diagnosed_at": self._diagnosed_at}
-        if self._state is None:
+        units = self._attachment.state_dict()
+        if units is None:
             raise RuntimeError(f"this {type(self).__name__} has no state yet: learn() has not run with it")
-        return self._state
+        return {"format": FORMAT, "units": units, "diagnosed_at": self._diagnosed_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()` at the next `learn()`, which raises `ValueError` if the model has other units."""
         if state.get("format") != FORMAT:
             raise ValueError(f"this state has format {state.get('format')}, this version reads {FORMAT}")
-        if self._networks is not None:
-            raise RuntimeError("learn() is running with this callback: load its state before or after")
-        self._state, self._trained, self._diagnosed_at = state, None, int(state["diagnosed_at"])
+        diagnosed_at = count_in(state, "diagnosed_at")
+        self._attachment.stash(state["units"])
+        self._diagnosed_at = diagnosed_at
 
     def save(self, path: StrPath) -> None:
         """Write `state_dict()` to a file, beside the model's own. A half-written file never takes its place."""
@@ -231,27 +177,12 @@ class UnitResetCallback(BaseCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has the settings and the state, but not the model, which is saved separately."""
-        state = self.state_dict() if self._networks is not None else self._state
-        left: dict[str, Any] = {"unit_reset": None, "_networks": None, "_handles": [], "_trained": None, "parent": None}
-        kept: dict[str, Any] = {**vars(self), **left, "locals": {}, "globals": {}, "_state": state}
+        left: dict[str, Any] = {"_networks": None, "parent": None, "locals": {}, "globals": {}}
+        kept: dict[str, Any] = {**vars(self), **left}
         kept.pop("model", None)
         return kept
 
 
-def _try(method: Callable[..., UnitReset], settings: dict[str, Any]) -> None:
-    """Raise what `method` raises for these settings, before a model is there: build it on a small network."""
-    ours = [name for name in _OURS if name in settings]
-    if ours:
-        raise TypeError(f"{', '.join(ours)}: the callback sets these itself; choose other networks with networks=")
-    with random_state():
-        network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-    there = [name for name in ("include", "exclude") if name in settings]  # names in the model's networks
-    for name in there:
-        patterns(name, settings[name])
-    anywhere = {name: value for name, value in settings.items() if name not in there}
-    method(network, SGD(network.parameters(), lr=0.1), example_inputs=torch.zeros(2, 2), **anywhere).detach()
-
-
-def _drop_borrowed(method: UnitReset, lender: Optimizer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def _drop_borrowed(method: Attachment, lender: Optimizer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """After the borrower's step: drop the activity of the lender's networks since their own step, which another loss caused."""
     method.drop_recorded(lender)

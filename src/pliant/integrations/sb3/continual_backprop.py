@@ -5,24 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+from pliant.integrations.attaching import Settings
 from pliant.integrations.sb3.callback import UnitResetCallback
 from pliant.integrations.sb3.networks import Networks
 from pliant.methods import ContinualBackprop
-from pliant.methods.continual_backprop import Parameters
-
-
-class Settings(Parameters, total=False):
-    """The parameters of `pliant.ContinualBackprop`; which units of the networks, and the seed of all draws, see
-    `pliant.engine.planning.Where`.
-    """
-
-    include: str | list[str]
-    exclude: str | list[str]
-    strict: bool
-    residual: bool
-    heads: bool
-    trial: bool
-    seed: int | None
 
 
 class ContinualBackpropCallback(UnitResetCallback):

@@ -4,6 +4,7 @@ from pliant.rl.environments.base import Continuous, Discrete, Environments, Tran
 from pliant.rl.environments.bodies import BODIES, Body
 from pliant.rl.environments.cart_pole import RewiredCartPole
 from pliant.rl.environments.friction import FrictionSchedule
+from pliant.rl.environments.gymnasium_batch import GymnasiumBatch
 from pliant.rl.environments.mujoco_batch import MujocoBatch
 from pliant.rl.environments.physics import GraphicsUnavailable
 from pliant.rl.environments.registration import register
@@ -20,6 +21,7 @@ __all__ = [
     "Environments",
     "FrictionSchedule",
     "GraphicsUnavailable",
+    "GymnasiumBatch",
     "MujocoBatch",
     "RewiredCartPole",
     "Transition",

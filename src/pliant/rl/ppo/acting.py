@@ -218,6 +218,22 @@ class RolloutCollector:
         self._returns = entry(state, "returns", self._returns)
         self._lengths = counts(state, "lengths", self._lengths)
         self._noise = None
+        left: Floats | None = getattr(self.environments, "interrupted", None)
+        if left is not None:
+            self._cut_episodes(left)
+
+    def _cut_episodes(self, left: Floats) -> None:
+        """Where episodes cannot go on, the last step of the rollout is as if a time limit had come after it, in `left`."""
+        self.forget_episodes()
+        rollout = self.rollout
+        last = rollout.filled - 1
+        if last < 0:
+            return
+        seen = self.seen(left)
+        for agent, copy in np.argwhere(~rollout.ended[last]).tolist():
+            rollout.truncated[last, agent, copy] = True
+            if self.settings.time_limit == "bootstrap":
+                rollout.cut[last, agent, copy] = seen[agent, copy].copy()
 
 
 def _without(has_diverged: Flags, each: Array) -> Array:

@@ -29,6 +29,7 @@ from pliant.base.saving import StrPath, entry, load_state, save_state
 from pliant.engine.unit_reset import UnitReset
 from pliant.rl.environments.base import Environments, Floats
 from pliant.rl.environments.counts import counts, is_count
+from pliant.rl.environments.gymnasium_batch import GymnasiumBatch, is_of_gymnasium
 from pliant.rl.ppo.acting import Episodes, RolloutCollector
 from pliant.rl.ppo.adam import StackedAdam
 from pliant.rl.ppo.learning import learn, prepared
@@ -58,11 +59,14 @@ class PPO:
     """Several agents with the same settings, one per seed, in the given environments.
 
     Args:
-        environments: with as many agents as there are seeds. If they have a `padding`, that many numbers at the end of an
-            observation are always 0, and are not multiplied.
+        environments: of `pliant.rl.environments`, or with their interface, with as many agents as there are seeds; or what
+            `GymnasiumBatch` takes: an id of gymnasium, an environment, a function that makes one, a `VectorEnv`. If they have a
+            `padding`, that many numbers at the end of an observation are always 0, and are not multiplied.
         settings: see `pliant.rl.ppo.settings`; `preset("ppo-cbp")` and others, or the name of a preset.
-        seeds: one per agent, of its weights, actions and minibatches; by default those of the environments, where they have
-        `seeds`. dtype: of the networks; float32 or float64.
+        seeds: one per agent, of its weights, actions and minibatches, and of gymnasium's environments; by default those of the
+            environments, where they have `seeds`, and [0] with gymnasium's.
+        dtype: of the networks; float32 or float64.
+        copies: of gymnasium's environment, for each agent; by default 1, and of a `VectorEnv` as many as it has.
         method: a function that makes a method of your own (`UnitMethod`) from the networks, their optimizer, the groups of
             units and the seeds, instead of that of the settings. It is stepped, counted, saved and restarted with the agents.
 
@@ -76,19 +80,26 @@ class PPO:
     >>> episodes, update = agents.iterate()
     >>> agents.steps, update.value_loss.shape, agents.measures()["effective_rank"].shape
     (128, (3,), (3,))
+    >>> episodes, update = PPO("CartPole-v1", settings, seeds=[0, 1], copies=4).iterate()
     """
 
     def __init__(
         self,
-        environments: Environments,
+        environments: Environments | Any,
         settings: Settings | str,
         seeds: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
         *,
         method: MethodMaker | None = None,
+        copies: int | None = None,
     ) -> None:
-        _check_interface(environments)
+        if isinstance(environments, str) and environments.endswith("Policy"):
+            raise ValueError(
+                f"PPO: {environments!r} comes first in Stable-Baselines3; here it is PPO(environment, settings), such as "
+                f"PPO('CartPole-v1', 'modern'), and hidden=(64, 64) is one of the settings"
+            )
         settings = preset(settings) if isinstance(settings, str) else settings
+        environments = _environments(environments, seeds, copies)
         seeds = getattr(environments, "seeds", None) if seeds is None else seeds
         if seeds is None:
             raise ValueError(f"PPO: {type(environments).__name__} has no seeds; give seeds=[...], one for each agent")
@@ -314,6 +325,8 @@ class PPO:
         self._restarts = counts(state, "lives", self._restarts)
         self._rewards_so_far.load_state_dict(state["rewards"])
         self._discounted = entry(state, "discounted", self._discounted)
+        if getattr(self.environments, "interrupted", None) is not None and not self.acting.rollout.filled:
+            self._discounted[:] = 0.0  # amid a rollout, its last step is marked as the end of these episodes
         self._measurable = False
 
     def save(self, path: StrPath) -> None:
@@ -328,15 +341,20 @@ class PPO:
         self.load_state_dict(load_state(path))
 
 
-def _check_interface(environments: Environments) -> None:
-    missing = [
-        name for name in lacking(environments, Environments) if "state_dict" not in name
-    ]  # asked when agents are saved
+def _environments(given: Any, seeds: Sequence[int] | None, copies: int | None) -> Environments:
+    """What is given, if it has the interface of environments, or a `GymnasiumBatch` of it."""
+    missing = [name for name in lacking(given, Environments) if "state_dict" not in name]  # asked when agents are saved
+    is_ours = any(name not in missing for name in ("agents", "copies", "observation_size", "observations"))
+    if missing and (is_of_gymnasium(given) or not is_ours):
+        return GymnasiumBatch(given, seeds=(0,) if seeds is None else seeds, copies=copies)
     if missing:
         raise TypeError(
-            f"PPO: {type(environments).__name__} lacks {', '.join(missing)}, and so is none of pliant.rl.environments, nor one "
-            f"with their interface: docs/environments.md has an example"
+            f"PPO: {type(given).__name__} lacks {', '.join(missing)}, and so is none of pliant.rl.environments, nor one with "
+            f"their interface: docs/environments.md has an example"
         )
+    if copies is not None and copies != given.copies:
+        raise ValueError(f"PPO: copies={copies}, and {type(given).__name__} has {given.copies}: leave copies out")
+    return given
 
 
 def _check(environments: Environments, settings: Settings, seeds: Sequence[int], dtype: torch.dtype) -> None:

@@ -1,0 +1,549 @@
+"""What the classifier and the regressor of single examples share: an estimator of scikit-learn and a model of River.
+
+Each is one compiled network (`pliant.online.growing`) behind the running standardization of its inputs and, for the regressor, of
+its targets (`pliant.online.standardize`). For every example: predict, keep the score, update. How examples are divided into calls
+of `learn_one` and `partial_fit` changes nothing.
+
+Like any estimator of scikit-learn, one is built without a check of its arguments; the first call that learns raises `ValueError`,
+naming the argument. Those that shape the network cannot change once learning has begun; the others can.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from operator import attrgetter
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pliant import streams
+from pliant.base.choices import one_of, shown
+from pliant.online import settings
+from pliant.online.answers import as_classes, as_weight, as_weights, in_order, of_weight
+from pliant.online.bases import NotFittedError
+from pliant.online.examples import Array
+from pliant.online.features import Features, Rows, refuse_unusable, table
+from pliant.online.growing import RULES, GrowingLearner
+from pliant.online.scores import RunningAccuracy, RunningDetermination
+from pliant.online.standardize import Standardizer, first_unusable
+
+FORMAT = 1  # of `state_dict`
+TARGET_DECAY = 0.999  # of the running mean and variance of targets, whose changes the network has to follow
+NETWORK = (
+    "activation", "optimizer", "step_size", "weight_decay", "noise_std", "dropout", "normalization", "replacement_rate",
+    "maturity_threshold", "decay_rate", "utility", "init",
+)  # fmt: skip
+ANY_TIME = ("on_divergence", "epochs", "shuffle")  # arguments that are read where they are used
+MISSING = ("mean", "zero", "raise")
+ON_DIVERGENCE = ("raise", "restart")
+FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+
+Score = TypeVar("Score", RunningAccuracy, RunningDetermination)
+
+
+class Stream(Generic[Score]):
+    """What an estimator has learned."""
+
+    def __init__(
+        self,
+        features: Features,
+        network: GrowingLearner,
+        inputs: Standardizer,
+        targets: Standardizer,
+        labels: list[Any],
+        score: Score,
+        given: tuple[Any, ...],
+    ) -> None:
+        self.features, self.network, self.inputs, self.targets, self.score = features, network, inputs, targets, score
+        self.given = given  # the arguments that it was built with, and changed to since
+        self.nan_too = False  # whether a missing number is refused
+        self.seen = self.restarts = 0
+        self.labels: list[Any] = []
+        self.add_labels(labels)
+
+    def add_labels(self, labels: Sequence[Any]) -> None:
+        self.labels = [*self.labels, *labels]
+        self.codes = {label: code for code, label in enumerate(self.labels)}
+        self.classes = as_classes(self.labels)
+
+
+class OnlineEstimator(Generic[Score]):
+    """What `OnlineClassifier` and `OnlineRegressor` share."""
+
+    loss: ClassVar[str]
+    usual_step_size: ClassVar[float]
+    _tags: ClassVar[set[str]] = set()  # for River
+    _stream: Stream[Score] | None = None
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        step_size: float | None = None,
+        optimizer: settings.Optimizer = "sgd",
+        activation: settings.Activation = "relu",
+        weight_decay: float = 0.0,
+        noise_std: float = 0.0,
+        dropout: float = 0.0,
+        normalization: settings.Normalization = "none",
+        replacement_rate: float = 1e-4,
+        maturity_threshold: int = 100,
+        decay_rate: float = 0.99,
+        utility: str = "contribution",
+        init: settings.Init = "kaiming",
+        normalize: bool = True,
+        normalize_decay: float = 0.99,
+        missing: str = "mean",
+        on_divergence: str = "raise",
+        epochs: int = 10,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.step_size = step_size
+        self.optimizer = optimizer
+        self.activation = activation
+        self.weight_decay = weight_decay
+        self.noise_std = noise_std
+        self.dropout = dropout
+        self.normalization = normalization
+        self.replacement_rate = replacement_rate
+        self.maturity_threshold = maturity_threshold
+        self.decay_rate = decay_rate
+        self.utility = utility
+        self.init = init
+        self.normalize = normalize
+        self.normalize_decay = normalize_decay
+        self.missing = missing
+        self.on_divergence = on_divergence
+        self.epochs = epochs
+        self.shuffle = shuffle
+        self.seed = seed
+
+    # -- one example -------------------------------------------------------------------------------------------------
+
+    def learn_one(self, x: Mapping[Any, Any], y: Any, w: float = 1.0) -> None:
+        """Learn from one example: a dictionary of features, and its answer. `w` multiplies the gradient; 0 learns nothing.
+
+        A new feature gets a fresh input; one that is absent, None or NaN is missing.
+        """
+        weight = as_weight(w)
+        stream = self._stream
+        if stream is None:
+            features = Features([])
+            row, new = features.read(x)
+            fresh = self._begin(in_order(new) or [None], [] if self.loss == "cross_entropy" else 1)
+            _refuse_new(new, nan_too=fresh.nan_too)
+            self._check_one(fresh, y)
+            if weight == 0.0:
+                return
+            stream = self._stream = fresh
+            row, new = stream.features.read(x)
+        else:
+            self._ready(stream)
+            row, new = stream.features.read(x)
+        self._learn_row(stream, row, y, weight, new)
+
+    def _learn_row(self, stream: Stream[Score], row: Rows, y: Any, weight: float, new: Mapping[Any, float]) -> None:
+        """Learn from a row (1, features) that was not checked yet, and features that are `new`."""
+        if first_unusable(row, stream.nan_too) >= 0:
+            refuse_unusable(row, nan_too=stream.nan_too, names=stream.features.names)
+        if new:
+            _refuse_new(new, nan_too=stream.nan_too)
+        answer = self._check_one(stream, y)
+        if weight == 0.0:
+            return
+        if new:
+            row = self._grow_inputs(stream, row, new)
+        network, code = stream.network, self._known(stream, answer)
+        x, target, label, weights = network.buffers()
+        stream.inputs(row, x, keep=True)
+        weights[0] = weight
+        self._learn_answer(stream, code, target, label, weight)
+        stream.seen += 1
+        if network.diverged:
+            self._diverged(stream)
+
+    def _grow_inputs(self, stream: Stream[Score], row: Rows, new: Mapping[Any, float]) -> Rows:
+        """Give the network inputs for features that are new; returns the row with their numbers."""
+        names = in_order(new)  # the order of a dictionary changes nothing
+        row = np.concatenate([row, [[new[name] for name in names]]], axis=1)
+        if stream.features.names == [None]:  # an example without any feature came first
+            stream.features = Features([])
+            row = row[:, 1:]
+        stream.features.add(names)
+        if row.shape[1] > stream.network.sizes[0]:
+            stream.network.grow(row.shape[1], stream.network.sizes[-1])
+            stream.inputs.grow(row.shape[1])
+        return row
+
+    # -- many --------------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+        """Begin anew, and learn from X (examples, features) and y in `epochs` passes, each in an order of its own.
+
+        With `shuffle=False` every pass keeps the order. `score_` counts the first pass alone.
+        """
+        epochs, shuffle = settings.whole("epochs", self.epochs), settings.truth("shuffle", self.shuffle)
+        rows, columns = table(X)
+        answers, weights = self._answers(y, len(rows)), as_weights(sample_weight, len(rows))
+        if weights is not None and not weights.any():
+            raise ValueError("sample_weight is zero for every example: there is nothing to learn")
+        rows, answers, weights = of_weight(rows, answers, weights)
+        stream = self._begin(columns or list(range(rows.shape[1])), self._shape_of(answers, all_known=True))
+        refuse_unusable(rows, nan_too=stream.nan_too)
+        self._stream = stream
+        draw = streams.generator(stream.network.seeds[0], "order of examples")
+        for epoch in range(epochs):
+            order = draw.permutation(len(rows)) if shuffle else np.arange(len(rows))
+            self._learn_rows(
+                stream, rows[order], answers[order], None if weights is None else weights[order], scored=epoch == 0
+            )
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: ArrayLike | None) -> Self:
+        stream = self._stream
+        if (
+            stream is not None
+            and classes is None
+            and sample_weight is None
+            and type(X) is np.ndarray
+            and X.dtype in FLOATS
+        ):
+            row = stream.features.row
+            if X.shape == row.shape and type(y) in (list, np.ndarray) and len(y) == 1:
+                self._ready(stream)
+                row[0] = X[0]
+                self._learn_row(stream, row, y[0], 1.0, {})
+                return self
+        rows, columns = table(X)
+        answers, weights = self._answers(y, len(rows)), as_weights(sample_weight, len(rows))
+        if stream is None:
+            shape = self._shape_of(answers, all_known=False) if classes is None else self._labels_of(classes)
+            stream = self._begin(columns or list(range(rows.shape[1])), shape)
+        else:
+            self._ready(stream)
+            rows = self._in_columns(stream, rows, columns)
+        refuse_unusable(rows, nan_too=stream.nan_too)
+        self._check_many(stream, answers, classes)
+        self._stream = stream
+        self._learn_rows(stream, *of_weight(rows, answers, weights), scored=True)
+        return self
+
+    def _rows_to_predict(self, X: Any) -> tuple[Stream[Score], Array]:
+        """The inputs of the network for X (n, features)."""
+        if self._stream is None:
+            raise NotFittedError(
+                f"This {type(self).__name__} has learned nothing yet: call fit, partial_fit or learn_one first"
+            )
+        stream = self._stream
+        self._ready(stream)
+        rows, columns = table(X)
+        rows = self._in_columns(stream, rows, columns)
+        refuse_unusable(rows, nan_too=stream.nan_too)
+        return stream, stream.inputs(rows, np.empty(rows.shape, stream.network.dtype), keep=False)
+
+    def _outputs(self, stream: Stream[Score], x: Array) -> NDArray[np.float64]:
+        """Of the network, (n, outputs); always finite, else it raises."""
+        out = stream.network.outputs(x).astype(np.float64)
+        if not np.isfinite(out).all():
+            bad = int(np.argwhere(~np.isfinite(out))[0, 0])
+            raise RuntimeError(
+                f"{type(self).__name__} has outputs that are not finite for X[{bad}]: its last step broke it. {self._remedy()}"
+            )
+        return out
+
+    def _outputs_of_one(self, stream: Stream[Score], x: Mapping[Any, Any]) -> NDArray[np.float64]:
+        """The same for one example, (outputs,)."""
+        self._ready(stream)
+        row, _ = stream.features.read(x)
+        if first_unusable(row, stream.nan_too) >= 0:
+            refuse_unusable(row, nan_too=stream.nan_too, names=stream.features.names)
+        return self._outputs(stream, stream.inputs(row, stream.network.buffers()[0], keep=False))[0]
+
+    # -- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def score_(self) -> float:
+        """Prequential score so far: of each example as it was predicted before the network learned from it."""
+        return self._learned("score_").score.value()
+
+    @property
+    def n_seen_(self) -> int:
+        """Examples learned so far, those of later passes of `fit` included."""
+        return self._learned("n_seen_").seen
+
+    @property
+    def n_features_in_(self) -> int:
+        return len(self._learned("n_features_in_").features.names)
+
+    @property
+    def feature_names_in_(self) -> NDArray[Any]:
+        """Names of the features, where all of them are texts."""
+        names = self._learned("feature_names_in_").features.names
+        if not all(isinstance(name, str) for name in names):
+            raise AttributeError("the features have numbers, not names")
+        return np.array(names, dtype=object)
+
+    @property
+    def diverged_(self) -> bool:
+        """Whether a loss was not finite: it neither learns nor predicts any more."""
+        return self._learned("diverged_").network.diverged
+
+    @property
+    def restarts_(self) -> int:
+        """How often the network began anew because it diverged, with `on_divergence="restart"`."""
+        return self._learned("restarts_").restarts
+
+    @property
+    def replacements_(self) -> NDArray[np.int64]:
+        """Units replaced so far, (hidden layers,)."""
+        return self._learned("replacements_").network.replacements[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it has learned, as arrays, numbers, texts and lists of them, to go on to the same bits."""
+        stream = self._learned("state_dict()")
+        return {
+            "format": FORMAT,
+            "features": list(stream.features.names),
+            "labels": list(stream.labels),
+            "network": stream.network.state_dict(),
+            "inputs": stream.inputs.state_dict(),
+            "targets": stream.targets.state_dict(),
+            "score": stream.score.state_dict(),
+            "seen": stream.seen,
+            "restarts": stream.restarts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what an estimator with the same arguments gave. Raises `ValueError`, with nothing changed, for anything else."""
+        if not isinstance(state, Mapping) or state.get("format") != FORMAT:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"this is no state of format {FORMAT} of an online estimator: load what state_dict() gave")
+        kinds = {
+            "features": list,
+            "labels": list,
+            "network": Mapping,
+            "inputs": Mapping,
+            "targets": Mapping,
+            "score": Mapping,
+        }
+        for name in (*kinds, "seen", "restarts"):
+            if name not in state or (name in kinds and not isinstance(state[name], kinds[name])):
+                raise ValueError(f"the state lacks '{name}', or it is of another kind: load what state_dict() gave")
+        labels = list(state["labels"])
+        try:
+            outputs = len(labels) if self.loss == "cross_entropy" else int(state["network"]["sizes"][-1])
+            restarts = settings.whole("'restarts' of the state", state["restarts"], least=0)
+            stream = self._begin(
+                state["features"], labels if self.loss == "cross_entropy" else outputs, restarts=restarts
+            )
+            stream.network.load_state_dict(state["network"])
+            stream.inputs.load_state_dict(state["inputs"])
+            stream.targets.load_state_dict(state["targets"])
+            stream.score.load_state_dict(state["score"])
+            stream.seen = settings.whole("'seen' of the state", state["seen"], least=0)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"the state is not that of an {type(self).__name__} with these arguments: {error}"
+            ) from None
+        self._stream = stream
+
+    def __repr__(self, **_: Any) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        params = {name: getattr(self, name) for name in defaults}
+        changed = [f"{name}={value!r}" for name, value in params.items() if repr(value) != repr(defaults[name].default)]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    __str__ = __repr__
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._stream is not None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
+        tags.input_tags.allow_nan = self.missing != "raise"
+        tags.target_tags.multi_output = self.loss == "squared_error"
+        return tags  # pyright: ignore[reportUnknownVariableType]
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _learned(self, what: str) -> Stream[Score]:
+        if self._stream is None:
+            raise AttributeError(f"{type(self).__name__} has no {what} before it has learned")
+        return self._stream
+
+    def _network(self, inputs: int, outputs: int, restarts: int) -> GrowingLearner:
+        seed = settings.seeds(self.seed, 1)[0]
+        return GrowingLearner(
+            inputs=inputs,
+            hidden=self.hidden,
+            outputs=outputs,
+            seed=streams.stream_key(seed, "restart", restarts) if restarts else seed,
+            loss=self.loss,
+            **self._settings(NETWORK),
+        )
+
+    def _settings(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names} | {"step_size": self._step_size()}
+
+    def _step_size(self) -> Any:
+        return self.usual_step_size if self.step_size is None else self.step_size
+
+    def _begin(self, names: Sequence[Any], shape: list[Any] | int, restarts: int = 0) -> Stream[Score]:
+        """A stream before its first example, of features and either labels or a number of outputs."""
+        labels = shape if isinstance(shape, list) else []
+        scaled = settings.truth("normalize", self.normalize)
+        one_of("on_divergence", self.on_divergence, ON_DIVERGENCE)
+        decay = settings.number("normalize_decay", self.normalize_decay)
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"normalize_decay must be at least 0 and below 1, not {decay!r}")
+        network = self._network(len(names), max(len(labels), 1) if isinstance(shape, list) else shape, restarts)
+        stream = Stream(
+            features=Features(names),
+            network=network,
+            inputs=Standardizer(len(names), decay=decay, scaled=scaled),
+            targets=Standardizer(
+                0 if self.loss == "cross_entropy" else network.sizes[-1], decay=TARGET_DECAY, scaled=scaled
+            ),
+            labels=labels,
+            score=self._new_score(network.sizes[-1]),
+            given=_arguments(type(self))(self),
+        )
+        stream.restarts = restarts
+        self._read_missing(stream)
+        return stream
+
+    def _read_missing(self, stream: Stream[Score]) -> None:
+        stream.nan_too = one_of("missing", self.missing, MISSING) == "raise"
+        stream.inputs.zero = self.missing == "zero"
+
+    def _ready(self, stream: Stream[Score]) -> None:
+        """Take in arguments that were changed since; raise `RuntimeError` where learning has ended."""
+        if stream.network.diverged:
+            raise RuntimeError(
+                f"{type(self).__name__} diverged after {stream.seen:,} examples: it neither learns nor predicts any more. "
+                f"{self._remedy()}"
+            )
+        given = _arguments(type(self))(self)
+        if given == stream.given:
+            return
+        names = _argument_names(type(self))
+        changed = [name for name, now, then in zip(names, given, stream.given, strict=True) if now != then]
+        fixed = [name for name in changed if name not in (*RULES, "missing")]
+        if fixed:
+            then = stream.given[names.index(fixed[0])]
+            raise ValueError(
+                f"{fixed[0]} was changed from {shown(then)} to {shown(getattr(self, fixed[0]))} after learning had begun: call "
+                f"fit, which begins anew, or clone the estimator"
+            )
+        self._read_missing(stream)
+        stream.network.change(**self._settings(RULES))
+        stream.given = given
+
+    def _diverged(self, stream: Stream[Score]) -> None:
+        """Say that a loss is not finite, and begin anew if that is wanted."""
+        name = type(self).__name__
+        if one_of("on_divergence", self.on_divergence, ON_DIVERGENCE) == "raise":
+            raise RuntimeError(f"{name} diverged: its loss at example {stream.seen:,} is not finite. {self._remedy()}")
+        stream.restarts += 1
+        warnings.warn(
+            f"{name} diverged: its loss at example {stream.seen:,} is not finite. Its network begins anew (restart "
+            f"{stream.restarts}). {self._remedy()}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        sizes = stream.network.sizes
+        stream.network = self._network(sizes[0], sizes[-1], stream.restarts)
+
+    def _remedy(self) -> str:
+        scale = "" if self.normalize else ", or let normalize=True scale the features"
+        return f"Lower step_size from {self._step_size():g}{scale}, and begin anew with fit or a clone"
+
+    def _in_columns(self, stream: Stream[Score], rows: Rows, columns: list[Any] | None) -> Rows:
+        """The rows with their columns in the order of the features that were learned, by name where there are names."""
+        known = stream.features.names
+        if rows.shape[1] != len(known):
+            raise ValueError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting {len(known)} features as input"
+            )
+        if columns is None or columns == known or known == list(range(len(known))):
+            return rows
+        places = {name: j for j, name in enumerate(columns)}
+        unknown = [name for name in known if name not in places]
+        if unknown:
+            stranger = next(name for name in columns if name not in stream.features.places)
+            raise ValueError(
+                f"The feature names should match those that were learned: X has no column {unknown[0]!r}, but {stranger!r}; "
+                f"learn_one takes features that come and go"
+            )
+        return np.ascontiguousarray(rows[:, [places[name] for name in known]])
+
+    def _learn_some(
+        self, stream: Stream[Score], x: Array, targets: Array, labels: Array, weights: Array | None
+    ) -> Array:
+        """Learn from inputs of the network (n, inputs); the outputs before each update, NaN for a step that broke it."""
+        found, begin = np.empty((len(x), stream.network.sizes[-1])), 0
+        while begin < len(x):
+            network, first = stream.network, stream.network.steps
+            some = None if weights is None else weights[begin:]
+            found[begin:] = network.learn(x[begin:], targets[begin:], labels[begin:], some)
+            learned = int(network.diverged_at[0]) - first + 1 if network.diverged else len(x) - begin
+            begin, stream.seen = begin + learned, stream.seen + learned
+            if network.diverged:
+                self._diverged(stream)
+        return found
+
+    def _asked_for(self, y: Any) -> None:
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+
+    # what a classifier and a regressor do in their own ways
+
+    def _new_score(self, outputs: int) -> Score:
+        raise NotImplementedError
+
+    def _answers(self, y: Any, n: int) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _labels_of(self, classes: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def _shape_of(self, answers: NDArray[Any], *, all_known: bool) -> list[Any] | int:
+        raise NotImplementedError
+
+    def _check_one(self, stream: Stream[Score], y: Any) -> Any:
+        raise NotImplementedError
+
+    def _check_many(self, stream: Stream[Score], answers: NDArray[Any], classes: Any) -> None:
+        raise NotImplementedError
+
+    def _known(self, stream: Stream[Score], answer: Any) -> Any:
+        raise NotImplementedError
+
+    def _learn_answer(self, stream: Stream[Score], code: Any, target: Array, label: Array, weight: float) -> None:
+        raise NotImplementedError
+
+    def _learn_rows(
+        self, stream: Stream[Score], rows: Rows, answers: NDArray[Any], weights: Array | None, *, scored: bool
+    ) -> None:
+        raise NotImplementedError
+
+
+@cache
+def _argument_names(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in inspect.signature(kind).parameters if name not in ANY_TIME)
+
+
+@cache
+def _arguments(kind: type) -> attrgetter[tuple[Any, ...]]:
+    """Reads the arguments of an estimator on which what it learns depends."""
+    return attrgetter(*_argument_names(kind))
+
+
+def _refuse_new(new: Mapping[Any, float], *, nan_too: bool) -> None:
+    if new:
+        refuse_unusable(np.array([list(new.values())]), nan_too=nan_too, names=list(new))
