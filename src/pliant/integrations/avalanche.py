@@ -3,10 +3,10 @@
     from pliant.integrations.avalanche import ContinualBackpropPlugin
     Naive(model=model, optimizer=optimizer, plugins=[ContinualBackpropPlugin(replacement_rate=1e-4)]).train(experience)
 
-A method is attached at the first batch, and stays so from one `train()` to the next. Avalanche adapts the model to each experience
-(a classifier grows, a task gets a head) and gives the optimizer its new parameters: units are then found anew, and those that
-stayed keep their ages and utilities. Activity is that of the strategy's own forward: evaluation in between, and what plugins run
-before it, count for nothing. The strategy is pickled with the state of its plugins. See docs/integrations.md.
+A method is attached at the first batch, and stays so from one `train()` to the next. Avalanche adapts the model to each
+experience (a classifier grows, a task gets a head) and gives the optimizer its new parameters: units are then found anew, and
+those that stayed keep their ages and utilities. Activity is that of the strategy's own forward: evaluation in between, and what
+plugins run before it, count for nothing. The strategy is pickled with the state of its plugins. See docs/integrations.md.
 """
 
 from __future__ import annotations
@@ -200,11 +200,12 @@ class PlasticityMetrics(_evaluation.PluginMetric):
 
 
 def _inputs(strategy: Any) -> Any:
-    """What the model is run on: the batch; where it has several tasks, the batch for each that it was trained on, in turn."""
-    tasks = _tasks(strategy.model)
+    """What the model is run on: the batch; where it has several tasks, the batch for each that it was trained on, at once."""
+    inputs, tasks = strategy.mb_x, _tasks(strategy.model)
     if not tasks:
-        return (strategy.mb_x,)
-    return [(strategy.mb_x, torch.full_like(strategy.mb_task_id, task)) for task in tasks]
+        return (inputs,)
+    labels = torch.tensor(tasks, device=inputs.device).repeat_interleave(len(inputs))
+    return inputs.repeat(len(tasks), *[1] * (inputs.dim() - 1)), labels
 
 
 def _tasks(model: Any) -> list[int]:
