@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pliant.diagnostics import Monitor as Monitor
     from pliant.diagnostics import diagnose as diagnose
     from pliant.diagnostics import probe_plasticity as probe_plasticity
+    from pliant.doctor import examine as examine
     from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
@@ -49,6 +50,7 @@ _HOMES = {
     "Monitor": "pliant.diagnostics",
     "diagnose": "pliant.diagnostics",
     "probe_plasticity": "pliant.diagnostics",
+    "examine": "pliant.doctor",
     "UnitReset": "pliant.engine.unit_reset",
     "UnitGroup": "pliant.units",
     "UnitMap": "pliant.units",
@@ -77,6 +79,7 @@ __all__ = [
     "UnitReset",
     "chain_groups",
     "diagnose",
+    "examine",
     "probe_plasticity",
     "recording_paused",
     "reset_head",

@@ -4,7 +4,7 @@ import copy
 import csv
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import pliant
 from pliant import Monitor, diagnose
 from pliant.base.saving import load_state, save_state
+from pliant.diagnostics import GroupDiagnosis
 from tests.networks import Recurrent, Transformer, convnet, mlp
 
 NETWORKS = {
@@ -520,6 +521,21 @@ def test_what_another_run_left_at_the_path_is_kept(tmp_path, caplog):
     assert f"{path} is of an earlier run: it is now m.1.csv" in caplog.text
 
 
+def test_a_file_that_cannot_be_written_ends_no_training_and_is_told_once(tmp_path, caplog):
+    path = tmp_path / "m.csv"
+    model = mlp()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=1, to=path)
+    with caplog.at_level(logging.WARNING, "pliant"):
+        for number, (x, y) in enumerate(batches((6,), 4)):
+            if number == 2:
+                path.unlink()
+                path.mkdir()
+            step_of(model, stepper, x, y)
+    assert steps_in(monitor) == [1, 2, 3, 4]
+    assert [record.getMessage().split(" is not")[0] for record in caplog.records] == ["step 3"]
+
+
 @pytest.mark.parametrize(
     ("to", "message"),
     [
@@ -547,7 +563,7 @@ def test_a_threshold_that_is_passed_is_told_once_by_layer_and_measure(caplog):
     stepper = torch.optim.SGD(model.parameters(), lr=0.01)
     monitor = Monitor(model, stepper, torch.zeros(2, 6), every=2)
     with caplog.at_level(logging.WARNING, "pliant"):
-        for number, (x, y) in enumerate(batches((6,), 12)):
+        for number, (x, y) in enumerate(batches((6,), 12, size=64)):
             if number == 3:
                 with torch.no_grad():
                     model[0].bias[:9] = -100.0
@@ -556,7 +572,9 @@ def test_a_threshold_that_is_passed_is_told_once_by_layer_and_measure(caplog):
     said = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("step 4, '0': 75% of the units are 0 on every input (dead)") for line in said)
     assert any(line.startswith("step 4, '2': ") and "(at ends)" in line for line in said)
-    assert any(line.startswith("step 4, '2': 300 times as large as at the start") for line in said)
+    assert any(
+        "step 4, '2': the incoming weights are 300 times as large as at the start (growth)" in line for line in said
+    )
     assert len(said) == len({(line.split()[2], line.split("(")[-1]) for line in said})
     before = len(said)
     resumed = Monitor(model, stepper, groups=monitor.plan, every=2)
@@ -567,6 +585,21 @@ def test_a_threshold_that_is_passed_is_told_once_by_layer_and_measure(caplog):
             step_of(model, stepper, x, y)
     assert len(caplog.records) == before  # not again by the one that goes on
     assert steps_in(resumed)[-1] == 16
+
+
+def test_few_examples_make_no_unit_dead():
+    from pliant.diagnostics.alarms import alarms_of
+
+    empty = dict.fromkeys(each.name for each in fields(GroupDiagnosis))
+
+    def told(**row):
+        first = GroupDiagnosis(**{**empty, "units": 100, "n": 32, "effective_rank": 30.0})
+        return [measure for measure, _ in alarms_of(GroupDiagnosis(**{**empty, "units": 100, **row}), first)]
+
+    assert [told(n=n, dead=70) for n in (512, 64, 32, 8)] == [["dead"], ["dead"], [], []]
+    assert [told(n=n, stagnant=90) for n in (64, 32, 8)] == [["stagnant"], ["stagnant"], []]
+    assert told(n=32, effective_rank=3.0) == ["effective_rank"]
+    assert told(n=5, effective_rank=3.0) == []  # a last batch, which caps it
 
 
 def test_no_word_where_none_is_wanted(caplog):

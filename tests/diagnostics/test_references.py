@@ -103,6 +103,27 @@ def test_where_no_reset_draws_a_parameter_the_table_says_so_and_shows_the_rest()
     assert diagnose(Raw(), X, reference=Raw).reference.rows[0].weight_magnitude == found.rows[0].weight_magnitude
 
 
+def test_a_fresh_network_that_does_not_run_is_named_and_leaves_the_model_its_table():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            if self.net[0].weight.abs().max() < 1.0:
+                raise ArithmeticError("too small")
+            return self.net(x)
+
+    model = Counts()
+    with torch.no_grad():
+        model.net[0].weight *= 10.0
+    found = diagnose(model, X)
+    assert found.reference is None
+    assert "no fresh network beside it, give reference=a function that builds one: too small" in str(found)
+    with pytest.raises(ArithmeticError, match="too small"):
+        diagnose(model, X, reference=Counts)
+
+
 def test_the_fresh_network_has_the_modes_and_in_evaluation_norms_that_have_seen_the_examples():
     model, x = convnet(), batch(32, 2, 8, 8) * 3.0 + 2.0
     for _ in range(50):
@@ -259,6 +280,8 @@ def test_batches_that_are_mappings_give_the_forward_the_arguments_it_takes():
 
     rows = [{"features": x, "label": y} for x, y in zip(X, Y, strict=True)]
     assert diagnose(Named(), DataLoader(rows, batch_size=16)).rows[0].n == 64
+    loss = diagnose(Named(), DataLoader(rows, batch_size=16), loss=lambda output: output.square().mean()).network.loss
+    assert loss == pytest.approx(mlp()(X).square().mean().item())
     with pytest.raises(ValueError, match="batches are x, label, and the forward of Named takes features"):
         diagnose(Named(), DataLoader([{"x": x, "label": y} for x, y in zip(X, Y, strict=True)], batch_size=16))
 

@@ -18,7 +18,17 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 import pliant
-from tests.integrations.killed import METHODS, OFTEN, data, differing, hooks, kill, process, replaced
+from tests.integrations.killed import (
+    METHODS,
+    OFTEN,
+    data,
+    done,
+    hooks,
+    kill,
+    leave,
+    process,
+    same_end,
+)
 
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
 
@@ -43,13 +53,13 @@ def prepared(how="plain", model=None):
 
 def attached(method, model, optimizer, loader):
     maker, settings = METHODS[method]
-    if issubclass(maker, pliant.UnitReset):
+    if issubclass(maker, pliant.UnitReset | pliant.Monitor):
         return maker(model, optimizer, example_inputs=torch.zeros(2, 6), **settings)
     return maker(model, optimizer, **settings)
 
 
 def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
-    """Train, saving after each epoch, and leave the weights in a file."""
+    """Train, saving after each epoch, and leave the end in a file."""
     torch.set_num_threads(1)
     set_seed(0)
     accelerator, model, optimizer, loader = prepared(how)
@@ -71,7 +81,7 @@ def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
                 kill()
         accelerator.save_state(f"{folder}/last")
         torch.save(epoch + 1, f"{folder}/epoch.pt")
-    torch.save(accelerator.unwrap_model(model).state_dict(), f"{folder}/weights.pt")
+    leave(folder, accelerator.unwrap_model(model), made)
     return made
 
 
@@ -85,12 +95,11 @@ def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(how, method, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     made = train(how, method, straight)
-    if isinstance(made, pliant.UnitReset):
-        assert replaced(made) >= 20
+    assert done(made)
     assert process("test_accelerate", f"train({how!r}, {method!r}, {str(killed)!r}, kill_at=61)") == -signal.SIGKILL
-    assert not (killed / "weights.pt").exists()
+    assert not (killed / "end.pt").exists()
     assert process("test_accelerate", f"train({how!r}, {method!r}, {str(killed)!r}, resume=True)") == 0
-    assert differing(torch.load(straight / "weights.pt"), torch.load(killed / "weights.pt")) == []
+    assert same_end(straight, killed)
 
 
 @pytest.mark.parametrize(("how", "steps"), [("plain", 8), ("accumulated", 4), ("bf16", 8)])

@@ -164,6 +164,12 @@ def test_what_the_method_refuses_is_refused_before_a_model_is_there(method, sett
     assert torch.equal(drawn, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("name", ["a/b", "..\\a", "C:"])
+def test_a_name_is_part_of_a_file_name(name):
+    with pytest.raises(ValueError, match=r"name is part of a file's name"):
+        attachment(name=name)
+
+
 def test_a_method_that_is_there_already_is_no_maker():
     model, optimizer = network()
     made = pliant.L2(model, optimizer, strength=0.1)

@@ -13,12 +13,33 @@ from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("lightning", reason="Lightning is not installed: make integrations")
 
+from lightning.fabric import Fabric
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import pliant
-from pliant.integrations.lightning import ContinualBackpropCallback, MethodCallback, UnitResetCallback
-from tests.integrations.killed import METHODS, OFTEN, data, differing, hooks, kill, process, replaced
+from pliant.integrations.lightning import (
+    ContinualBackpropCallback,
+    MethodCallback,
+    PlasticityMonitorCallback,
+    UnitResetCallback,
+)
+from tests.integrations.killed import (
+    METHODS,
+    OFTEN,
+    data,
+    differing,
+    done,
+    hooks,
+    kill,
+    leave,
+    process,
+    ranks,
+    replaced,
+    same_end,
+)
 
 pytestmark = [
     pytest.mark.integrations,
@@ -127,7 +148,7 @@ def loader(size=8):
 
 
 def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
-    """Fit, and leave the weights in a file."""
+    """Fit, and leave the end in a file."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
@@ -139,7 +160,7 @@ def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
     trainer(folder, [callback, *at_step], epochs, **HOW[how]).fit(
         model, loader(), loader(), ckpt_path=last, weights_only=True
     )
-    torch.save(model.state_dict(), f"{folder}/weights.pt")
+    leave(folder, model, callback.method)
     return callback, model
 
 
@@ -151,18 +172,17 @@ def train(how, method, folder, *, kill_at=None, resume=False, epochs=12):
     ],
 )
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(how, method, tmp_path):
-    callback, model = train(how, method, tmp_path / "straight")
-    if isinstance(callback.method, pliant.UnitReset):
-        assert replaced(callback.method) >= 20
+    callback, _ = train(how, method, tmp_path / "straight")
+    assert done(callback.method)
     killed = tmp_path / "killed"
     assert process("test_lightning", f"train({how!r}, {method!r}, {str(killed)!r}, kill_at=61)") == -signal.SIGKILL
     assert (killed / "last.ckpt").exists()
-    assert not (killed / "weights.pt").exists()
+    assert not (killed / "end.pt").exists()
     assert process("test_lightning", f"train({how!r}, {method!r}, {str(killed)!r}, resume=True)") == 0
-    assert differing(model.state_dict(), torch.load(killed / "weights.pt")) == []
+    assert same_end(tmp_path / "straight", killed)
 
 
-def test_without_the_state_a_resumed_run_ends_elsewhere(tmp_path):
+def test_without_the_state_a_resumed_run_ends_elsewhere_and_says_so(tmp_path, caplog):
     """So that the test above cannot pass by chance."""
     _, model = train("automatic", "continual backprop", tmp_path)
     train("automatic", "continual backprop", tmp_path / "half", epochs=6)
@@ -172,6 +192,7 @@ def test_without_the_state_a_resumed_run_ends_elsewhere(tmp_path):
     torch.save(checkpoint, tmp_path / "half" / "last.ckpt")
     _, resumed = train("automatic", "continual backprop", tmp_path / "half", resume=True)
     assert differing(model.state_dict(), resumed.state_dict())
+    assert f"last.ckpt holds no state of {key}, which begins anew" in caplog.text
 
 
 # -- attached while it fits, and no longer -----------------------------------------------------------------------------------
@@ -229,7 +250,9 @@ def test_validation_is_not_recorded():
 def test_what_was_replaced_is_logged():
     model, callback = Net(), ContinualBackpropCallback(**OFTEN)
     seen = []
-    model.on_train_epoch_end = lambda: seen.append(float(model.trainer.callback_metrics["pliant/replaced"]))
+    model.on_train_epoch_end = lambda: seen.append(
+        float(model.trainer.callback_metrics["pliant/ContinualBackprop/replaced"])
+    )
     fit(model, callback, epochs=12, log_every_n_steps=1)
     assert seen[-1] == sum(sum(group["replaced"]) for group in callback.method.stats().values()) >= 40
 
@@ -271,6 +294,51 @@ def test_with_the_older_package_name():
     fitting = older.Trainer(max_epochs=2, callbacks=[callback], enable_checkpointing=False, **quiet)
     fitting.fit(Old(), loader())
     assert list(callback.method.stats()) == ["net.0"]
+
+
+def train_a_rank(folder):
+    torch.set_num_threads(1)
+    seed_everything(0, verbose=False)
+    model, callback = Net(), ContinualBackpropCallback(**OFTEN)
+    fitting = trainer(None, [callback], 12, strategy="ddp", devices=2)
+    fitting.fit(model, loader(4))
+    assert fitting.world_size == 2
+    assert replaced(callback.method) >= 20
+    torch.save(model.state_dict(), f"{folder}/{fitting.global_rank}.pt")
+
+
+def test_two_ranks_replace_the_same_units_and_stay_equal_to_the_bit(tmp_path):
+    ranks("test_lightning", f"train_a_rank({str(tmp_path)!r})")
+    assert differing(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2))) == []
+
+
+class Logged(Logger):
+    """What a tracker is told."""
+
+    name = version = "logged"
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}
+
+    def log_hyperparams(self, *arguments): ...
+
+    def log_metrics(self, metrics, step=None):
+        self.values.setdefault(step, {}).update(metrics)
+
+
+def test_a_monitor_measures_and_tells_the_loggers_of_the_trainer():
+    callback, logged = PlasticityMonitorCallback(every=5), Logged()
+    fit(Net(), callback, logger=logged)
+    assert [row["step"] for row in callback.method.rows if row["group"] == "first"] == [1, 5, 10, 15]
+    assert {1, 5, 10, 15} <= logged.values.keys()
+    assert "pliant/first/dead_share" in logged.values[5]
+
+
+def test_a_monitor_beside_a_method_writes_where_it_is_told(tmp_path):
+    callback = PlasticityMonitorCallback(every=5, to=tmp_path / "measures.csv")
+    fit(Net(), callback, ContinualBackpropCallback(**OFTEN), epochs=12)
+    assert (tmp_path / "measures.csv").read_text().count("\n") == 1 + 2 * 20
 
 
 # -- several methods ---------------------------------------------------------------------------------------------------------
@@ -343,6 +411,44 @@ def test_networks_of_a_gan_are_said_one_by_one():
     for each in (of_generator, of_judge):
         assert list(each.method.stats()) == ["0"]
         assert replaced(each.method) >= 20
+
+
+class Embedding(LightningModule):
+    """An autoencoder of which `forward`, for later use, is a half."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+        self.decoder = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 6))
+
+    def forward(self, x):
+        return self.encoder(x)
+
+    def training_step(self, batch, batch_idx):
+        return (self.decoder(self.encoder(batch[0])) - batch[0]).square().mean()
+
+    configure_optimizers = Net.configure_optimizers
+
+
+def test_where_forward_is_not_all_that_trains_a_warning_says_what_to_do(caplog):
+    with pytest.raises(RuntimeError, match=r"decoder.* never ran with the example inputs and trains now"):
+        fit(Embedding(), ContinualBackpropCallback(**OFTEN))
+    assert "forward of Embedding does not run 'decoder.0.weight'" in caplog.text
+    assert "network=lambda module: nn.Sequential(module.encoder, module.decoder)" in caplog.text
+
+
+def test_several_networks_in_a_row_are_one():
+    callback = ContinualBackpropCallback(network=lambda module: nn.Sequential(module.encoder, module.decoder), **OFTEN)
+    fit(Embedding(), callback, epochs=16)
+    assert list(callback.method.stats()) == ["0.0", "0.2", "1.0"]
+    assert replaced(callback.method) >= 20
+
+
+def test_a_network_that_is_none_is_refused():
+    with pytest.raises(
+        TypeError, match=r"network= returned a list: it is a function of the module that returns a network"
+    ):
+        fit(Embedding(), ContinualBackpropCallback(network=lambda module: [module.encoder], **OFTEN))
 
 
 # -- the example -------------------------------------------------------------------------------------------------------------
@@ -464,6 +570,21 @@ def test_what_does_not_fit_is_one_sentence_and_changes_nothing(model, loader, me
     assert differing(before, model.state_dict()) == []
 
 
+def test_a_strategy_that_holds_the_module_in_something_else_is_refused():
+    class Holds(SingleDeviceStrategy):
+        def setup(self, fitting):
+            super().setup(fitting)
+            self.model = nn.Sequential(self.model)
+
+        def training_step(self, *arguments):
+            return self.lightning_module.training_step(*arguments)
+
+    model = Net()
+    with pytest.raises(ValueError, match=r"Holds holds the module in a Sequential.* Use strategy='ddp'"):
+        fit(model, ContinualBackpropCallback(**OFTEN), strategy=Holds(torch.device("cpu")))
+    assert hooks(model) == 0
+
+
 def test_a_second_model_is_refused():
     callback = ContinualBackpropCallback(**OFTEN)
     fit(Net(), callback)
@@ -510,3 +631,45 @@ def test_a_version_that_it_is_not_tested_with_is_refused(monkeypatch):
     monkeypatch.setattr("pliant.base.install.version", lambda package: "3.1.0")
     with pytest.raises(RuntimeError, match=r'lightning 3\.1\.0 is installed, and .* pip install "lightning>=2\.5,<3"'):
         ContinualBackpropCallback(**OFTEN)
+
+
+# -- Fabric: a loop of one's own ---------------------------------------------------------------------------------------------
+
+
+def fabric_run(folder, *, steps, resume=False):
+    seed_everything(0, verbose=False)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    raw = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    model, optimizer = fabric.setup(raw, torch.optim.Adam(raw.parameters(), lr=0.01))
+    cbp = pliant.ContinualBackprop(raw, optimizer, example_inputs=torch.zeros(2, 6), **OFTEN)
+    state = {"model": model, "optimizer": optimizer, "cbp": cbp}
+    if resume:
+        fabric.load(folder / "state.ckpt", state)
+    x, y = data()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        fabric.backward(cross_entropy(model(x), y))
+        optimizer.step()
+    fabric.save(folder / "state.ckpt", state)
+    return raw, cbp
+
+
+def test_in_a_loop_of_fabric_a_method_is_saved_with_the_rest(tmp_path):
+    straight, cbp = fabric_run(tmp_path, steps=40)
+    assert replaced(cbp) >= 20
+    fabric_run(tmp_path, steps=20)
+    resumed, again = fabric_run(tmp_path, steps=20, resume=True)
+    assert again.stats() == cbp.stats()
+    assert differing(straight.state_dict(), resumed.state_dict()) == []
+
+
+def test_an_optimizer_that_lightning_wraps_is_unwrapped():
+    model = Manual()
+    found = []
+
+    def attach():
+        found.append(pliant.ContinualBackprop(model, model.optimizers(), example_inputs=torch.zeros(2, 6), **OFTEN))
+
+    model.on_train_start = attach
+    fit(model, epochs=6)
+    assert replaced(found[0]) >= 20

@@ -27,8 +27,26 @@ from transformers import (
 )
 
 import pliant
-from pliant.integrations.transformers import ContinualBackpropCallback, MethodCallback, UnitResetCallback
-from tests.integrations.killed import METHODS, OFTEN, data, differing, hooks, kill, process, replaced
+from pliant.integrations.transformers import (
+    ContinualBackpropCallback,
+    MethodCallback,
+    PlasticityMonitorCallback,
+    UnitResetCallback,
+)
+from tests.integrations.killed import (
+    METHODS,
+    OFTEN,
+    data,
+    differing,
+    done,
+    hooks,
+    kill,
+    leave,
+    process,
+    ranks,
+    replaced,
+    same_end,
+)
 
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
 
@@ -93,7 +111,7 @@ def arguments(folder, **settings):
 
 
 def train(how, method, folder, *, kill_at=None, resume=False):
-    """Train, and leave the weights in a file."""
+    """Train, and leave the end in a file."""
     torch.set_num_threads(1)
     set_seed(0)
     model = Net()
@@ -102,7 +120,7 @@ def train(how, method, folder, *, kill_at=None, resume=False):
     at_step = [] if kill_at is None else [KillAt(kill_at)]
     trainer = Trainer(model, arguments(folder, **HOW[how]), train_dataset=Rows(*data()), callbacks=[callback, *at_step])
     trainer.train(resume_from_checkpoint=resume)
-    torch.save(model.state_dict(), f"{folder}/weights.pt")
+    leave(folder, model, callback.method)
     return callback, model
 
 
@@ -115,15 +133,14 @@ def train(how, method, folder, *, kill_at=None, resume=False):
 )
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(how, method, tmp_path):
     """Shuffled batches and dropout included, in the middle of an epoch."""
-    callback, model = train(how, method, tmp_path / "straight")
-    if isinstance(callback.method, pliant.UnitReset):
-        assert replaced(callback.method) >= 20
+    callback, _ = train(how, method, tmp_path / "straight")
+    assert done(callback.method)
     killed = tmp_path / "killed"
     assert process("test_transformers", f"train({how!r}, {method!r}, {str(killed)!r}, kill_at=37)") == -signal.SIGKILL
     assert (killed / "checkpoint-30" / f"pliant-{METHODS[method][0].__name__}.pt").exists()
-    assert not (killed / "weights.pt").exists()
+    assert not (killed / "end.pt").exists()
     assert process("test_transformers", f"train({how!r}, {method!r}, {str(killed)!r}, resume=True)") == 0
-    assert differing(model.state_dict(), torch.load(killed / "weights.pt")) == []
+    assert same_end(tmp_path / "straight", killed)
 
 
 # -- attached while it trains, and no longer ---------------------------------------------------------------------------------
@@ -222,6 +239,30 @@ def test_models_of_transformers(name, tmp_path):
     assert replaced(callback.method) >= 20
 
 
+def train_a_rank(folder):
+    torch.set_num_threads(1)
+    set_seed(0)
+    callback = ContinualBackpropCallback(**OFTEN)
+    settings = {"num_train_epochs": 12, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
+    training = trainer(folder, callback, **settings)
+    training.train()
+    assert training.args.world_size == 2
+    assert replaced(callback.method) >= 20
+    torch.save(training.model.state_dict(), f"{folder}/{training.args.process_index}.pt")
+
+
+def test_two_ranks_replace_the_same_units_and_stay_equal_to_the_bit(tmp_path):
+    ranks("test_transformers", f"train_a_rank({str(tmp_path)!r})")
+    assert differing(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2))) == []
+
+
+def test_a_monitor_measures(tmp_path):
+    callback = PlasticityMonitorCallback(every=5, to=tmp_path / "measures.csv")
+    trainer(tmp_path, callback, ContinualBackpropCallback(**OFTEN)).train()
+    assert [row["step"] for row in callback.method.rows if row["group"] == "first"] == [1, 5, 10, 15]
+    assert (tmp_path / "measures.csv").read_text().count("\n") == 1 + 2 * 4
+
+
 def test_several_methods_at_once_are_saved_apart(tmp_path):
     several = [
         ContinualBackpropCallback(include="first", **OFTEN),
@@ -271,6 +312,16 @@ def frozen():
     return Net().requires_grad_(False)
 
 
+def test_deepspeed_is_refused(tmp_path):
+    callback = ContinualBackpropCallback(**OFTEN)
+    training = trainer(tmp_path, callback)
+    training.args.deepspeed = "settings.json"
+    with pytest.raises(ValueError, match="DeepSpeed shards parameters"):
+        callback.on_train_begin(
+            training.args, training.state, training.control, model=training.model, optimizer=None, train_dataloader=None
+        )
+
+
 def test_a_frozen_model_is_refused(tmp_path):
     model = frozen()
     before = copy.deepcopy(model.state_dict())
@@ -306,6 +357,13 @@ def test_a_checkpoint_without_the_state_is_refused(tmp_path):
         ValueError, match=r"checkpoint-10/pliant-ContinualBackprop\.pt is not there, and training goes on at step 10"
     ):
         resumed(tmp_path, ContinualBackpropCallback(**OFTEN))
+
+
+def test_a_method_may_begin_at_a_checkpoint_that_was_saved_without_it(tmp_path):
+    saved(tmp_path)
+    callback = ContinualBackpropCallback(resume=False, **OFTEN)
+    resumed(tmp_path, callback)
+    assert steps(callback) == 6
 
 
 def test_a_checkpoint_of_other_units_is_refused(tmp_path):
@@ -347,6 +405,10 @@ def test_a_damaged_state_is_refused(tmp_path):
         (lambda: ContinualBackpropCallback(example_inputs=lambda: None), "example_inputs is called with 1 argument"),
         (lambda: ContinualBackpropCallback(name=3), "name must be a text, got 3"),
         (lambda: MethodCallback(pliant.L2), "strength"),
+        (
+            lambda: MethodCallback(pliant.ReDo, resume=True),
+            "resume is the folder of a checkpoint, False or None, got True",
+        ),
     ],
 )
 def test_bad_settings_are_refused_at_construction(make, message):

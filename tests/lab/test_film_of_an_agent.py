@@ -180,6 +180,34 @@ def test_a_model_acts_as_it_predicts(models, kind, settings, tmp_path):
     assert film(tmp_path / "model.zip", seed=2)[-1].words == f"step {steps}   return {steps}"
 
 
+@pytest.mark.parametrize(
+    ("policy", "environment", "settings"),
+    [
+        ("CnnPolicy", lambda: envs().FakeImageEnv(screen_height=36, screen_width=36, n_channels=3), {}),
+        ("MultiInputPolicy", lambda: envs().SimpleMultiObsEnv(), {}),
+        ("MlpPolicy", lambda: gymnasium.make("Pendulum-v1"), {"use_sde": True}),
+    ],
+)
+def test_policies_of_images_and_mappings_and_with_noise_of_their_own_act_as_they_predict(
+    models, policy, environment, settings, tmp_path
+):
+    from pliant.integrations.sb3.saved import saved_policy
+
+    environment = environment()
+    model = models.PPO(policy, environment, n_steps=16, batch_size=8, device="cpu", seed=0, **settings)
+    model.save(tmp_path / "model.zip")
+    act = saved_policy(tmp_path / "model.zip", environment, "it")
+    for seed in range(5):
+        seen = environment.reset(seed=seed)[0]
+        np.testing.assert_array_equal(act(seen), model.predict(seen, deterministic=True)[0])
+
+
+def envs():
+    from stable_baselines3.common import envs
+
+    return envs
+
+
 def test_a_model_of_another_environment_is_named(models, tmp_path):
     trained(models, "PPO", tmp_path / "model.zip", n_steps=64)
     with pytest.raises(LabError, match=r"model.zip \(ActorCriticPolicy\) is not of Pendulum-v1, with observations Box"):

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -59,6 +60,11 @@ class Gust:
     strength: float
 
 
+class Place(NamedTuple):
+    across: float
+    up: float
+
+
 class WindyWalk(Walk):
     """It remembers in objects, lists of objects, deques, sets, mappings, members of an Enum and generators of several kinds."""
 
@@ -66,15 +72,51 @@ class WindyWalk(Walk):
         super().__init__()
         self.winds, self.mood, self.gust = [Wind(self), Wind(self)], Mood.CALM, Gust(0.1)
         self.legacy, self.visits, self.huge = np.random.RandomState(3), {(0, 1): {2, 3}}, 2**90
-        self.name = np.array(["left", "right"])
+        self.name, self.place = np.array(["left", "right"]), Place(0.0, 0.5)
 
     def noise(self):
         self.mood = Mood.WILD if self.winds[0].blow() > 0 else Mood.CALM
         self.huge = self.huge * 5 % 2**97
         self.visits[0, 1] = {int(self.huge % 7)}
         self.name = self.name[::-1].copy()
-        self.gust = Gust(self.gust.strength * 0.9 + 0.01 * (self.name[0] == "left") + 0.001 * sum(self.visits[0, 1]))
+        self.place = Place(self.place.up, -0.9 * self.place.across + 0.1)
+        self.gust = Gust(
+            self.place.up + self.gust.strength * 0.9 + 0.01 * (self.name[0] == "left") + 0.001 * sum(self.visits[0, 1])
+        )
         return self.gust.strength + self.winds[1].blow() * self.mood.value + self.legacy.normal()
+
+
+class Phases(Walk):
+    """After some steps it holds an object of another class."""
+
+    def __init__(self):
+        super().__init__()
+        self.phase, self.steps = Gust(0.5), 0
+
+    def noise(self):
+        self.steps += 1
+        if self.steps == 400:
+            self.phase = Place(0.5, 0.5)
+        return self.np_random.normal()
+
+
+class Buffered(Walk):
+    """It writes all of its observations into one array."""
+
+    def __init__(self):
+        super().__init__()
+        self.buffer = np.zeros(2)
+
+    def seen(self):
+        self.buffer[:] = super().seen()
+        return self.buffer
+
+
+class Sampling(Walk):
+    """It draws from its own space of actions."""
+
+    def noise(self):
+        return float(self.action_space.sample()[0])
 
 
 def _counter():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.rl.environments import FrictionSchedule, MujocoBatch, RewiredCartPole
+from pliant.rl.environments import FrictionSchedule, GymnasiumBatch, MujocoBatch, RewiredCartPole
 from pliant.rl.environments.single import RewiredCart, SlipperyBody
 from pliant.rl.ppo import PPO, Settings, preset
 
@@ -50,6 +50,14 @@ def test_an_odd_option_of_the_carts(name):
 def test_an_odd_option_of_the_bodies(name):
     def make(**options):
         return MujocoBatch(**{"body": "hopper", **options})
+
+    assert sum(refused(make, name, odd) for odd in ODD) >= 10
+
+
+@pytest.mark.parametrize("name", ["environment", "seeds", "copies"])
+def test_an_odd_option_of_environments_of_gymnasium(name):
+    def make(**options):
+        return GymnasiumBatch(**{"environment": "CartPole-v1", **options})
 
     assert sum(refused(make, name, odd) for odd in ODD) >= 10
 
@@ -213,6 +221,10 @@ def bodies():
     return MujocoBatch("hopper", seeds=[0, 1])
 
 
+def environments():
+    return GymnasiumBatch("CartPole-v1", seeds=[0, 1], copies=2)
+
+
 def agents():
     settings = preset("modern", rollout_steps=16, minibatch_size=16, hidden=(6, 5), epochs=1)
     return PPO(RewiredCartPole(seeds=[0, 1], copies=2), settings)
@@ -228,7 +240,7 @@ def advance(thing):
         thing.step(np.ones((2, 2), int))
 
 
-@pytest.mark.parametrize(("make", "least"), [(carts, 25), (bodies, 40), (agents, 200)])
+@pytest.mark.parametrize(("make", "least"), [(carts, 25), (bodies, 40), (environments, 15), (agents, 200)])
 def test_a_damaged_state_is_refused_in_a_sentence_and_changes_nothing(make, least):
     thing, other = make(), make()
     advance(thing)

@@ -6,16 +6,16 @@ ranks       in how many directions the features vary
 weights     how large weights and gradients are
 updates     how far a step moves the weights of a unit
 diagnosing  all of them, on the units of a model: batches, checkpoints and references find what is measured, watch and
-            activations record one forward, trial_step tries a step of the optimizer, measuring computes a group's row,
-            diagnosis is the table
+            activations record one forward, trial_step tries a step of the optimizer, measuring computes a group's row
+            (rows), diagnosis is the table
+monitor     the same while a network trains: in_passing records, alarms says what is worth a word, destinations writes
 fresh       networks as a model was before it trained
 probe       the definition itself: does the network learn worse than a fresh copy?
-monitor     the same while a network trains: in_passing records, alarms says what is worth a word, destinations writes
 """
 
 from pliant.base.deprecation import renamed
 from pliant.diagnostics.diagnosing import diagnose
-from pliant.diagnostics.diagnosis import Diagnosis, GroupDiagnosis, NetworkDiagnosis
+from pliant.diagnostics.diagnosis import Diagnosis, NetworkDiagnosis
 from pliant.diagnostics.features import feature_norm, features
 from pliant.diagnostics.health import (
     FLAT_ENDS,
@@ -31,6 +31,7 @@ from pliant.diagnostics.health import (
 from pliant.diagnostics.monitor import Monitor
 from pliant.diagnostics.probe import Comparison, Probe, TaskProbe, probe_plasticity
 from pliant.diagnostics.ranks import approximate_rank, effective_rank, rank, singular_values, srank, stable_rank
+from pliant.diagnostics.rows import GroupDiagnosis
 from pliant.diagnostics.updates import stagnant, update_ratio, volatile
 from pliant.diagnostics.weights import gradient_norm, weight_magnitude
 

@@ -112,12 +112,18 @@ class _Wandb(Destination):
 
 class _File(Destination, ABC):
     def __init__(self, path: Path) -> None:
-        self.path, self._mine = path, False
+        self.path, self._mine, self._told = path, False, False
 
     def write(self, rows: Sequence[Row], values: Mapping[str, float], step: int) -> None:
-        if not self._mine:
-            self.go_on([])
-        self._add(rows)
+        """A disk that is full ends no training: it is said once, and the rows stay in memory."""
+        try:
+            if not self._mine:
+                self.go_on([])
+            self._add(rows)
+        except OSError as error:
+            if not self._told:
+                log.warning("step %d is not written to %s: %s", step, self.path, error.strerror or error)
+            self._told = True
 
     def go_on(self, rows: Sequence[Row]) -> None:
         """What another run left at the path is kept, under another name; what was written after the state that this one goes on

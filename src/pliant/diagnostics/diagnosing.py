@@ -6,7 +6,7 @@ activity   recorded at the same taps, behind activation, pooling and dropout, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from pliant.diagnostics.batches import Batches, batches_of
 from pliant.diagnostics.checkpoints import State, with_state
 from pliant.diagnostics.diagnosis import Diagnosis, NetworkDiagnosis
 from pliant.diagnostics.measuring import measured
-from pliant.diagnostics.references import Reference, reference_of
+from pliant.diagnostics.references import Reference, none_because, reference_of
 from pliant.diagnostics.sharpness import sharpness_of
 from pliant.diagnostics.trial_step import TrialStep, optimizers_of, trial_step
 from pliant.diagnostics.watch import watch
@@ -139,7 +139,9 @@ def diagnose(
         return replace(own, remarks=[*own.remarks, beside.note])
     try:
         other = found(beside.network, beside.name, prefix_of(network))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:
+        if is_a(reference, str) and reference == "fresh":  # nobody asked for it by name
+            return replace(own, remarks=[*own.remarks, none_because(error)])
         error.add_note(
             f"diagnose: this is of the {beside.name} network beside the model; leave it out with reference=None"
         )
@@ -155,7 +157,10 @@ def _check_loss(batches: Batches, loss: Callable[..., Tensor] | None, needed_by:
     for name, given in needed_by.items():
         if given and loss is None:
             raise ValueError(f"diagnose: {name} needs loss=..., such as torch.nn.functional.cross_entropy")
-    if loss is not None and batches.targets is None and len(batches.examples) > 1:
+    alone = batches.targets is None and not all(
+        is_a(each, Mapping) for each in batches.examples
+    )  # those hold their labels
+    if loss is not None and alone and len(batches.examples) > 1:
         raise ValueError("diagnose: loss=... is of one output; give x as one batch, not a list, or give the targets y")
 
 

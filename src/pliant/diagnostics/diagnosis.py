@@ -6,79 +6,14 @@ The measures of the whole network (the loss, a trial step, sharpness) follow in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import isnan
 from typing import Any
 
-from pliant.base.deprecation import renamed_attributes
 from pliant.base.tables import Cells, Table, aligned, bars
+from pliant.diagnostics.alarms import alarms_of
+from pliant.diagnostics.rows import GRADIENT_TAU, RANKS, SHARED, TITLES, GroupDiagnosis
 from pliant.units.map import UnitMap
-
-
-@renamed_attributes({"linearised": "linearized"})
-@dataclass(frozen=True)
-class GroupDiagnosis:
-    """One group of hidden units. Counts are of units; None where a measure does not apply, or no activity was recorded."""
-
-    group: str
-    run: int | None  # of a stack
-    activation: str | None  # function that computed the recorded activity; None if it was no single one
-    units: int
-    n: int  # recorded examples times positions
-    columns: int  # recorded features: units times columns per unit
-    dead: int | None
-    dormant_by_firing: int | None
-    dormant_by_activity: int | None
-    dormant_by_gradient: int | None
-    saturated: int | None
-    linearized: int | None
-    not_finite: int | None
-    effective_rank: float | None
-    srank: float | None
-    stable_rank: float | None
-    feature_norm: float | None
-    weight_magnitude: float
-    gradient_norm: float | None
-    saturation: float | None = None  # share of the activity at a flat end
-    preactivation_std: float | None = None
-    weight_growth: float | None = None  # mean |w| over that of the reference
-    update_ratio: float | None = None
-    stagnant: int | None = None
-    volatile: int | None = None
-
-    @property
-    def capped(self) -> bool:
-        """Whether there were too few examples for the features to have their full rank."""
-        return self.n < self.columns
-
-
-GRADIENT_TAU = 0.01  # of GraMa, as published
-
-TITLES = {  # field -> title, in the order of the table
-    "activation": "activation",
-    "units": "units",
-    "n": "n",
-    "dead": "dead",
-    "dormant_by_firing": "dormant",
-    "dormant_by_activity": "ReDo",
-    "dormant_by_gradient": "GraMa",
-    "saturated": "saturated",
-    "saturation": "at ends",
-    "preactivation_std": "std of z",
-    "linearized": "linearized",
-    "effective_rank": "effective rank",
-    "srank": "srank",
-    "stable_rank": "stable rank",
-    "weight_magnitude": "mean |w|",
-    "weight_growth": "growth",
-    "feature_norm": "|features|",
-    "gradient_norm": "|gradient|",
-    "update_ratio": "update",
-    "stagnant": "stagnant",
-    "volatile": "volatile",
-}
-SHARED = ("activation", "units", "n", "weight_growth")  # of a group, not of a network: not repeated for the reference
-RANKS = ("effective_rank", "srank", "stable_rank")
 
 
 @dataclass(frozen=True)
@@ -120,6 +55,17 @@ class Diagnosis(Table):
     name: str = "model"  # in tables
     remarks: Sequence[str] = ()
 
+    def alarms(self) -> list[str]:
+        """What passes a threshold of `pliant.diagnostics.alarms`, and does not in the reference."""
+        said: list[str] = []
+        word = "at the start" if self.reference is None else f"in the {self.reference.name} network"
+        for row, other in self._pairs():
+            beside = row if other is None else other
+            also = [measure for measure, _ in alarms_of(other, other)] if other is not None else []
+            found = [each for each in alarms_of(row, beside, word) if each[0] not in also or each[0] == "not_finite"]
+            said += [f"{_name(row)}: {text}" for _, text in found]
+        return said
+
     # -- for programs -------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +75,7 @@ class Diagnosis(Table):
             "network": asdict(self.network),
             "rows": [asdict(row) for row in self.rows],
             "reference": None if self.reference is None else self.reference.to_dict(),
+            "alarms": self.alarms(),
             "notes": list(self.table()[1]),
         }
 
@@ -193,7 +140,7 @@ class Diagnosis(Table):
             notes.append(
                 f"*: n, smaller than the number of features ({', '.join(capped)}), caps the ranks: give more examples"
             )
-        notes += [f"{_name(row)}: {row.not_finite} units are NaN or inf" for row in self.rows if row.not_finite]
+        notes += self.alarms()
         left = len({name for each in self.units.skipped for name in each.parameters})
         return [*notes, *([f"{left} parameters are in no group: print(diagnosis.units)"] if left else [])]
 
@@ -217,6 +164,3 @@ def _shown_number(value: float | str | None) -> str:
 def _number(row: GroupDiagnosis | None, name: str) -> float | None:
     value = None if row is None else getattr(row, name)
     return None if value is None else float(value)
-
-
-assert TITLES.keys() <= {each.name for each in fields(GroupDiagnosis)}

@@ -51,10 +51,16 @@ class FreshNetworks:
         }
         self._buffers = dict(_beside(self._model, set(self._held)))
         self._build = self._way(fresh)
+        self._last: tuple[int, nn.Module] | None = None
         self._refuse_trained([self.draw(0), self.draw(1)])
 
     def draw(self, seed: int) -> nn.Module:
         """A network drawn under `seed`, in the model's modes, on its device. Global random states stay as they were."""
+        if self._last is None or self._last[0] != seed:
+            self._last = seed, self._drawn(seed)
+        return copied(self._last[1])
+
+    def _drawn(self, seed: int) -> nn.Module:
         devices = {each.device for each in self._model.parameters() if each.device.type == "cuda"}
         with random_state(devices=devices), other_random_states():
             torch.manual_seed(seed)

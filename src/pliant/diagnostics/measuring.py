@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pliant.diagnostics.activations import RECTIFIERS, Activation
-from pliant.diagnostics.diagnosis import GRADIENT_TAU, GroupDiagnosis
 from pliant.diagnostics.features import feature_norm, wide
 from pliant.diagnostics.health import (
     FLAT_ENDS,
@@ -25,6 +24,7 @@ from pliant.diagnostics.health import (
     share_of_layer,
 )
 from pliant.diagnostics.ranks import effective_rank, singular_values, srank, stable_rank
+from pliant.diagnostics.rows import GRADIENT_TAU, GroupDiagnosis
 from pliant.diagnostics.trial_step import TrialStep
 from pliant.diagnostics.updates import stagnant, update_ratio, volatile
 from pliant.diagnostics.watch import ForwardRecord

@@ -27,9 +27,10 @@ from pliant.base.saving import count_in, counts_in, entry
 from pliant.base.tables import Cells, Table, curves
 from pliant.diagnostics.alarms import alarms_of
 from pliant.diagnostics.destinations import To, destinations
-from pliant.diagnostics.diagnosis import TITLES, Diagnosis, GroupDiagnosis
+from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.in_passing import Passing
 from pliant.diagnostics.measuring import measured, movement
+from pliant.diagnostics.rows import TITLES, GroupDiagnosis
 from pliant.diagnostics.watch import ForwardRecord
 from pliant.diagnostics.weights import weight_magnitude
 from pliant.engine.attached import (
@@ -135,6 +136,7 @@ class Monitor(Attached, Table):
         self._destinations = destinations(to)
         self.steps = [0] * len(self.optimizers)
         self.rows: list[dict[str, Any]] = []
+        self._started = set[int]()  # optimizers of which there is a first measurement
         self._told = set[tuple[str, int | None, str]]()
         self._told_unseen = False
         self._sizes = {group.name: self._size(group) for group in self.groups}
@@ -144,8 +146,8 @@ class Monitor(Attached, Table):
         self._found: dict[Optimizer, list[GroupDiagnosis]] = {}
         with self._or_nothing_left():
             self._follow_steps()
-            for number_, each in enumerate(self.optimizers):
-                self._prepare(number_, each)
+            for place, each in enumerate(self.optimizers):
+                self._prepare(place, each)
 
     # -- around a step ------------------------------------------------------------------------------------------------
 
@@ -168,27 +170,34 @@ class Monitor(Attached, Table):
 
     def _ended(self, optimizer: Optimizer) -> None:
         if self._steps_by_itself:
-            self.step(optimizer)
+            self._count(self.optimizers.index(optimizer), optimizer)
 
     @uncompiled
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Count a step of `optimizer`, or of all, and measure it if it is time. Runs after `optimizer.step()`."""
-        for number_, each in enumerate(self.optimizers):
-            if optimizer is not None and inner(optimizer) is not each:
-                continue
-            outcome = self._clocks[each].ask()
+        for place, each in enumerate(self.optimizers):
+            if optimizer is None or inner(optimizer) is each:
+                self._count(place, each)
+
+    def _count(self, place: int, optimizer: Optimizer) -> None:
+        """An optimizer has stepped."""
+        outcome = self._clocks[optimizer].ask()
+        if self._late:
             self._settle()
-            self.steps[number_] += len(self._late.pop(number_))
-            if isinstance(outcome, Tensor) and self._is_on(each):
-                outcome = bool(outcome)  # a measured step waits for the device anyway
-            if isinstance(outcome, Tensor):
-                self._late.add(number_, outcome, [None])
-                self._unsettled.add(number_)
-            elif outcome:
-                self.steps[number_] += 1
-                self._take(number_, each)
-            self._forget(each)
-            self._prepare(number_, each)
+            self.steps[place] += len(self._late.pop(place))
+        on = self._is_on(optimizer)
+        if isinstance(outcome, Tensor) and on:
+            outcome = bool(outcome)  # a measured step waits for the device anyway
+        if isinstance(outcome, Tensor):
+            self._late.add(place, outcome, [None])
+            self._unsettled.add(place)
+        elif outcome:
+            self.steps[place] += 1
+            if on:
+                self._take(place, optimizer)
+        if on:
+            self._forget(optimizer)
+        self._prepare(place, optimizer)
 
     def _settle(self) -> None:
         self._late.settle()
@@ -197,20 +206,19 @@ class Monitor(Attached, Table):
     def _is_on(self, optimizer: Optimizer) -> bool:
         return optimizer in self._passing and self._passing[optimizer].on
 
-    def _is_due(self, number_: int, step: int) -> bool:
+    def _is_due(self, place: int, step: int) -> bool:
         """The first step too: there is something to compare with from the start."""
-        started = any(row["optimizer"] == number_ for row in self.rows)
-        return not started or step % self.every == 0
+        return place not in self._started or step % self.every == 0
 
-    def _prepare(self, number_: int, optimizer: Optimizer) -> None:
+    def _prepare(self, place: int, optimizer: Optimizer) -> None:
         """Record what comes, if the next step is to be measured."""
         passing = self._passing.get(optimizer)
         if passing is None or not self._ranks.leads:
             return
-        owed = len(self._late.owed.get(number_, ())) + (number_ in self._unsettled)
-        if self._is_due(number_, self.steps[number_] + owed + 1):
+        owed = len(self._late.owed.get(place, ())) + (place in self._unsettled)
+        if self._is_due(place, self.steps[place] + owed + 1):
             passing.start()
-        else:
+        elif passing.on:
             passing.stop()
 
     @torch.no_grad()
@@ -232,15 +240,13 @@ class Monitor(Attached, Table):
         ]
 
     @torch.no_grad()
-    def _take(self, number_: int, optimizer: Optimizer) -> None:
+    def _take(self, place: int, optimizer: Optimizer) -> None:
         """A step was taken: keep what was measured of it, with how far it moved the weights."""
-        if not self._is_on(optimizer):
-            return
         if optimizer not in self._found:
             self._measure(optimizer)  # no hook saw the step
         found, before = self._found[optimizer], self._before.get(optimizer, {})
-        step = self.steps[number_]
-        if not self._is_due(number_, step):
+        step = self.steps[place]
+        if not self._is_due(place, step):
             return
         if before:
             found = [replace(row, **self._moved(row, before)) for row in found]
@@ -249,9 +255,10 @@ class Monitor(Attached, Table):
             log.warning(
                 "step %d: no forward in training mode with gradients came before it, so it shows no activity", step
             )
-        rows = [{"step": step, "optimizer": number_, **asdict(row)} for row in found]
+        rows = [{"step": step, "optimizer": place, **asdict(row)} for row in found]
         self._say(step, found)
         self.rows += rows
+        self._started.add(place)
         for each in self._destinations:
             each.write(rows, _values(found), step)
 
@@ -335,7 +342,7 @@ class Monitor(Attached, Table):
 
     def state_dict(self) -> dict[str, Any]:
         self._settle()
-        owed = [len(self._late.owed.get(number_, ())) for number_ in range(len(self.steps))]
+        owed = [len(self._late.owed.get(place, ())) for place in range(len(self.steps))]
         return {
             "format": FORMAT,
             "fingerprint": self.plan.fingerprint(),
@@ -354,14 +361,15 @@ class Monitor(Attached, Table):
         sizes = {name: [float(size) for size in state["sizes"][name]] for name in self._sizes}
         told = {(str(group), None if run is None else int(run), str(measure)) for group, run, measure in state["told"]}
         self.steps, self._sizes, self._told, self.rows = steps, sizes, told, rows
+        self._started = {row["optimizer"] for row in rows}
         self._unsettled.clear()
-        self._late.clear({number_: [None] * count for number_, count in enumerate(owed) if count})
+        self._late.clear({place: [None] * count for place, count in enumerate(owed) if count})
         for each in self._destinations if self._ranks.leads else ():
             each.go_on(rows)
-        for number_, each in enumerate(self.optimizers):
+        for place, each in enumerate(self.optimizers):
             self._forget(each)
             if self._handles or not self._steps_by_itself:
-                self._prepare(number_, each)
+                self._prepare(place, each)
 
     # -- for readers --------------------------------------------------------------------------------------------------
 

@@ -71,14 +71,17 @@ def _fresh(model: nn.Module, examples: Sequence[Any]) -> Found:
         return Found(None, "", "no fresh network beside it: the model lies on several devices; give reference=...")
     try:
         drawn = FreshCopy(model).draw(SEED)
-    except ValueError as error:
-        return Found(
-            None, "", f"no fresh network beside it, give reference=a function that builds one: {shortened(error, 160)}"
-        )
+    except Exception as error:  # resets are anybody's code
+        return Found(None, "", none_because(error))
     note = (
         "fresh: a new network beside it, drawn by the modules' own resets; another initialization: reference=a function"
     )
     return Found(_like(model, drawn, examples), "fresh", note)
+
+
+def none_because(error: Exception) -> str:
+    """The remark of a diagnosis that stands alone, although a fresh network was looked for."""
+    return f"no fresh network beside it, give reference=a function that builds one: {shortened(error, 160)}"
 
 
 def _like(model: nn.Module, new: nn.Module, examples: Sequence[Any]) -> nn.Module:

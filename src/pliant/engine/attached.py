@@ -257,8 +257,11 @@ def _steps_parameters(given: object) -> bool:
     return isinstance(given, Optimizer) or (alike and not isinstance(given, type))
 
 
+_HOOKS = "_optimizer_step_post_hooks"  # where torch keeps them
+
+
 def _takes_hooks(optimizer: Optimizer) -> bool:
-    return hasattr(optimizer, "_optimizer_step_post_hooks")
+    return hasattr(optimizer, _HOOKS)
 
 
 def _no_optimizer(name: str, given: object) -> str:
@@ -282,8 +285,8 @@ def wrapped(optimizer: object) -> tuple[str, Optimizer] | None:
 
 
 def inner(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside a wrapper that is called an `Optimizer` and has none of its hooks, such as Accelerate's."""
-    while not _takes_hooks(optimizer) and (found := wrapped(optimizer)) is not None:
+    """The optimizer inside wrappers that are called an `Optimizer` and have no hooks of their own: Accelerate's, Lightning's."""
+    while _HOOKS not in getattr(optimizer, "__dict__", ()) and (found := wrapped(optimizer)) is not None:
         optimizer = found[1]
     return optimizer
 

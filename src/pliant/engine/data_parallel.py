@@ -84,3 +84,9 @@ def _refuse_shards(model: nn.Module) -> None:
                 f"'{name}' is sharded ({type(module).__name__}): resetting units needs whole rows and columns on every rank. Use "
                 f"DistributedDataParallel"
             )
+    for name, parameter in model.named_parameters():
+        if type(parameter).__name__ == "DTensor" or type(parameter.data).__name__ == "DTensor":
+            raise ValueError(
+                f"'{name}' is a DTensor, of which a rank may hold a part: resetting units needs whole rows and columns on every "
+                f"rank. Use DistributedDataParallel"
+            )

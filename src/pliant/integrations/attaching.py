@@ -100,6 +100,8 @@ class Attachment:
     ) -> None:
         self.maker, self.settings, self._owner = method, dict(settings), owner
         self.name = name_of(method) if name is None else text("name", name)
+        if {*self.name} & {*"/\\:"}:
+            raise ValueError(f"name is part of a file's name, which holds no / \\ or :, got {shown(self.name)}")
         _try(method, self.settings, {"attach": "", **(ours or {})})
         self.method: Attached | None = None  # after training, as it was when it was detached
         self.is_attached = False

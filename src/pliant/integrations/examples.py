@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pliant.base.arguments import called_with
 
@@ -21,13 +22,29 @@ Example = Callable[[Any], Any] | Any
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def check_example(example: Any) -> Any:
+def check_example(example: Example) -> Example:
     """`example_inputs=` of an adapter: an example, or a function of a batch. Raises `TypeError` for another function."""
-    return called_with("example_inputs", example, "batch") if is_function(example) else example
+    return called_with("example_inputs", example, "batch") if callable(example) else example
 
 
-def is_function(example: Any) -> bool:
-    return callable(example)
+def example_for(given: Example, batch: Callable[[], Any], network: nn.Module, device: torch.device) -> Any:
+    """What was given, or what the function that was given or `example_of` takes out of a batch, on `device`."""
+    if given is None:
+        return moved(example_of(batch(), network), device)
+    return moved(given(batch()) if callable(given) else given, device)
+
+
+def moved(example: Any, device: torch.device) -> Any:
+    """The same with its tensors on `device`.
+
+    >>> moved({"x": (torch.ones(1), 3)}, torch.device("meta"))
+    {'x': (tensor(..., device='meta', size=(1,)), 3)}
+    """
+    if isinstance(example, Mapping):
+        return {name: moved(each, device) for name, each in cast(Mapping[str, Any], example).items()}
+    if type(example) in (list, tuple):
+        return type(example)(moved(each, device) for each in example)
+    return example.to(device) if isinstance(example, Tensor) else example
 
 
 def example_of(batch: Any, network: nn.Module) -> Any:
@@ -50,11 +67,11 @@ def example_of(batch: Any, network: nn.Module) -> Any:
 
 @contextmanager
 def of_first_batch(given: Example) -> Generator[None]:
-    """What is raised inside is told where the example came from, if none was given."""
+    """What is raised inside on the example is told where that came from, if none was given."""
     try:
         yield
     except Exception as error:
-        if given is None:
+        if given is None and "example inputs" in str(error):
             error.add_note(f"The example inputs are what forward takes of the first batch. {_OTHERWISE}")
         raise
 

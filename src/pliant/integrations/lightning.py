@@ -11,6 +11,7 @@ method, and `ckpt_path=` goes on from it. See docs/integrations.md.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -19,17 +20,19 @@ from typing import Any, Unpack, cast
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pliant.base.arguments import called_with
+from pliant.base.arguments import called_with, is_a, shown
 from pliant.base.install import check_tested, how_to_install
+from pliant.diagnostics.monitor import Monitor
 from pliant.engine.unit_reset import UnitReset
 from pliant.integrations.attaching import Attachment, Method, Settings
-from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
+from pliant.integrations.examples import Example, check_example, example_for, of_first_batch
 from pliant.methods import ContinualBackprop
 
-_NAMES = (
-    "lightning.pytorch",
-    "pytorch_lightning",
-)  # one library under two names; what is imported already is what is used
+log = logging.getLogger("pliant")
+
+_SEVERAL = "Several: network=lambda module: nn.Sequential(module.encoder, module.decoder)"
+
+_NAMES = ("lightning.pytorch", "pytorch_lightning")  # of one library: that which is imported already, or the first
 _Lightning: Any
 try:
     _Lightning = import_module(next((name for name in _NAMES if name in sys.modules), _NAMES[0]))
@@ -43,7 +46,7 @@ except ImportError:
 class MethodCallback(_Lightning.Callback):
     """Any method while Lightning fits, such as `MethodCallback(pliant.L2, strength=1e-4)`.
 
-    Logs `pliant/replaced`, units so far, every `log_every_n_steps` of the Trainer, for methods that reset units.
+    Logs `pliant/ReDo/replaced`, units so far under the method's name, every `log_every_n_steps`, where it resets units.
 
     Args:
         method: `method(model, optimizers, example_inputs=..., **settings)` builds it, with all optimizers of the Trainer.
@@ -83,18 +86,31 @@ class MethodCallback(_Lightning.Callback):
         if self._attachment.is_attached:
             return
         network = self._network(pl_module)
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = {"to": [*trainer.loggers]}
         if self._attachment.takes_example:
-            settings["example_inputs"] = self._example_of(batch, network)
-        if isinstance(trainer.strategy.model, DistributedDataParallel):
-            settings["process_group"] = trainer.strategy.model.process_group
+            settings["example_inputs"] = example_for(self._example, lambda: batch, network, pl_module.device)
+        wrapped, strategy = trainer.strategy.model, type(trainer.strategy).__name__
+        if isinstance(wrapped, DistributedDataParallel):
+            settings["process_group"] = wrapped.process_group
+        elif wrapped is not None and getattr(wrapped, "_orig_mod", wrapped) is not pl_module:
+            raise ValueError(
+                f"{strategy} holds the module in a {type(wrapped).__name__}: methods need whole parameters on every "
+                f"rank. Use strategy='ddp'"
+            )
+        if trainer.ckpt_path and self._attachment.state_dict() is None:
+            log.warning("%s holds no state of %s, which begins anew", trainer.ckpt_path, self.state_key)
         with of_first_batch(self._example):
-            self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
+            method = self._attachment.attach(network, trainer.optimizers, of=pl_module, run=trainer, **settings)
+        if isinstance(method, UnitReset) and method.plan.unreached and self._network_of is None:
+            names, kind = ", ".join(map(repr, method.plan.unreached)), type(pl_module).__name__
+            log.warning(
+                "forward of %s does not run %s. If training_step does, say so with network=. %s", kind, names, _SEVERAL
+            )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(self.method, UnitReset) and trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
             replaced = sum(sum(group["replaced"]) for group in self.method.stats().values())
-            pl_module.log("pliant/replaced", float(replaced))
+            pl_module.log(f"pliant/{self._attachment.name}/replaced", float(replaced))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._attachment.detach()
@@ -118,18 +134,18 @@ class MethodCallback(_Lightning.Callback):
 
     def _network(self, module: Any) -> nn.Module:
         if self._network_of is not None:
-            return self._network_of(module)
+            network = self._network_of(module)
+            if not is_a(network, nn.Module):
+                raise TypeError(
+                    f"network= returned {shown(network)}: it is a function of the module that returns a network. {_SEVERAL}"
+                )
+            return network
         if type(module).forward is _Lightning.LightningModule.forward and self._attachment.takes_example:
             raise ValueError(
                 f"{type(module).__name__} defines no forward, so it is not known what to run to find its units: say which "
-                f"network trains, {type(self).__name__}(network=lambda module: module.net)"
+                f"network trains, {type(self).__name__}(network=lambda module: module.net). {_SEVERAL}"
             )
         return module
-
-    def _example_of(self, batch: Any, network: nn.Module) -> Any:
-        if is_function(self._example):
-            return self._example(batch)
-        return example_of(batch, network) if self._example is None else self._example
 
 
 UnitResetCallback = MethodCallback  # as it is called for Stable-Baselines3
@@ -153,3 +169,24 @@ class ContinualBackpropCallback(MethodCallback):
     ) -> None:
         given = cast(dict[str, Any], settings)
         super().__init__(ContinualBackprop, example_inputs=example_inputs, network=network, name=name, **given)
+
+
+class PlasticityMonitorCallback(MethodCallback):
+    """`pliant.Monitor` while Lightning fits: measures of the training batch at every so many optimizer steps.
+
+    Args:
+        example_inputs, network, name: see `MethodCallback`, and what is raised.
+        settings: of `pliant.Monitor` (`every`, `to`, `warn`, ...), with its defaults, but that `to` is the Trainer's loggers.
+
+    `callback.method.rows` holds what was measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        example_inputs: Example = None,
+        network: Callable[[Any], nn.Module] | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(Monitor, example_inputs=example_inputs, network=network, name=name, **settings)

@@ -12,20 +12,22 @@ steps that a GradScaler skips need nothing. The state goes into each checkpoint 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset
 
+from pliant.base.arguments import is_a, shown
 from pliant.base.install import check_tested, how_to_install
 from pliant.base.process import other_random_states, random_state
 from pliant.base.saving import StrPath, load_state, save_state
+from pliant.diagnostics.monitor import Monitor
 from pliant.integrations.attaching import Attachment, Method, Settings, names_in
-from pliant.integrations.examples import Example, check_example, example_of, is_function, of_first_batch
+from pliant.integrations.examples import Example, check_example, example_for, of_first_batch
 from pliant.methods import ContinualBackprop
 
 _Transformers: Any
@@ -45,7 +47,8 @@ class MethodCallback(_Transformers.TrainerCallback):
         method: `method(model, optimizer, example_inputs=..., **settings)` builds it.
         example_inputs: what the model is run on to find its units, or a function of a batch of two rows that returns it. By
             default what its forward takes of such a batch. Needed for a dataset without rows (`IterableDataset`).
-        resume: the checkpoint folder to go on from, where it is not `checkpoint-STEP` in `output_dir`.
+        resume: the checkpoint folder to go on from, where it is not `checkpoint-STEP` in `output_dir`; False begins anew at a
+            checkpoint that was saved without the method.
         name: part of the name of its file; two callbacks of one method need two names.
         settings: of the method.
 
@@ -59,12 +62,12 @@ class MethodCallback(_Transformers.TrainerCallback):
         method: Method,
         *,
         example_inputs: Example = None,
-        resume: StrPath | None = None,
+        resume: StrPath | Literal[False] | None = None,
         name: str | None = None,
         **settings: Any,
     ) -> None:
         check_tested("transformers", "5", "6")
-        self._example, self._resume = check_example(example_inputs), resume
+        self._example, self._resume = check_example(example_inputs), _checked(resume)
         self._attachment = Attachment(method, settings, owner=type(self).__name__, name=name)
 
     @property
@@ -90,14 +93,19 @@ class MethodCallback(_Transformers.TrainerCallback):
                 f"two callbacks of this Trainer are named '{self._attachment.name}', so that their files could not be told "
                 f"apart: give one of them another name, {type(self).__name__}(..., name=...)"
             )
+        if args.deepspeed:
+            raise ValueError(
+                "DeepSpeed shards parameters or their optimizer's state: methods need both whole. Train without it"
+            )
         self._attachment.detach()  # a train() that raised left it attached
-        if state.global_step:
+        if state.global_step and self._resume is not False:
             self._attachment.stash(load_state(self._file_to_resume(args, state)))
-        elif not self._attachment.trains(model):
-            self._attachment.start_over()  # `model_init`, a search over hyperparameters
+        elif state.global_step or not self._attachment.trains(model):
+            self._attachment.start_over()  # also `model_init`, a search over hyperparameters
         settings: dict[str, Any] = {}
         if self._attachment.takes_example:
-            settings["example_inputs"] = self._example_of(train_dataloader, model, args.device)
+            found = example_for(self._example, lambda: _batch(train_dataloader), model, args.device)
+            settings["example_inputs"] = found
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             settings["process_group"] = dist.group.WORLD
         with of_first_batch(self._example):
@@ -117,12 +125,12 @@ class MethodCallback(_Transformers.TrainerCallback):
 
     def _file_to_resume(self, args: Any, state: Any) -> Path:
         """Ours, in the folder that the Trainer goes on from, of which callbacks are not told."""
-        folder = _folder(args, state) if self._resume is None else Path(self._resume)
+        folder = Path(self._resume or _folder(args, state))
         if not self._file(folder).is_file():
             raise ValueError(
                 f"{self._file(folder)} is not there, and training goes on at step {state.global_step}. Say where the checkpoint "
                 f"is with {type(self).__name__}(..., resume=folder), go on from an earlier one if this was being written when "
-                f"training ended, or take this callback out if it was not there then"
+                f"training ended, or begin anew here with resume=False if the method was not there then"
             )
         history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
         if history != state.log_history:
@@ -134,32 +142,28 @@ class MethodCallback(_Transformers.TrainerCallback):
 
     # -- the example -------------------------------------------------------------------------------------------------
 
-    def _example_of(self, loader: Any, model: nn.Module, device: Any) -> Any:
-        if self._example is not None and not is_function(self._example):
-            return self._example
-        rows = loader.dataset
-        if isinstance(rows, IterableDataset) or not hasattr(rows, "__getitem__"):
-            kind = type(cast(object, rows)).__name__
-            raise ValueError(
-                f"the training set, a {kind}, has no rows to take out without moving it on: say what "
-                f"the model is run on with example_inputs=..."
-            )
-        with random_state(), other_random_states():  # collators may draw
-            batch = _to(device, loader.collate_fn([rows[number] for number in range(min(2, len(rows)))]))
-        return example_of(batch, model) if self._example is None else self._example(batch)
+
+def _batch(loader: Any) -> Any:
+    """Two rows of the training set."""
+    rows = loader.dataset
+    if isinstance(rows, IterableDataset) or not hasattr(rows, "__getitem__"):
+        kind = type(cast(object, rows)).__name__
+        raise ValueError(
+            f"the training set, a {kind}, has no rows to take out without moving it on: say what the model is run on with "
+            f"example_inputs=..."
+        )
+    with random_state(), other_random_states():  # collators may draw
+        return loader.collate_fn([rows[number] for number in range(min(2, len(rows)))])
+
+
+def _checked(resume: object) -> Any:
+    if resume is None or resume is False or is_a(resume, (str, PathLike)):
+        return resume
+    raise TypeError(f"resume is the folder of a checkpoint, False or None, got {shown(resume)}")
 
 
 def _folder(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def _to(device: Any, batch: Any) -> Any:
-    """Its tensors on `device`."""
-    if isinstance(batch, Mapping):
-        return {name: _to(device, each) for name, each in cast(Mapping[str, Any], batch).items()}
-    if isinstance(batch, list | tuple):
-        return [_to(device, each) for each in cast(list[Any], batch)]
-    return batch.to(device) if isinstance(batch, Tensor) else batch
 
 
 UnitResetCallback = MethodCallback  # as it is called for Stable-Baselines3
@@ -177,9 +181,30 @@ class ContinualBackpropCallback(MethodCallback):
         self,
         *,
         example_inputs: Example = None,
-        resume: StrPath | None = None,
+        resume: StrPath | Literal[False] | None = None,
         name: str | None = None,
         **settings: Unpack[Settings],
     ) -> None:
         given = cast(dict[str, Any], settings)
         super().__init__(ContinualBackprop, example_inputs=example_inputs, resume=resume, name=name, **given)
+
+
+class PlasticityMonitorCallback(MethodCallback):
+    """`pliant.Monitor` while a Trainer trains: measures of the training batch at every so many optimizer steps.
+
+    Args:
+        example_inputs, resume, name: see `MethodCallback`, and what is raised.
+        settings: of `pliant.Monitor` (`every`, `to`, `warn`, ...), with its defaults.
+
+    `callback.method.rows` holds what was measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        example_inputs: Example = None,
+        resume: StrPath | Literal[False] | None = None,
+        name: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(Monitor, example_inputs=example_inputs, resume=resume, name=name, **settings)

@@ -23,7 +23,8 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
 
     Args:
         hidden: sizes of the hidden layers; `()` is the linear learner.
-        step_size, optimizer, activation, weight_decay, noise_std, dropout, normalization: see `OnlineEnsemble`.
+        step_size: by default 0.01 for labels and 0.003 for numbers.
+        optimizer, activation, weight_decay, noise_std, dropout, normalization: see `OnlineEnsemble`.
         replacement_rate, maturity_threshold, decay_rate, utility, init: continual backpropagation, see there; rate 0: none.
         normalize: standardize inputs by their running mean and variance, with decay rate `normalize_decay`
             (`pliant.online.standardize`).
@@ -43,6 +44,7 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
     """
 
     loss = "cross_entropy"
+    usual_step_size = 0.01
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn from X (examples, features) and labels y, one example after the other, in this order.

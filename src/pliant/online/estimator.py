@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -76,6 +75,7 @@ class OnlineEstimator(Generic[Score]):
     """What `OnlineClassifier` and `OnlineRegressor` share."""
 
     loss: ClassVar[str]
+    usual_step_size: ClassVar[float]
     _tags: ClassVar[set[str]] = set()  # for River
     _stream: Stream[Score] | None = None
 
@@ -83,7 +83,7 @@ class OnlineEstimator(Generic[Score]):
         self,
         hidden: Sequence[int] = (64, 64),
         *,
-        step_size: float = 0.01,
+        step_size: float | None = None,
         optimizer: settings.Optimizer = "sgd",
         activation: settings.Activation = "relu",
         weight_decay: float = 0.0,
@@ -227,7 +227,7 @@ class OnlineEstimator(Generic[Score]):
             stream = self._begin(columns or list(range(rows.shape[1])), shape)
         else:
             self._ready(stream)
-            self._check_columns(stream, rows, columns)
+            rows = self._in_columns(stream, rows, columns)
         refuse_unusable(rows, nan_too=stream.nan_too)
         self._check_many(stream, answers, classes)
         self._stream = stream
@@ -243,7 +243,7 @@ class OnlineEstimator(Generic[Score]):
         stream = self._stream
         self._ready(stream)
         rows, columns = table(X)
-        self._check_columns(stream, rows, columns)
+        rows = self._in_columns(stream, rows, columns)
         refuse_unusable(rows, nan_too=stream.nan_too)
         return stream, stream.inputs(rows, np.empty(rows.shape, stream.network.dtype), keep=False)
 
@@ -314,7 +314,7 @@ class OnlineEstimator(Generic[Score]):
             "network": stream.network.state_dict(),
             "inputs": stream.inputs.state_dict(),
             "targets": stream.targets.state_dict(),
-            "score": deepcopy(vars(stream.score)),
+            "score": stream.score.state_dict(),
             "seen": stream.seen,
             "restarts": stream.restarts,
         }
@@ -323,21 +323,33 @@ class OnlineEstimator(Generic[Score]):
         """Load what an estimator with the same arguments gave. Raises `ValueError`, with nothing changed, for anything else."""
         if not isinstance(state, Mapping) or state.get("format") != FORMAT:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"this is no state of format {FORMAT} of an online estimator: load what state_dict() gave")
-        names = ("features", "labels", "network", "inputs", "targets", "score", "seen", "restarts")
-        for name in names:
-            if name not in state:
-                raise ValueError(f"the state lacks '{name}': load what state_dict() gave")
-        labels, sizes = list(state["labels"]), [int(size) for size in state["network"].get("sizes", ())]
-        if len(sizes) < 2 or sizes[0] != len(state["features"]) or bool(labels) != (self.loss == "cross_entropy"):
-            raise ValueError(
-                f"the state is of another estimator than this {type(self).__name__}: load what its state_dict() gave"
+        kinds = {
+            "features": list,
+            "labels": list,
+            "network": Mapping,
+            "inputs": Mapping,
+            "targets": Mapping,
+            "score": Mapping,
+        }
+        for name in (*kinds, "seen", "restarts"):
+            if name not in state or (name in kinds and not isinstance(state[name], kinds[name])):
+                raise ValueError(f"the state lacks '{name}', or it is of another kind: load what state_dict() gave")
+        labels = list(state["labels"])
+        try:
+            outputs = len(labels) if self.loss == "cross_entropy" else int(state["network"]["sizes"][-1])
+            restarts = settings.whole("'restarts' of the state", state["restarts"], least=0)
+            stream = self._begin(
+                state["features"], labels if self.loss == "cross_entropy" else outputs, restarts=restarts
             )
-        stream = self._begin(state["features"], labels or sizes[-1], restarts=int(state["restarts"]))
-        stream.network.load_state_dict(state["network"])
-        for name in ("inputs", "targets"):
-            getattr(stream, name).load_state_dict(state[name])
-        vars(stream.score).update(deepcopy(state["score"]))
-        stream.seen = int(state["seen"])
+            stream.network.load_state_dict(state["network"])
+            stream.inputs.load_state_dict(state["inputs"])
+            stream.targets.load_state_dict(state["targets"])
+            stream.score.load_state_dict(state["score"])
+            stream.seen = settings.whole("'seen' of the state", state["seen"], least=0)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"the state is not that of an {type(self).__name__} with these arguments: {error}"
+            ) from None
         self._stream = stream
 
     def __repr__(self, **_: Any) -> str:
@@ -372,8 +384,14 @@ class OnlineEstimator(Generic[Score]):
             outputs=outputs,
             seed=streams.stream_key(seed, "restart", restarts) if restarts else seed,
             loss=self.loss,
-            **{name: getattr(self, name) for name in NETWORK},
+            **self._settings(NETWORK),
         )
+
+    def _settings(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names} | {"step_size": self._step_size()}
+
+    def _step_size(self) -> Any:
+        return self.usual_step_size if self.step_size is None else self.step_size
 
     def _begin(self, names: Sequence[Any], shape: list[Any] | int, restarts: int = 0) -> Stream[Score]:
         """A stream before its first example, of features and either labels or a number of outputs."""
@@ -423,7 +441,7 @@ class OnlineEstimator(Generic[Score]):
                 f"fit, which begins anew, or clone the estimator"
             )
         self._read_missing(stream)
-        stream.network.change(**{name: getattr(self, name) for name in RULES})
+        stream.network.change(**self._settings(RULES))
         stream.given = given
 
     def _diverged(self, stream: Stream[Score]) -> None:
@@ -443,20 +461,26 @@ class OnlineEstimator(Generic[Score]):
 
     def _remedy(self) -> str:
         scale = "" if self.normalize else ", or let normalize=True scale the features"
-        return f"Lower step_size from {self.step_size:g}{scale}, and begin anew with fit or a clone"
+        return f"Lower step_size from {self._step_size():g}{scale}, and begin anew with fit or a clone"
 
-    def _check_columns(self, stream: Stream[Score], rows: Rows, columns: list[Any] | None) -> None:
+    def _in_columns(self, stream: Stream[Score], rows: Rows, columns: list[Any] | None) -> Rows:
+        """The rows with their columns in the order of the features that were learned, by name where there are names."""
         known = stream.features.names
         if rows.shape[1] != len(known):
             raise ValueError(
                 f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting {len(known)} features as input"
             )
-        if columns is not None and columns != known and not all(isinstance(name, int) for name in known):
-            at = next(j for j, (mine, theirs) in enumerate(zip(known, columns, strict=True)) if mine != theirs)
+        if columns is None or columns == known or known == list(range(len(known))):
+            return rows
+        places = {name: j for j, name in enumerate(columns)}
+        unknown = [name for name in known if name not in places]
+        if unknown:
+            stranger = next(name for name in columns if name not in stream.features.places)
             raise ValueError(
-                f"The feature names should match those that were learned, in the same order: column {at} is "
-                f"{columns[at]!r}, not {known[at]!r}; learn_one takes features in any order"
+                f"The feature names should match those that were learned: X has no column {unknown[0]!r}, but {stranger!r}; "
+                f"learn_one takes features that come and go"
             )
+        return np.ascontiguousarray(rows[:, [places[name] for name in known]])
 
     def _learn_some(
         self, stream: Stream[Score], x: Array, targets: Array, labels: Array, weights: Array | None

@@ -35,6 +35,7 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
     """
 
     loss = "squared_error"
+    usual_step_size = 0.003
 
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Learn from X (examples, features) and y (examples[, columns]), one example after the other, in this order.

@@ -11,6 +11,8 @@ they equal their mean, which may differ from them in its last bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,27 @@ def determination(
     return found if y.shape[1] > 1 else np.full_like(found, np.nan)
 
 
-class RunningAccuracy:
+class RunningScore:
+    """What running scores share: their numbers as state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return deepcopy(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises `ValueError`, with nothing changed, for numbers that no such score has."""
+        held = {name: np.array(state.get(name, ()), np.float64) for name in vars(self)}
+        for name, mine in vars(self).items():
+            if (
+                held[name].shape != np.shape(mine)
+                or not np.isfinite(held[name]).all()
+                or (held[name] < 0).any() > (name == "mean")
+            ):
+                raise ValueError(f"'{name}' of the score in the state is not what state_dict() gave")
+        for name, mine in vars(self).items():
+            setattr(self, name, held[name] if isinstance(mine, np.ndarray) else float(held[name]))
+
+
+class RunningAccuracy(RunningScore):
     """Share of the examples so far that were predicted rightly, weighted."""
 
     def __init__(self) -> None:
@@ -63,7 +85,7 @@ class RunningAccuracy:
         return self.hits / self.weight if self.weight > 0 else float("nan")
 
 
-class RunningDetermination:
+class RunningDetermination(RunningScore):
     """R^2 of the examples so far, weighted; sums of squares around the mean are kept up to date as in Chan et al., 1983."""
 
     def __init__(self, outputs: int) -> None:

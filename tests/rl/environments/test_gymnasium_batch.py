@@ -15,7 +15,7 @@ from gymnasium import spaces, wrappers
 from pliant.base.saving import load_state, save_state
 from pliant.rl.environments import Continuous, Discrete, GymnasiumBatch
 from pliant.rl.environments.gymnasium_copies import AllAtOnce
-from tests.rl.gymnasium_environments import Hidden, Shared, Telling, Walk, WindyWalk
+from tests.rl.gymnasium_environments import Buffered, Hidden, Phases, Sampling, Shared, Telling, Walk, WindyWalk
 
 SEEDS = [0, 7]
 
@@ -109,6 +109,17 @@ def test_an_agent_alone_sees_what_it_sees_in_a_stack_and_copies_differ():
             np.testing.assert_array_equal(a[1:], b)
     starts = GymnasiumBatch("CartPole-v1", seeds=range(4), copies=4).observations.reshape(16, 4)
     assert len(np.unique(starts, axis=0)) == 16
+
+
+@pytest.mark.parametrize("given", [lambda: Walk, lambda: Sampling, lambda: vector("NextStep", make=Sampling)])
+def test_the_same_seeds_repeat(given):
+    one, other = (GymnasiumBatch(given(), seeds=SEEDS) for _ in range(2))
+    assert_same(walked(one), walked(other))
+    np.testing.assert_equal(one.state_dict(), other.state_dict())
+
+
+def test_an_environment_may_write_over_its_observations():
+    assert_same(walked(GymnasiumBatch(Buffered, copies=3)), walked(GymnasiumBatch(Walk, copies=3)))
 
 
 def test_a_number_that_is_not_finite_ends_the_episode():
@@ -206,7 +217,7 @@ walk = Walk()
 REFUSED = {
     "an unknown id": (given("CartPol-v1"), r"gymnasium makes no environment 'CartPol-v1': .*`CartPole`"),
     "a module that is not there": (given("nowhere:It-v0"), "gymnasium makes no environment 'nowhere:It-v0'"),
-    "a number": (given(3), "3 is no environment: give an id such as 'CartPole-v1'"),
+    "a number": (given(3), "3 is no environment: .* an id such as 'CartPole-v1'"),
     "None": (given(None), "None is no environment"),
     "a list": (given([Walk()]), "a list is no environment"),
     "a function of nothing": (given(lambda: 3), "made 3, and no gymnasium.Env"),
@@ -232,6 +243,7 @@ REFUSED = {
         given(seeing(spaces.Box(-1, 1, (3,)), np.zeros(2))),
         r"an observation has shape \(2,\), and its observation_space says \(3,\)",
     ),
+    "no space": (given(type("Bare", (gymnasium.Env,), {})), "Bare has no observation_space"),
     "as before gymnasium": (
         given(type("Old", (Walk,), {"reset": lambda self, seed=None: np.zeros(2)})),
         r"Old: reset\(\) gave a ndarray, and not \(observation, info\)",
@@ -251,6 +263,31 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(name):
 def test_actions_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"CartPole-v1: actions of shape \(2,\); here they are of shape \(1, 2\)"):
         GymnasiumBatch("CartPole-v1", copies=2).step(np.zeros(2, int))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda step: (step[0], step[1], step[2], {}), r"Odd: step\(\) gave 4 values, and not \(observation, reward"),
+        (lambda step: (step[0], None, *step[2:]), r"Odd: step\(\) gave the reward None, and not"),
+        (lambda step: (step[0], np.zeros(2), *step[2:]), r"Odd: step\(\) gave the reward a ndarray, and not"),
+        (
+            lambda step: (np.zeros(5), *step[1:]),
+            r"an observation has shape \(5,\), and its observation_space says \(2,\)",
+        ),
+    ],
+)
+def test_a_step_of_another_kind_is_refused(given, said):
+    odd = type("Odd", (Walk,), {"step": lambda self, action: given(Walk.step(self, action))})
+    with pytest.raises(ValueError, match=said):
+        walked(GymnasiumBatch(odd), 3)
+
+
+def test_a_reward_may_be_an_array_of_one_number():
+    odd = type(
+        "Odd", (Walk,), {"step": lambda self, a: (lambda s: (s[0], np.array([s[1]]), *s[2:]))(Walk.step(self, a))}
+    )
+    assert_same(walked(GymnasiumBatch(odd)), walked(GymnasiumBatch(Walk)))
 
 
 # -- states --------------------------------------------------------------------------------------------------------------
@@ -274,6 +311,7 @@ EXACT = {
     "objects": WindyWalk,
     "wrappers": wrapped,
     "asked": Telling,
+    "its space": Sampling,
 }
 EXACT_OF_ONE = {
     "an environment": Walk,
@@ -310,6 +348,57 @@ def test_one_environment_and_those_of_a_vector_go_on_to_the_bit(name, tmp_path, 
     assert resumed_equals_uninterrupted(lambda: GymnasiumBatch(EXACT_OF_ONE[name]()), tmp_path / "s.pt", caplog) >= 5
 
 
+class Market(Walk):
+    """It reads a large array, which stays the same, and a table that cannot be read, and samples from a space of its own."""
+
+    def __init__(self, changes=False):
+        super().__init__()
+        self.prices, self.table, self.changes = np.sin(np.arange(20_000.0)), Table(), changes
+        self.extra = spaces.Discrete(5, seed=3)
+
+    def noise(self):
+        if self.changes:
+            self.prices[7] += 1
+        return self.prices[int(1000 * abs(self.x)) % 20_000] + self.table.held["a"] * int(self.extra.sample())
+
+
+class Table:
+    """An object without attributes, as tables of compiled libraries are."""
+
+    __slots__ = ("held",)
+
+    def __init__(self):
+        self.held = {"a": 0.5}
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("changes", [False, True])
+def test_large_arrays_and_tables_are_left_out_where_they_are_as_in_a_new_environment(changes, anew, tmp_path, caplog):
+    def begin():
+        return GymnasiumBatch((lambda: Market(changes)) if anew else Market(changes), seeds=SEEDS if anew else [0])
+
+    assert resumed_equals_uninterrupted(begin, tmp_path / "state.pt", caplog) >= 5
+    assert ((tmp_path / "state.pt").stat().st_size > 150_000) == changes
+
+
+def test_a_table_that_changes_cannot_be_saved(caplog):
+    batch = GymnasiumBatch(Market)
+    assert batch.state_dict()["remembered"] is not None
+    batch._copies.remembered[0].table.held["a"] = 0.75
+    assert batch.state_dict()["remembered"] is None
+    assert "Market: what it remembers cannot be saved (environment.table is a Table)" in caplog.text
+
+
+def test_a_state_that_could_not_be_put_back_is_not_saved(caplog):
+    batch = GymnasiumBatch(Phases)
+    walked(batch, 200)
+    assert batch.state_dict()["remembered"] is not None
+    assert not caplog.records
+    walked(batch, 200)
+    assert batch.state_dict()["remembered"] is None
+    assert "there is a Gust where it had a Place" in caplog.text
+
+
 class Changing(gymnasium.Wrapper):
     """Another friction in each episode."""
 
@@ -331,7 +420,7 @@ def test_a_body_of_gymnasium_goes_on_to_the_bit_with_the_friction_of_its_episode
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Hidden, r"Hidden: what it remembers cannot be saved \(environment\[0\].hidden is a generator\)"),
+        (Hidden, r"Hidden: what it remembers cannot be saved \(environment.hidden is a generator\)"),
         (Shared, r"Shared: .* \(it goes on in another way when its attributes are put back\)"),
     ],
 )

@@ -144,9 +144,9 @@ def test_agents_that_refuse_a_state_keep_the_episodes_that_they_are_in():
 
 def test_what_is_no_environment_is_refused_in_a_sentence():
     for given, said in (
-        (3, "PPO: int lacks agents, copies, .* nor an environment of gymnasium"),
-        ([Walk()], "PPO: list lacks agents"),
-        ("MlpPolicy", "gymnasium makes no environment 'MlpPolicy'"),
+        (3, "3 is no environment: give one of pliant.rl.environments.* an id such as 'CartPole-v1'"),
+        ([Walk()], "a list is no environment: .* gymnasium.vector.SyncVectorEnv of such functions"),
+        ("MlpPolicy", "PPO: 'MlpPolicy' comes first in Stable-Baselines3; here it is PPO"),
         (lambda: 3, "made 3, and no gymnasium.Env"),
     ):
         with pytest.raises((TypeError, ValueError), match=said):

@@ -86,19 +86,12 @@ class Tasks:
         return Task(self._with_targets(self._smooth(generator)), self.loss)
 
     def loss(self, output: Any, targets: Any) -> Tensor:
-        if self._given is not None:
-            return _one(self._given(output, targets))
-        own = getattr(output, "loss", None) if targets is None else None
-        if isinstance(own, Tensor):
-            return _one(own)
-        if targets is None:
-            raise ValueError(
-                "the model returns no .loss, and there are no targets: give loss=, or targets, (model, x, y)"
-            )
-        found = _tensor(output)
-        if not targets.is_floating_point():
-            return functional.cross_entropy(_classes_second(found, targets), targets.long())
-        return functional.mse_loss(found, targets.to(found.dtype).reshape(found.shape))
+        return self.loss_of(self._given)(output, targets)
+
+    @staticmethod
+    def loss_of(given: Loss | None) -> Loss:
+        """What is minimized: the loss that is given, or the one that output and targets suggest."""
+        return _suggested if given is None else lambda output, targets: _one(given(output, targets))
 
     def _fits(self, targets: Any) -> None:
         """Raise unless a default loss can be computed of such targets."""
@@ -150,6 +143,18 @@ class Tasks:
         columns = like[0].numel() // max(1, x.shape[0] // self.data.count)
         found = _functions(x, columns, generator).reshape(self.data.count, *like.shape[1:]).to(like)
         return found if real is None else real.mean() + real.std() * found
+
+
+def _suggested(output: Any, targets: Any) -> Tensor:
+    own = getattr(output, "loss", None) if targets is None else None
+    if isinstance(own, Tensor):
+        return _one(own)
+    if targets is None:
+        raise ValueError("the model returns no .loss, and there are no targets: give loss=, or targets, (model, x, y)")
+    found = _tensor(output)
+    if not targets.is_floating_point():
+        return functional.cross_entropy(_classes_second(found, targets), targets.long())
+    return functional.mse_loss(found, targets.to(found.dtype).reshape(found.shape))
 
 
 def _functions(x: Tensor, count: int, generator: torch.Generator) -> Tensor:

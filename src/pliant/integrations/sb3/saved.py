@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import (
     is_image_space,  # pyright: ignore[reportUnknownVariableType]
@@ -55,10 +56,8 @@ def saved_policy(path: StrPath, environment: Any, name: str, *, trust: bool = Fa
         raise ValueError(f"{path} is damaged, or no model of Stable-Baselines3: its policy is none")
     if issubclass(kind, ActorCriticPolicy):
         arguments = {"use_sde": bool(data.get("use_sde")), **cast(dict[str, Any], arguments)}
-    space = environment.observation_space
-    if is_image_space(space) and not is_image_space_channels_first(space):
-        space = VecTransposeImage.transpose_space(space)  # as Stable-Baselines3 does before it trains
     try:
+        space = _channels_first(environment.observation_space)
         policy: Any = cast(Any, kind)(space, environment.action_space, _constant, **arguments)
         policy.load_state_dict(weights)
     except Exception as error:  # whatever a policy raises for spaces of another kind, and torch for other shapes
@@ -67,6 +66,15 @@ def saved_policy(path: StrPath, environment: Any, name: str, *, trust: bool = Fa
             f"{environment.action_space}: {shortened(error, 200)}"
         ) from error
     return _acting(policy)
+
+
+def _channels_first(space: Any) -> Any:
+    """As Stable-Baselines3 has images before it trains."""
+    if isinstance(space, spaces.Dict):
+        held = cast(Mapping[str, Any], space.spaces)
+        return spaces.Dict({name: _channels_first(each) for name, each in held.items()})
+    is_last = is_image_space(space) and not is_image_space_channels_first(space)
+    return VecTransposeImage.transpose_space(space) if is_last else space
 
 
 def _constant(progress: float) -> float:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
-from pliant.lab.errors import LabError
+from pliant.base.choices import shown
+from pliant.lab.errors import LabError, unknown
 
 
 def search_in(folder: str) -> None:
@@ -35,3 +40,30 @@ def module_of_file(file: Path, what: str = "experiment") -> ModuleType:
         sys.modules[name] = module  # before it runs: dataclasses and pydantic look their module up
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+def function_of(address: str, what: str) -> Callable[..., Any]:
+    """The function or class at `path/to/file.py:name` or `package.module:name`. Its file is run, with its folder searched for
+    what it imports. Raises LabError where there is none; `what` it is said to give."""
+    place, _, name = address.rpartition(":")
+    if not place or not name:
+        raise LabError(f"{shown(address)} names no function: write path/to/file.py:function, or module:function")
+    if place.endswith(".py"):
+        file = Path(place).resolve()
+        search_in(str(file.parent))
+        module = module_of_file(file, what)
+    else:
+        search_in(os.getcwd())
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise LabError(f"no module {shown(place)} for the {what}: {error}") from None
+    found = getattr(module, name, None)
+    if not callable(found):
+        own = [
+            each
+            for each, item in vars(module).items()
+            if callable(item) and getattr(item, "__module__", "") == module.__name__
+        ]
+        raise unknown(f"function or class in {place}", name, own)
+    return cast(Callable[..., Any], found)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -29,7 +30,7 @@ from pliant.rl.environments.base import ActionSpace, Discrete, Floats, Transitio
 from pliant.rl.environments.counts import check_counts, one_seed_each
 from pliant.rl.environments.gymnasium_copies import AllAtOnce, Copies, OneByOne, mode_of
 from pliant.rl.environments.gymnasium_spaces import Actions, Observations
-from pliant.rl.environments.gymnasium_state import NotSaved, put_back, read
+from pliant.rl.environments.gymnasium_state import NotSaved, digests, put_back, read
 from pliant.rl.environments.options import refuse_other_settings
 from pliant.streams import generator
 
@@ -58,13 +59,18 @@ class GymnasiumBatch:
     def __init__(self, environment: Any, *, seeds: Sequence[int] = (0,), copies: int | None = None) -> None:
         self.seeds = one_seed_each(seeds)
         check_counts(self.seeds, {} if copies is None else {"copies": copies}, least={})
-        self._copies, self._twin, self.name = _made(environment, self.seeds, copies)
-        self.copies = self._copies.count // self.agents
+        self._made = made = _made(environment, self.seeds, copies)
+        self._copies, self.name, self.copies = made.copies, made.name, made.copies.count // self.agents
         self._observed = Observations(self._copies.observation_space, self.name)
         self._acted = Actions(self._copies.action_space, self.name)
         self._exact: bool | None = None  # whether putting a state back is; None until it is tried
+        self._spare: Copies | None = None  # that states are tried on
+        self._fresh: Mapping[str, bytes] = {}  # digests of an environment that is newly made, or as it was given
         self._waiting: tuple[int, Floats] | None = None  # steps and observations of a state whose episodes cannot go on
         self._begin(0)
+        if not made.anew:
+            with suppress(NotSaved):  # which is said when a state is asked for
+                self._fresh = digests(self._copies.remembered[0], "environment")
 
     @property
     def agents(self) -> int:
@@ -97,10 +103,14 @@ class GymnasiumBatch:
 
     def _begin(self, steps: int) -> None:
         """Begin new episodes in all copies."""
+        found = self._copies.reset(self._seeds(steps))
+        self._now, self._steps, self._waiting = self._shaped(self._observed.rows(found)), steps, None
+
+    def _seeds(self, steps: int) -> list[int]:
+        """Of the resets of all copies after so many steps."""
         places = [(seed, copy) for seed in self.seeds for copy in range(self.copies)]
         drawn = [generator(seed, "reset of an environment", copy, steps) for seed, copy in places]
-        found = self._copies.reset([int(each.integers(2**31)) for each in drawn])
-        self._now, self._steps, self._waiting = self._shaped(self._observed.rows(found)), steps, None
+        return [int(each.integers(2**31)) for each in drawn]
 
     def step(self, actions: NDArray[Any], /) -> Transition:
         """Take a step everywhere; `actions` (agents, copies), or (agents, copies, size), in [-1, 1] where they are bounded."""
@@ -115,15 +125,17 @@ class GymnasiumBatch:
             self._begin(self._waiting[0])
         led = self._copies.step(self._acted.given(np.asarray(actions).reshape(self._copies.count, *shape[2:])))
         self._steps += 1
-        self._now = self._shaped(self._observed.rows(led.begun))
         reached = self._observed.rows(led.observations)
+        self._now = self._shaped(reached if led.begun is led.observations else self._observed.rows(led.begun))
         return Transition(*map(self._shaped, (reached, led.rewards, led.terminated, led.truncated)))
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
         return values.reshape(self.agents, self.copies, *values.shape[1:])
 
     def close(self) -> None:
-        self._copies.close()
+        for each in (self._copies, self._spare):
+            if each is not None:
+                each.close()
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -166,9 +178,10 @@ class GymnasiumBatch:
         if self._exact is False:
             return None
         try:
-            plain = read(self._copies.remembered, "environment")
             if self._exact is None:
                 self._try()
+            plain = _plain(self._copies, self._fresh)
+            self._check(plain)
         except NotSaved as error:
             _log.warning(
                 "%s: what it remembers cannot be saved (%s): agents that are loaded go on with new episodes",
@@ -180,18 +193,48 @@ class GymnasiumBatch:
             self._exact = True
         return plain
 
+    def _check(self, plain: Any) -> None:
+        """Put each into another environment, begun alike. Raises `NotSaved` where it cannot be, as after a change of objects."""
+        spare, seeds = cast(Copies, self._spare), self._seeds(0)
+        with random_state(), other_random_states():
+            for number, each in enumerate(plain["list"]):
+                try:
+                    spare.reset(seeds[number : number + spare.count])
+                    put_back({"list": [each]}, spare.remembered)
+                except Exception as error:  # whatever an environment raises on a reset
+                    raise NotSaved(str(error)) from error
+
     def _try(self) -> None:
         """Put one environment into the state of another and step both. Raises `NotSaved` where they differ."""
+        digests(self._copies.remembered[0], "environment")  # what cannot even be compared is named before any is made
         try:
             with random_state(), other_random_states():
-                equal = _go_on_alike(self._twin(), self._twin(), self._acted)
+                one, other = self._made.another(), self._made.another()
+                fresh = _digests(other) if self._made.anew else self._fresh
+                equal = _go_on_alike(one, other, self._acted, fresh)
+        except NotSaved:
+            raise
         except Exception as error:  # of an environment of any kind, that may be none to have twice
             raise NotSaved(f"trying it raised {type(error).__name__}: {shortened(error)}") from error
         if not equal:
             raise NotSaved("it goes on in another way when its attributes are put back")
+        self._fresh, self._spare = fresh, other
 
 
-def _go_on_alike(one: Copies, other: Copies, acted: Actions) -> bool:
+def _plain(copies: Copies, fresh: Mapping[str, bytes]) -> Any:
+    return {"list": [read(each, "environment", fresh) for each in copies.remembered]}
+
+
+def _digests(copies: Copies) -> dict[str, bytes]:
+    """Of what is the same after two resets."""
+    found: list[dict[str, bytes]] = []
+    for seed in range(2):
+        copies.reset([seed] * copies.count)
+        found.append(digests(copies.remembered[0], "environment"))
+    return dict(found[0].items() & found[1].items())
+
+
+def _go_on_alike(one: Copies, other: Copies, acted: Actions, fresh: Mapping[str, bytes]) -> bool:
     draws = np.random.default_rng(0)
     seeds = list(range(one.count))
 
@@ -204,14 +247,13 @@ def _go_on_alike(one: Copies, other: Copies, acted: Actions) -> bool:
         each.reset(seeds)
     for _ in range(BEFORE):
         one.step(actions())
-    put_back(read(one.remembered, "environment"), other.remembered)
+    put_back(_plain(one, fresh), other.remembered)
     alike = True
     for _ in range(AFTER):
         chosen = actions()
         led = zip(one.step(chosen), other.step(chosen), strict=True)
         alike = alike and all(np.array_equal(mine, its) for mine, its in led)
-    for each in (one, other):
-        each.close()
+    one.close()
     return alike
 
 
@@ -220,7 +262,8 @@ def _go_on_alike(one: Copies, other: Copies, acted: Actions) -> bool:
 
 class _Made(NamedTuple):
     copies: Copies
-    twin: Callable[[], Copies]  # makes others of the same kind, to try things on
+    another: Callable[[], Copies]  # of the same kind, to try things on
+    anew: bool  # whether that is made as the first was, and is no copy of it
     name: str
 
 
@@ -251,15 +294,16 @@ def _made(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
                 f"{_name(one)} is one environment, and {len(seeds)} agents with {copies or 1} copies each need {count}: give a "
                 f"function that makes one, such as lambda: gymnasium.make({_name(one)!r}), or the id"
             )
-        return _Made(OneByOne([one]), lambda: OneByOne([deepcopy(one)]), _name(one))
+        return _Made(OneByOne([one]), lambda: OneByOne([deepcopy(one)]), False, _name(one))
     if isinstance(given, str | EnvSpec):
         make: Callable[[], Any] = partial(_by_id, given)
     elif callable(given):
         make = given
     else:
         raise TypeError(
-            f"{shown(given)} is no environment: give an id such as 'CartPole-v1', an environment of gymnasium, a function that "
-            f"makes one, or a gymnasium.vector.VectorEnv"
+            f"{shown(given)} is no environment: give one of pliant.rl.environments, or with their interface "
+            f"(docs/environments.md), an environment of gymnasium, an id such as 'CartPole-v1', a function that makes one, or, "
+            f"for several, a gymnasium.vector.SyncVectorEnv of such functions"
         )
     made = [make() for _ in range(count)]
     for each in made:
@@ -267,7 +311,7 @@ def _made(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
             raise TypeError(f"{shown(given)} made {shown(each)}, and no gymnasium.Env")
     if len({id(each) for each in made}) < count:
         raise ValueError(f"{shown(given)} gave the same environment twice: it has to make a new one at each call")
-    return _Made(OneByOne(made), lambda: OneByOne([make()]), _name(made[0]))
+    return _Made(OneByOne(made), lambda: OneByOne([make()]), True, _name(made[0]))
 
 
 def _by_id(given: Any) -> Any:
@@ -296,7 +340,7 @@ def _of_vector(given: Any, seeds: Sequence[int], copies: int | None) -> _Made:
         )
     made = AllAtOnce(given)
     if made.begins_alone(range(count)):
-        return _Made(made, lambda: AllAtOnce(deepcopy(given)), name)
+        return _Made(made, lambda: AllAtOnce(deepcopy(given)), False, name)
     spec = given.spec
     if spec is None or spec.entry_point is None or given.unwrapped is not given:
         raise ValueError(

@@ -27,8 +27,8 @@ class Observations:
 
         if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise ValueError(
-                f"{name}: its observations are of {_kind(space)}, and PPO sees one row of numbers: wrap the environment in "
-                f"gymnasium.wrappers.FlattenObservation"
+                f"{name}: its observations are of {_kind(space)}, and PPO sees one row of numbers: give a function that wraps it "
+                f"in gymnasium.wrappers.FlattenObservation, lambda: FlattenObservation(...)"
             )
         self._space, self._is_box, self._name = space, isinstance(space, spaces.Box), name
         self.size = int(spaces.flatdim(space))

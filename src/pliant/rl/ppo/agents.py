@@ -93,6 +93,11 @@ class PPO:
         method: MethodMaker | None = None,
         copies: int | None = None,
     ) -> None:
+        if isinstance(environments, str) and environments.endswith("Policy"):
+            raise ValueError(
+                f"PPO: {environments!r} comes first in Stable-Baselines3; here it is PPO(environment, settings), such as "
+                f"PPO('CartPole-v1', 'modern'), and hidden=(64, 64) is one of the settings"
+            )
         settings = preset(settings) if isinstance(settings, str) else settings
         environments = _environments(environments, seeds, copies)
         seeds = getattr(environments, "seeds", None) if seeds is None else seeds
@@ -339,12 +344,13 @@ class PPO:
 def _environments(given: Any, seeds: Sequence[int] | None, copies: int | None) -> Environments:
     """What is given, if it has the interface of environments, or a `GymnasiumBatch` of it."""
     missing = [name for name in lacking(given, Environments) if "state_dict" not in name]  # asked when agents are saved
-    if missing and is_of_gymnasium(given):
+    is_ours = any(name not in missing for name in ("agents", "copies", "observation_size", "observations"))
+    if missing and (is_of_gymnasium(given) or not is_ours):
         return GymnasiumBatch(given, seeds=(0,) if seeds is None else seeds, copies=copies)
     if missing:
         raise TypeError(
             f"PPO: {type(given).__name__} lacks {', '.join(missing)}, and so is none of pliant.rl.environments, nor one with "
-            f"their interface (docs/environments.md has an example), nor an environment of gymnasium"
+            f"their interface: docs/environments.md has an example"
         )
     if copies is not None and copies != given.copies:
         raise ValueError(f"PPO: copies={copies}, and {type(given).__name__} has {given.copies}: leave copies out")
