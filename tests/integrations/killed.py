@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -43,18 +44,20 @@ def started(module, call, **environment):
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     offline = {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     given = {name: str(value) for name, value in environment.items()}
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it is read when the process has ended)
     return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, **offline, **given},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **offline, **given}, stderr=said
+    ), said
 
 
-def ended(process):
-    _, said = process.communicate(timeout=300)
-    assert process.returncode in (0, -signal.SIGKILL), said[-4000:]
+def ended(running):
+    process, said = running
+    try:
+        process.wait(timeout=300)
+    finally:
+        process.kill()
+    said.seek(0)
+    assert process.returncode in (0, -signal.SIGKILL), said.read()[-4000:]
     return process.returncode
 
 

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 import pliant
+from pliant.engine.optimizer_state import OptimizerState
+from pliant.engine.redraw import Redraw
+from pliant.engine.score import RunningUtility
+from pliant.engine.select import ReplacementRate
 from pliant.integrations.attaching import Attachment
 from tests.networks import mlp
 
@@ -44,7 +48,19 @@ def replaced(method):
     return min(sum(group["replaced"]) for group in method.stats().values())
 
 
+def parts():
+    return {
+        "score": RunningUtility(),
+        "select": ReplacementRate(0.1, 3),
+        "redraw": Redraw(),
+        "forget": OptimizerState(),
+        "seed": 5,
+    }
+
+
 METHODS = {
+    "parts": (pliant.UnitReset, parts()),
+    "a partial of parts": (partial(pliant.UnitReset, **parts()), {}),
     "continual backprop": (pliant.ContinualBackprop, OFTEN),
     "redo": (pliant.ReDo, {"tau": 0.8, "period": 4}),
     "random": (pliant.RandomReplacement, {**OFTEN}),

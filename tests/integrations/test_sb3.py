@@ -679,3 +679,11 @@ def test_there_is_nothing_to_save_before_the_first_step(tmp_path):
     with pytest.raises(RuntimeError, match=r"has no state yet: learn\(\) has not run with it"):
         often().save(tmp_path / "callback.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_on_whole_parameters_may_be_given_too():
+    model, callback = MAKE["PPO"](), UnitResetCallback(pliant.L2, strength=0.01)
+    model.learn(128, callback=callback)
+    assert (callback.unit_reset, callback.plan, callback.stats()) == (None, None, {})
+    assert callback.state_dict()["units"]["names"]
+    assert hooks(model) == 0

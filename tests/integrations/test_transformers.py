@@ -1,6 +1,7 @@
 """Methods inside the Trainer of Transformers. In the environment of `make integrations`."""
 
 import copy
+import os
 import shutil
 import signal
 
@@ -290,6 +291,20 @@ def test_a_new_model_of_model_init_begins_anew(tmp_path):
     for _ in range(2):
         training.train()
         assert steps(callback) == 16
+
+
+def test_in_a_search_over_hyperparameters_the_state_is_in_the_folder_of_the_run(tmp_path):
+    callback = ContinualBackpropCallback(**OFTEN)
+    training = trainer(tmp_path, callback)
+    training.train()
+    training.state.is_hyper_param_search = True
+    for run in (0, 1):
+        (tmp_path / f"run-{run}" / "checkpoint-16").mkdir(parents=True)
+        os.utime(tmp_path / f"run-{run}" / "checkpoint-16", (run, run))
+    callback.on_save(training.args, training.state, training.control)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("pliant-*")] == [
+        "run-1/checkpoint-16/pliant-ContinualBackprop.pt"
+    ]
 
 
 # -- what does not fit -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, Unpack, cast, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary, ref
@@ -55,15 +56,8 @@ class Settings(Parameters, total=False):
 
 _log = logging.getLogger("pliant")
 _NAMES = ("include", "exclude")  # of units or parameters of the loop's model
-_OF_THE_MODEL = {
-    *_NAMES,
-    "parameters",
-    "groups",
-    "mask",
-    "process_group",
-    "runs",
-    "to",
-}  # which a trial knows nothing of
+# settings that a trial on another model knows nothing of, or that would write
+_NOT_TRIED = {*_NAMES, "parameters", "groups", "mask", "process_group", "runs", "to"}
 
 
 class _Owner(NamedTuple):
@@ -153,7 +147,7 @@ class Attachment:
         _take_off_left_over(each_of(optimizers), run)
         given = self._given(example_inputs, settings)
         with state_follows() if self._state is not None else nullcontext():
-            method = self.maker(model, optimizers, **given)
+            method = _made(self.maker, model, optimizers, given)
         if self._state is not None:
             try:
                 method.load_state_dict(self._state)
@@ -176,7 +170,7 @@ class Attachment:
         before, owner = self.method, _attached[self.method]
         given, self._state = self._given(example_inputs, settings), before.state_dict()
         try:
-            self.method = before.successor(lambda: self.maker(model, optimizers, **given))
+            self.method = before.successor(lambda: _made(self.maker, model, optimizers, given))
         except BaseException:
             self._let_go()
             raise
@@ -280,14 +274,26 @@ def _try(method: Method, settings: Mapping[str, Any], ours: Mapping[str, str]) -
         raise TypeError(f"{', '.join(taken)}: the callback sets these itself{instead}")
     for name in _NAMES:
         patterns(name, settings.get(name, ()))
-    anywhere = {name: value for name, value in settings.items() if name not in _OF_THE_MODEL}
+    anywhere = {name: value for name, value in settings.items() if name not in _NOT_TRIED}
     if takes(method, "example_inputs"):
         anywhere["example_inputs"] = torch.zeros(2, 2)
     with random_state():
         network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-        made: Any = method(network, SGD(network.parameters(), lr=0.1), **anywhere)
+        made = _made(method, network, SGD(network.parameters(), lr=0.1), anywhere)
     _check_made(made, f"and this made {shown(made)}")
     made.detach()
+
+
+def _made(method: Method, model: nn.Module, optimizers: Optimizers, settings: Mapping[str, Any]) -> Attached:
+    """Build it. The parts of a `UnitReset` are bound to one model, so each has copies of its own."""
+    if isinstance(method, partial):
+        given = cast("partial[Attached]", method)
+        method, settings = partial(given.func, *given.args), {**given.keywords, **settings}
+    own = {name: deepcopy(each) if name in _PARTS else each for name, each in settings.items()}
+    return method(model, optimizers, **own)
+
+
+_PARTS = ("score", "select", "redraw", "forget")
 
 
 def _check_made(made: object, said: str) -> None:

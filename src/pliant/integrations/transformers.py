@@ -163,7 +163,11 @@ def _checked(resume: object) -> Any:
 
 
 def _folder(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    """Where the Trainer keeps its checkpoint of this step; in a search over hyperparameters, in the folder of the run."""
+    name, folder = f"checkpoint-{state.global_step}", Path(args.output_dir)
+    if state.is_hyper_param_search:
+        return max(folder.glob(f"*/{name}"), key=lambda each: each.stat().st_mtime_ns, default=folder / name)
+    return folder / name
 
 
 UnitResetCallback = MethodCallback  # as it is called for Stable-Baselines3
