@@ -20,9 +20,9 @@ from torch import nn
 
 from pliant.base.choices import one_of
 from pliant.base.install import check_tested, how_to_install
-from pliant.diagnostics import diagnose
+from pliant.diagnostics import Monitor, diagnose
 from pliant.integrations.attaching import Attachment, Method, Settings
-from pliant.integrations.examples import Example, check_example, is_function, of_first_batch
+from pliant.integrations.examples import Example, check_example, example_for, of_first_batch
 from pliant.integrations.shares import shares
 from pliant.methods import ContinualBackprop
 
@@ -77,8 +77,13 @@ class MethodPlugin(_core.SupervisedPlugin):
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if not self._fits(strategy.model):
-            self._last = self._example_of(strategy)
-            with of_first_batch(self._example):
+            given, model = self._example, strategy.model
+            self._last = (
+                _inputs(strategy)
+                if given is None
+                else example_for(given, lambda: strategy.mbatch, model, strategy.device)
+            )
+            with of_first_batch(given):
                 self._attach(strategy)
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -116,11 +121,6 @@ class MethodPlugin(_core.SupervisedPlugin):
         """Remove every hook and keep the state, for when training is over; the next `train()` attaches again."""
         self._attachment.detach()
 
-    def _example_of(self, strategy: Any) -> Any:
-        if is_function(self._example):
-            return self._example(strategy.mbatch)
-        return _inputs(strategy) if self._example is None else self._example
-
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,6 +150,18 @@ class ContinualBackpropPlugin(MethodPlugin):
     ) -> None:
         given = cast(dict[str, Any], settings)
         super().__init__(ContinualBackprop, example_inputs=example_inputs, name=name, **given)
+
+
+class PlasticityMonitorPlugin(MethodPlugin):
+    """Measures of plasticity while a strategy trains, and a warning where one is worth a word: see `pliant.Monitor`.
+
+    Args:
+        example_inputs, name: see `MethodPlugin`, and what is raised.
+        settings: of `pliant.Monitor` (`every`, `to`, `tau`, ...), with its defaults.
+    """
+
+    def __init__(self, *, example_inputs: Example = None, name: str | None = None, **settings: Any) -> None:
+        super().__init__(Monitor, example_inputs=example_inputs, name=name, **settings)
 
 
 class PlasticityMetrics(_evaluation.PluginMetric):
