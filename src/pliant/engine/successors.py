@@ -1,8 +1,9 @@
 """A method of units takes over from another whose model has changed: what is known of units that stayed goes on.
 
-A unit stayed where a group of its name has as many units, runs and columns as before: a head that grew has other parameters, and
-the layers below it the same units. Their ages, utilities, mean activity, schedules, entries' ages in the optimizer and the scale
-they are drawn at go on; those of other groups begin. What was recorded since the last step is dropped.
+A unit stayed where a group of its name has as many units and runs as before: a head that grew has other parameters, and the
+layers below it the same units. Their ages, utilities, mean activity, schedules, entries' ages in the optimizer and the scale they
+are drawn at go on; those of other groups begin. Where another consumer came behind those that read a group, its mean activity
+there begins. What was recorded since the last step is dropped.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class _Place:
     """Where a group's numbers lie in the tensors of a method, and where they lay in those of the one before."""
 
     def __init__(self, new: Units, group: BoundGroup, old: Units, twin: BoundGroup) -> None:
+        self._units = group.units
         self.panel, self.position, self._here = _found(new, group)
         self.panel_before, self.position_before, self._there = _found(old, twin)
 
@@ -69,7 +71,10 @@ class _Place:
         for kind in ("units", "columns"):
             width, width_before = (getattr(each.statistics, kind) for each in (self._here, self._there))
             if here.shape[1] == width and before.shape[1] == width_before:
-                here[:, getattr(self._here.span, kind)] = before[:, getattr(self._there.span, kind)].to(here.device)
+                ours = here[:, getattr(self._here.span, kind)].view(here.shape[0], self._units, -1)
+                theirs = before[:, getattr(self._there.span, kind)].view(here.shape[0], self._units, -1)
+                shared = min(ours.shape[2], theirs.shape[2])  # columns of a unit; those of a new consumer come last
+                ours[:, :, :shared] = theirs[:, :, :shared].to(here.device)
                 return
 
 
@@ -85,7 +90,11 @@ def _found(method: Units, group: BoundGroup) -> tuple[int, int, _Found]:
 
 
 def _alike(one: BoundGroup, other: BoundGroup) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in ("name", "units", "runs", "columns"))
+    """Whether their units are the same: read where they were, and perhaps elsewhere too."""
+    shared = min(len(one.spec.taps), len(other.spec.taps))
+    same_taps = one.spec.taps[:shared] == other.spec.taps[:shared]
+    same = all(getattr(one, name) == getattr(other, name) for name in ("name", "units", "runs"))
+    return same and same_taps and (one.columns == other.columns or len(one.spec.taps) != len(other.spec.taps))
 
 
 def _same_slices(group: BoundGroup, twin: BoundGroup) -> list[int]:

@@ -3,10 +3,10 @@
     from pliant.integrations.avalanche import ContinualBackpropPlugin
     Naive(model=model, optimizer=optimizer, plugins=[ContinualBackpropPlugin(replacement_rate=1e-4)]).train(experience)
 
-A method is attached at the first batch, and stays so from one `train()` to the next. Avalanche adapts the model to each experience
-(a classifier grows, a task gets a head) and gives the optimizer its new parameters: units are then found anew, and those that
-stayed keep their ages and utilities. Activity is that of the strategy's own forward: evaluation in between, and what plugins run
-before it, count for nothing. The strategy is pickled with the state of its plugins. See docs/integrations.md.
+A method is attached at the first batch, and stays so from one `train()` to the next. Avalanche adapts the model to each
+experience (a classifier grows, a task gets a head) and gives the optimizer its new parameters: units are then found anew, and
+those that stayed keep their ages and utilities. Activity is that of the strategy's own forward: evaluation in between, and what
+plugins run before it, count for nothing. The strategy is pickled with the state of its plugins. See docs/integrations.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import nn
 
 from pliant.base.choices import one_of
 from pliant.base.install import check_tested, how_to_install
-from pliant.diagnostics import diagnose
+from pliant.diagnostics import Monitor, diagnose
 from pliant.integrations.attaching import Attachment, Method, Settings
-from pliant.integrations.examples import Example, check_example, is_function, of_first_batch
+from pliant.integrations.examples import Example, check_example, example_for, of_first_batch
 from pliant.integrations.shares import shares
 from pliant.methods import ContinualBackprop
 
@@ -77,8 +77,13 @@ class MethodPlugin(_core.SupervisedPlugin):
 
     def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         if not self._fits(strategy.model):
-            self._last = self._example_of(strategy)
-            with of_first_batch(self._example):
+            given, model = self._example, strategy.model
+            self._last = (
+                _inputs(strategy)
+                if given is None
+                else example_for(given, lambda: strategy.mbatch, model, strategy.device)
+            )
+            with of_first_batch(given):
                 self._attach(strategy)
 
     def before_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -116,11 +121,6 @@ class MethodPlugin(_core.SupervisedPlugin):
         """Remove every hook and keep the state, for when training is over; the next `train()` attaches again."""
         self._attachment.detach()
 
-    def _example_of(self, strategy: Any) -> Any:
-        if is_function(self._example):
-            return self._example(strategy.mbatch)
-        return _inputs(strategy) if self._example is None else self._example
-
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,6 +150,18 @@ class ContinualBackpropPlugin(MethodPlugin):
     ) -> None:
         given = cast(dict[str, Any], settings)
         super().__init__(ContinualBackprop, example_inputs=example_inputs, name=name, **given)
+
+
+class PlasticityMonitorPlugin(MethodPlugin):
+    """Measures of plasticity while a strategy trains, and a warning where one is worth a word: see `pliant.Monitor`.
+
+    Args:
+        example_inputs, name: see `MethodPlugin`, and what is raised.
+        settings: of `pliant.Monitor` (`every`, `to`, `tau`, ...), with its defaults.
+    """
+
+    def __init__(self, *, example_inputs: Example = None, name: str | None = None, **settings: Any) -> None:
+        super().__init__(Monitor, example_inputs=example_inputs, name=name, **settings)
 
 
 class PlasticityMetrics(_evaluation.PluginMetric):
@@ -200,11 +212,12 @@ class PlasticityMetrics(_evaluation.PluginMetric):
 
 
 def _inputs(strategy: Any) -> Any:
-    """What the model is run on: the batch; where it has several tasks, the batch for each that it was trained on, in turn."""
-    tasks = _tasks(strategy.model)
+    """What the model is run on: the batch; where it has several tasks, the batch for each that it was trained on, at once."""
+    inputs, tasks = strategy.mb_x, _tasks(strategy.model)
     if not tasks:
-        return (strategy.mb_x,)
-    return [(strategy.mb_x, torch.full_like(strategy.mb_task_id, task)) for task in tasks]
+        return (inputs,)
+    labels = torch.tensor(tasks, device=inputs.device).repeat_interleave(len(inputs))
+    return inputs.repeat(len(tasks), *[1] * (inputs.dim() - 1)), labels
 
 
 def _tasks(model: Any) -> list[int]:
