@@ -15,7 +15,7 @@ from pliant.engine.redraw import Redraw
 from pliant.engine.score import RunningUtility
 from pliant.engine.select import ReplacementRate
 from pliant.integrations.attaching import Attachment
-from pliant.nn import StackedLinear
+from tests.engine.test_stacks import Stack
 from tests.networks import mlp
 
 pytestmark = pytest.mark.integrations
@@ -188,9 +188,9 @@ def test_a_name_is_part_of_a_file_name(name):
 
 
 def test_seeds_of_a_stack_are_left_to_the_model():
-    model = nn.Sequential(StackedLinear(2, 6, 8), nn.ReLU(), StackedLinear(2, 8, 3))
-    kept = attachment(settings={**OFTEN, "seed": [1, 2], "groups": pliant.chain_groups(model)})
-    method = kept.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    stack = Stack([mlp(seed=seed) for seed in range(2)])
+    kept = attachment(settings={**OFTEN, "seed": [1, 2], "groups": stack.groups(), "init": "kaiming"})
+    method = kept.attach(stack, torch.optim.SGD(stack.parameters(), lr=0.1))
     assert method.seeds == [1, 2]
 
 
