@@ -206,11 +206,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10, help="the thresholds were chosen on 0, 1 and 2")
+    parser.add_argument("--only", default="", help="part of a problem's name")
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("pliant").setLevel(logging.ERROR)
     rows: list[dict[str, object]] = []
-    for run in runs():
+    for run in (run for run in runs() if given.only in run.problem):
         seeds = given.seeds if "ResNet" not in run.name else 1
         for seed in range(given.first_seed, given.first_seed + seeds):
             monitor, accuracies = train(run, seed)

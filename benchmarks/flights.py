@@ -36,7 +36,7 @@ from pliant.data.places import downloads
 
 ROWS = Path(__file__).parents[1] / "results" / "flights.parquet"
 SETTINGS, BINS = 6, 10
-RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
+RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 Pair = tuple[Callable[[int], Any], Callable[[int], None]]  # predict and learn flight number i
 
 

@@ -197,6 +197,17 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "below": at_least(0),
     "weights": lambda value: isinstance(value, torch.Tensor),
     "gradients": lambda value: isinstance(value, torch.Tensor),
+    "fresh": or_none(nothing),
+    "checkpoints": or_none(lambda value: isinstance(value, dict) and not value),
+    "treatments": or_none(lambda value: isinstance(value, dict) and not value),
+    "tasks": or_none(nothing),
+    "budget": or_none(nothing),  # whole numbers, but none of these is enough
+    "seeds": whole(3),
+    "factors": lambda value: value in ([1, 2], {3}) if isinstance(value, list | set) else tensor(1)(value),
+    "examples_used": whole(2),
+    "batch_size": or_none(whole(1)),
+    "margin": at_least(0),
+    "progress": or_none(flag),
 }
 OTHERS = {  # where the same name takes something else
     ("ReDo", "period"): whole(1),
@@ -214,7 +225,12 @@ OTHERS = {  # where the same name takes something else
     ("features", "h"): lambda value: tensor(1)(value) or (isinstance(value, torch.Tensor) and not value.numel()),
     ("reset_optimizer", "optimizer"): lambda value: isinstance(value, torch.optim.Optimizer),
 }
-SAID_AS = {"policy": ["optimizer_state"], "weights": ["argument 0"], "gradients": ["argument 0"]}  # in errors
+SAID_AS = {
+    "policy": ["optimizer_state"],
+    "tasks": ["task"],
+    "weights": ["argument 0"],
+    "gradients": ["argument 0"],
+}  # in errors
 UNTRIED = {"example_inputs", "x"}  # have a test of their own below
 
 
@@ -244,6 +260,10 @@ CALLS = {
     "Redraw": (Redraw, lambda model, optimizer: {}),
     "OptimizerState": (OptimizerState, lambda model, optimizer: {}),
     "diagnose": (pliant.diagnose, lambda model, optimizer: {"model": model, "x": X}),
+    "probe_plasticity": (
+        pliant.probe_plasticity,
+        attached(x=X, y=torch.zeros(4).long(), tasks="own", seeds=3, factors=(1.0,), budget=240, progress=False),
+    ),
     "OnlineNorm1d": (layers.OnlineNorm1d, lambda model, optimizer: {"units": 3}),
     "StackedLinear": (layers.StackedLinear, lambda model, optimizer: {"runs": 2, "inputs": 3, "outputs": 2}),
     "StackedConv2d": (
@@ -253,7 +273,7 @@ CALLS = {
 }
 MORE = {"update": {"weight": X}}  # right arguments beside the first
 MEASURES = [
-    name for name in diagnostics.__all__ if inspect.isfunction(getattr(diagnostics, name)) and name != "diagnose"
+    name for name in diagnostics.__all__ if inspect.isfunction(getattr(diagnostics, name)) and name not in CALLS
 ]
 for measure in MEASURES:
     first = next(iter(inspect.signature(getattr(diagnostics, measure)).parameters))
@@ -385,7 +405,7 @@ def test_odd_examples_are_named_and_nothing_is_changed(name, kind):
     before, drawn = copy.deepcopy(model.state_dict()), state_of_random_numbers()
     parameter = "x" if name == "diagnose" else "example_inputs"
     with pytest.raises(
-        (TypeError, ValueError, RuntimeError), match=rf"example.inputs|{parameter} holds no|x is an empty"
+        (TypeError, ValueError, RuntimeError), match=rf"example.inputs|{parameter} holds no|x is an empty|x is '1e-4'"
     ) as error:
         function(**{**right(model, optimizer), parameter: EXAMPLES[kind]})
     assert "\n" not in str(error.value)

@@ -21,6 +21,8 @@ from pliant import Monitor, diagnose
 from pliant.base.saving import load_state, save_state
 from pliant.diagnostics import GroupDiagnosis
 from tests.networks import Recurrent, Transformer, convnet, mlp
+from tests.units.hard_cases import CASES
+from tests.units.test_hard_cases import floats
 
 NETWORKS = {
     "mlp": (mlp, (6,)),
@@ -175,6 +177,17 @@ def test_what_a_method_writes_after_the_step_is_no_part_of_it():
     assert all(row["update_ratio"] == 0.0 for row in monitor.rows)
 
 
+def test_a_pull_is_part_of_the_gradient_that_is_measured():
+    model = mlp()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.0)
+    pliant.L2(model, stepper, strength=100.0)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=1)
+    x, y = batches((6,), 1)[0]
+    step_of(model, stepper, x, y)
+    pulled = model[0].weight.grad + 100.0 * model[0].weight
+    assert monitor.rows[0]["gradient_norm"] == pytest.approx(pulled.norm().item(), rel=1e-4)
+
+
 def test_a_few_rows_spread_evenly_are_measured_of_many():
     *_, monitor = train("convnet", every=4, rows=20)
     assert {row["n"] for row in monitor.rows if row["group"] != monitor.rows[-1]["group"]} <= {20, 16}
@@ -199,6 +212,27 @@ def test_a_mask_leaves_padding_out():
     model(x, mask).square().sum().backward()
     stepper.step()
     assert monitor.rows[0]["n"] == 15
+
+
+def test_a_loop_that_calls_parts_of_the_model_alone_is_measured_too():
+    class Agent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = mlp()[:4], nn.Linear(9, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+        def loss(self, x):
+            return self.head(self.body(x)).square().mean()
+
+    model = Agent()
+    stepper = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, stepper, torch.zeros(2, 6), every=1)
+    model.loss(torch.ones(4, 6)).backward()
+    stepper.step()
+    assert [(row["activation"], row["n"]) for row in monitor.rows] == [("relu", 4), ("tanh", 4)]
+    assert all(row["preactivation_std"] is not None for row in monitor.rows[:1])
 
 
 def test_evaluation_and_paused_forwards_are_not_measured():
@@ -518,7 +552,19 @@ def test_what_another_run_left_at_the_path_is_kept(tmp_path, caplog):
         train("convnet", every=5, to=path)
     assert (tmp_path / "m.1.csv").read_text() == first
     assert len(list(csv.DictReader(path.read_text().splitlines()))) == 9
-    assert f"{path} is of an earlier run: it is now m.1.csv" in caplog.text
+    assert f"{path} is of another run: it is now m.1.csv" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_a_file_of_another_run_is_kept_when_a_state_is_loaded(name, tmp_path):
+    (tmp_path / "a").mkdir()
+    *_, monitor = train(every=5, to=tmp_path / "a" / name)
+    train("mlp", "Adam", every=5, to=tmp_path / name)
+    other = (tmp_path / name).read_bytes()
+    *_, resumed = train(steps=0, every=5, to=tmp_path / name)
+    resumed.load_state_dict(monitor.state_dict())
+    assert (tmp_path / name.replace("m.", "m.1.")).read_bytes() == other
+    assert (tmp_path / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
 def test_a_file_that_cannot_be_written_ends_no_training_and_is_told_once(tmp_path, caplog):
@@ -539,7 +585,8 @@ def test_a_file_that_cannot_be_written_ends_no_training_and_is_told_once(tmp_pat
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("rows.txt", "to='rows.txt' does not say a format"),
+        ("rows.txt", "to='rows.txt' is no file that can be written"),
+        ("wandb", r"A tracker is given itself: SummaryWriter\(...\), wandb.init"),
         ("nowhere/rows.csv", "there is no folder 'nowhere'"),
         (3, "to must be a file"),
         (Writer, "to is the class Writer: give a tracker that was made"),
@@ -696,3 +743,30 @@ def test_a_parameter_that_was_replaced_is_an_error_at_the_next_measurement():
     with pytest.raises(RuntimeError, match=r"'0.weight' was replaced by another tensor after the Monitor attached"):
         step_of(model, stepper, *batches((6,), 1)[0])
     monitor.detach()
+
+
+# -- every network that traces ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_network_is_measured_and_trains_as_without(case):
+    def run(monitored):
+        model, example = case.make()
+        stepper = torch.optim.SGD(model.parameters(), lr=1e-3)
+        kinds = {name: case.options.get(name, False) for name in ("residual", "heads")}
+        monitor = Monitor(model, stepper, example, every=1, warn=False, **kinds) if monitored else None
+        torch.manual_seed(1)
+        for _ in range(2):
+            stepper.zero_grad()
+            output = model(*example) if isinstance(example, tuple) else model(example)
+            sum(each.square().mean() for each in floats(output)).backward()
+            stepper.step()
+        return model, monitor
+
+    (plain, _), (model, monitor) = run(False), run(True)
+    for a, b in zip(tree_leaves(plain.state_dict()), tree_leaves(model.state_dict()), strict=True):
+        assert torch.equal(a, b)
+    assert steps_in(monitor) == [1, 2]
+    for row, group in zip(monitor.rows, [*monitor.plan.groups] * 2, strict=True):
+        assert row["group"] == group.name
+        assert (row["n"] > 0) == (row["effective_rank"] is not None) == bool(group.taps)

@@ -294,6 +294,8 @@ def test_batches_that_are_mappings_give_the_forward_the_arguments_it_takes():
         (loader(), Y, "y is in the batches"),
         ([X, X], [Y], "y holds 1 targets for the 2 batches"),
         (X, Y, "y needs loss="),
+        ("model.pt", None, "x is 'model.pt': give inputs of the model; a checkpoint's file goes to state="),
+        (X, None, r"which cross_entropy does not take; where it takes a target too, give that: diagnose\(model, x, y"),
     ],
 )
 def test_data_that_cannot_be_understood_is_one_clear_error(x, y, message):
@@ -363,6 +365,29 @@ def test_a_loss_of_the_output_alone_gives_the_plasticity_of_the_batch_and_no_chu
     ).network
     assert found.churn is None
     assert found.plasticity == pytest.approx(1 - found.loss_after / found.loss)
+
+
+def test_churn_of_several_outputs_is_that_of_the_logits():
+    class Output(dict):
+        __getattr__ = dict.get
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x, labels):
+            logits = self.net(x)
+            return Output(logits=logits, loss=F.cross_entropy(logits, labels))
+
+    data = DataLoader([{"x": x, "labels": y} for x, y in zip(X, Y, strict=True)], batch_size=32)
+    named, plain = Named(), mlp()
+    given = {"reference": None, "optimizer": torch.optim.SGD(named.parameters(), lr=0.5)}
+    found = diagnose(named, data, loss=lambda output: output.loss, **given).network
+    given["optimizer"] = torch.optim.SGD(plain.parameters(), lr=0.5)
+    expected = diagnose(plain, X, Y, loss=F.cross_entropy, **given).network
+    assert found.churn == pytest.approx(expected.churn, rel=1e-5)
+    assert found.loss == pytest.approx(expected.loss)
 
 
 def test_an_attached_method_neither_acts_nor_is_copied_by_a_trial_step():

@@ -167,6 +167,22 @@ def test_a_network_without_hidden_units_is_probed_all_the_same():
     assert found.verdict in ("no", "cannot tell")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": None}, "optimizer is None"),
+        ({"steps_to_come": 0}, "steps_to_come must be 1 or more"),
+        ({"try_treatments": "no"}, "try_treatments must be True or False"),
+        ({"budget": 10}, "budget is too small to tell"),
+        ({"y": 3}, "y must be a tensor, or hold tensors, got 3"),
+    ],
+)
+def test_bad_input_is_one_sentence(given, message):
+    x, y = task()
+    with pytest.raises((TypeError, ValueError), match=message):
+        pliant.examine(**{"model": network(), "x": x, "y": y, "optimizer": adam, **QUICK, **given})
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 import signal
 import warnings
 
@@ -673,3 +674,12 @@ def test_an_optimizer_that_lightning_wraps_is_unwrapped():
     model.on_train_start = attach
     fit(model, epochs=6)
     assert replaced(found[0]) >= 20
+
+
+def test_a_copy_and_a_pickle_have_the_state_and_not_the_model():
+    callback = ContinualBackpropCallback(**OFTEN)
+    fit(Net(), callback)
+    for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert twin.method is None
+        fit(Net(), twin)
+        assert {group["steps"] for group in twin.method.stats().values()} == {32}

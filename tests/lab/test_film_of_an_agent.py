@@ -238,7 +238,11 @@ def with_pickled(file, name, value):
             archive.writestr(each, bytes_of)
 
 
-def test_nothing_in_a_models_file_is_executed_unless_it_is_trusted(models, tmp_path):
+def test_nothing_in_a_models_file_is_executed_unless_it_is_trusted(models, tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "touching.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(code))
     file = tmp_path / "model.zip"
     trained(models, "PPO", file, n_steps=64)
     for name in ("clip_range", "lr_schedule", "observation_space", "rollout_buffer_class"):
@@ -249,6 +253,9 @@ def test_nothing_in_a_models_file_is_executed_unless_it_is_trusted(models, tmp_p
         ("policy_class", pickle.dumps(gymnasium.make)),
         ("policy_class", b"cos\nsystem\n."),
         ("policy_class", b"ctorch\nnn.os.system\n."),
+        ("policy_class", b"ctouching\nPolicy\n."),  # another package, which importing it would run
+        ("policy_class", b"ctorch\nload\n."),  # a function
+        ("policy_class", b"ctorch.nn\nIdentity\n)R."),  # a call, of a class that may be named
         ("policy_class", b"damaged"),
     ):
         changed = tmp_path / "changed.zip"
@@ -258,7 +265,7 @@ def test_nothing_in_a_models_file_is_executed_unless_it_is_trusted(models, tmp_p
             LabError, match=rf"{name} of .* is a pickle that could run code \(.*\): if the file is yours"
         ):
             film(changed)
-    assert {each.name for each in tmp_path.iterdir()} == {"model.zip", "changed.zip"}
+    assert {each.name for each in tmp_path.iterdir()} == {"model.zip", "changed.zip", "code"}
 
 
 def test_a_model_that_needs_its_pickles_is_loaded_when_it_is_trusted(models, tmp_path, capsys):

@@ -60,6 +60,10 @@ class Gust:
     strength: float
 
 
+class Lull(Gust):
+    """Of another class, with the same attributes."""
+
+
 class Place(NamedTuple):
     across: float
     up: float
@@ -96,7 +100,7 @@ class Phases(Walk):
     def noise(self):
         self.steps += 1
         if self.steps == 400:
-            self.phase = Place(0.5, 0.5)
+            self.phase = Lull(0.5)
         return self.np_random.normal()
 
 

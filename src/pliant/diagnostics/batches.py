@@ -7,13 +7,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pliant.base.arguments import called_with, is_a
+from pliant.base.arguments import called_with, is_a, shown
 from pliant.base.process import other_random_states, random_state
 from pliant.units.models import arguments, check_examples, tensors_in, unwrapped
 
@@ -31,7 +32,12 @@ class Batches:
         if loss is None:
             return None
         if self.targets is None:
-            called_with("loss", loss, "the model's output")
+            try:
+                called_with("loss", loss, "the model's output")
+            except TypeError as error:
+                raise TypeError(
+                    f"{error}; where it takes a target too, give that: diagnose(model, x, y, loss=...)"
+                ) from None
             return [loss] * len(self.examples)
         called_with("loss", loss, "the model's output", "the target")
         return [partial(_with_target, loss, target) for target in self.targets]
@@ -47,6 +53,8 @@ def batches_of(model: nn.Module, x: Any, y: Any, count: int) -> Batches:
     Raises `TypeError` or `ValueError` for an empty list, a target for each of another number of batches, a loader's batch of
     unknown parts.
     """
+    if is_a(x, (str, bytes, PathLike)):
+        raise TypeError(f"x is {shown(x)}: give inputs of the model; a checkpoint's file goes to state=")
     if _is_loader(x):
         if y is not None:
             raise ValueError("y is in the batches (x, y) of a DataLoader: leave it out")

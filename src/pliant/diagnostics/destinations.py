@@ -126,18 +126,27 @@ class _File(Destination, ABC):
             self._told = True
 
     def go_on(self, rows: Sequence[Row]) -> None:
-        """What another run left at the path is kept, under another name; what was written after the state that this one goes on
-        from is taken out again."""
-        if not self._mine and not rows and self.path.exists():
-            kept = next(
-                place
-                for place in (self.path.with_name(f"{self.path.stem}.{n}{self.path.suffix}") for n in range(1, 10**6))
-                if not place.exists()
-            )
+        """What was written after the state that this one goes on from is taken out again; what another run left at the path is
+        kept, under another name."""
+        if not self._mine and self.path.exists() and not self._is_of(rows):
+            names = (self.path.with_name(f"{self.path.stem}.{n}{self.path.suffix}") for n in range(1, 10**6))
+            kept = next(each for each in names if not each.exists())
             self.path.rename(kept)
-            log.warning("%s is of an earlier run: it is now %s", self.path, kept.name)
+            log.warning("%s is of another run: it is now %s", self.path, kept.name)
         self._mine = True
         self._replace(rows)
+
+    def _is_of(self, rows: Sequence[Row]) -> bool:
+        """Whether the file begins with these rows."""
+        try:
+            held = [_place(row) for row in self._read()]
+        except Exception:  # it may hold anything
+            return False
+        return bool(rows) and held[: len(rows)] == [_place(row) for row in rows]
+
+    @abstractmethod
+    def _read(self) -> Sequence[Row]:
+        """The rows that the file holds."""
 
     @abstractmethod
     def _replace(self, rows: Sequence[Row]) -> None:
@@ -148,7 +157,17 @@ class _File(Destination, ABC):
         """The file holds these too."""
 
 
+def _place(row: Row) -> tuple[str, ...]:
+    """What tells a row from the others of its run, and runs apart, whatever a file makes of numbers."""
+    size = row["weight_magnitude"]
+    run = "" if row["run"] is None else str(row["run"])
+    return str(row["step"]), str(row["group"]), run, f"{float(size):.6g}"
+
+
 class _Csv(_File):
+    def _read(self) -> Sequence[Row]:
+        return list(csv.DictReader(self.path.read_text().splitlines()))
+
     def _replace(self, rows: Sequence[Row]) -> None:
         with replacing(self.path) as unfinished:
             unfinished.write_text(_lines(rows, head=True), newline="")
@@ -177,6 +196,9 @@ class _Parquet(_File):
         super().__init__(path)
         self._rows: list[Row] = []
 
+    def _read(self) -> Sequence[Row]:
+        return needed("pyarrow.parquet", "a .parquet file").read_table(self.path).to_pylist()
+
     def _replace(self, rows: Sequence[Row]) -> None:
         self._rows = list(rows)
         self._write()
@@ -199,7 +221,10 @@ _KINDS: dict[str, type[_File]] = {".csv": _Csv, ".parquet": _Parquet}
 def _file(path: Path) -> Destination:
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
-        raise ValueError(f"to='{shortened(path)}' does not say a format: end it in .csv or .parquet")
+        raise ValueError(
+            f"to='{shortened(path)}' is no file that can be written: end it in .csv or .parquet. A tracker is given itself: "
+            f"SummaryWriter(...), wandb.init(...), mlflow"
+        )
     try:
         if not path.parent.is_dir():
             raise ValueError(f"to='{shortened(path)}': there is no folder '{shortened(path.parent)}'")

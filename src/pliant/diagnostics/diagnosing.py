@@ -220,6 +220,10 @@ def _traced(model: nn.Module, examples: Sequence[Any], **kinds: bool) -> UnitMap
         except RuntimeError:
             return trace(model, list(examples), trial=False, **kinds)
     except (RuntimeError, ValueError) as error:
+        if len(examples) > 1:
+            error.add_note(
+                "diagnose takes each entry of a list as a batch; inputs and targets are diagnose(model, x, y, ...)"
+            )
         error.add_note(
             f"diagnose traces the first {FEW} examples of x; give groups=pliant.trace(model, ...) to choose others"
         )

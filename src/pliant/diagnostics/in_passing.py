@@ -2,8 +2,8 @@
 
     rows   at most so many examples x positions of each call, spread evenly over all that are real; kept on the CPU
 
-While it records, there are hooks at the taps, as those of a reset method, and one around the forward of the whole model, inside
-of which a dispatch mode notes activation functions. Otherwise there is no hook: a training step costs nothing.
+While it records, there are hooks at the taps, as those of a reset method, and around every module, of which the outermost that
+runs has a dispatch mode around it that notes activation functions. Otherwise there is no hook: a training step costs nothing.
 
 A compiled model runs eagerly while it is recorded, because its graph shows no activity.
 """
@@ -77,8 +77,10 @@ class Passing:
             forwards = told(self.root, self.mask, recorders)
             self._handles.extend(() if forwards is None else follow(forwards))
             around = self._around = _AroundForward(activations)
-            self._handles.append(self.root.register_forward_pre_hook(around, prepend=True))
-            self._handles.append(self.root.register_forward_hook(around.leave, always_call=True))
+            for module in self.root.modules():  # a loop may call parts of the model alone, as a training_step does
+                if not isinstance(module, torch.jit.ScriptModule):
+                    self._handles.append(module.register_forward_pre_hook(around, prepend=True))
+                    self._handles.append(module.register_forward_hook(around.leave, always_call=True))
             if "torch._dynamo" in sys.modules:
                 self._stance = torch.compiler.set_stance("force_eager")
         except BaseException:
@@ -158,7 +160,7 @@ def evenly(count: int, most: int) -> Tensor:
 
 
 class _AroundForward:
-    """Enters a dispatch mode when the model's forward begins; `leave` ends it."""
+    """Enters a dispatch mode when the outermost forward begins; `leave` ends it."""
 
     def __init__(self, activations: Activations) -> None:
         self.activations, self._depth = activations, 0

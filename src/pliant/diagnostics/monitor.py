@@ -136,6 +136,7 @@ class Monitor(Attached, Table):
         self._destinations = destinations(to)
         self.steps = [0] * len(self.optimizers)
         self.rows: list[dict[str, Any]] = []
+        self._firsts: dict[tuple[str, int | None], GroupDiagnosis] = {}
         self._started = set[int]()  # optimizers of which there is a first measurement
         self._told = set[tuple[str, int | None, str]]()
         self._told_unseen = False
@@ -152,10 +153,13 @@ class Monitor(Attached, Table):
     # -- around a step ------------------------------------------------------------------------------------------------
 
     def _follow_steps(self) -> None:
-        """Ours is the first hook after a step: what a method writes there is no part of the step."""
+        """Ours is the first hook after a step: what a method writes there is no part of the step. Before it ours is the last so
+        far: a pull is part of the gradient."""
         super()._follow_steps()
         for handle in self._handles:
-            cast(OrderedDict[int, Any], handle.hooks_dict_ref()).move_to_end(handle.id, last=False)
+            hooks = cast(OrderedDict[int, Any], handle.hooks_dict_ref())
+            if any(hooks is getattr(each, "_optimizer_step_post_hooks", None) for each in self.optimizers):
+                hooks.move_to_end(handle.id, last=False)
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         changed = super()._before_step(optimizer, args, kwargs)
@@ -257,7 +261,7 @@ class Monitor(Attached, Table):
             )
         rows = [{"step": step, "optimizer": place, **asdict(row)} for row in found]
         self._say(step, found)
-        self.rows += rows
+        self._keep(rows)
         self._started.add(place)
         for each in self._destinations:
             each.write(rows, _values(found), step)
@@ -289,10 +293,15 @@ class Monitor(Attached, Table):
                 log.warning("step %d, '%s': %s", step, where, said)
 
     def _first(self, row: GroupDiagnosis) -> GroupDiagnosis | None:
-        """The first measurement of the same units that shows activity, if any does."""
-        found = [each for each in self.rows if (each["group"], each["run"]) == (row.group, row.run)]
-        first = next((each for each in found if each["n"]), next(iter(found), None))
-        return None if first is None else _row(first)
+        return self._firsts.get((row.group, row.run))
+
+    def _keep(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows; the first of each group that shows activity, if any does, is what later ones are compared with."""
+        for row in rows:
+            self.rows.append(row)
+            key = row["group"], row["run"]
+            if key not in self._firsts or (row["n"] and not self._firsts[key].n):
+                self._firsts[key] = _row(row)
 
     # -- construction -------------------------------------------------------------------------------------------------
 
@@ -360,7 +369,8 @@ class Monitor(Attached, Table):
         steps, owed = counts_in(state, "steps", len(self.steps)), counts_in(state, "owed", len(self.steps))
         sizes = {name: [float(size) for size in state["sizes"][name]] for name in self._sizes}
         told = {(str(group), None if run is None else int(run), str(measure)) for group, run, measure in state["told"]}
-        self.steps, self._sizes, self._told, self.rows = steps, sizes, told, rows
+        self.steps, self._sizes, self._told, self.rows, self._firsts = steps, sizes, told, [], {}
+        self._keep(rows)
         self._started = {row["optimizer"] for row in rows}
         self._unsettled.clear()
         self._late.clear({place: [None] * count for place, count in enumerate(owed) if count})

@@ -57,7 +57,11 @@ def reference_of(model: nn.Module, reference: Reference, examples: Sequence[Any]
     if not isinstance(reference, type):
         called_with("reference", reference)
     with random_state(SEED), other_random_states():
-        built = cast(Callable[[], Any], reference)()
+        try:
+            built = cast(Callable[[], Any], reference)()
+        except Exception as error:
+            error.add_note("diagnose: this is of reference=..., which is called without arguments to build a network")
+            raise
     if not is_a(built, nn.Module):
         raise TypeError(f"reference() must build a model, it returned {shown(built)}")
     return Found(

@@ -44,7 +44,7 @@ class TrialStep:
     loss_after: float
     plasticity: float
     of_samples: bool  # plasticity is a mean over samples, not of the batch
-    churn: float | None  # None without other examples, or where the output is no tensor
+    churn: float | None  # None without other examples, or where the output is no tensor and has no logits
 
     @property
     def update_ratio(self) -> float:
@@ -156,7 +156,14 @@ def _of_samples(batch: Batches, output: Any, loss: Callable[..., Tensor]) -> Ten
     return torch.stack([one_number(each).detach() for each in found])
 
 
+def _main(output: Any) -> Any:
+    """Of several outputs the `logits`, as Hugging Face's models name them."""
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    return output if found is None else found
+
+
 def _churn(before: Sequence[Any], after: Sequence[Any]) -> float | None:
+    before, after = list(map(_main, before)), list(map(_main, after))
     if not before or not all(isinstance(each, Tensor) and each.is_floating_point() for each in before):
         return None
     changes = [(new.double() - old.double()).flatten(1).square().sum(1) for old, new in zip(before, after, strict=True)]

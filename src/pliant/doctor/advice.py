@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from pliant.diagnostics.diagnosis import Diagnosis
+from pliant.diagnostics.health import FLAT_ENDS
 from pliant.diagnostics.probe import Comparison, Probe
 from pliant.doctor.settings import Setting
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
@@ -49,7 +50,13 @@ def shrinking(diagnosis: Diagnosis | None) -> float:
     return float(f"{0.5 / max(1.0, median(grown) if grown else 1.0):.2g}")
 
 
-def treatments(example: Any, shrink: float) -> dict[str, Treatment]:
+def utility_for(diagnosis: Diagnosis | None) -> str:
+    """Where activity is bounded, a saturated unit has the largest: there the utility that counts what varies alone."""
+    bounded = diagnosis is not None and any(row.activation in FLAT_ENDS for row in diagnosis.rows)
+    return "adaptable_contribution" if bounded else "contribution"
+
+
+def treatments(example: Any, shrink: float, utility: str) -> dict[str, Treatment]:
     """What is tried on copies."""
 
     def replace(network: nn.Module, optimizer: Any) -> Any:
@@ -60,6 +67,7 @@ def treatments(example: Any, shrink: float) -> dict[str, Treatment]:
                 example_inputs=example,
                 replacement_rate=TRIED_RATE,
                 maturity_threshold=TRIED_MATURITY,
+                utility=utility,
                 trial=False,
             )
 
@@ -80,7 +88,7 @@ def _unsaid() -> Generator[None]:
         log.setLevel(before)
 
 
-def advice_of(probe: Probe, setting: Setting, shrink: float, untried: Mapping[str, str]) -> list[Advice]:
+def advice_of(probe: Probe, setting: Setting, shrink: float, utility: str, untried: Mapping[str, str]) -> list[Advice]:
     """What to try, the first first. `untried`: what could not be tried, and why."""
     task, found = probe.primary, list[Advice]()
     if task.state is not None and task.state.answer == "yes":
@@ -94,7 +102,9 @@ def advice_of(probe: Probe, setting: Setting, shrink: float, untried: Mapping[st
         helpful = [name for name, each in task.treatments.items() if each.ratio < HELPS]
         helpful.sort(key=lambda name: task.treatments[name].ratio)
         rest = [name for name in (BACKPROP, SHRINK) if name not in helpful]
-        found += [_treatment(name, setting, shrink, task.treatments.get(name), untried) for name in (*helpful, *rest)]
+        found += [
+            _treatment(name, setting, shrink, utility, task.treatments.get(name), untried) for name in (*helpful, *rest)
+        ]
     elif task.by_heart:
         found.append(Advice("data", _BY_HEART))
     elif not task.fresh_learns:
@@ -120,13 +130,13 @@ _NO_BETTER = (
 
 
 def _treatment(
-    name: str, setting: Setting, shrink: float, tried: Comparison | None, untried: Mapping[str, str]
+    name: str, setting: Setting, shrink: float, utility: str, tried: Comparison | None, untried: Mapping[str, str]
 ) -> Advice:
     if name == BACKPROP:
         rate, maturity = setting.replacement_rate, setting.maturity_threshold
         line = (
             f"cbp = pliant.ContinualBackprop(model, optimizer, example_inputs=x, replacement_rate={rate:g}, "
-            f"maturity_threshold={maturity})"
+            f"maturity_threshold={maturity}{'' if utility == 'contribution' else f', utility={utility!r}'})"
         )
         how = f"tried at a rate of {TRIED_RATE:g}, as the probe is short: "
     else:

@@ -17,7 +17,7 @@ from pliant.diagnostics.probe.data import Examples, examples
 from pliant.diagnostics.probe.optimizers import Maker, OptimizersLike
 from pliant.diagnostics.probe.settings import Tell
 from pliant.diagnostics.probe.tasks import Loss, Tasks
-from pliant.doctor.advice import Treatment, advice_of, shrinking, treatments
+from pliant.doctor.advice import Treatment, advice_of, shrinking, treatments, utility_for
 from pliant.doctor.examination import Examination
 from pliant.doctor.findings import findings_of
 from pliant.doctor.settings import first_setting
@@ -68,8 +68,8 @@ def examine(
     fresh_networks = FreshNetworks(root, fresh, optimizers.trained)
     data = examples(root, x, y, 512).to(next(iter(root.parameters())).device)
     diagnosis, notes = _diagnosed(root, data, loss, optimizer, fresh_networks)
-    shrink, example = shrinking(diagnosis), first(8, data.inputs)
-    usable, untried = _usable(treatments(example, shrink) if tried else {}, fresh_networks, optimizers)
+    shrink, utility, example = shrinking(diagnosis), utility_for(diagnosis), first(8, data.inputs)
+    usable, untried = _usable(treatments(example, shrink, utility) if tried else {}, fresh_networks, optimizers)
     probe = probe_plasticity(
         model,
         x,
@@ -85,7 +85,7 @@ def examine(
     )
     setting = first_setting(width=_width(diagnosis), batch_size=probe.batch_size, steps=steps_to_come)
     findings = [] if diagnosis is None else findings_of(diagnosis)
-    return Examination(probe, diagnosis, findings, advice_of(probe, setting, shrink, untried), notes)
+    return Examination(probe, diagnosis, findings, advice_of(probe, setting, shrink, utility, untried), notes)
 
 
 def _diagnosed(

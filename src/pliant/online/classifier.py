@@ -175,7 +175,7 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
             if scored:
                 hits: NDArray[np.bool_] = out.argmax(axis=1) == labels
                 hits[0] &= not surprised
-                stream.score.add(hits, some, where=np.isfinite(out.sum(axis=1)))
+                stream.score.add(hits, some, where=np.all(np.isfinite(out), axis=1))
             begin = end
 
 

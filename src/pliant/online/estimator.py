@@ -32,7 +32,6 @@ from pliant.online.scores import RunningAccuracy, RunningDetermination
 from pliant.online.standardize import Standardizer, first_unusable
 
 FORMAT = 1  # of `state_dict`
-TARGET_DECAY = 0.999  # of the running mean and variance of targets, whose changes the network has to follow
 NETWORK = (
     "activation", "optimizer", "step_size", "weight_decay", "noise_std", "dropout", "normalization", "replacement_rate",
     "maturity_threshold", "decay_rate", "utility", "init",
@@ -334,13 +333,12 @@ class OnlineEstimator(Generic[Score]):
         for name in (*kinds, "seen", "restarts"):
             if name not in state or (name in kinds and not isinstance(state[name], kinds[name])):
                 raise ValueError(f"the state lacks '{name}', or it is of another kind: load what state_dict() gave")
-        labels = list(state["labels"])
+        labels: list[Any] = state["labels"]
+        if bool(labels) != (self.loss == "cross_entropy"):
+            raise ValueError(f"the state holds {len(labels)} labels, which no {type(self).__name__} does")
         try:
-            outputs = len(labels) if self.loss == "cross_entropy" else int(state["network"]["sizes"][-1])
             restarts = settings.whole("'restarts' of the state", state["restarts"], least=0)
-            stream = self._begin(
-                state["features"], labels if self.loss == "cross_entropy" else outputs, restarts=restarts
-            )
+            stream = self._begin(state["features"], labels or int(state["network"]["sizes"][-1]), restarts=restarts)
             stream.network.load_state_dict(state["network"])
             stream.inputs.load_state_dict(state["inputs"])
             stream.targets.load_state_dict(state["targets"])
@@ -406,9 +404,7 @@ class OnlineEstimator(Generic[Score]):
             features=Features(names),
             network=network,
             inputs=Standardizer(len(names), decay=decay, scaled=scaled),
-            targets=Standardizer(
-                0 if self.loss == "cross_entropy" else network.sizes[-1], decay=TARGET_DECAY, scaled=scaled
-            ),
+            targets=Standardizer(0 if self.loss == "cross_entropy" else network.sizes[-1], decay=decay, scaled=scaled),
             labels=labels,
             score=self._new_score(network.sizes[-1]),
             given=_arguments(type(self))(self),
@@ -450,14 +446,14 @@ class OnlineEstimator(Generic[Score]):
         if one_of("on_divergence", self.on_divergence, ON_DIVERGENCE) == "raise":
             raise RuntimeError(f"{name} diverged: its loss at example {stream.seen:,} is not finite. {self._remedy()}")
         stream.restarts += 1
+        sizes = stream.network.sizes
+        stream.network = self._network(sizes[0], sizes[-1], stream.restarts)
         warnings.warn(
-            f"{name} diverged: its loss at example {stream.seen:,} is not finite. Its network begins anew (restart "
+            f"{name} diverged: its loss at example {stream.seen:,} is not finite. Its network began anew (restart "
             f"{stream.restarts}). {self._remedy()}",
             RuntimeWarning,
             stacklevel=4,
         )
-        sizes = stream.network.sizes
-        stream.network = self._network(sizes[0], sizes[-1], stream.restarts)
 
     def _remedy(self) -> str:
         scale = "" if self.normalize else ", or let normalize=True scale the features"

@@ -39,6 +39,10 @@ class Features:
 
     def read(self, x: Mapping[Any, Any]) -> tuple[Rows, dict[Any, float]]:
         """The numbers of a dictionary: a row (1, features) that the next call overwrites, and those whose names are new."""
+        kind: type = type(x)
+        if kind is not dict and not issubclass(kind, Mapping):
+            hint = "give row.to_dict()" if kind.__name__ == "Series" else "tables go to partial_fit and predict"
+            raise TypeError(f"an example is a dictionary of features, not {shown(x)}; {hint}")
         if self._values is not None and len(x) == len(self.names):
             try:
                 values = np.array(self._values(x))
@@ -48,10 +52,6 @@ class Features:
                 if values.dtype.kind in NUMBERS and values.shape == (len(self.names),):
                     self.row[0] = values
                     return self.row, {}
-        if not isinstance(x, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                f"an example is a dictionary of features, not {shown(x)}; tables go to partial_fit and predict"
-            )
         self.row.fill(np.nan)
         new: dict[Any, float] = {}
         for name, value in x.items():

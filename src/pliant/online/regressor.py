@@ -23,7 +23,7 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
     """A network that learns numbers from one example at a time; an estimator of scikit-learn and a model of River.
 
     Takes the arguments of `OnlineClassifier`. With `normalize` the network learns targets that are standardized by their own
-    running mean and variance (decay rate .999), so that prices need no smaller step size than shares; predictions are scaled
+    running mean and variance, so that prices need no smaller step size than shares; predictions are scaled
     back. Targets may have several columns.
 
     `score_` is the prequential R², of each example as it was predicted before it was learned, mean over columns.

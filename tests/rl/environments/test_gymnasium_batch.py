@@ -15,6 +15,7 @@ from gymnasium import spaces, wrappers
 from pliant.base.saving import load_state, save_state
 from pliant.rl.environments import Continuous, Discrete, GymnasiumBatch
 from pliant.rl.environments.gymnasium_copies import AllAtOnce
+from pliant.rl.environments.gymnasium_state import put_back, read
 from tests.rl.gymnasium_environments import Buffered, Hidden, Phases, Sampling, Shared, Telling, Walk, WindyWalk
 
 SEEDS = [0, 7]
@@ -343,6 +344,13 @@ def test_stopping_and_resuming_changes_nothing(name, tmp_path, caplog):
     assert ends >= 20 or name in ("Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
 
 
+@pytest.mark.parametrize("name", ["Taxi-v4", "CliffWalking-v1", "Ant-v5", "Humanoid-v5", "pliant/SlipperyHopper-v0"])
+def test_toys_and_bodies_of_gymnasium_go_on_to_the_bit(name, tmp_path, caplog):
+    if "v5" in name or "Hopper" in name:
+        pytest.importorskip("mujoco", reason="bodies need MuJoCo: pip install -e .[rl]")
+    assert resumed_equals_uninterrupted(lambda: GymnasiumBatch(name, copies=2), tmp_path / "s.pt", caplog) >= 0
+
+
 @pytest.mark.parametrize("name", EXACT_OF_ONE)
 def test_one_environment_and_those_of_a_vector_go_on_to_the_bit(name, tmp_path, caplog):
     assert resumed_equals_uninterrupted(lambda: GymnasiumBatch(EXACT_OF_ONE[name]()), tmp_path / "s.pt", caplog) >= 5
@@ -396,7 +404,7 @@ def test_a_state_that_could_not_be_put_back_is_not_saved(caplog):
     assert not caplog.records
     walked(batch, 200)
     assert batch.state_dict()["remembered"] is None
-    assert "there is a Gust where it had a Place" in caplog.text
+    assert "there is a Gust where it had a Lull" in caplog.text
 
 
 class Changing(gymnasium.Wrapper):
@@ -450,6 +458,21 @@ def test_a_state_that_is_refused_leaves_episodes_that_cannot_be_saved_as_they_ar
     batch.load_state_dict(here)  # as PPO does where another part of a state is refused
     np.testing.assert_array_equal(batch.observations, before)
     assert (batch.interrupted, batch._copies.remembered[0].age) == (None, age)
+
+
+def test_what_does_not_fit_is_put_back_nowhere():
+    one, other = WindyWalk(), WindyWalk()
+    for each in (one, other):
+        each.reset(seed=0)
+    for _ in range(20):
+        one.step(np.zeros(1))
+    plain, before = read(one, "it"), read(other, "it")
+    plain["attributes"]["winds"]["list"].pop()  # behind age, gust and others
+    with pytest.raises(
+        ValueError, match="this state does not fit the environment: there is a NoneType where it had a Wind"
+    ):
+        put_back(plain, other)
+    np.testing.assert_equal(read(other, "it"), before)
 
 
 def test_a_state_of_another_environment_is_refused_and_changes_nothing():

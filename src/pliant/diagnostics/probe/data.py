@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pliant.base.choices import shown
 from pliant.diagnostics.batches import batches_of
 
 LABELS = ("labels", "label")  # of a mapping, in the words of Hugging Face
@@ -96,6 +97,8 @@ def _checked(inputs: Any, targets: Any) -> Examples:
     inner = None
     if isinstance(inputs, Mapping) and targets is None:
         inner = next((name for name in LABELS if isinstance(inputs.get(name), Tensor)), None)  # pyright: ignore[reportUnknownMemberType]
+    if targets is not None and not any(isinstance(each, Tensor) for each in tree_leaves(targets)):
+        raise TypeError(f"y must be a tensor, or hold tensors, got {shown(targets)}")
     batch = Examples(inputs, targets, inner)
     lengths = {each.shape[0] if each.dim() else None for each in batch.tensors}
     if not lengths or None in lengths:

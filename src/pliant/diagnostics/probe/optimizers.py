@@ -36,7 +36,7 @@ class OptimizersLike:
             raise ValueError("the model is frozen: no parameter has requires_grad=True, so there is nothing to probe")
         self._maker = (
             called_with("optimizer", optimizer, "a list of parameters")
-            if callable(optimizer) and not hasattr(optimizer, "param_groups") and not is_a(optimizer, type)
+            if callable(optimizer) and not hasattr(optimizer, "param_groups") and not is_a(optimizer, (type, nn.Module))
             else None
         )
         if self._maker is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.base.choices import shortened, shown
+from pliant.rl.environments.physics import WITHOUT_A_SCREEN, GraphicsUnavailable
 
 Act = Callable[[Any], Any]  # an observation -> an action, both of the environment's spaces
 
@@ -22,7 +24,7 @@ class Drawn(NamedTuple):
 
 
 def episode(environment: Any, act: Act, seed: int) -> Iterator[Drawn]:
-    """An episode from `reset(seed=seed)` on. Raises ValueError where the environment draws no images, and says why."""
+    """An episode from `reset(seed=seed)` on. Raises ValueError, or GraphicsUnavailable, where no images are drawn."""
     observation, _ = environment.reset(seed=seed)
     rewards, step, over = 0.0, 0, False
     seconds = 1 / float(environment.metadata.get("render_fps") or 30)
@@ -42,9 +44,16 @@ def _image(environment: Any) -> NDArray[np.uint8]:
             f"metadata['render_modes'], {environment.metadata.get('render_modes', [])}"
         )
     try:
-        image = environment.render()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GLFW only warns that it has no display
+            image = environment.render()
+    except GraphicsUnavailable:  # it says what to do
+        raise
     except Exception as error:  # each environment draws in its own way, with packages and screens that may not be there
-        raise ValueError(f"{name} cannot be drawn here: {type(error).__name__}: {shortened(error, 300)}") from error
+        advice = f". {WITHOUT_A_SCREEN}" if "OpenGL" in str(error) else ""
+        raise ValueError(
+            f"{name} cannot be drawn here: {type(error).__name__}: {shortened(error, 200)}{advice}"
+        ) from error
     found = np.asarray(image)
     if found.ndim != 3 or found.shape[2] != 3 or found.dtype != np.uint8:
         what = f"an array of {found.dtype}, {found.shape}" if isinstance(image, np.ndarray) else shown(image)

@@ -136,9 +136,8 @@ class _Reading:
         try:
             if held is None or package in sys.stdlib_module_names:
                 raise NotSaved(f"{where} is a {type(value).__name__}")
-            return {
-                "attributes": {name: self.read(held[name], f"{where}.{name}") for name in sorted(held.keys() - NAMES)}
-            }
+            found = {name: self.read(held[name], f"{where}.{name}") for name in sorted(held.keys() - NAMES)}
+            return {"attributes": found, "class": type(value).__name__}
         except NotSaved as error:
             if asked is None:
                 return self.as_new(value, where, str(error))
@@ -270,6 +269,11 @@ _REBUILT: Mapping[str, Callable[[Any, Any, Mapping[str, Any], Undo], Any]] = {
 }
 
 
+def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
+    attributes.clear()
+    attributes.update(before)
+
+
 def _into_object(held: Mapping[str, Any], there: Any, undo: Undo) -> Any:
     attributes: Mapping[str, Any] = held.get("attributes", {})
     if "class" in held:
@@ -278,7 +282,7 @@ def _into_object(held: Mapping[str, Any], there: Any, undo: Undo) -> Any:
         if getattr(getattr(there, "__dataclass_params__", None), "frozen", False):
             there = copy(there)  # others may hold it too
         ours: dict[str, Any] = there.__dict__
-        undo.append(partial(ours.update, dict(ours)))
+        undo.append(partial(_restore, ours, dict(ours)))
         for name, value in attributes.items():
             if name in ours or not (isinstance(value, Mapping) and "same" in value):
                 ours[name] = _put(value, ours.get(name), undo)
