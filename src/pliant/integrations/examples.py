@@ -24,14 +24,19 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 def check_example(example: Example) -> Example:
     """`example_inputs=` of an adapter: an example, or a function of a batch. Raises `TypeError` for another function."""
-    return called_with("example_inputs", example, "batch") if callable(example) else example
+    return called_with("example_inputs", example, "batch") if is_function(example) else example
+
+
+def is_function(example: Example) -> bool:
+    """Whether it is a function of a batch."""
+    return callable(example)
 
 
 def example_for(given: Example, batch: Callable[[], Any], network: nn.Module, device: torch.device) -> Any:
     """What was given, or what the function that was given or `example_of` takes out of a batch, on `device`."""
     if given is None:
         return moved(example_of(batch(), network), device)
-    return moved(given(batch()) if callable(given) else given, device)
+    return moved(given(batch()) if is_function(given) else given, device)
 
 
 def moved(example: Any, device: torch.device) -> Any:
