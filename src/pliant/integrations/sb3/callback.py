@@ -39,8 +39,8 @@ class UnitResetCallback(BaseCallback):
     """Any method while an algorithm learns, such as `UnitResetCallback(pliant.ReDo, tau=0.1, period=1000)`.
 
     One that resets units logs `pliant/replaced` (units so far) and `pliant/optimizer_steps` (with several optimizers, of the one
-    that made most) at every rollout. Every `diagnose_every` optimizer steps it runs the networks on the last 512 observations, and
-    logs the share of units that is dead, dormant (ReDo's measure) or saturated, where the measure applies to the activation
+    that made most) at every rollout. Every `diagnose_every` optimizer steps it runs the networks on the last 512 observations,
+    and logs the share of units that is dead, dormant (ReDo's measure) or saturated, where the measure applies to the activation
     function: `pliant/dead_share`, `pliant/dormant_share`, `pliant/saturated_share`.
 
     Args:
