@@ -47,9 +47,10 @@ clean:
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(@F)]"
 	touch $@
 
-.venv-integrations/integrations: tests/integrations/requirements.txt constraints.txt
+.venv-integrations/integrations: tests/integrations/requirements.txt tests/integrations/libraries.txt constraints.txt
 	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
 	.venv-integrations/bin/pip install --quiet torch --constraint constraints.txt
+	.venv-integrations/bin/pip install --quiet --no-deps -r tests/integrations/libraries.txt
 	.venv-integrations/bin/pip install --quiet -r tests/integrations/requirements.txt --constraint constraints.txt --editable .
 	touch $@
 

@@ -56,8 +56,9 @@ def ended(running):
         process.wait(timeout=300)
     finally:
         process.kill()
-    said.seek(0)
-    assert process.returncode in (0, -signal.SIGKILL), said.read()[-4000:]
+    with said:
+        said.seek(0)
+        assert process.returncode in (0, -signal.SIGKILL), said.read()[-4000:]
     return process.returncode
 
 

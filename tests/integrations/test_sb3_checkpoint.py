@@ -3,10 +3,7 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import pliant
 from pliant.base.saving import load_state
-from pliant.integrations.sb3 import MethodCheckpointCallback, UnitResetCallback, load_checkpoint
+from pliant.integrations.sb3 import MethodCallback, MethodCheckpointCallback, load_checkpoint
+from tests.integrations.killed import METHODS, process
 from tests.integrations.test_sb3 import OFF, assert_same, often, replaced, small, weights
 
 pytestmark = pytest.mark.integrations
@@ -78,16 +76,20 @@ class DieAt(BaseCallback):
         return True
 
 
-def start_and_die(name, folder):
+def made(method):
+    return often(seed=3) if method == "continual backprop" else MethodCallback(METHODS[method][0], **METHODS[method][1])
+
+
+def start_and_die(name, method, folder):
     """In a process of its own."""
-    callback = often(seed=3)
+    callback = made(method)
     checkpoint = MethodCheckpointCallback(callback, EVERY // 2, folder, save_replay_buffer=True)
     new(name).learn(TOTAL, callback=[callback, checkpoint, DieAt()])
 
 
-def go_on(name, folder):
+def go_on(name, method, folder):
     algorithm, _, discrete = ALGORITHMS[name]
-    callback, env = often(seed=3), envs(discrete)
+    callback, env = made(method), envs(discrete)
     torch.manual_seed(99), np.random.seed(99), random.seed(99)  # noqa: NPY002
     model = load_checkpoint(algorithm, folder, callback, env=env, device="cpu", force_reset=False)
     env.reset()
@@ -97,23 +99,26 @@ def go_on(name, folder):
     return model, callback, half
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_what_was_killed_goes_on_to_the_bit(name, tmp_path):
-    code = (
-        f"from tests.integrations.test_sb3_checkpoint import start_and_die; start_and_die({name!r}, {str(tmp_path)!r})"
-    )
-    killed = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[2], check=False)
-    assert killed.returncode == -signal.SIGKILL
+OTHERS = [("PPO", "l2"), ("PPO", "monitor")]
 
-    straight, one = new(name), often(seed=3)
+
+@pytest.mark.parametrize(("name", "method"), [*((name, "continual backprop") for name in ALGORITHMS), *OTHERS])
+def test_what_was_killed_goes_on_to_the_bit(name, method, tmp_path):
+    assert process("test_sb3_checkpoint", f"start_and_die({name!r}, {method!r}, {str(tmp_path)!r})") == -signal.SIGKILL
+
+    straight, one = new(name), made(method)
     straight.learn(TOTAL, callback=one)
-    model, two, half = go_on(name, tmp_path)
+    model, two, half = go_on(name, method, tmp_path)
     assert 2 * EVERY <= half <= 2 * DIES_AT
-    assert one.stats() == two.stats()
-    at_half = replaced_at(tmp_path, half)
-    assert min(now - before for now, before in zip(replaced(two).values(), at_half, strict=True)) >= 20
-    assert min(at_half) >= 20
     assert_same(weights(straight), weights(model))
+    if method == "monitor":
+        assert str(one.method.rows) == str(two.method.rows)  # NaN equals itself
+        assert len(one.method.rows) >= 20
+    if one.unit_reset is not None:
+        assert one.stats() == two.stats()
+        at_half = replaced_at(tmp_path, half)
+        assert min(now - before for now, before in zip(replaced(two).values(), at_half, strict=True)) >= 20
+        assert min(at_half) >= 20
 
 
 def replaced_at(folder, timesteps):
@@ -153,7 +158,7 @@ def test_the_newest_checkpoint_is_complete_and_any_other_can_be_named(tmp_path):
 
 def test_several_callbacks_of_any_method_are_saved_in_their_order(tmp_path):
     def callbacks():
-        return [often(), UnitResetCallback(pliant.L2, strength=1e-3, toward="initial")]
+        return [often(), MethodCallback(pliant.L2, strength=1e-3, toward="initial")]
 
     first = callbacks()
     new("PPO").learn(128, callback=[*first, MethodCheckpointCallback(first, 32, tmp_path)])

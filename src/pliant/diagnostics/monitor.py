@@ -381,6 +381,11 @@ class Monitor(Attached, Table):
             if self._handles or not self._steps_by_itself:
                 self._prepare(place, each)
 
+    def _state_after(self, other: Attached, state: dict[str, Any]) -> dict[str, Any]:
+        """Steps, rows and what was told go on, and so do the sizes at the start of groups that are still there."""
+        sizes = {name: state["sizes"].get(name, held) for name, held in self.state_dict()["sizes"].items()}
+        return {**state, "fingerprint": self.plan.fingerprint(), "sizes": sizes}
+
     # -- for readers --------------------------------------------------------------------------------------------------
 
     def latest(self) -> Diagnosis | None:

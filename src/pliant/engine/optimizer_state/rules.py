@@ -49,6 +49,8 @@ class Rule:
 _ADAM = Averages("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _FREE = Averages(None, "exp_avg_sq", count="k", decay_in_gradient=False)
 _X = "the average x starts at a unit's new value and goes on with the weights that all entries share"
+_WHOLE = "experimental: every entry of a matrix takes part in every other's step"
+_LIKE_ADAM = Rule(("exp_avg",), ("exp_avg_sq",), ("max_exp_avg_sq",), fills=True)
 
 RULES: dict[str, Rule] = {  # package.class
     "torch.SGD": Rule(average=("momentum_buffer",)),
@@ -66,10 +68,31 @@ RULES: dict[str, Rule] = {  # package.class
     "torch.Adafactor": Rule(size=("row_var", "col_var", "variance"), fills=True),
     "transformers.Adafactor": Rule(("exp_avg",), ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"), shared=("step", "RMS"),
                                    lacks={"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}, fills=True),
-    "torch.Muon": Rule(("momentum_buffer",), note="experimental: every entry of a matrix takes part in every other's step"),
+    "torch.Muon": Rule(("momentum_buffer",), note=_WHOLE),
     "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
     "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
     "schedulefree.RAdamScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), fills=True, note=_X),
+    "timm.AdaBelief": Rule(("exp_avg",), ("exp_avg_var",), ("max_exp_avg_var",), fills=True),
+    "timm.AdamP": _LIKE_ADAM,
+    "timm.AdamWLegacy": _LIKE_ADAM,
+    "timm.Adan": Rule(("exp_avg", "exp_avg_diff", "neg_pre_grad"), ("exp_avg_sq",), shared=(), fills=True,
+                      note="a fresh unit's first gradient counts as the first difference too"),
+    "timm.Adopt": _LIKE_ADAM,
+    "timm.Kron": Rule(("momentum_buffer",), shared=("step", "update_counter", "Q"), note=_WHOLE),
+    "timm.Lamb": replace(_LIKE_ADAM, shared=(), note="the trust ratio is of the whole parameter"),
+    "timm.LaProp": replace(_LIKE_ADAM, shared=("step", "exp_avg_lr_1", "exp_avg_lr_2")),
+    "timm.Lars": Rule(("momentum_buffer",), shared=(), note="the trust ratio is of the whole parameter"),
+    "timm.Lion": Rule(("exp_avg",), shared=()),
+    "timm.MADGRAD": Rule(("s",), ("grad_sum_sq",), value=("x0",), fills=True),
+    "timm.Mars": Rule(("exp_avg", "last_grad"), ("exp_avg_sq",), fills=True),
+    "timm.Muon": Rule(("momentum_buffer", "exp_avg"), ("exp_avg_sq",), shared=("step", "use_muon"), fills=True, note=_WHOLE),
+    "timm.NAdamLegacy": replace(_LIKE_ADAM, shared=("step", "m_schedule")),
+    "timm.NAdamW": _LIKE_ADAM,
+    "timm.NvNovoGrad": Rule(("exp_avg",), shared=("step", "exp_avg_sq")),
+    "timm.RAdamLegacy": _LIKE_ADAM,
+    "timm.RMSpropTF": Rule(("momentum_buffer", "grad_avg"), ("square_avg",), fills=True),
+    "timm.SGDP": Rule(("momentum",), shared=()),
+    "timm.SGDW": Rule(("momentum_buffer",), shared=()),
 }  # fmt: skip
 
 

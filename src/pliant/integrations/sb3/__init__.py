@@ -15,15 +15,18 @@ except ImportError as error:
 
     raise ImportError(f"pliant.integrations.sb3 needs Stable-Baselines3: {how_to_install('sb3')}") from error
 
-from pliant.integrations.sb3.callback import UnitResetCallback
+from pliant.integrations.sb3.callback import MethodCallback, UnitResetCallback
 from pliant.integrations.sb3.checkpoint import MethodCheckpointCallback, load_checkpoint
 from pliant.integrations.sb3.continual_backprop import ContinualBackpropCallback
+from pliant.integrations.sb3.monitor import PlasticityMonitorCallback
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of
 
 __all__ = [
     "ContinualBackpropCallback",
+    "MethodCallback",
     "MethodCheckpointCallback",
     "Networks",
+    "PlasticityMonitorCallback",
     "UnitResetCallback",
     "example_inputs",
     "load_checkpoint",

@@ -24,7 +24,7 @@ from pliant.base.saving import StrPath, count_in, load_state, save_state
 from pliant.diagnostics import diagnose
 from pliant.engine.attached import after_step
 from pliant.engine.unit_reset import UnitReset
-from pliant.integrations.attaching import Attachment
+from pliant.integrations.attaching import Attachment, Method
 from pliant.integrations.sb3.networks import Networks, example_inputs, networks_of, recent_inputs
 from pliant.integrations.shares import shares
 from pliant.units.map import UnitMap
@@ -36,12 +36,12 @@ _OURS = {"groups": _INSTEAD, "example_inputs": _INSTEAD}
 
 
 class UnitResetCallback(BaseCallback):
-    """Any method that resets units, such as `UnitResetCallback(pliant.ReDo, tau=0.1, period=1000)`.
+    """Any method while an algorithm learns, such as `UnitResetCallback(pliant.ReDo, tau=0.1, period=1000)`.
 
-    Logs `pliant/replaced` (units so far) and `pliant/optimizer_steps` (with several optimizers, of the one that made most) at
-    every rollout. Every `diagnose_every` optimizer steps it runs the networks on the last 512 observations, and logs the share of
-    units that is dead, dormant (ReDo's measure) or saturated, where the measure applies to the activation function:
-    `pliant/dead_share`, `pliant/dormant_share`, `pliant/saturated_share`.
+    One that resets units logs `pliant/replaced` (units so far) and `pliant/optimizer_steps` (with several optimizers, of the one
+    that made most) at every rollout. Every `diagnose_every` optimizer steps it runs the networks on the last 512 observations,
+    and logs the share of units that is dead, dormant (ReDo's measure) or saturated, where the measure applies to the activation
+    function: `pliant/dead_share`, `pliant/dormant_share`, `pliant/saturated_share`.
 
     Args:
         method: `method(networks, optimizers, example_inputs=..., **settings)` builds it.
@@ -56,7 +56,7 @@ class UnitResetCallback(BaseCallback):
 
     def __init__(
         self,
-        method: Callable[..., UnitReset],
+        method: Method,
         *,
         networks: Callable[[Any], Networks] | None = None,
         diagnose_every: int | None = 10_000,
@@ -77,10 +77,14 @@ class UnitResetCallback(BaseCallback):
     # -- what happened -------------------------------------------------------------------------------------------
 
     @property
+    def method(self) -> Any:
+        """The method; after training, as it was when it was detached; None before."""
+        return self._attachment.method
+
+    @property
     def unit_reset(self) -> UnitReset | None:
-        """The method; after training, as it was when it was detached; None before, and for a method that resets no units."""
-        method = self._attachment.method
-        return method if isinstance(method, UnitReset) else None
+        """The method, if it resets units."""
+        return self.method if isinstance(self.method, UnitReset) else None
 
     @property
     def name(self) -> str:
@@ -181,6 +185,9 @@ class UnitResetCallback(BaseCallback):
         kept: dict[str, Any] = {**vars(self), **left}
         kept.pop("model", None)
         return kept
+
+
+MethodCallback = UnitResetCallback  # as it is called for Lightning
 
 
 def _drop_borrowed(method: Attachment, lender: Optimizer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
