@@ -29,6 +29,7 @@ faults: .venv/dev  # part of `test`: kills, damaged files, locks
 integrations: .venv/dev .venv-integrations/integrations .venv-torchvision/integrations  # other libraries' training loops, most in an environment of their own
 	$(BIN)/pytest -n 2 -m integrations
 	.venv-integrations/bin/python -m pytest -n 2 -m integrations tests/integrations
+	.venv-torchvision/bin/python -m pytest -n 2 -m integrations $(TORCHVISION)
 	.venv-integrations/bin/python -m pytest -W ignore tests/test_documentation.py -k integrations.md
 
 docs: .venv/dev  # part of `test`: README, docs and docstrings as they are run and linked
