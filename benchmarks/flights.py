@@ -201,19 +201,14 @@ def rows_of(stream: Stream, method: str) -> Iterator[dict[str, Any]]:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Of the runs over all flights, in Markdown."""
-    whole = rows[rows.stage == "all"]
-    lines = ["| | setting | accuracy, nyc | us | µs per flight, nyc | us |", "|---|---|---|---|---|---|"]
+    """Of the runs over all flights, in Markdown; a dash where one was not run."""
+    lines = ["| | setting, nyc / us | accuracy, nyc | us | µs per flight, nyc | us |", "|---|---|---|---|---|---|"]
     for method in METHODS:
-        found = {name: whole[(whole.method == method) & (whole.stream == name)] for name in STREAMS}
-        if any(each.empty for each in found.values()):
-            continue
-        right = [f"{np.average(each.accuracy, weights=each.flights):.3f}" for each in found.values()]
-        cost = [f"{each.microseconds.iloc[0]:,.0f}" for each in found.values()]
-        chosen = " / ".join(
-            ", ".join(f"{value}" for value in json.loads(each.setting.iloc[0]).values()) for each in found.values()
-        )
-        lines.append(f"| {method} | {chosen} | {' | '.join(right)} | {' | '.join(cost)} |")
+        found = [rows[(rows.stage == "all") & (rows.method == method) & (rows.stream == name)] for name in STREAMS]
+        chosen = [", ".join(map(str, json.loads(run.setting.iloc[0]).values())) if len(run) else "–" for run in found]
+        right = [f"{np.average(run.accuracy, weights=run.flights):.3f}" if len(run) else "–" for run in found]
+        cost = [f"{run.microseconds.iloc[0]:,.0f}" if len(run) else "–" for run in found]
+        lines.append(f"| {method} | {' / '.join(chosen)} | {' | '.join(right)} | {' | '.join(cost)} |")
     return "\n".join(lines)
 
 

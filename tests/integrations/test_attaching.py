@@ -15,6 +15,7 @@ from pliant.engine.redraw import Redraw
 from pliant.engine.score import RunningUtility
 from pliant.engine.select import ReplacementRate
 from pliant.integrations.attaching import Attachment
+from tests.engine.test_stacks import Stack
 from tests.networks import mlp
 
 pytestmark = pytest.mark.integrations
@@ -184,6 +185,13 @@ def test_what_the_method_refuses_is_refused_before_a_model_is_there(method, sett
 def test_a_name_is_part_of_a_file_name(name):
     with pytest.raises(ValueError, match=r"name is part of a file's name"):
         attachment(name=name)
+
+
+def test_seeds_of_a_stack_are_left_to_the_model():
+    stack = Stack([mlp(seed=seed) for seed in range(2)])
+    kept = attachment(settings={**OFTEN, "seed": [1, 2], "groups": stack.groups(), "init": "kaiming"})
+    method = kept.attach(stack, torch.optim.SGD(stack.parameters(), lr=0.1))
+    assert method.seeds == [1, 2]
 
 
 def test_a_method_that_is_there_already_is_no_maker():

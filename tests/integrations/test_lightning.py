@@ -258,6 +258,14 @@ def test_what_was_replaced_is_logged():
     assert seen[-1] == sum(sum(group["replaced"]) for group in callback.method.stats().values()) >= 40
 
 
+def test_a_listener_is_told_of_each_replacement():
+    found = []
+    callback = ContinualBackpropCallback(on_replace=found.append, **OFTEN)
+    fit(Net(), callback, epochs=12)
+    total = sum(sum(group["replaced"]) for group in callback.method.stats().values())
+    assert sum(len(each.units) for each in found) == total >= 40
+
+
 def test_it_disturbs_no_random_number():
     """At rate 0 a fit ends as without a callback, dropout included."""
 

@@ -161,6 +161,24 @@ def test_a_new_feature_changes_no_prediction_for_examples_without_it(settings):
     assert min(model.replacements_) >= 20
 
 
+def test_sums_of_weights_which_utilities_use_follow_a_network_that_grows():
+    model = OnlineClassifier(**BUSY, weight_decay=1e-3, utility="adaptable_contribution").partial_fit(
+        X[:300], LABELS[:300]
+    )
+    model.learn_one({0: 1.0, "new": 2.0}, "fourth")
+    network = model._stream.network
+    shrunk, state = network.state_dict()["shrunk"], network._state
+    for layer, (at, of_inputs) in enumerate(zip(network._net.unit_at, network.sizes, strict=False)):
+        if layer == 3:
+            break
+        sizes = np.abs(network.weights(layer)[0])
+        np.testing.assert_allclose(shrunk * state.row_sum[0, at : at + of_inputs], sizes.sum(axis=1), rtol=1e-5)
+        into = network._net.unit_at[layer + 1] - network._net.unit_at[1]
+        np.testing.assert_allclose(
+            shrunk * state.column_sum[0, into : into + sizes.shape[1]], sizes.sum(axis=0), rtol=1e-5
+        )
+
+
 def test_a_feature_that_comes_late_is_learned():
     model, rng = OnlineClassifier(hidden=(16,), step_size=0.05), np.random.default_rng(1)
     late = rng.choice([-1.0, 1.0], 4000)
@@ -186,6 +204,14 @@ def test_a_label_that_comes_late_counts_as_missed_and_is_learned():
         model.learn_one({"a": t % 3}, t % 3)
     assert [model.predict_one({"a": a}) for a in (0, 1, 2)] == [0, 1, 2]
     assert sum(model.predict_proba_one({"a": 1}).values()) == pytest.approx(1.0)
+
+
+def test_labels_are_sorted_in_whatever_order_they_come():
+    model = OnlineClassifier().partial_fit(X, LABELS)
+    assert model.classes_.tolist() == ["low", "mid", "up"] != list(dict.fromkeys(LABELS.tolist()))
+    for row, shares, label in zip(X, model.predict_proba(X), model.predict(X), strict=True):
+        assert model.classes_[shares.argmax()] == label == model.predict_one(dict(enumerate(row)))
+        assert dict(zip(model.classes_.tolist(), shares, strict=True)) == model.predict_proba_one(dict(enumerate(row)))
 
 
 def test_one_label_alone_is_always_predicted():

@@ -73,12 +73,12 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (n,) for X (n, features)."""
         stream, x = self._rows_to_predict(X)
-        return stream.classes[self._outputs(stream, x).argmax(axis=1)]
+        return stream.answers[self._outputs(stream, x).argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (n, labels), in the order of `classes_`."""
         stream, x = self._rows_to_predict(X)
-        return _softmax(self._outputs(stream, x))
+        return _softmax(self._outputs(stream, x))[:, stream.order]
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy."""
@@ -90,7 +90,7 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
 
     @property
     def classes_(self) -> NDArray[Any]:
-        """The labels: sorted, if they were known at the start, else in the order in which they came."""
+        """The labels so far, sorted."""
         return self._learned("classes_").classes
 
     _multiclass = True  # for River

@@ -67,7 +67,8 @@ class Stream(Generic[Score]):
     def add_labels(self, labels: Sequence[Any]) -> None:
         self.labels = [*self.labels, *labels]
         self.codes = {label: code for code, label in enumerate(self.labels)}
-        self.classes = as_classes(self.labels)
+        self.answers, in_turn = as_classes(self.labels), in_order(self.labels)
+        self.classes, self.order = as_classes(in_turn), [self.codes[label] for label in in_turn]
 
 
 class OnlineEstimator(Generic[Score]):
