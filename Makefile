@@ -4,6 +4,8 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 RESIDUAL := $(addprefix tests/experiments/,images/test_residual.py images/test_residual_run.py test_class_incremental.py test_warm_starting.py)
 
+TORCHVISION := $(addprefix tests/integrations/test_,avalanche.py recipes.py sb3_contrib.py timm.py torchrl.py)
+
 .PHONY: demo test slow faults integrations docs zoo format clean
 
 demo: .venv/lab
@@ -24,9 +26,10 @@ slow: .venv/dev  # the whole grid of promises; more kills: every experiment, at 
 faults: .venv/dev  # part of `test`: kills, damaged files, locks
 	$(BIN)/pytest -n 2 -m "faults and not slow"
 
-integrations: .venv/dev .venv-integrations/integrations  # other libraries' training loops, most in an environment of their own
+integrations: .venv/dev .venv-integrations/integrations .venv-torchvision/integrations  # other libraries' training loops, most in an environment of their own
 	$(BIN)/pytest -n 2 -m integrations
 	.venv-integrations/bin/python -m pytest -n 2 -m integrations tests/integrations
+	.venv-torchvision/bin/python -m pytest -n 2 -m integrations $(TORCHVISION)
 	.venv-integrations/bin/python -m pytest -W ignore tests/test_documentation.py -k integrations.md
 
 docs: .venv/dev  # part of `test`: README, docs and docstrings as they are run and linked
@@ -40,18 +43,24 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-zoo .venv-integrations runs/demo
+	rm -rf .venv .venv-zoo .venv-integrations .venv-torchvision runs/demo
 
 .venv/lab .venv/dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(@F)]"
 	touch $@
 
-.venv-integrations/integrations: tests/integrations/requirements.txt tests/integrations/libraries.txt constraints.txt
+.venv-integrations/integrations: tests/integrations/requirements.txt constraints.txt
 	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
 	.venv-integrations/bin/pip install --quiet torch --constraint constraints.txt
-	.venv-integrations/bin/pip install --quiet --no-deps -r tests/integrations/libraries.txt
 	.venv-integrations/bin/pip install --quiet -r tests/integrations/requirements.txt --constraint constraints.txt --editable .
+	touch $@
+
+.venv-torchvision/integrations: tests/integrations/torchvision.txt tests/integrations/libraries.txt constraints.txt
+	test -x .venv-torchvision/bin/python || $(PYTHON) -m venv .venv-torchvision
+	.venv-torchvision/bin/pip install --quiet torch --constraint constraints.txt
+	.venv-torchvision/bin/pip install --quiet --no-deps -r tests/integrations/libraries.txt
+	.venv-torchvision/bin/pip install --quiet -r tests/integrations/torchvision.txt --constraint constraints.txt --editable .
 	touch $@
 
 .venv-zoo/zoo: tests/zoo/requirements.txt tests/zoo/libraries.txt constraints.txt

@@ -315,3 +315,36 @@ def test_where_retracing_fails_nothing_is_attached_and_the_state_is_there():
     assert not kept.is_attached
     assert hooks(model, optimizer) == 0
     assert kept.state_dict()["counts"] == counts
+
+
+class Heads(nn.Module):
+    """All heads read the same units."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.heads = nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.ModuleList([nn.Linear(8, 2)])
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return torch.cat([head(hidden) for head in self.heads], 1)
+
+
+def test_units_that_another_head_reads_too_keep_what_is_known_of_them():
+    torch.manual_seed(0)
+    model = Heads()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    kept = attachment()
+    before = kept.attach(model, [optimizer], example_inputs=X)
+    train(model, optimizer)
+    (group,) = before.groups
+    known = before.ages()[group.name], before.utilities()[group.name], before.score.mean(group)
+    assert replaced(before) >= 20
+    model.heads.append(nn.Linear(8, 3))
+    optimizer.add_param_group({"params": list(model.heads[1].parameters())})
+    after = kept.retrace(model, [optimizer], example_inputs=X)
+    (grown,) = after.groups
+    assert torch.equal(after.ages()[group.name], known[0])
+    assert torch.equal(after.utilities()[group.name], known[1])
+    assert torch.equal(after.score.mean(grown)[:, :, : known[2].shape[2]], known[2])
+    train(model, optimizer)
+    assert replaced(after) >= 40
