@@ -205,7 +205,8 @@ def table(rows: pd.DataFrame) -> str:
     lines = ["| | setting, nyc / us | accuracy, nyc | us | µs per flight, nyc | us |", "|---|---|---|---|---|---|"]
     for method in METHODS:
         found = [rows[(rows.stage == "all") & (rows.method == method) & (rows.stream == name)] for name in STREAMS]
-        chosen = [", ".join(map(str, json.loads(run.setting.iloc[0]).values())) if len(run) else "–" for run in found]
+        values = [json.loads(run.setting.iloc[0]).values() if len(run) else [] for run in found]
+        chosen = [", ".join(map(str, each)) or "–" for each in values]
         right = [f"{np.average(run.accuracy, weights=run.flights):.3f}" if len(run) else "–" for run in found]
         cost = [f"{run.microseconds.iloc[0]:,.0f}" if len(run) else "–" for run in found]
         lines.append(f"| {method} | {' / '.join(chosen)} | {' | '.join(right)} | {' | '.join(cost)} |")
