@@ -364,6 +364,7 @@ def doctor(
             budget=int(budget) if budget is not None and budget.isdigit() else budget,
             seeds=seeds,
             steps_to_come=steps,
+            progress=True,
         )
     except (ValueError, TypeError) as error:
         raise LabError(str(error)) from error

@@ -87,7 +87,7 @@ def test_a_rank_that_collapsed_is_named():
 
 
 def test_a_unit_is_replaced_ten_times_a_run_and_judged_by_a_thousand_examples():
-    assert first_setting(width=100, batch_size=32, steps=50_000) == (2e-4, 100, 50.0)
+    assert first_setting(width=100, batch_size=32, steps=50_000) == (2e-4, 100, 50.0, 50_000)
     assert first_setting(width=100, batch_size=1, steps=50_000).maturity_threshold == 1000
     assert first_setting(width=5, batch_size=1, steps=10**9).replacement_rate == 1e-4
     assert first_setting(width=5, batch_size=1, steps=100).replacement_rate == 1e-3
@@ -183,6 +183,21 @@ def test_bad_input_is_one_sentence(given, message):
         pliant.examine(**{"model": network(), "x": x, "y": y, "optimizer": adam, **QUICK, **given})
 
 
+def test_a_probe_that_the_budget_cut_short_is_told_from_a_task_that_cannot_be_learned():
+    x, y = task()
+
+    def slow(parameters):
+        return torch.optim.SGD(parameters, lr=1e-6)
+
+    short = pliant.examine(network(), x, y, optimizer=slow, try_treatments=False, **{**QUICK, "budget": 1600})
+    assert (short.verdict, short.advice[0].title) == ("cannot tell", "a longer probe")
+    assert "larger budget=" in short.advice[0].why
+    whole = pliant.examine(
+        network(), x, y, optimizer=slow, try_treatments=False, seeds=3, progress=False, budget=3 * 3 * 4 * 300
+    )
+    assert (whole.verdict, whole.advice[0].title) == ("cannot tell", "data")
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -261,6 +276,8 @@ def test_the_command_prints_the_page_and_writes_it(mine):
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("Is it plasticity? yes.")
     assert "38 of 40 units dead" in said.stdout
+    assert " runs of " in said.stderr.splitlines()[0]  # the cost, before it starts
+    assert "probe " in said.stderr.splitlines()[-1]
     assert "optimizer state of now" in (mine / "page.html").read_text()  # the checkpoint's
     said = doctor(mine, "trained.pt", "mine:pair", "--budget", "3600", "--seeds", "3")
     assert said.returncode == 0, said.stderr

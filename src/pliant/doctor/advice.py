@@ -21,6 +21,7 @@ from torch import nn
 from pliant.diagnostics.diagnosis import Diagnosis
 from pliant.diagnostics.health import FLAT_ENDS
 from pliant.diagnostics.probe import Comparison, Probe
+from pliant.diagnostics.probe.settings import STEPS
 from pliant.doctor.settings import Setting
 from pliant.methods import ContinualBackprop, ShrinkAndPerturb
 
@@ -105,6 +106,8 @@ def advice_of(probe: Probe, setting: Setting, shrink: float, utility: str, untri
         found += [
             _treatment(name, setting, shrink, utility, task.treatments.get(name), untried) for name in (*helpful, *rest)
         ]
+    elif not task.fresh_learns and probe.steps < STEPS:
+        found.append(Advice("a longer probe", _SHORT.format(probe.steps)))
     elif task.by_heart:
         found.append(Advice("data", _BY_HEART))
     elif not task.fresh_learns:
@@ -116,6 +119,7 @@ def advice_of(probe: Probe, setting: Setting, shrink: float, utility: str, untri
     return found
 
 
+_SHORT = "a fresh network does not learn this task in {} steps, to which the budget cut the runs: give a larger budget="
 _BY_HEART = (
     "a fresh network learns these examples by heart, and nothing that holds for others: are the labels right, do inputs and "
     "targets belong together, are there enough of them?"
@@ -129,6 +133,12 @@ _NO_BETTER = (
 )
 
 
+_LASTS = {
+    BACKPROP: "it goes on for as long as it is attached, and may follow the other",
+    SHRINK: "once, it wears off: attach continual backprop behind it",
+}
+
+
 def _treatment(
     name: str, setting: Setting, shrink: float, utility: str, tried: Comparison | None, untried: Mapping[str, str]
 ) -> Advice:
@@ -138,7 +148,10 @@ def _treatment(
             f"cbp = pliant.ContinualBackprop(model, optimizer, example_inputs=x, replacement_rate={rate:g}, "
             f"maturity_threshold={maturity}{'' if utility == 'contribution' else f', utility={utility!r}'})"
         )
-        how = f"tried at a rate of {TRIED_RATE:g}, as the probe is short: "
+        how = (
+            f"the rate is for {setting.steps:,} steps to come (steps_to_come=, --steps); tried at {TRIED_RATE:g}, as the probe is "
+            f"short: "
+        )
     else:
         line = (
             f'pliant.ShrinkAndPerturb(model, shrink={shrink:g}, noise_std=0.5, source="init", period=None).apply()  # once\n'
@@ -148,4 +161,4 @@ def _treatment(
     if tried is None:
         return Advice(name, f"not tried here: {untried.get(name, 'no treatment was asked for')}", line)
     effect = "helps" if tried.ratio < HELPS else "does not help within the probe"
-    return Advice(name, f"{how}{effect}, {tried.interval} times the area without", line, tried)
+    return Advice(name, f"{how}{effect}, {tried.interval} times the area without; {_LASTS[name]}", line, tried)

@@ -23,13 +23,14 @@ class Setting(NamedTuple):
     replacement_rate: float
     maturity_threshold: int  # optimizer steps
     between: float  # steps between replacements in a layer of `width` units
+    steps: int  # that the run has before it
 
 
 def first_setting(*, width: int, batch_size: int, steps: int) -> Setting:
     """The rule of the module's docstring, for a layer of `width` units and a run of `steps` optimizer steps.
 
     >>> first_setting(width=100, batch_size=1, steps=9_000_000)
-    Setting(replacement_rate=0.0001, maturity_threshold=1000, between=100.0)
+    Setting(replacement_rate=0.0001, maturity_threshold=1000, between=100.0, steps=9000000)
     >>> first_setting(width=32, batch_size=100, steps=37_500).replacement_rate
     0.00027
     """
@@ -39,4 +40,4 @@ def first_setting(*, width: int, batch_size: int, steps: int) -> Setting:
         whole("steps", steps, 1, of="optimizer steps"),
     )
     rate = float(f"{min(MOST, max(LEAST, 10.0 / steps)):.2g}")
-    return Setting(rate, max(100, ceil(1000 / batch_size)), 1.0 / (width * rate))
+    return Setting(rate, max(100, ceil(1000 / batch_size)), 1.0 / (width * rate), steps)

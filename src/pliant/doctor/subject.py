@@ -24,7 +24,7 @@ from pliant.diagnostics.checkpoints import with_state
 from pliant.diagnostics.probe.optimizers import Maker
 
 PARTS = ("model", "loss", "loader", "optimizer")
-STATES = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim")  # of a checkpoint
+STATES = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim", "opt")  # of a checkpoint
 STEP_SIZE = 1e-3  # of Adam, where nothing is said
 
 
@@ -89,7 +89,8 @@ def _load_optimizer(optimizer: Any, path: Path) -> list[str]:
     if isinstance(state, list | tuple) and state:  # as Lightning keeps them
         state = cast(list[Any], state)[0]
     if not isinstance(state, Mapping):
-        return ["the checkpoint holds no optimizer state: probed without"]
+        known = ", ".join(STATES)
+        return [f"the checkpoint holds no optimizer state (under {known}): probed without"]
     try:
         optimizer.load_state_dict(state)
     except (ValueError, KeyError, TypeError) as error:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pliant import streams
-from pliant.base.choices import one_of, shown
+from pliant.base.choices import one_of, shortened, shown
 from pliant.online import settings
 from pliant.online.answers import as_classes, as_weight, as_weights, in_order, of_weight
 from pliant.online.bases import NotFittedError
@@ -434,8 +434,8 @@ class OnlineEstimator(Generic[Score]):
         if fixed:
             then = stream.given[names.index(fixed[0])]
             raise ValueError(
-                f"{fixed[0]} was changed from {shown(then)} to {shown(getattr(self, fixed[0]))} after learning had begun: call "
-                f"fit, which begins anew, or clone the estimator"
+                f"{fixed[0]} was changed from {shortened(repr(then), 60)} to {shortened(repr(getattr(self, fixed[0])), 60)} after "
+                f"learning had begun: call fit, which begins anew, or clone the estimator"
             )
         self._read_missing(stream)
         stream.network.change(**self._settings(RULES))

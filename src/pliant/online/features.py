@@ -75,7 +75,8 @@ def _number(name: Any, value: Any) -> float:
         return np.nan
     if isinstance(value, str | bytes):
         raise TypeError(
-            f"feature {name!r} is {shortened(repr(value), 40)}, a text: make it numbers, as River's OneHotEncoder does"
+            f"feature {name!r} is {shortened(repr(value), 40)}, a text: make it numbers, with River's compose and preprocessing "
+            f"(SelectType(str) | OneHotEncoder()) + Discard({name!r})"
         )
     try:
         return float(value)

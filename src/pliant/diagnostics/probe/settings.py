@@ -87,16 +87,25 @@ def budget_of(value: Any) -> int | float | None:
 
 def teller(progress: Any) -> Tell:
     """What shows progress."""
+    in_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
     if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+        progress = in_terminal
     if isinstance(progress, bool):
-        return _shown if progress else lambda done, runs, what: None
+        return (_shown if in_terminal else _written) if progress else lambda done, runs, what: None
     return called_with("progress", progress, "runs done", "of", "what")
 
 
 def _shown(done: int, runs: int, what: str) -> None:
+    """One line that is written over."""
     sys.stderr.write(f"\rprobe {done}/{runs}  {what[:60]:<60}{chr(10) if done == runs else ''}")
     sys.stderr.flush()
+
+
+def _written(done: int, runs: int, what: str) -> None:
+    """For a file: the cost, and a line at every tenth."""
+    if done == 0 or done * 10 // runs > (done - 1) * 10 // runs:
+        sys.stderr.write(f"probe {done}/{runs}  {what}\n")
+        sys.stderr.flush()
 
 
 def in_words(seconds: float) -> str:
