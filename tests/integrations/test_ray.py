@@ -1,6 +1,6 @@
 """The recipe for Ray Train of docs/integrations.md: DistributedDataParallel in Ray's workers, saved by `ray.train.report`.
 
-In an environment of its own: Ray with `pip install "ray[train]==2.60.0"`.
+In the environment of `make integrations`.
 """
 
 import os
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-pytest.importorskip("ray.train.torch", reason="Ray Train is not installed: pip install 'ray[train]'")
+pytest.importorskip("ray.train.torch", reason="Ray Train is not installed: make integrations")
 
 import ray
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig
