@@ -42,6 +42,14 @@ class ResetsItself(nn.Module):
         return x @ self.weight.T
 
 
+class NamesThatOnlyLookLikeIt(Plain):
+    def __init__(self):
+        super().__init__()
+        self.initial_lr, self._hparams_initial, self.init_step = 0.01, {}, 3
+        for parameter in self.head.parameters():
+            parameter.requires_grad_(True)
+
+
 def moved(model):
     with torch.no_grad():
         for parameter in model.parameters():
@@ -55,7 +63,9 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("make", [Plain, ResetsItself, lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())])
+@pytest.mark.parametrize(
+    "make", [Plain, ResetsItself, NamesThatOnlyLookLikeIt, lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())]
+)
 def test_a_fresh_network_is_the_one_that_is_built_under_the_seed(make):
     model = moved(make())
     torch.manual_seed(7)

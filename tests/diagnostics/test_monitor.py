@@ -770,3 +770,32 @@ def test_every_network_is_measured_and_trains_as_without(case):
     for row, group in zip(monitor.rows, [*monitor.plan.groups] * 2, strict=True):
         assert row["group"] == group.name
         assert (row["n"] > 0) == (row["effective_rank"] is not None) == bool(group.taps)
+
+
+def test_a_closure_that_does_nothing_leaves_what_was_recorded_before_the_step():
+    """Loops in which other code runs forward and backward give such closures: Lightning's manual optimization."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    monitor = pliant.Monitor(model, optimizer, torch.zeros(2, 4), every=3)
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step(lambda: None)
+    assert [(row["step"], row["n"]) for row in monitor.rows] == [(1, 16), (3, 16), (6, 16)]
+
+
+def test_a_warmup_from_zero_does_not_use_up_the_alarm_of_stagnation(caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.0 if k == 0 else 1.0 if k < 50 else 1e-9)
+    pliant.Monitor(model, optimizer, torch.zeros(2, 4), every=20)
+    for step in range(100):
+        optimizer.zero_grad()
+        model(torch.randn(512, 4)).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+        if step == 10:
+            assert "stagnant" not in caplog.text
+    assert "stagnant" in caplog.text

@@ -306,6 +306,17 @@ class OwnLoss(nn.Module):
         return SimpleNamespace(logits=logits, loss=None if labels is None else functional.cross_entropy(logits, labels))
 
 
+class DictionaryLoss(OwnLoss):
+    def forward(self, values, labels=None):
+        return vars(super().forward(values, labels))
+
+
+class TupleLoss(OwnLoss):
+    def forward(self, values, labels=None):
+        found = super().forward(values, labels)
+        return (found.loss, found.logits)
+
+
 def test_regressors_token_models_actor_critics_and_models_that_return_their_loss():
     x, y = blobs()
     torch.manual_seed(0)
@@ -325,6 +336,8 @@ def test_regressors_token_models_actor_critics_and_models_that_return_their_loss
         (nn.Sequential(nn.Conv1d(1, 3, 1)), (x[:, None], (x > 0).long()), None, ("own", "random")),
         (ActorCritic(), (x, actor_targets), actor_loss, ("own", "random")),
         (OwnLoss(), ({"values": x, "labels": y},), None, every),
+        (DictionaryLoss(), ({"values": x, "labels": y},), None, ("own",)),
+        (TupleLoss(), ({"values": x, "labels": y},), None, ("own",)),
         (OwnLoss(), ([{"values": x[:48], "labels": y[:48]}, {"values": x[48:], "labels": y[48:]}],), None, every),
     ]:
         probe = pliant.probe_plasticity(

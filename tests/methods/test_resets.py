@@ -278,7 +278,10 @@ def built(name, model):
 
 
 def test_every_optimizer_that_has_a_rule_is_tested():
-    assert {each.partition(".")[2] for each in RULES} == {name.split()[0] for name in BUILD}
+    here = {
+        each.partition(".")[2] for each in RULES if not each.startswith("timm.")
+    }  # those: tests/integrations/test_timm.py
+    assert here == {name.split()[0] for name in BUILD}
 
 
 @pytest.mark.parametrize("name", BUILD)

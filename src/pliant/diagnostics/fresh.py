@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -27,6 +28,8 @@ from pliant.engine.fresh_copy import FreshCopy
 from pliant.units.models import copied, unwrapped
 
 Fresh = Callable[[], nn.Module] | nn.Module
+
+_OTHERS = ("torch", "pliant", "builtins", "lightning", "pytorch_lightning", "lightning_fabric")
 
 
 class FreshNetworks:
@@ -162,8 +165,10 @@ def _own_code(model: nn.Module) -> Iterator[str]:
     """Why the resets of the layers may not repeat how the model was initialized: what its classes do to weights themselves."""
     for kind in dict.fromkeys(type(each) for each in model.modules()):
         for owner in kind.__mro__:
-            if owner is nn.Module or owner.__module__.startswith(("torch.", "pliant.", "builtins")):
+            if owner is nn.Module:
                 break
+            if owner.__module__.partition(".")[0] in _OTHERS:
+                continue  # layers whose resets are known, and frameworks that draw no weights
             try:
                 tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
             except (OSError, TypeError, SyntaxError):
@@ -182,10 +187,11 @@ def _drawing(tree: ast.AST) -> Iterator[str]:
             continue
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
         in_place = name.endswith("_") and not name.endswith("__") and name not in ("_", "requires_grad_")
-        if (
-            in_place
-            or ("init" in name and name != "__init__")
-            or (name in ("data", "apply") and not isinstance(node, ast.Name))
-        ):
+        if in_place or _INITIALIZES.match(name) or (name in ("data", "apply") and isinstance(node, ast.Attribute)):
             yield name
         stack.extend(ast.iter_child_nodes(node))
+
+
+_INITIALIZES = re.compile(
+    r"init$|_*(re)?init(iali[sz]e)?_*(all_)?(weight|param|bias|layer|embed|module|net)", re.IGNORECASE
+)

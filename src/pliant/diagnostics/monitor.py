@@ -14,6 +14,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from itertools import count
 from math import isfinite
 from typing import Any, Literal, cast
 
@@ -169,7 +170,15 @@ class Monitor(Attached, Table):
         args, kwargs = (args, kwargs) if changed is None else changed
         parts = [part for group in self._of[optimizer] for part in group.incoming_weights()]
         self._before[optimizer] = {part.part.parameter: part.parameter.detach().clone() for part in parts}
-        found = when_gradients_are_there(args, kwargs, lambda: self._measure(optimizer), passing.clear)
+        calls = (
+            count()
+        )  # what was recorded before the first may be the forward itself: loops give closures that do nothing
+
+        def again() -> None:
+            if next(calls):
+                passing.clear()
+
+        found = when_gradients_are_there(args, kwargs, lambda: self._measure(optimizer), again)
         return changed if found is None else found
 
     def _ended(self, optimizer: Optimizer) -> None:
@@ -286,8 +295,8 @@ class Monitor(Attached, Table):
             first = self._first(row)
             for measure, said in alarms_of(row, row if first is None else first):
                 key = (row.group, row.run, measure)
-                if key in self._told or (first is None and measure == "volatile"):
-                    continue  # Adam's first step is its largest
+                if key in self._told or (first is None and measure in ("volatile", "stagnant")):
+                    continue  # Adam's first step is its largest, and a warmup's may be of size 0
                 self._told.add(key)
                 where = row.group if row.run is None else f"{row.group}' run '{row.run}"
                 log.warning("step %d, '%s': %s", step, where, said)

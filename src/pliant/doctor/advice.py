@@ -149,8 +149,8 @@ def _treatment(
             f"maturity_threshold={maturity}{'' if utility == 'contribution' else f', utility={utility!r}'})"
         )
         how = (
-            f"the rate is for {setting.steps:,} steps to come (steps_to_come=, --steps); tried at {TRIED_RATE:g}, as the probe is "
-            f"short: "
+            f"the rate is for {setting.steps:,} steps to come (steps_to_come=, --steps); tried at {TRIED_RATE:g}, as the probe "
+            f"is short: "
         )
     else:
         line = (

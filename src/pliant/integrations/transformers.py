@@ -12,6 +12,7 @@ steps that a GradScaler skips need nothing. The state goes into each checkpoint 
 from __future__ import annotations
 
 import json
+import logging
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -38,6 +39,8 @@ except ImportError as error:
     raise ImportError(
         f"pliant.integrations.transformers needs Transformers: {how_to_install('transformers')}"
     ) from error
+
+log = logging.getLogger("pliant")
 
 
 class MethodCallback(_Transformers.TrainerCallback):
@@ -112,8 +115,13 @@ class MethodCallback(_Transformers.TrainerCallback):
             self._attachment.attach(model, optimizer, run=state, **settings)
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        if args.should_save:
-            save_state(self._attachment.state_dict() or {}, self._file(_folder(args, state)))
+        if not args.should_save:
+            return
+        folder = _folder(args, state)
+        if folder.is_dir():
+            save_state(self._attachment.state_dict() or {}, self._file(folder))
+        else:  # the Trainer itself has removed it, by `save_total_limit`
+            log.warning("%s is gone already: nothing is saved in it", folder)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self._attachment.detach()

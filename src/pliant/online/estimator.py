@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pliant import streams
-from pliant.base.choices import one_of, shortened, shown
+from pliant.base.choices import one_of, shortened
 from pliant.online import settings
 from pliant.online.answers import as_classes, as_weight, as_weights, in_order, of_weight
 from pliant.online.bases import NotFittedError
@@ -432,10 +432,12 @@ class OnlineEstimator(Generic[Score]):
         changed = [name for name, now, then in zip(names, given, stream.given, strict=True) if now != then]
         fixed = [name for name in changed if name not in (*RULES, "missing")]
         if fixed:
-            then = stream.given[names.index(fixed[0])]
+            then, now = (
+                shortened(repr(each), 60) for each in (stream.given[names.index(fixed[0])], getattr(self, fixed[0]))
+            )
             raise ValueError(
-                f"{fixed[0]} was changed from {shortened(repr(then), 60)} to {shortened(repr(getattr(self, fixed[0])), 60)} after "
-                f"learning had begun: call fit, which begins anew, or clone the estimator"
+                f"{fixed[0]} was changed from {then} to {now} after learning had begun: call fit, which begins anew, or clone "
+                f"the estimator"
             )
         self._read_missing(stream)
         stream.network.change(**self._settings(RULES))

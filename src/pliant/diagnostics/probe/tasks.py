@@ -13,7 +13,7 @@ features, Rahimi and Recht, NeurIPS 2007.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any, cast
@@ -146,15 +146,30 @@ class Tasks:
 
 
 def _suggested(output: Any, targets: Any) -> Tensor:
-    own = getattr(output, "loss", None) if targets is None else None
-    if isinstance(own, Tensor):
-        return _one(own)
     if targets is None:
-        raise ValueError("the model returns no .loss, and there are no targets: give loss=, or targets, (model, x, y)")
+        own = _own_loss(output)
+        if own is None:
+            raise ValueError(
+                "the model returns no loss (an output's .loss, an entry 'loss', or a first part that is one number), and there "
+                "are no targets: give loss=, or targets, (model, x, y)"
+            )
+        return _one(own)
     found = _tensor(output)
     if not targets.is_floating_point():
         return functional.cross_entropy(_classes_second(found, targets), targets.long())
     return functional.mse_loss(found, targets.to(found.dtype).reshape(found.shape))
+
+
+def _own_loss(output: Any) -> Tensor | None:
+    """The loss that a model returns with its output, in one of the ways that Hugging Face's Trainer takes."""
+    if isinstance(output, Mapping):
+        found: Any = cast(Mapping[str, Any], output).get("loss")
+    elif isinstance(output, tuple):
+        first = next(iter(cast(tuple[Any, ...], output)), None)
+        found = first if isinstance(first, Tensor) and first.numel() == 1 else None
+    else:
+        found = getattr(output, "loss", None)
+    return found if isinstance(found, Tensor) else None
 
 
 def _functions(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -201,7 +216,11 @@ def _without(data: Examples) -> dict[str, Any]:
 
 def _tensor(output: Any) -> Tensor:
     """The tensor of an output that targets are compared with: its logits, or the first one of real numbers with an axis."""
-    logits = getattr(output, "logits", None)
+    logits = (
+        cast(Mapping[str, Any], output).get("logits")
+        if isinstance(output, Mapping)
+        else getattr(output, "logits", None)
+    )
     if isinstance(logits, Tensor):
         return logits
     for tensor in tensors_in(output):
