@@ -368,7 +368,7 @@ def test_arguments_that_may_change_do_and_the_others_are_refused():
     np.testing.assert_array_equal(changed.state_dict()["network"]["parameters"], before)
     whole.set_params(hidden=(9,))
     with pytest.raises(
-        ValueError, match="hidden was changed from a tuple to a tuple after learning had begun: call fit"
+        ValueError, match=r"hidden was changed from \(8, 6\) to \(9,\) after learning had begun: call fit"
     ):
         whole.partial_fit(X[:1], LABELS[:1])
     assert whole.fit(X, LABELS).state_dict()["network"]["sizes"].tolist() == [4, 9, 3]
