@@ -446,6 +446,7 @@ def a_rank_with_its_own_task(rank, folder):
     dist.all_gather_object(both, (mine, after))
     assert torch.equal(both[0][0], both[1][0])
     assert both[0][1] == both[1][1]
+    dist.barrier()  # no rank takes the group down while the other is still in it
     dist.destroy_process_group()
 
 
