@@ -228,10 +228,12 @@ def test_everything_is_afterwards_as_it_was_to_the_bit():
     assert torch.equal(generator.get_state(), drawn)
 
 
-def test_the_same_call_gives_the_same_curves():
+def test_the_same_call_gives_the_same_curves_whatever_the_global_random_state():
     torch.manual_seed(5)
     model = network(dropout=0.2)
-    first, second = (pliant.probe_plasticity(model, *blobs(), optimizer=adam, **FEW) for _ in range(2))
+    first = pliant.probe_plasticity(model, *blobs(), optimizer=adam, **FEW)
+    torch.manual_seed(6)
+    second = pliant.probe_plasticity(model, *blobs(), optimizer=adam, **FEW)
     assert all(
         np.array_equal(side.losses, second.tasks[kind].sides[name].losses)
         for kind, task in first.tasks.items()

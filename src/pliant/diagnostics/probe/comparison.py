@@ -86,9 +86,7 @@ def compared(areas: Array, fresh: Array, margin: float, *, what: str, than: str)
     said = f"{ratio:.3g} times the area (95% interval {low:.3g} to {high:.3g}, margin {limit:.3g}, {len(areas)} seeds)"
     how = {
         "yes": f"{what} learns worse than {than}",
-        "no": f"{what} learns better than {than}"
-        if high < 1.0
-        else f"{what} learns no worse than {than} by the margin",
+        "no": f"{what} learns better than {than}" if high < 1.0 else f"{what} learns like {than}, within the margin",
         "cannot tell": f"the interval of {what} against {than} crosses the margin",
     }[answer]
     return Comparison(ratio, low, high, margin, answer, f"{how}, {said}")

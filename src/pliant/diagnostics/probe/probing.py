@@ -75,8 +75,8 @@ def probe_plasticity(
         optimizer: the one that trains the model, or several; for a model alone, a function that makes one:
             `lambda parameters: torch.optim.Adam(parameters, lr=1e-3)`. Its schedule is left out: step sizes are multiples of the
             first one, which a scheduler writes down, and both it and that of now are named.
-        loss: `loss(output, targets)`; without it the output's own `.loss`, cross-entropy of whole numbers, squared error of
-            others.
+        loss: `loss(output, targets)`; without it cross-entropy of whole numbers, squared error of others, or the loss that the
+            output holds: its `.loss`, an entry "loss", or its first part.
         fresh: a function that builds an untrained network (called under each seed), or one that was kept. Without it one is
             built where that is sure, see `pliant.diagnostics.fresh`. Frozen parameters are the model's in both.
         checkpoints: further starts, name -> state dictionary, path of one, or network.
@@ -203,7 +203,7 @@ def _treatments(given: Mapping[str, Treatment] | None, taken: Mapping[str, Start
             f"treatments is a mapping of names to functions of a network and its optimizer, got {shown(given)}"
         )
     for name, each in (given or {}).items():
-        if name in taken:
+        if name in (*taken, MODEL_STATE, FRESH_STATE):
             raise ValueError(f"treatments: the name '{name}' is taken, give another")
         called_with(f"treatments: '{name}'", each, "the network", "its optimizer")
     return dict(given or {})
