@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from pliant.base.choices import shortened, shown
-from pliant.lab.errors import LabError, unknown
+from pliant.lab.errors import LabError
 from pliant.lab.film import Scene
-from pliant.lab.study.modules import module_of_file, search_in
+from pliant.lab.study.modules import function_of
 
 QUIET = {  # pygame greets, and looks for a screen that images do not need
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",
@@ -74,9 +74,8 @@ def _made(name: str) -> Any:
     register()
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
-    place, _, member = name.rpartition(":")
-    if place.endswith(".py") or name.endswith(".py"):
-        return _of_file(Path(place if place.endswith(".py") else name), member if place.endswith(".py") else "")
+    if name.endswith(".py") or name.rpartition(":")[0].endswith(".py"):
+        return _of_file(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -90,25 +89,13 @@ def _made(name: str) -> Any:
         ) from error
 
 
-def _of_file(file: Path, name: str) -> Any:
+def _of_file(address: str) -> Any:
     import gymnasium
 
-    file = file.resolve()
-    search_in(str(file.parent))
-    module = module_of_file(file, "environment")
-    makers = [
-        each
-        for each, item in vars(module).items()
-        if callable(item) and getattr(item, "__module__", "") == module.__name__
-    ]
-    if not name:
-        raise LabError(f"which function or class in {file}? Write {' or '.join(f'{file}:{each}' for each in makers)}")
-    if name not in makers:
-        raise unknown(f"function or class in {file}", name, makers)
-    make: Any = getattr(module, name)
+    make: Any = function_of(address, "environment")
     takes = inspect.signature(make).parameters
     any_argument = any(each.kind is each.VAR_KEYWORD for each in takes.values())
     made = make(render_mode="rgb_array") if "render_mode" in takes or any_argument else make()
     if not isinstance(made, gymnasium.Env):
-        raise LabError(f"{file}:{name} made {shown(made)}, and no gymnasium.Env")
+        raise LabError(f"{address} made {shown(made)}, and no gymnasium.Env")
     return cast(Any, made)

@@ -290,7 +290,7 @@ def test_the_command_prints_the_page_and_writes_it(mine):
         (["missing.pt", "mine.py:build"], "missing.pt"),
         (["other.pt", "mine.py:build"], "checkpoint"),
         (["trained.pt", "mine.py:biuld"], "did you mean 'build'"),
-        (["trained.pt", "mine.py"], "names no function"),
+        (["trained.pt", "mine.py"], "which function or class in mine.py? Write mine.py:build or "),
         (["trained.pt", "no_such_module:build"], "no module"),
         (["trained.pt", "mine.py:nothing"], "the function gave 3"),
         (["trained.pt", "mine.py:build", "--budget", "10"], "budget is too small to tell"),

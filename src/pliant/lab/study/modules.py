@@ -46,7 +46,9 @@ def function_of(address: str, what: str) -> Callable[..., Any]:
     """The function or class at `path/to/file.py:name` or `package.module:name`. Its file is run, with its folder searched for
     what it imports. Raises LabError where there is none; `what` it is said to give."""
     place, _, name = address.rpartition(":")
-    if not place or not name:
+    if address.endswith(".py"):
+        place, name = address, ""
+    elif not place or not name:
         raise LabError(f"{shown(address)} names no function: write path/to/file.py:function, or module:function")
     if place.endswith(".py"):
         file = Path(place).resolve()
@@ -58,12 +60,14 @@ def function_of(address: str, what: str) -> Callable[..., Any]:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:
             raise LabError(f"no module {shown(place)} for the {what}: {error}") from None
+    own = [
+        each
+        for each, item in vars(module).items()
+        if callable(item) and getattr(item, "__module__", "") == module.__name__
+    ]
+    if not name:
+        raise LabError(f"which function or class in {place}? Write {' or '.join(f'{place}:{each}' for each in own)}")
     found = getattr(module, name, None)
     if not callable(found):
-        own = [
-            each
-            for each, item in vars(module).items()
-            if callable(item) and getattr(item, "__module__", "") == module.__name__
-        ]
         raise unknown(f"function or class in {place}", name, own)
     return cast(Callable[..., Any], found)
