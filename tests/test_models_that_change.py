@@ -6,13 +6,13 @@ import logging
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from pliant import L2, ContinualBackprop, ShrinkAndPerturb, trace
 from tests.networks import batch, enough, mlp, train
+from tests.ranks import on_ranks
 
 
 def attached(model, optimizer=None, **settings):
@@ -429,8 +429,6 @@ def test_what_is_subtracted_must_be_a_mean_to_be_taken_for_a_norm():
 
 def a_rank_with_its_own_task(rank, folder):
     """From step 20 on rank 1 trains another head, whose gradients both ranks get."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     inner = Heads()
     model = DistributedDataParallel(inner, find_unused_parameters=True)
     optimizer, cbp = attached(model, **OFTEN)
@@ -446,9 +444,7 @@ def a_rank_with_its_own_task(rank, folder):
     dist.all_gather_object(both, (mine, after))
     assert torch.equal(both[0][0], both[1][0])
     assert both[0][1] == both[1][1]
-    dist.barrier()  # no rank takes the group down while the other is still in it
-    dist.destroy_process_group()
 
 
 def test_ranks_hold_back_the_same_groups(tmp_path):
-    mp.spawn(a_rank_with_its_own_task, args=(tmp_path,), nprocs=2)
+    on_ranks(a_rank_with_its_own_task, tmp_path)

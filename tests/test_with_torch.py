@@ -6,13 +6,13 @@ import shutil
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from pliant import ContinualBackprop, diagnose, trace
 from tests.networks import NETWORKS, batch, enough, mlp, train
+from tests.ranks import on_ranks
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
 
@@ -318,15 +318,13 @@ def test_a_consumer_that_does_not_run_in_a_step_leaves_its_mean_as_it_is():
 
 
 def one_rank_of_two(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     model = mlp()
     with pytest.raises(ValueError, match="2 ranks, and the model is no DistributedDataParallel: wrap it first"):
         attached(model)
-    dist.destroy_process_group()
 
 
 def test_a_model_that_is_not_wrapped_is_an_error_among_several_ranks(tmp_path):
-    mp.spawn(one_rank_of_two, args=(tmp_path,), nprocs=2)
+    on_ranks(one_rank_of_two, tmp_path)
 
 
 # -- limits, each an error that names it -------------------------------------------------------------------------------

@@ -4,12 +4,10 @@ By default 185 of its 2,220 cells run, about a minute of one core; `make slow` r
 """
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tests.methods.promises import METHODS, PROMISES, broken, ranks_stay_equal
 from tests.methods.runs import NETWORKS, OPTIMIZERS, Cell
+from tests.ranks import on_ranks
 
 PAIRS = [(network, optimizer) for network in NETWORKS for optimizer in OPTIMIZERS]
 
@@ -63,22 +61,15 @@ def test_by_default_every_method_meets_every_pair_of_network_and_optimizer():
 
 
 def a_rank(rank, folder, cells):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for row, pair in cells:
         ranks_stay_equal(Cell(METHODS[row], *pair), rank)
-    dist.destroy_process_group()
-
-
-def among_two_ranks(folder, cells):
-    mp.spawn(a_rank, args=(folder, cells), nprocs=2)
 
 
 def test_ranks_of_a_data_parallel_model_stay_equal_with_every_method(tmp_path):
-    among_two_ranks(tmp_path, [(row, PAIRS[(5 * row) % len(PAIRS)]) for row in range(len(METHODS))])
+    on_ranks(a_rank, tmp_path, [(row, PAIRS[(5 * row) % len(PAIRS)]) for row in range(len(METHODS))])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids=", ".join)
 def test_ranks_stay_equal_on_every_network_with_every_optimizer(pair, tmp_path):
-    among_two_ranks(tmp_path, [(row, pair) for row in range(len(METHODS))])
+    on_ranks(a_rank, tmp_path, [(row, pair) for row in range(len(METHODS))])

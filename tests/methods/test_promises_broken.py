@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.optim import Optimizer
 
 import pliant
 from tests.methods import promises
 from tests.methods.promises import METHODS, PROMISES, Method, on_parameters, resets_units
 from tests.methods.runs import Cell
+from tests.ranks import on_ranks
 
 
 class Noise:
@@ -255,16 +254,13 @@ def test_a_method_that_breaks_a_promise_is_noticed(kind):
 
 
 def a_rank_to_itself(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     alone = replace(METHODS[0], build=resets_units(pliant.ContinualBackprop, process_group=None))
     with pytest.raises(AssertionError, match="the ranks differ"):
         promises.ranks_stay_equal(Cell(alone, "mlp", "adam"), rank)
-    dist.destroy_process_group()
 
 
 def test_ranks_that_do_not_share_their_statistics_are_noticed(tmp_path):
-    mp.spawn(a_rank_to_itself, args=(tmp_path,), nprocs=2)
+    on_ranks(a_rank_to_itself, tmp_path)
 
 
 # -- with the effect commented out ---------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ import re
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from pliant import ContinualBackprop, ReDo, Tap, UnitGroup, chain_groups, recording_paused, trace
 from pliant.units.forwards import fitted
 from tests.networks import enough, steps
+from tests.ranks import on_ranks
 from tests.units.hard_cases import Net
 
 OFTEN = {"replacement_rate": 0.05, "maturity_threshold": 5, "seed": 1}
@@ -308,19 +307,16 @@ def test_a_masked_model_can_be_compiled(compiled):
 
 
 def a_rank(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     wrapped = DistributedDataParallel(Pooled())
     x, real = sentences(rank, n=(10, 4)[rank])
     cbp = attached(wrapped, (x, real), decay_rate=0.0, mask="mask")
     wrapped(x, real)
     cbp.step()
     torch.save([cbp.score.mean(group) for group in cbp.groups], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_ranks_weigh_by_their_real_tokens(tmp_path):
-    mp.spawn(a_rank, args=(tmp_path,), nprocs=2)
+    on_ranks(a_rank, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     tokens = torch.cat([x[real] for x, real in (sentences(0, n=10), sentences(1, n=4))])
     for one, other, h in zip(first, second, (Pooled().tokens[:2](tokens), Pooled().tokens(tokens)), strict=True):
