@@ -95,17 +95,15 @@ def as_weight(w: Any) -> float:
     return weight
 
 
-def as_weights(given: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+def as_weights(given: ArrayLike | None, n: int, name: str = "sample_weight") -> NDArray[np.float64] | None:
     """One weight for each of `n` examples, or None."""
     if given is None:
         return None
     weights = np.asarray(given, np.float64)
     if weights.shape not in ((), (n,)):
-        raise ValueError(
-            f"sample_weight has shape {weights.shape}; expected one number for each of {n} examples, ({n},)"
-        )
+        raise ValueError(f"{name} has shape {weights.shape}; expected one number for each of {n} examples, ({n},)")
     if not ((weights >= 0) & (weights <= LARGEST)).all():
-        raise ValueError("sample_weight must be finite and at least 0")
+        raise ValueError(f"{name} must be finite and at least 0")
     return np.broadcast_to(weights, (n,)).copy()
 
 

@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from pliant.base.choices import shown
 from pliant.online.answers import as_weights
 from pliant.online.bases import Estimator, RegressorMixin, river_model
-from pliant.online.estimator import OnlineEstimator, Stream
+from pliant.online.estimator import OnlineEstimator
 from pliant.online.examples import Array
-from pliant.online.features import Rows, table
+from pliant.online.features import Rows
 from pliant.online.scores import RunningDetermination, determination
 from pliant.online.standardize import LARGEST, first_unusable
+from pliant.online.stream import Stream
+from pliant.online.tables import series_like, table
 
 
-@river_model("Regressor")
+@river_model("MiniBatchRegressor")
 class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Estimator):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A network that learns numbers from one example at a time; an estimator of scikit-learn and a model of River.
 
@@ -51,6 +53,14 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
             return 0.0
         self._only_column(stream)
         return float(self._scaled_back(stream, self._outputs_of_one(stream, x))[0])
+
+    def predict_many(self, X: Any) -> Any:
+        """Predictions for a table with named columns, as `predict_one` gives them, in a series with the index of X."""
+        stream = self._stream
+        if stream is None:
+            return series_like(X, np.zeros(len(X)), None)
+        self._only_column(stream)
+        return series_like(X, self._scaled_back(stream, self._outputs_of_many(stream, X))[:, 0], stream.y_name)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predictions (n,), or (n, columns) if there are several, for X (n, features)."""
@@ -115,7 +125,9 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
             raise ValueError(f"y is {answer:g}: targets must be finite, no NaN, up to {LARGEST:g}")
         return answer
 
-    def _check_many(self, stream: Stream[RunningDetermination], answers: NDArray[np.float64], classes: Any) -> None:
+    def _check_many(
+        self, stream: Stream[RunningDetermination], answers: NDArray[np.float64], labels: list[Any] | None
+    ) -> None:
         if answers.shape[1] != stream.network.sizes[-1]:
             raise ValueError(
                 f"y has {answers.shape[1]} columns; this {type(self).__name__} learned {stream.network.sizes[-1]}"
