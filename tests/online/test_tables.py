@@ -127,6 +127,25 @@ def test_two_columns_of_one_name_are_refused():
             call(twice)
 
 
+@pytest.mark.parametrize("name", sorted(OTHERS.keys() - {"lists", "a bytearray"}))
+def test_targets_are_numbers_by_the_same_rule(name):
+    cells, dtype = OTHERS[name]
+    series, X = as_series(cells, dtype), np.arange(2.0 * len(cells)).reshape(-1, 2)
+    for y in (series, series.to_numpy(), cells):
+        with pytest.raises((TypeError, ValueError), match=r"y must be numbers|Complex data not supported"):
+            OnlineRegressor().fit(X, y)
+    with pytest.raises(TypeError, match="y must be a number"):
+        OnlineRegressor().learn_one({"a": 1.0}, cells[-1])
+    mixture = [True, Decimal("1.5"), Fraction(1, 4)]
+    np.testing.assert_array_equal(OnlineRegressor()._answers(mixture, 3)[:, 0], [1.0, 1.5, 0.25])
+
+
+def test_a_label_that_is_missing_is_refused():
+    for missing in (None, NAN, pd.NA, pd.NaT):
+        with pytest.raises(ValueError, match="leave examples without a label out"):
+            OnlineClassifier().fit(FRAME[:2], pd.Series(["up", missing], dtype=object))
+
+
 # ---------------------------------------------------------------- columns that differ from those learned
 
 
@@ -284,6 +303,10 @@ def test_a_batch_that_is_refused_changes_nothing(X, y, w, error, message):
 
 def test_a_batch_of_weight_zero_is_not_learned():
     model = OnlineClassifier()
+    with pytest.raises(TypeError, match="predict_many takes a table with named columns"):
+        model.predict_many(FRAME.to_numpy())
+    with pytest.raises(ValueError, match=r"feature 'c' of X\[59\] is inf"):
+        model.learn_many(FRAME.assign(c=FRAME.c.where(FRAME.index < 59, np.inf)), ANSWERS, 1.0 * (FRAME.index < 30))
     model.learn_many(FRAME, ANSWERS, 0.0)
     assert model.predict_many(FRAME).tolist() == [None] * 60
     model.learn_many(FRAME, ANSWERS)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pliant.base.choices import shown
 from pliant.online import settings
 from pliant.online.bases import ColumnVectorWarning
-from pliant.online.features import Rows
+from pliant.online.features import Rows, is_missing
 from pliant.online.standardize import LARGEST
 
 
@@ -64,7 +64,7 @@ def hashable(labels: Iterable[Any]) -> list[Any]:
 
 def refuse_label(label: Any) -> None:
     """Raise `ValueError` for what is no label: nothing, NaN, a number between whole ones."""
-    if label is None or label != label:
+    if is_missing(label) or label != label:
         raise ValueError(f"a label is {label}: leave examples without a label out (NaN is none)")
     number = as_python(label)
     if isinstance(number, float) and not number.is_integer():

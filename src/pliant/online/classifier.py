@@ -74,18 +74,17 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
 
     def predict_many(self, X: Any) -> Any:
         """Labels for a table with named columns, as `predict_one` gives them, in a series with the index of X."""
-        stream = self._stream
-        if stream is None or not stream.labels:
+        stream, outputs = self._stream, self._outputs_of_many(X, "predict_many")
+        if stream is None or outputs is None:
             return series_like(X, np.full(len(X), None), None)
-        return series_like(X, stream.answers[self._outputs_of_many(stream, X).argmax(axis=1)], stream.y_name)
+        return series_like(X, stream.answers[outputs.argmax(axis=1)], stream.y_name)
 
     def predict_proba_many(self, X: Any) -> Any:
         """Probabilities for a table with named columns: a table with the index of X and a column for each of `classes_`."""
-        stream = self._stream
-        if stream is None or not stream.labels:
+        stream, outputs = self._stream, self._outputs_of_many(X, "predict_proba_many")
+        if stream is None or outputs is None:
             return frame_like(X, np.empty((len(X), 0)), [])
-        shares = _softmax(self._outputs_of_many(stream, X))
-        return frame_like(X, shares[:, stream.order], [stream.labels[code] for code in stream.order])
+        return frame_like(X, _softmax(outputs)[:, stream.order], [stream.labels[code] for code in stream.order])
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (n,) for X (n, features)."""

@@ -153,10 +153,11 @@ class OnlineEstimator(ABC, Generic[Score]):
         answers, weights = self._answers(y, len(rows)), as_weights(sample_weight, len(rows))
         if weights is not None and not weights.any():
             raise ValueError("sample_weight is zero for every example: there is nothing to learn")
-        rows, answers, weights = of_weight(rows, answers, weights)
-        stream = self._begin(columns or list(range(rows.shape[1])), self._shape_of(answers, all_known=True))
+        learned = of_weight(rows, answers, weights)
+        stream = self._begin(columns or list(range(rows.shape[1])), self._shape_of(learned[1], all_known=True))
         refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
         self._stream = stream
+        rows, answers, weights = learned
         draw = streams.generator(stream.network.seeds[0], "order of examples")
         for epoch in range(epochs):
             order = draw.permutation(len(rows)) if shuffle else np.arange(len(rows))
@@ -201,7 +202,6 @@ class OnlineEstimator(ABC, Generic[Score]):
         """
         rows, columns = named_table(X, "learn_many")
         answers, weights = self._answers(y, len(rows)), as_weights(w, len(rows), "w")
-        rows, answers, weights = of_weight(rows, answers, weights)
         stream = self._stream
         if stream is None:
             stream = self._begin(in_order(columns), [] if self.loss == "cross_entropy" else 1)
@@ -211,18 +211,21 @@ class OnlineEstimator(ABC, Generic[Score]):
         refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
         refuse_new(new, nan_too=stream.nan_too)
         self._check_many(stream, answers, None)
-        if not len(rows):
+        if weights is not None and not weights.any():
             return
         if new:
             rows = stream.add_features(rows, new)
         self._stream = stream
         stream.y_name = getattr(y, "name", None)
-        self._learn_rows(stream, rows, answers, weights, scored=True)
+        self._learn_rows(stream, *of_weight(rows, answers, weights), scored=True)
 
-    def _outputs_of_many(self, stream: Stream[Score], X: Any) -> NDArray[np.float64]:
-        """Of the network, (n, outputs), for a table whose columns may come and go."""
+    def _outputs_of_many(self, X: Any, method: str) -> NDArray[np.float64] | None:
+        """Of the network, (n, outputs), for a table whose columns may come and go; None before any answer was learned."""
+        rows, columns = named_table(X, method)
+        stream = self._stream
+        if stream is None or (self.loss == "cross_entropy" and not stream.labels):
+            return None
         self._ready(stream)
-        rows, columns = named_table(X, "predict_many")
         rows, _ = stream.features.read_columns(rows, columns)
         refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
         return self._outputs(stream, stream.inputs(rows, np.empty(rows.shape, stream.network.dtype), keep=False))

@@ -14,6 +14,7 @@ from pliant.online.standardize import LARGEST, first_unusable
 
 Rows = NDArray[np.float64]
 NUMBERS = "biuf"  # kinds of dtypes
+NO_NUMBERS: tuple[type, ...] = (str, bytes, bytearray, memoryview)  # of which `float` makes numbers
 
 
 class Features:
@@ -122,9 +123,14 @@ def listed(names: Sequence[Any]) -> str:
     return shortened(", ".join(map(repr, names)))
 
 
+def is_missing(value: Any) -> bool:
+    """Whether it is None, or pandas' NA or NaT; NaN is a number."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
 def as_number(name: Any, value: Any) -> float:
     """The value of a feature; NaN where it is missing. Raises `TypeError` for one that is no number."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas
+    if is_missing(value):
         return np.nan
     if isinstance(value, str | bytes):
         text: Any = getattr(value, "item", lambda: value)()  # without NumPy's type
@@ -132,15 +138,22 @@ def as_number(name: Any, value: Any) -> float:
             f"feature {name!r} is {shortened(repr(text), 40)}, a text: make it numbers, with float or an encoder: in River "
             f"(SelectType(str) | OneHotEncoder()) + Discard({name!r}), in scikit-learn OneHotEncoder"
         )
-    reason = ""
-    # NumPy makes floats of dates in nanoseconds, of complex numbers and of texts in arrays; Python of buffers.
-    kind = "O" if type(value) in (bytearray, memoryview) else getattr(getattr(value, "dtype", None), "kind", "f")
-    if kind in NUMBERS:
-        try:
-            return float(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            reason = f" ({error})"
-    raise TypeError(f"feature {name!r} is {shown(value)}: give a number, or None where it is missing{reason}")
+    try:
+        return as_float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"feature {name!r} is {shown(value)}: give a number, or None where it is missing ({error})"
+        ) from None
+
+
+def as_float(value: Any) -> float:
+    """A number as a float. Raises `TypeError`, `ValueError` or `OverflowError` for what is none.
+
+    So it does for some that `float` takes: texts, bytes, NumPy's dates in nanoseconds, its complex numbers and arrays of texts.
+    """
+    if isinstance(value, NO_NUMBERS) or getattr(getattr(value, "dtype", None), "kind", "f") not in NUMBERS:
+        raise TypeError(f"a {type(value).__name__} is no number")
+    return float(value)
 
 
 def refuse_unusable(rows: Rows, names: Sequence[Any], *, nan_too: bool) -> None:

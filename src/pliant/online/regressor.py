@@ -13,7 +13,7 @@ from pliant.online.answers import as_weights
 from pliant.online.bases import Estimator, RegressorMixin, river_model
 from pliant.online.estimator import OnlineEstimator
 from pliant.online.examples import Array
-from pliant.online.features import Rows
+from pliant.online.features import NUMBERS, Rows, as_float
 from pliant.online.scores import RunningDetermination, determination
 from pliant.online.standardize import LARGEST, first_unusable
 from pliant.online.stream import Stream
@@ -56,11 +56,11 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
 
     def predict_many(self, X: Any) -> Any:
         """Predictions for a table with named columns, as `predict_one` gives them, in a series with the index of X."""
-        stream = self._stream
-        if stream is None:
+        outputs = self._outputs_of_many(X, "predict_many")
+        if self._stream is None or outputs is None:
             return series_like(X, np.zeros(len(X)), None)
-        self._only_column(stream)
-        return series_like(X, self._scaled_back(stream, self._outputs_of_many(stream, X))[:, 0], stream.y_name)
+        self._only_column(self._stream)
+        return series_like(X, self._scaled_back(self._stream, outputs)[:, 0], self._stream.y_name)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predictions (n,), or (n, columns) if there are several, for X (n, features)."""
@@ -94,10 +94,13 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
         given = np.asarray(y)
         if given.dtype.kind == "c":
             raise ValueError(f"Complex data not supported: y is {given.dtype}")
-        try:
-            targets = given.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"y must be numbers: {error}") from None
+        if given.dtype.kind not in NUMBERS:
+            cells = given if hasattr(y, "dtype") else np.asarray(y, object)
+            try:
+                given = np.array([as_float(each) for each in cells.flat]).reshape(cells.shape)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise type(error)(f"y must be numbers: {error}") from None
+        targets = given.astype(np.float64)
         if targets.ndim not in (1, 2) or targets.size == 0:
             raise ValueError(f"y has shape {targets.shape}; expected (examples,) or (examples, columns)")
         if len(targets) != n:
@@ -116,9 +119,7 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
     def _check_one(self, stream: Stream[RunningDetermination], y: Any) -> float:
         self._only_column(stream)
         try:
-            if isinstance(y, str | bytes):
-                raise TypeError
-            answer = float(y)
+            answer = as_float(y)
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"y must be a number, not {shown(y)}") from None
         if not abs(answer) <= LARGEST:
