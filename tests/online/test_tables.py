@@ -222,7 +222,7 @@ def test_tables_of_polars_are_read_and_answered_alike():
 
 # ---------------------------------------------------------------- learn_many and predict_many
 
-SUBSETS = [["b"], ["b", "d", "a"], ["c"], ["d", "c", "b", "a"], ["e", "a"]]
+SUBSETS = [["b", "a"], ["b", "d", "a"], ["c"], ["d", "c", "b", "a"], ["e", "a"]]
 WIDE = FRAME.assign(d=FRAME.a * 2, e=np.where(RNG.random(60) < 0.3, NAN, 1.0 + FRAME.b))
 BUSY = {"hidden": (8, 6), "replacement_rate": 0.5, "maturity_threshold": 2}
 ALL_ANSWERS = np.where(WIDE.index < 20, ANSWERS, np.where(WIDE.c > 0, "late", ANSWERS))  # a label that comes late
