@@ -2,7 +2,7 @@
 
 Each is one compiled network (`pliant.online.growing`) behind the running standardization of its inputs and, for the regressor, of
 its targets (`pliant.online.standardize`). For every example: predict, keep the score, update. How examples are divided into calls
-of `learn_one` and `partial_fit` changes nothing.
+of `learn_one`, `learn_many` and `partial_fit` changes nothing.
 
 Like any estimator of scikit-learn, one is built without a check of its arguments; the first call that learns raises `ValueError`,
 naming the argument. Those that shape the network cannot change once learning has begun; the others can.
