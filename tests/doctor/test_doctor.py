@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 import pliant
 from pliant.doctor import first_setting
@@ -157,6 +158,35 @@ def test_everything_is_afterwards_as_it_was():
     assert str(before) == str(after)
     assert all(torch.equal(a, b) for a, b in zip(before[0].values(), after[0].values(), strict=True))
     assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()] == hooks
+
+
+def test_the_loader_is_read_once_and_fresh_networks_are_built_for_the_probe_alone():
+    x, y = task()
+    read, built = [], []
+
+    class Counted(TensorDataset):
+        def __getitem__(self, row):
+            read.append(row)
+            return super().__getitem__(row)
+
+    def fresh():
+        built.append(1)
+        return network()
+
+    loader = DataLoader(Counted(x, y), batch_size=16)
+    pliant.examine(network(), loader, optimizer=adam, fresh=fresh, try_treatments=False, **QUICK)
+    assert sorted(read) == list(range(96))
+    assert len(built) <= 2 + 2 + 3  # two to see that they differ, for the diagnosis, and one per seed
+
+
+def test_running_statistics_of_the_fresh_network_beside_it_are_those_of_the_examples():
+    """A fresh norm that has seen nothing would leave small inputs as small as they are."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 40), nn.BatchNorm1d(40, momentum=None), nn.ReLU(), nn.Linear(40, 3))
+    x, y = task()
+    x = 0.01 * x
+    model(x)
+    assert pliant.examine(model.eval(), x, y, optimizer=adam, try_treatments=False, **QUICK).findings == []
 
 
 def test_a_network_without_hidden_units_is_probed_all_the_same():
