@@ -24,6 +24,7 @@ from pliant.diagnostics.sharpness import sharpness_of
 from pliant.diagnostics.trial_step import TrialStep, optimizers_of, trial_step
 from pliant.diagnostics.watch import watch
 from pliant.engine.attached import Optimizers
+from pliant.engine.data_parallel import refuse_shards
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.forwards import Mask, check_mask
 from pliant.units.groups import UnitGroup
@@ -96,6 +97,7 @@ def diagnose(
     residual, heads, tau = flag("residual", residual), flag("heads", heads), number("tau", tau)
     sharpness, count = flag("sharpness", sharpness), whole("examples", examples, 1)
     model = checked(model)
+    refuse_shards(model)
     network = model if state is None else with_state(model, state)
     batches = batches_of(network, x, y, count)
     _check_loss(

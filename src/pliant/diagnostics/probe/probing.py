@@ -36,6 +36,7 @@ from pliant.diagnostics.probe.settings import (
 )
 from pliant.diagnostics.probe.tasks import KINDS, Loss, Task, Tasks
 from pliant.diagnostics.probe.time_limit import TimeLimit
+from pliant.engine.data_parallel import refuse_shards
 from pliant.units.models import checked, copied, unwrapped
 
 log = logging.getLogger("pliant")
@@ -145,6 +146,7 @@ class Prepared(NamedTuple):
     ) -> Prepared:
         """From what `probe_plasticity` takes. Raises `TypeError` or `ValueError` for what does not fit."""
         root = unwrapped(checked(model))
+        refuse_shards(model)
         if loss is not None:
             called_with("loss", loss, "the model's output", "the targets")
         optimizers = OptimizersLike(root, optimizer)
