@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -105,16 +106,50 @@ def test_dead_units_are_a_yes_and_continual_backprop_that_was_tried_comes_first(
     first = found.advice[0]
     assert first.title == "continual backprop"
     assert first.tried.ratio < 0.9
-    assert "replacement_rate=0.0001, maturity_threshold=100)" in first.line
-    attached = pliant.ContinualBackprop(
-        model, adam(model.parameters()), example_inputs=x, replacement_rate=0.0001, maturity_threshold=100
-    )
-    attached.detach()  # the line works
+    assert "replacement_rate=0.0001, maturity_threshold=100, init='reset')" in first.line
     said = str(found)
     assert said.startswith("Is it plasticity? yes.")
     assert "36 of 40 units dead (fresh: 0)" in said
     assert "Try first: continual backprop" in said
     assert "What this cannot know" in said
+
+
+def test_every_line_to_paste_runs_in_a_training_that_has_gone_on_for_long_and_says_nothing(caplog):
+    """Weights twice as large as they started, an Adam that has stepped, a schedule that has decayed."""
+    torch.manual_seed(1)
+    model, (x, y) = with_dead_units(with_dead_units(network(), 0), 2), task()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 2.0
+    optimizer.param_groups[0].update(lr=1e-5, initial_lr=0.01)
+    for state in optimizer.state.values():
+        state["exp_avg_sq"] += 1e6
+        state["step"] += 100_000
+    found = pliant.examine(model, x, y, optimizer=optimizer, **{**QUICK, "budget": 5400})
+    lines = {each.title: each.line for each in found.advice if each.line}
+    assert lines.keys() == {"reset optimizer", "step size", "continual backprop", "shrink"}
+    with caplog.at_level(logging.WARNING, "pliant"):
+        for line in lines.values():
+            exec(line, {"pliant": pliant, "model": model, "optimizer": optimizer, "x": x})
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_network_that_starts_at_another_scale_is_told_to_say_so():
+    def scaled():
+        net = network()
+        with torch.no_grad():
+            net[2].weight *= 4.0
+        return net
+
+    torch.manual_seed(1)
+    x, y = task()
+    found = pliant.examine(with_dead_units(scaled()), x, y, optimizer=adam, fresh=scaled, **QUICK)
+    first = next(each for each in found.advice if each.title == "continual backprop")
+    assert "init=" not in first.line
+    assert first.why.startswith("a fresh network does not start at the scale of its layers' resets: say with init=")
 
 
 def test_a_decayed_step_size_and_a_stale_state_are_not_taken_for_plasticity():

@@ -18,7 +18,7 @@ from pliant.diagnostics.probe.optimizers import Maker
 from pliant.diagnostics.probe.probing import Prepared, probed
 from pliant.diagnostics.probe.settings import Settings, Tell, budget_of, teller
 from pliant.diagnostics.probe.tasks import Loss, Tasks
-from pliant.doctor.advice import Treatment, advice_of, shrinking, treatments, utility_for
+from pliant.doctor.advice import Treatment, advice_of, shrinking, starts_by_resets, treatments, utility_for
 from pliant.doctor.examination import Examination
 from pliant.doctor.findings import findings_of
 from pliant.doctor.settings import first_setting
@@ -72,7 +72,10 @@ def examine(
     probe = probed(prepared, settings, limit, perf_counter(), tell, checkpoints, usable)
     setting = first_setting(width=_width(diagnosis), batch_size=probe.batch_size, steps=steps_to_come)
     findings = [] if diagnosis is None else findings_of(diagnosis)
-    return Examination(probe, diagnosis, findings, advice_of(probe, setting, shrink, utility, untried), notes)
+    network = prepared.fresh.draw(0)
+    by_resets = starts_by_resets(network, prepared.optimizers.on(network, 1.0, state=False), example)
+    advice = advice_of(probe, setting, shrink, utility, untried, by_resets=by_resets)
+    return Examination(probe, diagnosis, findings, advice, notes)
 
 
 def _diagnosed(prepared: Prepared, optimizer: Any) -> tuple[Diagnosis | None, list[str]]:
