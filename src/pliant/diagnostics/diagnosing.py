@@ -65,7 +65,8 @@ def diagnose(
     Args:
         model: any network whose units can be traced.
         x: a tensor (the one argument of the forward), a tuple (its arguments), a mapping (its keyword arguments), or a list of
-            those, which count as one batch; or a DataLoader, of whose batches (x, y) the forward takes x. As many examples as a
+            those, which count as one batch; or a DataLoader, of whose batches (x, y) the forward takes x; or a dataset, or a list
+            of single examples, see `pliant.diagnostics.single_examples`. As many examples as a
             layer has units, or n caps its ranks.
         y: the targets of `x`, for `loss(output, y)`; a DataLoader brings its own.
         groups: the units, such as `method.plan` or `chain_groups(model)`; without them, the model is traced on the first 8
@@ -85,7 +86,7 @@ def diagnose(
             it; a function that builds one; a model; a saved state, such as the initial one; None: none.
         optimizer: what steps the model, or several, for the measures of its next step, which is tried on a copy. Needs `loss`.
         sharpness: also the largest eigenvalue of the loss's Hessian on the first batch: up to 50 backward passes. Needs `loss`.
-        examples: how many a DataLoader is read for.
+        examples: how many a DataLoader, or a dataset, is read for.
 
     Raises `ValueError` where no unit is found, a group does not fit the model, `loss` comes with a list without targets or is
     not one number, `x` is an empty list, the mask does not fit, or a state is of another model.

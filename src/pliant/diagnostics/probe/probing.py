@@ -81,7 +81,8 @@ def probe_plasticity(
     Args:
         model: any network; it is copied, and nothing runs but the copies. Methods that are attached to it are not.
         x: inputs of the next task, as `pliant.diagnose` takes them: a tensor, a tuple (arguments of the forward), a mapping (its
-            keyword arguments, with "labels" for a model that returns its loss), a list of such batches, or a DataLoader.
+            keyword arguments, with "labels" for a model that returns its loss), a list of such batches, a
+            DataLoader, a dataset or a list of single examples.
         y: their targets; a DataLoader brings its own. They may be nested, as for an actor-critic: actions, advantages and
             returns in a mapping.
         optimizer: the one that trains the model, or several; for a model alone, a function that makes one:
