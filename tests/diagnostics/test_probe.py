@@ -112,7 +112,7 @@ def test_steps_to_a_level_are_those_before_a_tenth_of_the_curve_is_below_it_on_a
 def test_saturated_units_are_a_yes_on_every_kind_of_task():
     model = worn_out(network())
     probe = pliant.probe_plasticity(
-        model, *blobs(), optimizer=adam, tasks=("own", "random", "smooth"), seeds=3, progress=False
+        model, *blobs(), optimizer=adam, tasks=("own", "random", "smooth"), **{**ENOUGH, "factors": (3.0,)}
     )
     assert [task.answer.answer for task in probe.tasks.values()] == ["yes", "yes", "yes"]
     assert probe.verdict == "yes"
@@ -122,7 +122,7 @@ def test_saturated_units_are_a_yes_on_every_kind_of_task():
 
 def test_an_untrained_network_is_a_no():
     torch.manual_seed(5)
-    probe = pliant.probe_plasticity(network(), *blobs(), optimizer=adam, seeds=6, factors=(1.0,), progress=False)
+    probe = pliant.probe_plasticity(network(), *blobs(), optimizer=adam, **{**ENOUGH, "seeds": 6, "budget": 3600})
     assert [task.answer.answer for task in probe.tasks.values()] == ["no", "no"]
 
 
@@ -639,7 +639,7 @@ def test_treatments_say_what_helps():
         assert optimizer.param_groups[0]["params"][0] is model[0].weight
 
     given = {"shrink": shrink, "replace": replace, "nothing": nothing}
-    probe = pliant.probe_plasticity(model, x, y, optimizer=adam, treatments=given, **ENOUGH)
+    probe = pliant.probe_plasticity(model, x, y, optimizer=adam, treatments=given, **ENOUGH, budget=3150)
     own = probe.tasks["own"]
     assert own.treatments["shrink"].high < 0.8
     assert own.treatments["replace"].high < 0.9
