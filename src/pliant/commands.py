@@ -236,17 +236,37 @@ def report(
         typer.Option(help="field=value, or a column's range, task=31-50: only such rows; may be repeated"),
     ] = None,
     against: Annotated[str | None, typer.Option(help="field=value,...: the curve to compare with")] = None,
-    spread: Annotated[str, typer.Option(help="interval (95%) or error (standard error)")] = "interval",
+    spread: Annotated[
+        str | None, typer.Option(help="interval (Student's, 95%), error (standard error) or bootstrap (BCa, 95%)")
+    ] = None,
+    aggregate: Annotated[str, typer.Option(help="over seeds: mean or iqm (interquartile mean)")] = "mean",
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help="the number of a run that is compared: last, first, area, plasticity-loss or time-to-relearn [default: last]"
+        ),
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="for --measure time-to-relearn: the value to be reached again")
+    ] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="compare every two curves, or each with --against: interval, p, effect size"),
+    ] = False,
     all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, markdown or latex")] = "text",
 ) -> None:
     """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
-    from pliant.lab.report.summary import summary_lines
+    from pliant.lab.report.summary import Asked, summary_lines
     from pliant.lab.study.study import open_study
 
     for path in paths:
         if not path.is_file():
             _tell_note(open_study(path), of_rows=True)
-    for line in summary_lines(paths, metric, over, parts, where or [], against, spread, all_parts, _renamed_of):
+    asked = Asked(
+        metric, over, parts, where or [], against, spread, aggregate, measure, level, all_parts, pairs, form
+    )  # fmt: skip
+    for line in summary_lines(paths, asked, _renamed_of):
         print(line)
 
 
