@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,6 +25,7 @@ from pliant.experiments import TABLE
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
     from pliant.lab.film import Scene
+    from pliant.lab.report.summary import Asked
     from pliant.lab.study.study import Study
 
 
@@ -255,8 +257,14 @@ def report(
     ] = False,
     all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
     form: Annotated[str, typer.Option("--format", help="text, markdown or latex")] = "text",
+    html: Annotated[Path | None, typer.Option(help="write a page instead, with figures, to this file")] = None,
+    note: Annotated[str, typer.Option(help="for the page: how the settings were chosen")] = "",
+    refresh: Annotated[
+        int, typer.Option(min=0, help="write the page again every so many seconds, until the study has finished")
+    ] = 0,
 ) -> None:
     """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
+    from pliant.lab.errors import LabError
     from pliant.lab.report.summary import Asked, summary_lines
     from pliant.lab.study.study import open_study
 
@@ -266,8 +274,30 @@ def report(
     asked = Asked(
         metric, over, parts, where or [], against, spread, aggregate, measure, level, all_parts, pairs, form
     )  # fmt: skip
+    if html is None and (note or refresh):
+        raise LabError("--note and --refresh are of the page: add --html FILE")
+    if html is not None:
+        _write_pages(html, paths, asked, note, refresh)
+        return
     for line in summary_lines(paths, asked, _renamed_of):
         print(line)
+
+
+def _write_pages(file: Path, paths: Sequence[Path], asked: Asked, note: str, refresh: int) -> None:
+    """The page of studies; with `refresh`, again until none of them has a run that goes on."""
+    from pliant.lab.report.origin import origin
+    from pliant.lab.report.page import page
+    from pliant.lab.report.summary import summary
+
+    while True:
+        found = summary(paths, asked, _renamed_of)
+        where = origin(paths, found, TABLE[found.name].question if found.name in TABLE else "", note, refresh)
+        with _output(file, file.parent) as unfinished:
+            unfinished.write_text(page(found, where, asked.parts), encoding="utf-8")
+        print(f"page     {file}", flush=True)
+        if not where.refresh:
+            return
+        time.sleep(refresh)
 
 
 @app.command()

@@ -6,7 +6,7 @@
     paired            the same of d = x - y, seed by seed: what both share, such as the stream, cancels
     permutation test  share of sign flips of d whose mean is at least as far from 0 (Fisher, 1935); of all 2ⁿ, or of 9,999
     Holm              p of m comparisons, from the smallest: the largest so far of (m - rank) p (Holm, 1979)
-    effect size       mean d / √((sₓ² + s_y²) / 2), times 1 - 3 / (4 (n - 1) - 1): Hedges' g for pairs (Lakens, 2013, eq. 10 and 4)
+    effect size       mean d / √((sₓ² + s_y²) / 2), times 1 - 3 / (4 (n - 1) - 1): Hedges' g of pairs (Lakens, 2013, eqs. 10, 4)
     improvement       P(X > Y) + P(X = Y) / 2, over all pairs of a run of each (Mann and Whitney, 1947)
     profile           share of runs above each threshold
 

@@ -18,13 +18,14 @@ the last: read `last - highest` beside `last - first`. Fewer than 5 seeds are ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pliant.lab.curves import config_fields
 from pliant.lab.errors import LabError, unknown
 from pliant.lab.report.comparison import MEASURES, Measure, pair_cells, paired, pairs, seeds_in_words
 from pliant.lab.report.numbers import FORMS, Format, format_of
@@ -69,6 +70,10 @@ class Summary:
     against: Curve | None
     measure: Measure
     layout: Format
+    rows: Any  # a pandas table: those that the curves are of
+    measured: list[str]  # columns of the experiment
+    weights: Mapping[str, str]
+    common: Mapping[str, Any]  # settings that all runs have
 
     @property
     def seeds(self) -> list[int]:
@@ -96,12 +101,17 @@ def summary(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are)
     if not shown.any():
         raise LabError(f"no run has {' and '.join(asked.where)}")
     kept: Any = rows[shown]
-    weight = rows.attrs.get("weights", {}).get(metric)
+    weights: Mapping[str, str] = rows.attrs.get("weights", {})
+    weight = weights.get(metric)
     found = curves(kept, measured, place, metric, asked.parts, weight)
     common = {name: kept[name].iloc[0] for name in kept if kept[name].nunique(dropna=False) == 1}
+    fields = [name for name in config_fields(kept) if name in common and name != "seed"]
     other = reference(found, ["=".join(each) for each in compared], common) if compared else None
     name, profile, seconds = (rows.attrs[each] for each in ("name", "profile", "seconds"))
-    return Summary(name, profile, place, metric, weight, seconds, found, other, measure, layout)
+    return Summary(
+        name, profile, place, metric, weight, seconds, found, other, measure, layout, kept, measured, weights,
+        {field: common[field] for field in fields},
+    )  # fmt: skip
 
 
 def _measure(asked: Asked, measured: Sequence[str], place: str, metric: str) -> Measure:
@@ -142,10 +152,10 @@ def title_lines(found: Summary, parts: int) -> Iterator[str]:
     few = f"; fewer than {FEW} seeds are few: their intervals rest on the normal distribution" if any(
         0 < len(curve.seeds) < FEW for curve in found.curves
     ) else ""  # fmt: skip
-    yield f"seeds {_ranges(found.seeds)}; {found.layout.words}{few}"
+    yield f"seeds {ranges(found.seeds)}; {found.layout.words}{few}"
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """Such as "0-4, 7"."""
     parts: list[list[int]] = []
     for number in numbers:
