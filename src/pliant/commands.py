@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,6 +25,7 @@ from pliant.experiments import TABLE
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
     from pliant.lab.film import Scene
+    from pliant.lab.report.summary import Asked
     from pliant.lab.study.study import Study
 
 
@@ -236,18 +238,66 @@ def report(
         typer.Option(help="field=value, or a column's range, task=31-50: only such rows; may be repeated"),
     ] = None,
     against: Annotated[str | None, typer.Option(help="field=value,...: the curve to compare with")] = None,
-    spread: Annotated[str, typer.Option(help="interval (95%) or error (standard error)")] = "interval",
+    spread: Annotated[
+        str | None, typer.Option(help="interval (Student's, 95%), error (standard error) or bootstrap (BCa, 95%)")
+    ] = None,
+    aggregate: Annotated[str, typer.Option(help="over seeds: mean or iqm (interquartile mean)")] = "mean",
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help="the number of a run that is compared: last, first, area, plasticity-loss or time-to-relearn [default: last]"
+        ),
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="for --measure time-to-relearn: the value to be reached again")
+    ] = None,
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="compare every two curves, or each with --against: interval, p, effect size"),
+    ] = False,
     all_parts: Annotated[bool, typer.Option("--all-parts", help="print every part, a column for each")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, markdown or latex")] = "text",
+    html: Annotated[Path | None, typer.Option(help="write a page instead, with figures, to this file")] = None,
+    note: Annotated[str, typer.Option(help="for the page: how the settings were chosen")] = "",
+    refresh: Annotated[
+        int, typer.Option(min=0, help="write the page again every so many seconds, until the study has finished")
+    ] = 0,
 ) -> None:
     """How each curve of a study begins, what it reaches, how it ends: means over seeds and what they are worth."""
-    from pliant.lab.report.summary import summary_lines
+    from pliant.lab.errors import LabError
+    from pliant.lab.report.summary import Asked, summary_lines
     from pliant.lab.study.study import open_study
 
     for path in paths:
         if not path.is_file():
             _tell_note(open_study(path), of_rows=True)
-    for line in summary_lines(paths, metric, over, parts, where or [], against, spread, all_parts, _renamed_of):
+    asked = Asked(
+        metric, over, parts, where or [], against, spread, aggregate, measure, level, all_parts, pairs, form
+    )  # fmt: skip
+    if html is None and (note or refresh):
+        raise LabError("--note and --refresh are of the page: add --html FILE")
+    if html is not None:
+        _write_pages(html, paths, asked, note, refresh)
+        return
+    for line in summary_lines(paths, asked, _renamed_of):
         print(line)
+
+
+def _write_pages(file: Path, paths: Sequence[Path], asked: Asked, note: str, refresh: int) -> None:
+    """The page of studies; with `refresh`, again until none of them has a run that goes on."""
+    from pliant.lab.report.origin import origin
+    from pliant.lab.report.page import page
+    from pliant.lab.report.summary import summary
+
+    while True:
+        found = summary(paths, asked, _renamed_of)
+        where = origin(paths, found, TABLE[found.name].question if found.name in TABLE else "", note, refresh)
+        with _output(file, file.parent) as unfinished:
+            unfinished.write_text(page(found, where, asked.parts), encoding="utf-8")
+        print(f"page     {file}", flush=True)
+        if not where.refresh:
+            return
+        time.sleep(refresh)
 
 
 @app.command()

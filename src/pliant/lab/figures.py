@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pliant.base.choices import shortened
 from pliant.lab.curves import check_columns, check_not_pooled, mean_by
 from pliant.lab.errors import LabError, unknown
-from pliant.lab.statistics import bootstrap_interval, estimate
+from pliant.lab.intervals import bootstrap_interval
+from pliant.lab.statistics import estimate
 
 if TYPE_CHECKING:
     import pandas

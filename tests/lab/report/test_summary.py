@@ -6,9 +6,15 @@ import pytest
 from scipy.stats import t as student
 
 from pliant.lab.errors import LabError
-from pliant.lab.report.summary import Format, curves, least_is_best, lines, reference, summary_lines
+from pliant.lab.report.numbers import FORMS, Format
+from pliant.lab.report.parts import curves, reference
+from pliant.lab.report.summary import Asked, least_is_best, summary_lines, table
 
 MEASURED = ["task", "accuracy"]
+
+
+def lines(*args, **options):
+    return FORMS["text"](table(*args, **options))
 
 
 def study(values, method="bp", step_size=0.1, seeds=None, status="done"):
@@ -81,7 +87,7 @@ def test_a_diverged_run_is_counted_and_left_out():
     rows = pandas.concat([study([[1, 2]]), study([[3, np.nan]], seeds=[1], status="diverged")])
     (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
     assert (curve.seeds, curve.left_out["diverged"]) == ([0], 1)
-    assert "1 (1 diverged)" in list(lines([curve], Format()))[1]
+    assert "1, few (1 diverged)" in list(lines([curve], Format()))[1]
 
 
 def test_a_curve_of_diverged_runs_has_no_numbers():
@@ -99,27 +105,37 @@ def test_an_unfinished_run_is_counted_and_left_out():
     )
     (curve,) = curves(rows, MEASURED, "task", "accuracy", parts=2)
     assert curve.values.tolist() == [[1.5, 3.5]]  # seed 2 has begun the last part
-    assert "1 (2 unfinished)" in list(lines([curve], Format()))[1]
+    assert "1, few (2 unfinished)" in list(lines([curve], Format()))[1]
 
 
 def test_a_finished_run_that_lacks_a_part_is_counted_and_left_out():
     (curve,) = curves(pandas.concat([study([[1, 2, 3, 4]]), study([[5]], seeds=[1])]), MEASURED, "task", "accuracy", 2)
-    assert "1 (1 lack a part)" in list(lines([curve], Format()))[1]
+    assert "1, few (1 lack a part)" in list(lines([curve], Format()))[1]
 
 
 def test_a_value_that_is_no_number_makes_its_part_nan():
     (curve,) = curves(study([[1, 2, np.nan, 4], [1, 2, 3, 4]]), MEASURED, "task", "accuracy", parts=2)
     assert curve.seeds == [0, 1]
     assert np.isnan(curve.values).tolist() == [[False, True], [False, False]]
-    assert list(lines([curve], Format()))[1].split() == ["bp", "2", "1.5000", "±", "0.0000", "nan", "(4)", *3 * ["nan"]]
+    assert list(lines([curve], Format()))[1].split() == [
+        "bp",
+        "2,",
+        "few",
+        "1.5000",
+        "±",
+        "0.0000",
+        "nan",
+        "(4)",
+        *3 * ["nan"],
+    ]
 
 
 def test_a_method_without_the_column_has_a_line_of_its_own():
     rows = pandas.concat([study([[1, 2], [1, 2]]), study([[np.nan] * 2] * 2, method="linear")])
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    table = list(lines(found, Format(), found[0]))
-    assert table[1].startswith("bp      2      1.0000")
-    assert table[2].split() == ["linear", "2", *6 * ["-"]]
+    printed = list(lines(found, Format(), found[0]))
+    assert printed[1].startswith("bp      2, few  1.0000")
+    assert printed[2].split() == ["linear", "2,", "few", *6 * ["-"]]
 
 
 def test_curves_that_end_at_different_places_are_not_compared():
@@ -178,7 +194,7 @@ def table_of(*studies, parts=2, **options):
 def test_all_parts_have_a_column_each_named_by_the_last_place():
     assert table_of(study([[1, 3, 5, 7], [3, 5, 9, 11]])) == [
         ["curve", "seeds", "to 2", "to 4"],
-        ["bp", "2", "3.0000 ± 1.0000", "8.0000 ± 2.0000"],
+        ["bp", "2, few", "3.0000 ± 1.0000", "8.0000 ± 2.0000"],
     ]
 
 
@@ -187,17 +203,17 @@ def test_parts_that_end_at_different_places_are_numbered():
         study([[1, 3, 5]]), study([[1]], method="cbp"), study([[np.nan]], method="l2", status="diverged"), parts=3
     )
     assert head == ["curve", "seeds", "part 1", "part 2", "part 3"]
-    assert long == ["bp", "1", "1.0000", "3.0000", "5.0000"]
-    assert short == ["cbp", "1", "1.0000", "-", "-"]
+    assert long == ["bp", "1, few", "1.0000", "3.0000", "5.0000"]
+    assert short == ["cbp", "1, few", "1.0000", "-", "-"]
     assert none == ["l2", "0 (1 diverged)", "-", "-", "-"]
 
 
 def test_all_parts_may_end_in_a_comparison():
     rows = pandas.concat([study([[1, 2]]), study([[1, 5]], method="cbp")])
     found = curves(rows, MEASURED, "task", "accuracy", parts=2)
-    table = list(lines(found, Format(), found[0], all_parts=True))
-    assert table[0].endswith("last - reference")
-    assert table[2].endswith("+3.0000")
+    printed = list(lines(found, Format(), found[0], all_parts=True))
+    assert printed[0].endswith("last - reference")
+    assert printed[2].endswith("+3.0000")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +252,7 @@ def exported(tmp_path):
 
 
 def told(file, where=(), against=None, metric=None, over=None, parts=1):
-    return list(summary_lines([file], metric, over, parts, where, against, "interval"))[2:]
+    return list(summary_lines([file], Asked(metric, over, parts, where, against)))[2:]
 
 
 def test_where_does_not_drop_what_against_names(exported):

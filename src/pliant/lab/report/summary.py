@@ -1,18 +1,16 @@
 """A study in one table: how every curve begins, the highest (or lowest) it reaches, and how it ends.
 
-A curve is all runs that differ in the seed alone (`pliant.lab.curves`). Its places (steps, tasks) are cut into equal parts,
-and a run's values within a part averaged; by the number of what they are means of, where the experiment tells (its `weights`).
-Then, over seeds, as mean ± half the 95% interval (or ± the standard error):
+Over seeds, as the mean with its interval (`pliant.lab.report.numbers`):
 
-    first, highest, last       of the parts; highest is the one whose mean over seeds is
+    first, highest, last       of the parts that a run is cut into; highest is the one whose mean over seeds is
     last - first, - highest    paired: the difference of each seed first
+    area, plasticity loss, ... a number of each run that is asked for (`pliant.lab.measures`)
     last - reference           paired with another curve, over the seeds that both have; "-" where they end at different places
 
 Or, with all parts, the mean of each, in columns named by their last places (by their numbers where curves end at different
-places). The lowest takes the highest's place where a column's name says error, loss or excess. Runs that diverged, have not
-come as far as the curve's longest, or lack a part are counted and left out; a value that is not a number makes its part nan.
-The highest of many parts is chosen with hindsight, which by itself sets it apart from the last: read `last - highest` beside
-`last - first`.
+places); or the comparison of every two curves (`pliant.lab.report.comparison`). The lowest takes the highest's place where a
+column's name says error, loss or excess. The highest of many parts is chosen with hindsight, which by itself sets it apart from
+the last: read `last - highest` beside `last - first`. Fewer than 5 seeds are called few.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -20,154 +18,144 @@ The highest of many parts is chosen with hindsight, which by itself sets it apar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pliant.base.choices import shortened
-from pliant.lab.curves import check_one_run, config_fields, mean_by, settings
+from pliant.lab.curves import config_fields
 from pliant.lab.errors import LabError, unknown
-from pliant.lab.figures import bin_centres
+from pliant.lab.report.comparison import MEASURES, Measure, pair_cells, paired, pairs, seeds_in_words
+from pliant.lab.report.numbers import FORMS, Format, format_of
+from pliant.lab.report.parts import PARTS, Curve, curves, reference
+from pliant.lab.report.selection import condition, named, rows_shown, side_by_side
 from pliant.lab.report.table import Renamed, as_they_are, rows_at
 from pliant.lab.run.progress import duration
-from pliant.lab.statistics import Array, Estimate, estimate, paired_difference
-from pliant.lab.study.labels import labels
+from pliant.lab.statistics import FEW, differences
 
-if TYPE_CHECKING:
-    import pandas
-
-PARTS = 10
-STUDY = "study"  # a column where several are reported together
-_RANGE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")  # and so not 1e-5
-Spread: TypeAlias = Literal["interval", "error"]
+LAST = Measure()
 
 
-def summary_lines(
-    paths: Sequence[Path],
-    metric: str | None,
-    over: str | None,
-    parts: int,
-    where: Sequence[str],
-    against: str | None,
-    spread: str,
-    all_parts: bool = False,
-    renamed: Renamed = as_they_are,
-) -> Iterator[str]:
-    """The summary of studies' folders or exported files, as `pliant report` prints it. Raises `LabError`."""
-    if spread not in ("interval", "error"):
-        raise unknown("spread", spread, ["interval", "error"])
-    rows: Any = side_by_side({name: rows_at(path, renamed) for name, path in _named(paths).items()})
+@dataclass(frozen=True)
+class Asked:
+    """What a report is asked for: the options of `pliant report`, which describes them."""
+
+    metric: str | None = None
+    over: str | None = None
+    parts: int = PARTS
+    where: Sequence[str] = ()
+    against: str | None = None
+    spread: str | None = None
+    aggregate: str = "mean"
+    measure: str | None = None
+    level: float | None = None
+    all_parts: bool = False
+    pairs: bool = False
+    form: str = "text"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The curves of studies, ready to be told."""
+
+    name: str
+    profile: str
+    place: str
+    metric: str
+    weight: str | None
+    seconds: float | None
+    curves: list[Curve]
+    against: Curve | None
+    measure: Measure
+    layout: Format
+    rows: Any  # a pandas table: those that the curves are of
+    measured: list[str]  # columns of the experiment
+    weights: Mapping[str, str]
+    common: Mapping[str, Any]  # settings that all runs have
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of all curves together."""
+        return sorted({seed for curve in self.curves for seed in curve.seeds})
+
+
+def summary(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are) -> Summary:
+    """The summary of studies' folders or exported files. Raises `LabError`."""
+    if asked.form not in FORMS:
+        raise unknown("format", asked.form, FORMS)
+    if asked.measure is not None and asked.measure not in MEASURES:
+        raise unknown("measure", asked.measure, MEASURES)
+    rows: Any = side_by_side({name: rows_at(path, renamed) for name, path in named(paths).items()})
     old = renamed(rows.attrs)
     measured: list[str] = rows.attrs["measured"]
-    if metric is None and len(measured) < 2:
+    if asked.metric is None and len(measured) < 2:
         raise LabError(f"{', '.join(map(str, paths))} measured nothing but {measured[0]}: give --metric {measured[0]}")
-    place, metric = over or measured[0], metric or measured[1]
-    asked = [_condition("--where", text, old, list(rows)) for text in where]
-    compared = [_condition("--against", text, old, list(rows)) for text in against.split(",")] if against else []
-    shown = _rows_shown(rows, asked, compared)
+    place, metric = asked.over or measured[0], asked.metric or measured[1]
+    layout = format_of(asked.spread, asked.aggregate, least_is_best(metric))
+    measure = _measure(asked, measured, place, metric)
+    wanted = [condition("--where", text, old, list(rows)) for text in asked.where]
+    compared = [condition("--against", text, old, list(rows)) for text in (asked.against or "").split(",") if text]
+    shown = rows_shown(rows, wanted, compared)
     if not shown.any():
-        raise LabError(f"no run has {' and '.join(where)}")
-    wanted: Any = rows[shown]
-    weight = rows.attrs.get("weights", {}).get(metric)
-    found = curves(wanted, measured, place, metric, parts, weight)
-    common = {name: wanted[name].iloc[0] for name in wanted if wanted[name].nunique(dropna=False) == 1}
+        raise LabError(f"no run has {' and '.join(asked.where)}")
+    kept: Any = rows[shown]
+    weights: Mapping[str, str] = rows.attrs.get("weights", {})
+    weight = weights.get(metric)
+    found = curves(kept, measured, place, metric, asked.parts, weight)
+    common = {name: kept[name].iloc[0] for name in kept if kept[name].nunique(dropna=False) == 1}
+    fields = [name for name in config_fields(kept) if name in common and name != "seed"]
     other = reference(found, ["=".join(each) for each in compared], common) if compared else None
-    seeds = sorted({seed for curve in found for seed in curve.seeds})
-    seconds = rows.attrs["seconds"]
-    cost = f"   {duration(seconds)} of learning" if seconds else ""
-    weighed = f", weighed by {weight}" if weight else ""
-    yield f"{rows.attrs['name']} / {rows.attrs['profile']}   {metric} by {place}, {parts} parts{weighed}{cost}"
-    yield f"seeds {_ranges(seeds)}; ± {'half the 95% interval' if spread == 'interval' else 'standard error'}"
-    layout = Format(least_is_best(metric), spread)
-    yield from lines(found, layout, other, all_parts)
+    name, profile, seconds = (rows.attrs[each] for each in ("name", "profile", "seconds"))
+    return Summary(
+        name, profile, place, metric, weight, seconds, found, other, measure, layout, kept, measured, weights,
+        {field: common[field] for field in fields},
+    )  # fmt: skip
 
 
-Condition: TypeAlias = tuple[str, str]  # field, and the value or range that it has
+def _measure(asked: Asked, measured: Sequence[str], place: str, metric: str) -> Measure:
+    if (asked.measure == "time-to-relearn") != (asked.level is not None):
+        raise LabError("--measure time-to-relearn and --level, the value to be reached again, go together")
+    if asked.level is not None and "task" not in measured:
+        raise LabError(
+            f"--measure time-to-relearn needs a column task, which says where a change is: {', '.join(measured)}"
+        )
+    if asked.level is not None and place == "task":
+        raise LabError(
+            "--measure time-to-relearn needs places within a task: give --over a column of steps or examples"
+        )
+    return Measure(asked.measure or "last", least_is_best(metric), place, metric, asked.level or 0.0)
 
 
-def _condition(option: str, text: str, old: Mapping[str, str], known: Sequence[str]) -> Condition:
-    """Such as `step_size=0.1`, with the field under its name of today."""
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not equals:
-        raise LabError(f"{option} '{shortened(text)}': write field=value")
-    name = old.get(name, name)
-    if name not in known:
-        raise unknown("field", name, known)
-    return name, value
+def summary_lines(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are) -> Iterator[str]:
+    """As `pliant report` prints it. Raises `LabError`."""
+    found = summary(paths, asked, renamed)
+    comment = "% " if asked.form == "latex" else ""
+    for line in title_lines(found, asked.parts):
+        yield comment + line
+        if asked.form == "markdown":
+            yield ""
+    cells = [*pair_cells(pairs(found.curves, found.measure, found.against), found.layout)] if asked.pairs else (
+        table(found.curves, found.layout, found.against, asked.all_parts, found.measure, asked.measure is not None)
+    )  # fmt: skip
+    if len(cells) < 2:
+        raise LabError("no two curves have a seed in common and end at the same place: there is no pair")
+    yield from FORMS[asked.form](cells)
 
 
-def _rows_shown(rows: Any, asked: Sequence[Condition], compared: Sequence[Condition]) -> NDArray[np.bool_]:
-    """The rows that are `asked` for; and those to be compared with, whatever settings were asked for beside theirs."""
-    meets = [_meets(rows, condition) for condition in asked]
-    everything = np.ones(len(rows), np.bool_)
-    shown = np.logical_and.reduce([everything, *meets])
-    reference = np.logical_and.reduce([everything, *(_meets(rows, condition) for condition in compared)])
-    if compared and not (shown & reference).any():
-        of_curves = {"method", STUDY, *config_fields(rows)} - {"seed"}
-        others = [each for each, (name, _) in zip(meets, asked, strict=True) if name not in of_curves]
-        shown |= np.logical_and.reduce([reference, *others])
-    return shown
+def title_lines(found: Summary, parts: int) -> Iterator[str]:
+    """What the table is of, and what its numbers are."""
+    cost = f"   {duration(found.seconds)} of learning" if found.seconds else ""
+    weighed = f", weighed by {found.weight}" if found.weight else ""
+    yield f"{found.name} / {found.profile}   {found.metric} by {found.place}, {parts} parts{weighed}{cost}"
+    few = f"; fewer than {FEW} seeds are few: their intervals rest on the normal distribution" if any(
+        0 < len(curve.seeds) < FEW for curve in found.curves
+    ) else ""  # fmt: skip
+    yield f"seeds {ranges(found.seeds)}; {found.layout.words}{few}"
 
 
-def _meets(rows: Any, condition: Condition) -> NDArray[np.bool_]:
-    name, value = condition
-    return np.array([_is(own, value) or _is_within(own, value) for own in rows[name]], np.bool_)
-
-
-def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Studies by the names of their folders or files; by their paths, where two have one name. Refuses one twice."""
-    short = {path.stem if path.is_file() else path.resolve().name: path for path in paths}
-    named = short if len(short) == len(paths) else {str(path): path for path in paths}
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise LabError(f"{', '.join(map(str, paths))}: the same study twice")
-    return named
-
-
-def side_by_side(studies: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
-    """The rows of studies of one problem in one table, with a column `study` where there are several.
-
-    A field that one of them does not have is NaN in its rows. Raises `LabError` where they are not of one problem, or do not
-    measure the same.
-    """
-    import pandas
-
-    (first, table), *others = studies.items()
-    for name, other in others:
-        of_what, measured = ([each.attrs[word] for each in (table, other)] for word in ("name", "measured"))
-        if of_what[0] != of_what[1]:
-            raise LabError(f"{first} is of {of_what[0]}, and {name} of {of_what[1]}: report studies of one problem")
-        lacking = [
-            f"{one} does not measure {', '.join(missing)}"
-            for one, here, there in ((first, *measured), (name, *reversed(measured)))
-            if (missing := [column for column in there if column not in here])
-        ]
-        if lacking:
-            raise LabError(f"{'; '.join(lacking)}: {first} and {name} are of different versions, report each by itself")
-    if not others:
-        return table
-    numbered: list[Any] = []
-    count = 0
-    for name, each in studies.items():
-        rows: Any = each
-        numbered.append(rows.assign(**{STUDY: name}, run=rows["run"] + count))
-        count += int(rows["run"].max()) + 1
-    seconds: list[float | None] = [each.attrs["seconds"] for each in studies.values()]
-    joined: Any = pandas.concat(numbered, ignore_index=True)
-    joined.attrs = {
-        **table.attrs,
-        "profile": ", ".join(dict.fromkeys(str(each.attrs["profile"]) for each in studies.values())),
-        "seconds": sum(filter(None, seconds)) if all(seconds) else None,  # which not every export knows
-    }
-    return joined
-
-
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """Such as "0-4, 7"."""
     parts: list[list[int]] = []
     for number in numbers:
@@ -178,164 +166,40 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The runs of one setting."""
-
-    settings: Mapping[str, Any]  # those in which the study's curves differ
-    name: str
-    seeds: list[int]
-    values: Array  # (seeds, parts)
-    ends: Array  # (parts,) last place of each part
-    left_out: Mapping[str, int]  # why -> runs
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has no number: no run that counts, or a column that its method does not have."""
-        return bool(np.isnan(self.values).all())
-
-    @property
-    def count(self) -> str:
-        """Such as "28 (2 diverged)": the seeds in it, and those that are not."""
-        lost = ", ".join(f"{runs} {why}" for why, runs in self.left_out.items() if runs)
-        return f"{len(self.seeds)} ({lost})" if lost else str(len(self.seeds))
-
-
-def curves(
-    rows: pandas.DataFrame,
-    measured: Sequence[str],
-    place: str,
-    metric: str,
-    parts: int = PARTS,
-    weight: str | None = None,
-) -> list[Curve]:
-    """The curves of a study's rows, of which the columns `measured` are the experiment's, in the order of the study.
-
-    `weight`: the column that counts what a row's `metric` is the mean of; rows where it is 0 do not count.
-    """
-    table: Any = rows
-    numbers = [name for name in measured if name in table and table[name].dtype.kind in "biuf"]
-    for name in (place, metric, *([weight] if weight else [])):
-        if name not in measured:
-            raise unknown("column", name, measured)
-        if name not in numbers:
-            raise LabError(f"column {name} holds text: a report is of numbers, here {', '.join(numbers) or 'none'}")
-    if not np.isfinite(table[place].to_numpy(np.float64)).all():
-        raise LabError(f"column {place} is nan in some rows: give another column --over which curves go")
-    found: Any = settings(table, measured)
-    each: list[dict[str, Any]] = [_present(setting) for setting in found.to_dict("records")]
-    names = _names(each)
-    groups = table.groupby(list(found.columns), sort=False, dropna=False)
-    for name, (_, runs) in zip(names, groups, strict=True):
-        check_one_run(runs, name)
-    return [
-        _curve(setting, name, runs, place, metric, parts, weight)
-        for setting, name, (_, runs) in zip(each, names, groups, strict=True)
-    ]
-
-
-def _present(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the fields that a curve's config does not have, as another one's in the table does."""
-    return {name: value for name, value in setting.items() if not (isinstance(value, float) and np.isnan(value))}
-
-
-def _names(curves: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of curves; those of several studies begin with the study's."""
-    own = labels([{name: value for name, value in curve.items() if name != STUDY} for curve in curves])
-    return [f"{curve[STUDY]}: {name}" if STUDY in curve else name for curve, name in zip(curves, own, strict=True)]
-
-
-def _curve(
-    setting: Mapping[str, Any], name: str, rows: Any, place: str, metric: str, parts: int, weight: str | None
-) -> Curve:
-    diverged = rows["status"] == "diverged"
-    alive = rows[~diverged]
-    left_out = {"diverged": int(rows["seed"][diverged].nunique())}
-    if not len(alive):
-        return Curve(setting, name, [], np.empty((0, parts)), np.empty(parts), left_out)
-    at = alive[place].to_numpy(dtype=np.float64)
-    table = alive.assign(part=bin_centres(at, min(parts, len(np.unique(at)))))
-    means: Any = mean_by(table, ["seed", "part"], metric, weight)
-    means = means.unstack("part")
-    whole = table.groupby(["seed", "part"]).size().unstack("part").notna().all(axis=1)
-    runs = table.groupby("seed")
-    underway = (runs["status"].first() == "running") & (runs[place].max() < at.max())
-    left_out |= {"unfinished": int(underway.sum()), "lack a part": int((~whole & ~underway).sum())}
-    kept = means[whole & ~underway]
-    ends = table.groupby("part")[place].max().to_numpy(dtype=np.float64)
-    return Curve(setting, name, [int(seed) for seed in kept.index], kept.to_numpy(dtype=np.float64), ends, left_out)
-
-
-def reference(found: Sequence[Curve], wanted: Sequence[str], common: Mapping[str, Any] | None = None) -> Curve:
-    """The one curve with the settings `wanted`, each "field=value". Raises `LabError` unless it is one.
-
-    `common`: the values of those fields that are the same for all.
-    """
-    pairs = [condition.partition("=")[::2] for condition in wanted]
-    settings = [{**(common or {}), **curve.settings} for curve in found]
-    same = [
-        c for c, own in zip(found, settings, strict=True) if all(_is(own.get(name), value) for name, value in pairs)
-    ]
-    if len(same) != 1:
-        names, asked = "; ".join(curve.name for curve in found), ",".join(wanted)
-        raise LabError(f"--against {shortened(asked)} names {len(same)} curves, not one, of: {shortened(names, 1000)}")
-    return same[0]
-
-
-def _is(setting: Any, value: str) -> bool:
-    try:
-        return float(setting) == float(value)
-    except (TypeError, ValueError):
-        text = str(setting)
-        return text == value or (text in ("True", "False") and text.lower() == value.lower())
-
-
-def _is_within(setting: Any, value: str) -> bool:
-    """Whether a number is in a range such as 31-50, ends included."""
-    ends = _RANGE.fullmatch(value)
-    try:
-        return ends is not None and float(ends[1]) <= float(setting) <= float(ends[2])
-    except (TypeError, ValueError):
-        return False
-
-
-@dataclass(frozen=True)
-class Format:
-    """How numbers are written."""
-
-    least_is_best: bool = False
-    spread: Spread = "interval"
-
-    def text(self, value: Estimate, signed: bool = False) -> str:
-        if np.isnan(value.mean):
-            return "nan"
-        half = None
-        if value.count > 1:
-            half = float(value.standard_error if self.spread == "error" else value.interval()[1] - value.mean)
-        largest = max((abs(each) for each in (float(value.mean), half or 0.0) if isfinite(each)), default=0.0)
-        decimals = max(0, 4 - floor(log10(max(1.0, largest))))
-        mean = f"{float(value.mean):{'+' if signed else ''}.{decimals}f}"
-        return mean if half is None else f"{mean} ± {half:.{decimals}f}"
-
-
 def least_is_best(metric: str) -> bool:
     """Whether a column's name says that less is better."""
     return any(word in metric for word in ("error", "loss", "excess"))
 
 
-def lines(
-    found: Sequence[Curve], layout: Format, against: Curve | None = None, all_parts: bool = False
-) -> Iterator[str]:
-    """The table, a line for each curve."""
+def table(
+    found: Sequence[Curve],
+    layout: Format,
+    against: Curve | None = None,
+    all_parts: bool = False,
+    measure: Measure = LAST,
+    with_measure: bool = False,
+) -> list[list[str]]:
+    """The cells, the head first, then a line for each curve."""
     cells = _part_cells(found, layout) if all_parts else _cells(found, layout)
-    table = [["curve", "seeds", *next(cells)]]
-    table += [[curve.name, curve.count, *own] for curve, own in zip(found, cells, strict=True)]
+    rows = [["curve", "seeds", *next(cells)]]
+    rows += [[curve.name, count_of(curve), *own] for curve, own in zip(found, cells, strict=True)]
+    more: list[tuple[str, list[str]]] = []
+    name = measure.name.replace("-", " ")
+    if with_measure:
+        more.append((name, ["-" if curve.is_empty else layout.text(measure.of(curve)) for curve in found]))
     if against is not None:
-        for row, text in zip(table, ["last - reference", *(_against(c, layout, against) for c in found)], strict=True):
+        more.append((f"{name} - reference", [_against(curve, layout, against, measure) for curve in found]))
+    for head, column in more:
+        for row, text in zip(rows, [head, *column], strict=True):
             row.append(text)
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+    return rows
+
+
+def count_of(curve: Curve) -> str:
+    """Such as "28 (2 diverged)": the seeds in it, whether they are few, and those that are not in it."""
+    lost = ", ".join(f"{runs} {why}" for why, runs in curve.left_out.items() if runs)
+    count = seeds_in_words(len(curve.seeds)) if curve.seeds else "0"
+    return f"{count} ({lost})" if lost else count
 
 
 def _cells(found: Sequence[Curve], layout: Format) -> Iterator[list[str]]:
@@ -346,14 +210,15 @@ def _cells(found: Sequence[Curve], layout: Format) -> Iterator[list[str]]:
         if curve.is_empty:
             yield ["-"] * 5
             continue
-        parts, mean = curve.values, estimate(curve.values).mean
-        best = int(mean.argmin() if layout.least_is_best else mean.argmax())
+        parts = curve.values
+        mean = [layout.of(part)[0] for part in parts.T]
+        best = int(np.argmin(mean) if layout.least_is_best else np.argmax(mean))
         yield [
-            layout.text(estimate(parts[:, 0])),
-            f"{layout.text(estimate(parts[:, best]))} ({curve.ends[best]:g})",
-            layout.text(estimate(parts[:, -1])),
-            layout.text(paired_difference(parts[:, -1], parts[:, 0]), signed=True),
-            layout.text(paired_difference(parts[:, -1], parts[:, best]), signed=True),
+            layout.text(parts[:, 0]),
+            f"{layout.text(parts[:, best])} ({curve.ends[best]:g})",
+            layout.text(parts[:, -1]),
+            layout.text(differences(parts[:, -1], parts[:, 0]), signed=True),
+            layout.text(differences(parts[:, -1], parts[:, best]), signed=True),
         ]
 
 
@@ -363,14 +228,10 @@ def _part_cells(found: Sequence[Curve], layout: Format) -> Iterator[list[str]]:
     most = max((len(own) for own in ends), default=0)
     yield [f"to {end:g}" for end in ends.pop()] if len(ends) == 1 else [f"part {n + 1}" for n in range(most)]
     for curve in found:
-        texts = [] if curve.is_empty else [layout.text(estimate(part)) for part in curve.values.T]
+        texts = [] if curve.is_empty else [layout.text(part) for part in curve.values.T]
         yield texts + ["-"] * (most - len(texts))
 
 
-def _against(curve: Curve, layout: Format, other: Curve) -> str:
-    shared = [seed for seed in curve.seeds if seed in other.seeds]
-    if curve.is_empty or curve is other or not shared or curve.ends[-1] != other.ends[-1]:
-        return "-"
-    mine = [curve.values[curve.seeds.index(seed), -1] for seed in shared]
-    theirs = [other.values[other.seeds.index(seed), -1] for seed in shared]
-    return layout.text(paired_difference(mine, theirs), signed=True)
+def _against(curve: Curve, layout: Format, other: Curve, measure: Measure) -> str:
+    pair = None if curve is other else paired(curve, other, measure)
+    return "-" if pair is None else layout.text(pair.differences, signed=True)

@@ -1,0 +1,197 @@
+"""The page of a report: what it says, that it holds what the rows hold, and, in a browser, that it works and asks for nothing."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas
+import pytest
+from numpy.testing import assert_allclose
+
+from pliant.lab.report.page import Origin, page
+from pliant.lab.report.page.verdict import verdict
+from pliant.lab.report.summary import Asked, summary
+from tests.lab.report.test_summary import MEASURED, study
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+EIGHT = 0.8 + 0.01 * np.random.default_rng(0).normal(size=(8, 5))
+
+
+@pytest.fixture
+def found(tmp_path):
+    def of(*studies, asked=None, name="toy"):
+        rows = pandas.concat(studies)
+        rows = rows.assign(
+            run=rows.groupby([*["method", "step_size", "seed"]], sort=False).ngroup(), loss=1 - rows["accuracy"]
+        )
+        attrs = {"name": name, "profile": "quick", "measured": [*MEASURED, "loss"], "weights": {}, "seconds": 90.0}
+        rows.attrs = attrs
+        rows.to_parquet(tmp_path / "rows.parquet", index=False, write_page_checksum=True)
+        return summary([tmp_path / "rows.parquet"], asked or Asked(parts=5))
+
+    return of
+
+
+def falling(values):
+    return values - 0.05 * np.arange(values.shape[1])
+
+
+# -- verdict ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_names_the_best_what_it_is_ahead_of_and_what_became_worse(found):
+    best, ahead, worse = verdict(
+        found(study(falling(EIGHT)), study(EIGHT, method="cbp"), study(EIGHT[::-1] - 0.1, method="l2"))
+    )
+    assert best.startswith(f"Best accuracy (last): cbp, {EIGHT[:, -1].mean():.4f} ± ")
+    assert best.endswith("higher is better; 8 seeds.")
+    assert ahead.startswith("It is ahead of bp; l2; of the nearest, l2, by 0.1000 ± ")
+    assert worse.startswith("Worse at the end than at the beginning: bp (-0.")
+
+
+def test_what_cannot_be_told_apart_is_said_and_why(found):
+    few = [study(EIGHT[:4]), study(EIGHT[:4] - 0.3, method="cbp"), study(EIGHT[3::-1] - 0.3, method="l2")]
+    _, same = verdict(found(*few))
+    assert same == "It cannot be told from cbp; l2. With 4 seeds no p falls below 0.12."
+
+
+def test_the_best_was_chosen_with_hindsight_so_p_is_of_all_comparisons(found):
+    """Six seeds, all better: p = 2 / 64 = .031, which three comparisons make .094."""
+    two = [study(EIGHT[:6]), study(EIGHT[:6] - 0.3, method="cbp")]
+    assert "ahead of cbp" in list(verdict(found(*two)))[1]
+    assert "cannot be told from cbp; l2" in list(verdict(found(*two, study(EIGHT[:6] - 0.5, method="l2"))))[1]
+
+
+def test_an_error_is_better_where_it_is_lower_and_diverged_runs_are_counted(found):
+    lost = study(EIGHT[:2], method="bp", seeds=[20, 21], status="diverged")
+    of_loss = found(study(EIGHT), study(EIGHT - 0.2, method="cbp"), lost, asked=Asked(metric="loss", parts=5))
+    best, _, left_out = verdict(of_loss)
+    assert best.startswith("Best loss (last): bp, 0.19")
+    assert "lower is better" in best
+    assert left_out == "2 runs diverged and are left out of every number."
+
+
+def test_one_curve_and_none_have_a_verdict_too(found):
+    assert next(iter(verdict(found(study(EIGHT))))).startswith("bp: accuracy (last) 0.")
+    assert list(verdict(found(study(EIGHT, status="diverged")))) == ["No curve has a value yet."]
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def data_of(text):
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_its_figures_hold_means_and_intervals_of_the_rows(found):
+    data = data_of(page(found(study(EIGHT), study(EIGHT - 0.2, method="cbp")), Origin(), 5))
+    accuracy, loss = data["figures"]
+    assert accuracy["x"] == [1, 2, 3, 4, 5]
+    assert_allclose(accuracy["y"][0], EIGHT.mean(0))
+    assert_allclose(accuracy["y"][3], EIGHT.mean(0) - 0.2)
+    half = 2.364624 * EIGHT.std(0, ddof=1) / np.sqrt(8)  # t(7)
+    assert_allclose(accuracy["y"][1], EIGHT.mean(0) - half, rtol=1e-6)
+    assert_allclose(loss["y"][2], 1 - EIGHT.mean(0) + half, rtol=1e-6)
+    assert [curve["name"] for curve in data["curves"]] == ["bp", "cbp"]
+
+
+def test_values_that_are_no_numbers_are_gaps_and_columns_without_any_are_left_out(found):
+    gaps = EIGHT.copy()
+    gaps[0, 2] = np.nan
+    one = found(study(gaps))
+    one.rows["loss"] = np.nan
+    data = data_of(page(one, Origin(), 5))
+    assert len(data["figures"]) == 1
+    assert [value is None for value in data["figures"][0]["y"][0]] == [False, False, True, False, False]
+
+
+class Balanced(HTMLParser):
+    """Fails where an element is not closed by its own end."""
+
+    ALONE = ("meta", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.ALONE:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        """Closes itself."""
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_names_are_texts_whatever_they_hold_and_the_page_is_whole(found):
+    evil = "</script><b onclick=alert(1)>&\"'"
+    origin = Origin(evil, {evil: evil}, evil, evil)
+    text = page(found(study(EIGHT, method=evil), study(EIGHT, method="cbp"), name=evil), origin, 5)
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert parser.links == []
+    assert "<b onclick" not in text
+    assert text.count("</script>") == 3
+
+
+def test_a_page_says_where_it_comes_from_and_refreshes_only_if_asked(found):
+    one = found(study(EIGHT))
+    text = page(one, Origin("does it last?", {"commit": "abc"}, "pliant run toy", "grid of three", refresh=7), 5)
+    facts = "<dt>commit</dt><dd>abc</dd>", "<code>pliant run toy</code>"
+    for part in ("does it last?", *facts, "grid of three", 'content="7"'):
+        assert part in text
+    plain = page(one, Origin(), 5)
+    assert 'http-equiv="refresh"' not in plain
+    assert "How they were chosen was not said: --note TEXT writes it here." in plain
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------------
+
+ACTIONS = """<script>
+const errors = [], later = ms => new Promise(done => setTimeout(done, ms));
+window.addEventListener("error", event => errors.push(event.message));
+const console_error = console.error; console.error = (...all) => { errors.push(all.join(" ")); console_error(...all); };
+window.addEventListener("load", async () => {
+  await later(200);
+  const canvas = document.querySelector("canvas"), before = canvas.toDataURL();
+  document.querySelector(".curves input").click(); await later(200);
+  const without = canvas.toDataURL();
+  document.querySelector(".curves input").click(); await later(200);
+  const plot = document.querySelector(".plot");
+  plot.dispatchEvent(new KeyboardEvent("keydown", { key: "End" })); await later(100);
+  const read = document.querySelector("output").textContent;
+  const column = () => [...document.querySelector("table").tBodies[0].rows].map(row => row.cells[0].textContent);
+  const button = document.querySelectorAll("table")[0].querySelectorAll("th button")[4];
+  const rows = [column()]; button.click(); rows.push(column()); button.click(); rows.push(column());
+  const result = { errors, toggled: before !== without, back: canvas.toDataURL() === before, read, rows,
+    requests: performance.getEntriesByType("resource").map(each => each.name), wide: document.documentElement.scrollWidth };
+  const out = document.createElement("pre");
+  out.id = "result"; out.textContent = JSON.stringify(result); document.body.append(out);
+});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_curves_toggle_tables_sort_keys_read_and_no_request_leaves(width, found, tmp_path):
+    text = page(found(study(EIGHT), study(EIGHT - 0.2, method="cbp"), study(EIGHT - 0.1, method="l2")), Origin(), 5)
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("<style>", ACTIONS + "<style>", 1), encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options = [f"--window-size={width},1500", "--virtual-time-budget=10000", "--dump-dom", file.as_uri()]
+    dom = subprocess.run([*command, *options], capture_output=True, text=True, timeout=180, check=True).stdout
+    result = json.loads(re.search(r'<pre id="result">(.*?)</pre>', dom, re.S)[1])
+    assert result["errors"] == []
+    assert result["requests"] == []
+    assert result["toggled"]
+    assert result["back"]
+    assert result["read"].startswith("task 5: bp 0.")
+    assert result["rows"] == [["bp", "cbp", "l2"], ["cbp", "l2", "bp"], ["bp", "l2", "cbp"]]  # by their last part
+    assert result["wide"] <= max(width, 500)  # tables scroll by themselves; Chromium has no narrower window
