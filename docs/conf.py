@@ -13,14 +13,22 @@ author = "The Pliant developers"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "docstrings", "links"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "docstrings",
+    "links",
+    "tables",
+]
 exclude_patterns = ["_site"]
 nitpicky = False  # names in docstrings that are no pages of their own stay code
 
 myst_heading_anchors = 4
 highlight_language = "none"
 
-autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 autodoc_mock_imports = [

@@ -38,6 +38,8 @@ def test_the_site_builds_without_a_warning_is_complete_and_needs_nothing_from_el
     inventory = InventoryFile.loads((tmp_path / "site" / "objects.inv").read_bytes(), uri="").data
     documented = {name for kind, names in inventory.items() if kind.startswith("py:") for name in names}
     public = [(f"{home}.{name}", found) for home in PUBLIC for name, found in public_names(import_module(home))]
+    callbacks = {f"pliant.integrations.{name}.ContinualBackpropCallback" for name in ("lightning", "transformers")}
+    assert callbacks | {"pliant.integrations.avalanche.ContinualBackpropPlugin"} <= documented
     objects = [found for name, found in public if name in documented]  # under whichever of their names
     assert [name for name, found in public if not any(found is each for each in objects)] == []
 

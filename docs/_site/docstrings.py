@@ -110,7 +110,13 @@ def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) ->
     return True if isinstance(home, str) and not home.startswith("pliant") else None
 
 
+def _bases(app: Any, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
+    """Only bases that are documented here."""
+    bases[:] = [base for base in bases if getattr(base, "__module__", "").startswith("pliant")]
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _process)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-bases", _bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
