@@ -6,7 +6,7 @@ from typing import Any
 from docutils import nodes
 
 SENTENCE = 30  # characters of a mean cell in the widest column
-COLUMNS = 4  # at most
+COLUMNS = 5  # at most
 
 
 def _stack(app: Any, doctree: nodes.document, page: str) -> None:
@@ -20,7 +20,7 @@ def _stack(app: Any, doctree: nodes.document, page: str) -> None:
             table["classes"].append("sentences")
             for row in rows:
                 for title, cell in zip(titles[1:], row[1:], strict=True):
-                    if title and cell.astext():
+                    if len(titles) > 2 and title and cell.astext():
                         cell.insert(0, nodes.inline(text=title, classes=["title-on-a-phone"]))
 
 
