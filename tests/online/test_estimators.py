@@ -1,6 +1,7 @@
 """A classifier and a regressor of single examples, without scikit-learn and River."""
 
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_a_new_feature_changes_no_prediction_for_examples_without_it(settings):
     for row, label in zip(X, LABELS.tolist(), strict=True):
         model.learn_one(mapping(row), label)
     before, kept = model.state_dict(), [model.predict_proba_one(mapping(row)) for row in X[:50]]
-    model._grow_inputs(model._stream, model._stream.features.row, {"new": 1.0, "newer": 2.0})
+    model._stream.add_features(model._stream.features.row, {"new": 1.0, "newer": 2.0})
     after = [model.predict_proba_one(mapping(row)) for row in X[:50]]
     for was, now in zip(kept, after, strict=True):
         assert list(now.values()) == pytest.approx(list(was.values()), abs=1e-5 if settings.get("noise_std") else 1e-6)
@@ -325,6 +326,26 @@ def test_a_damaged_state_is_refused_and_changes_nothing(kind, y):
 # ---------------------------------------------------------------- arguments
 
 
+@pytest.mark.parametrize("kind", [OnlineClassifier, OnlineRegressor])
+@pytest.mark.parametrize(
+    ("positional", "named", "message"),
+    [
+        (
+            (),
+            {"hiden": 8},
+            r" has no argument 'hiden' \(did you mean 'hidden'\?\); it has hidden, step_size, optimizer",
+        ),
+        ((), {"replacment_rate": 0}, r" has no argument .* \(did you mean 'replacement_rate'\?\)"),
+        ((64, 64), {}, ": too many positional arguments; hidden is its only argument that needs no name"),
+        (((64,),), {"hidden": (64,)}, ": multiple values for argument 'hidden'"),
+    ],
+)
+def test_an_argument_that_it_does_not_take_is_told_by_its_own_name(kind, positional, named, message):
+    with pytest.raises(TypeError, match=f"^{kind.__name__}{message}"):
+        kind(*positional, **named)
+    assert set(inspect.signature(kind).parameters) == set(kind().get_params())  # scikit-learn and River read both
+
+
 def test_a_repr_shows_what_was_chosen():
     assert repr(OnlineClassifier()) == "OnlineClassifier()"
     assert repr(OnlineRegressor((32,), step_size=0.1)) == "OnlineRegressor(hidden=(32,), step_size=0.1)"
@@ -419,7 +440,7 @@ WRONG_TURNS = [
         "0.5 is continuous, not a class; OnlineRegressor learns numbers",
     ),
     (lambda m: m.partial_fit(X[:1], [None]), ValueError, "a label is None: leave examples without a label out"),
-    (lambda m: m.partial_fit([["a", "b", "c", "d"]], ["up"]), ValueError, "X holds text"),
+    (lambda m: m.partial_fit([["a", "b", "c", "d"]], ["up"]), TypeError, "feature 0 is 'a', a text: make it numbers"),
     (lambda m: m.partial_fit(X[:1] * np.inf, ["up"]), ValueError, "feature 0 is inf: numbers must be finite"),
     (
         lambda m: m.partial_fit(X[:1], ["up"], sample_weight=[-1]),
@@ -444,6 +465,14 @@ WRONG_TURNS = [
     (lambda m: m.learn_one({0: 1.0}, float("nan")), ValueError, "a label is nan"),
     (lambda m: m.learn_one({0: 1.0}, "up", w=-1.0), ValueError, "w is -1: a weight must be finite and at least 0"),
     (lambda m: m.predict(X[:, :2]), ValueError, "X has 2 features"),
+    (
+        lambda m: m.partial_fit([{0: 1.0}], ["up"]),
+        TypeError,
+        "one by one to learn_one and predict_one, or pandas.DataFrame",
+    ),
+    (lambda m: m.predict({0: [1.0]}), TypeError, "X is no table but dictionaries"),
+    (lambda m: m.learn_many(X, LABELS), TypeError, "learn_many takes a table with named columns, .* not a ndarray"),
+    (lambda m: m.predict_many(X), TypeError, "takes a table with named columns"),
     (lambda m: m.fit(X, LABELS, sample_weight=np.zeros(900)), ValueError, "sample_weight is zero for every example"),
     (lambda m: m.set_params(eta=1), ValueError, "eta"),
 ]

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("river", reason="River is not installed: pip install -e .[river]")
 pytest.importorskip("sklearn", reason="River's own checks need scikit-learn: pip install -e .[sklearn]")
 
+import pandas as pd
 from river import base, compose, datasets, drift, ensemble, evaluate, metrics, multiclass, preprocessing
 from river.checks import yield_checks
 
@@ -25,8 +26,11 @@ def test_a_check_of_river_passes(number):
 
 
 def test_it_is_what_river_takes_it_for():
-    assert isinstance(OnlineClassifier(), base.Classifier)
-    assert isinstance(OnlineRegressor(), base.Regressor)
+    for kind, bases in (
+        (OnlineClassifier, (base.Classifier, base.MiniBatchClassifier)),
+        (OnlineRegressor, (base.Regressor, base.MiniBatchRegressor)),
+    ):
+        assert all(isinstance(kind(), each) for each in bases)
     assert not isinstance(OnlineRegressor(), base.Classifier)
     assert isinstance(preprocessing.StandardScaler() | OnlineClassifier(), base.Classifier)
 
@@ -64,6 +68,36 @@ def test_it_works_in_pipelines_and_ensembles():
             wrapped.predict_one(x)
             wrapped.learn_one(x, y)
         assert wrapped.predict_one(x) in (True, False) or isinstance(wrapped, preprocessing.TargetStandardScaler)
+
+
+def test_mini_batches_go_through_pipelines_and_ensembles():
+    examples = list(datasets.Phishing().take(900))
+    X, y = pd.DataFrame([x for x, _ in examples]), pd.Series([y for _, y in examples], name="phishing")
+    plain = preprocessing.StandardScaler() | OnlineClassifier(hidden=(16,))
+    union = (
+        compose.Select("empty_server_form_handler", "popup_window")
+        + compose.Select("https", "request_from_other_domain")
+    ) | (OnlineClassifier(hidden=(16,)))
+    each = multiclass.OneVsRestClassifier(OnlineClassifier(hidden=(16,)))
+    for model in (plain, union, each):
+        hits = []
+        for begin in range(0, 900, 50):
+            batch = X.iloc[begin : begin + 50]
+            found = model.predict_many(batch)
+            assert found.empty or found.index.equals(batch.index)
+            hits += [] if found.empty else [(found == y.loc[batch.index]).mean()]
+            model.learn_many(batch, y.loc[batch.index])
+        assert np.mean(hits[-9:]) > 0.8
+    shares = plain.predict_proba_many(X)
+    assert shares.columns.tolist() == [False, True]
+    assert shares.index.equals(X.index)
+    assert plain.predict_many(X).name == "phishing"
+    examples = list(datasets.TrumpApproval().take(600))
+    X, y = pd.DataFrame([x for x, _ in examples]), pd.Series([y for _, y in examples])
+    model = preprocessing.StandardScaler() | OnlineRegressor(hidden=(16,))
+    for begin in range(0, 600, 50):
+        model.learn_many(X.iloc[begin : begin + 50], y.iloc[begin : begin + 50])
+    assert np.abs(model.predict_many(X.iloc[-50:]) - y.iloc[-50:]).mean() < 1.0
 
 
 def test_weights_reach_the_model():

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pliant.base.choices import shown
 from pliant.online import settings
 from pliant.online.bases import ColumnVectorWarning
-from pliant.online.features import Rows
+from pliant.online.features import Rows, is_missing
 from pliant.online.standardize import LARGEST
 
 
@@ -64,7 +64,7 @@ def hashable(labels: Iterable[Any]) -> list[Any]:
 
 def refuse_label(label: Any) -> None:
     """Raise `ValueError` for what is no label: nothing, NaN, a number between whole ones."""
-    if label is None or label != label:
+    if is_missing(label) or label != label:
         raise ValueError(f"a label is {label}: leave examples without a label out (NaN is none)")
     number = as_python(label)
     if isinstance(number, float) and not number.is_integer():
@@ -95,17 +95,15 @@ def as_weight(w: Any) -> float:
     return weight
 
 
-def as_weights(given: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+def as_weights(given: ArrayLike | None, n: int, name: str = "sample_weight") -> NDArray[np.float64] | None:
     """One weight for each of `n` examples, or None."""
     if given is None:
         return None
     weights = np.asarray(given, np.float64)
     if weights.shape not in ((), (n,)):
-        raise ValueError(
-            f"sample_weight has shape {weights.shape}; expected one number for each of {n} examples, ({n},)"
-        )
+        raise ValueError(f"{name} has shape {weights.shape}; expected one number for each of {n} examples, ({n},)")
     if not ((weights >= 0) & (weights <= LARGEST)).all():
-        raise ValueError("sample_weight must be finite and at least 0")
+        raise ValueError(f"{name} must be finite and at least 0")
     return np.broadcast_to(weights, (n,)).copy()
 
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+
+from pliant.base.choices import did_you_mean
 
 Model = TypeVar("Model", bound=type)
+Arguments = ParamSpec("Arguments")
 
 
 class Parameters:
@@ -33,6 +37,28 @@ class Parameters:
 
 class NotFitted(ValueError, AttributeError):
     """A prediction was asked of an estimator that has learned nothing."""
+
+
+def refusing_others(init: Callable[Concatenate[Any, Arguments], None]) -> Callable[Concatenate[Any, Arguments], None]:
+    """An `__init__` that tells of arguments that it does not take by the name of the class, with the nearest that it does."""
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def checked(self: Any, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        _, *known = signature.parameters
+        unknown = next((name for name in kwargs if name not in known), None)
+        name = type(self).__name__
+        if unknown is not None:
+            raise TypeError(
+                f"{name} has no argument {unknown!r}{did_you_mean(unknown, known)}; it has {', '.join(known)}"
+            )
+        try:
+            signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}; {known[0]} is its only argument that needs no name") from None
+        init(self, *args, **kwargs)
+
+    return checked
 
 
 class Nothing:
@@ -77,4 +103,12 @@ def river_model(name: str) -> Callable[[Model], Model]:
     return register
 
 
-__all__ = ["ClassifierMixin", "ColumnVectorWarning", "Estimator", "NotFittedError", "RegressorMixin", "river_model"]
+__all__ = [
+    "ClassifierMixin",
+    "ColumnVectorWarning",
+    "Estimator",
+    "NotFittedError",
+    "RegressorMixin",
+    "refusing_others",
+    "river_model",
+]

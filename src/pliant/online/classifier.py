@@ -11,13 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from pliant.base.choices import shown
 from pliant.online.answers import as_labels, as_objects, as_python, as_weights, hashable, in_order, refuse_label
 from pliant.online.bases import ClassifierMixin, Estimator, river_model
-from pliant.online.estimator import OnlineEstimator, Stream
+from pliant.online.estimator import OnlineEstimator
 from pliant.online.examples import Array
 from pliant.online.features import Rows
 from pliant.online.scores import RunningAccuracy
+from pliant.online.stream import Stream
+from pliant.online.tables import frame_like, series_like
 
 
-@river_model("Classifier")
+@river_model("MiniBatchClassifier")
 class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estimator):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A network that learns to classify one example at a time; an estimator of scikit-learn and a model of River.
 
@@ -52,7 +54,7 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
         `classes` may name labels in advance; others get an output when they come. `sample_weight` (examples,) multiplies each
         gradient; an example with weight 0 is not learned.
         """
-        return self._partial_fit(X, y, classes, sample_weight)
+        return self._partial_fit(X, y, None if classes is None else self._labels_of(classes), sample_weight)
 
     def predict_one(self, x: Mapping[Any, Any], **_: Any) -> Any:
         """The label of one example; None before any was learned. Features that were never learned are left out."""
@@ -69,6 +71,20 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
         if stream is None or not stream.labels:
             return {}
         return dict(zip(stream.labels, _softmax(self._outputs_of_one(stream, x)[None])[0].tolist(), strict=True))
+
+    def predict_many(self, X: Any) -> Any:
+        """Labels for a table with named columns, as `predict_one` gives them, in a series with the index of X."""
+        stream, outputs = self._stream, self._outputs_of_many(X, "predict_many")
+        if stream is None or outputs is None:
+            return series_like(X, np.full(len(X), None), None)
+        return series_like(X, stream.answers[outputs.argmax(axis=1)], stream.y_name)
+
+    def predict_proba_many(self, X: Any) -> Any:
+        """Probabilities for a table with named columns: a table with the index of X and a column for each of `classes_`."""
+        stream, outputs = self._stream, self._outputs_of_many(X, "predict_proba_many")
+        if stream is None or outputs is None:
+            return frame_like(X, np.empty((len(X), 0)), [])
+        return frame_like(X, _softmax(outputs)[:, stream.order], [stream.labels[code] for code in stream.order])
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (n,) for X (n, features)."""
@@ -125,12 +141,12 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
             refuse_label(y)
         return y
 
-    def _check_many(self, stream: Stream[RunningAccuracy], answers: NDArray[Any], classes: Any) -> None:
+    def _check_many(self, stream: Stream[RunningAccuracy], answers: NDArray[Any], labels: list[Any] | None) -> None:
         for label in dict.fromkeys(hashable(answers)):
             if label not in stream.codes:
                 refuse_label(label)
-        if classes is not None:
-            listed = dict.fromkeys(self._labels_of(classes))
+        if labels is not None:
+            listed = dict.fromkeys(labels)
             unlisted = next((label for label in answers if label not in listed), None)
             if unlisted is not None:
                 raise ValueError(
@@ -138,18 +154,13 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
                 )
             more = [label for label in listed if label not in stream.codes]
             if more:
-                self._add_labels(stream, more)
-
-    def _add_labels(self, stream: Stream[RunningAccuracy], labels: list[Any]) -> None:
-        stream.add_labels(labels)
-        if len(stream.labels) > stream.network.sizes[-1]:
-            stream.network.grow(stream.network.sizes[0], len(stream.labels))
+                stream.add_labels(more)
 
     def _known(self, stream: Stream[RunningAccuracy], answer: Any) -> int:
         """The number of a label, which gets an output if it is new; then ~number, which no prediction equals."""
         code = stream.codes.get(answer)
         if code is None:
-            self._add_labels(stream, [as_python(answer)])
+            stream.add_labels([as_python(answer)])
             return ~(len(stream.labels) - 1)
         return code
 

@@ -2,7 +2,7 @@
 
 Each is one compiled network (`pliant.online.growing`) behind the running standardization of its inputs and, for the regressor, of
 its targets (`pliant.online.standardize`). For every example: predict, keep the score, update. How examples are divided into calls
-of `learn_one` and `partial_fit` changes nothing.
+of `learn_one`, `learn_many` and `partial_fit` changes nothing.
 
 Like any estimator of scikit-learn, one is built without a check of its arguments; the first call that learns raises `ValueError`,
 naming the argument. Those that shape the network cannot change once learning has begun; the others can.
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,15 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 from pliant import streams
 from pliant.base.choices import one_of, shortened
 from pliant.online import settings
-from pliant.online.answers import as_classes, as_weight, as_weights, in_order, of_weight
-from pliant.online.bases import NotFittedError
+from pliant.online.answers import as_weight, as_weights, in_order, of_weight
+from pliant.online.bases import NotFittedError, refusing_others
 from pliant.online.examples import Array
-from pliant.online.features import Features, Rows, refuse_unusable, table
+from pliant.online.features import Features, Rows, refuse_new, refuse_unusable
 from pliant.online.growing import RULES, GrowingLearner
-from pliant.online.scores import RunningAccuracy, RunningDetermination
 from pliant.online.standardize import Standardizer, first_unusable
+from pliant.online.stream import Score, Stream, refuse_odd
+from pliant.online.tables import named_table, table
 
-FORMAT = 1  # of `state_dict`
 NETWORK = (
     "activation", "optimizer", "step_size", "weight_decay", "noise_std", "dropout", "normalization", "replacement_rate",
     "maturity_threshold", "decay_rate", "utility", "init",
@@ -41,37 +42,8 @@ MISSING = ("mean", "zero", "raise")
 ON_DIVERGENCE = ("raise", "restart")
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
-Score = TypeVar("Score", RunningAccuracy, RunningDetermination)
 
-
-class Stream(Generic[Score]):
-    """What an estimator has learned."""
-
-    def __init__(
-        self,
-        features: Features,
-        network: GrowingLearner,
-        inputs: Standardizer,
-        targets: Standardizer,
-        labels: list[Any],
-        score: Score,
-        given: tuple[Any, ...],
-    ) -> None:
-        self.features, self.network, self.inputs, self.targets, self.score = features, network, inputs, targets, score
-        self.given = given  # the arguments that it was built with, and changed to since
-        self.nan_too = False  # whether a missing number is refused
-        self.seen = self.restarts = 0
-        self.labels: list[Any] = []
-        self.add_labels(labels)
-
-    def add_labels(self, labels: Sequence[Any]) -> None:
-        self.labels = [*self.labels, *labels]
-        self.codes = {label: code for code, label in enumerate(self.labels)}
-        self.answers, in_turn = as_classes(self.labels), in_order(self.labels)
-        self.classes, self.order = as_classes(in_turn), [self.codes[label] for label in in_turn]
-
-
-class OnlineEstimator(Generic[Score]):
+class OnlineEstimator(ABC, Generic[Score]):
     """What `OnlineClassifier` and `OnlineRegressor` share."""
 
     loss: ClassVar[str]
@@ -79,6 +51,7 @@ class OnlineEstimator(Generic[Score]):
     _tags: ClassVar[set[str]] = set()  # for River
     _stream: Stream[Score] | None = None
 
+    @refusing_others
     def __init__(
         self,
         hidden: Sequence[int] = (64, 64),
@@ -137,7 +110,7 @@ class OnlineEstimator(Generic[Score]):
             features = Features([])
             row, new = features.read(x)
             fresh = self._begin(in_order(new) or [None], [] if self.loss == "cross_entropy" else 1)
-            _refuse_new(new, nan_too=fresh.nan_too)
+            refuse_new(new, nan_too=fresh.nan_too)
             self._check_one(fresh, y)
             if weight == 0.0:
                 return
@@ -151,14 +124,14 @@ class OnlineEstimator(Generic[Score]):
     def _learn_row(self, stream: Stream[Score], row: Rows, y: Any, weight: float, new: Mapping[Any, float]) -> None:
         """Learn from a row (1, features) that was not checked yet, and features that are `new`."""
         if first_unusable(row, stream.nan_too) >= 0:
-            refuse_unusable(row, nan_too=stream.nan_too, names=stream.features.names)
+            refuse_unusable(row, stream.features.names, nan_too=stream.nan_too)
         if new:
-            _refuse_new(new, nan_too=stream.nan_too)
+            refuse_new(new, nan_too=stream.nan_too)
         answer = self._check_one(stream, y)
         if weight == 0.0:
             return
         if new:
-            row = self._grow_inputs(stream, row, new)
+            row = stream.add_features(row, new)
         network, code = stream.network, self._known(stream, answer)
         x, target, label, weights = network.buffers()
         stream.inputs(row, x, keep=True)
@@ -167,19 +140,6 @@ class OnlineEstimator(Generic[Score]):
         stream.seen += 1
         if network.diverged:
             self._diverged(stream)
-
-    def _grow_inputs(self, stream: Stream[Score], row: Rows, new: Mapping[Any, float]) -> Rows:
-        """Give the network inputs for features that are new; returns the row with their numbers."""
-        names = in_order(new)  # the order of a dictionary changes nothing
-        row = np.concatenate([row, [[new[name] for name in names]]], axis=1)
-        if stream.features.names == [None]:  # an example without any feature came first
-            stream.features = Features([])
-            row = row[:, 1:]
-        stream.features.add(names)
-        if row.shape[1] > stream.network.sizes[0]:
-            stream.network.grow(row.shape[1], stream.network.sizes[-1])
-            stream.inputs.grow(row.shape[1])
-        return row
 
     # -- many --------------------------------------------------------------------------------------------------------
 
@@ -193,10 +153,11 @@ class OnlineEstimator(Generic[Score]):
         answers, weights = self._answers(y, len(rows)), as_weights(sample_weight, len(rows))
         if weights is not None and not weights.any():
             raise ValueError("sample_weight is zero for every example: there is nothing to learn")
-        rows, answers, weights = of_weight(rows, answers, weights)
-        stream = self._begin(columns or list(range(rows.shape[1])), self._shape_of(answers, all_known=True))
-        refuse_unusable(rows, nan_too=stream.nan_too)
+        learned = of_weight(rows, answers, weights)
+        stream = self._begin(columns or list(range(rows.shape[1])), self._shape_of(learned[1], all_known=True))
+        refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
         self._stream = stream
+        rows, answers, weights = learned
         draw = streams.generator(stream.network.seeds[0], "order of examples")
         for epoch in range(epochs):
             order = draw.permutation(len(rows)) if shuffle else np.arange(len(rows))
@@ -205,11 +166,11 @@ class OnlineEstimator(Generic[Score]):
             )
         return self
 
-    def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: ArrayLike | None) -> Self:
+    def _partial_fit(self, X: Any, y: Any, labels: list[Any] | None, sample_weight: ArrayLike | None) -> Self:
         stream = self._stream
         if (
             stream is not None
-            and classes is None
+            and labels is None
             and sample_weight is None
             and type(X) is np.ndarray
             and X.dtype in FLOATS
@@ -223,16 +184,51 @@ class OnlineEstimator(Generic[Score]):
         rows, columns = table(X)
         answers, weights = self._answers(y, len(rows)), as_weights(sample_weight, len(rows))
         if stream is None:
-            shape = self._shape_of(answers, all_known=False) if classes is None else self._labels_of(classes)
+            shape = self._shape_of(answers, all_known=False) if labels is None else labels
             stream = self._begin(columns or list(range(rows.shape[1])), shape)
         else:
             self._ready(stream)
-            rows = self._in_columns(stream, rows, columns)
-        refuse_unusable(rows, nan_too=stream.nan_too)
-        self._check_many(stream, answers, classes)
+            rows = stream.features.in_order(rows, columns, type(self).__name__)
+        refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
+        self._check_many(stream, answers, labels)
         self._stream = stream
         self._learn_rows(stream, *of_weight(rows, answers, weights), scored=True)
         return self
+
+    def learn_many(self, X: Any, y: Any, w: ArrayLike = 1.0) -> None:
+        """Learn from a table with named columns and its answers, row by row, exactly as `learn_one` does; River's mini-batch.
+
+        Columns may come and go. `w` is one weight, or one for each row.
+        """
+        rows, columns = named_table(X, "learn_many")
+        answers, weights = self._answers(y, len(rows)), as_weights(w, len(rows), "w")
+        stream = self._stream
+        if stream is None:
+            stream = self._begin(in_order(columns), [] if self.loss == "cross_entropy" else 1)
+        else:
+            self._ready(stream)
+        rows, new = stream.features.read_columns(rows, columns)
+        refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
+        refuse_new(new, nan_too=stream.nan_too)
+        self._check_many(stream, answers, None)
+        if weights is not None and not weights.any():
+            return
+        if new:
+            rows = stream.add_features(rows, new)
+        self._stream = stream
+        stream.y_name = getattr(y, "name", None)
+        self._learn_rows(stream, *of_weight(rows, answers, weights), scored=True)
+
+    def _outputs_of_many(self, X: Any, method: str) -> NDArray[np.float64] | None:
+        """Of the network, (n, outputs), for a table whose columns may come and go; None before any answer was learned."""
+        rows, columns = named_table(X, method)
+        stream = self._stream
+        if stream is None or (self.loss == "cross_entropy" and not stream.labels):
+            return None
+        self._ready(stream)
+        rows, _ = stream.features.read_columns(rows, columns)
+        refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
+        return self._outputs(stream, stream.inputs(rows, np.empty(rows.shape, stream.network.dtype), keep=False))
 
     def _rows_to_predict(self, X: Any) -> tuple[Stream[Score], Array]:
         """The inputs of the network for X (n, features)."""
@@ -243,8 +239,8 @@ class OnlineEstimator(Generic[Score]):
         stream = self._stream
         self._ready(stream)
         rows, columns = table(X)
-        rows = self._in_columns(stream, rows, columns)
-        refuse_unusable(rows, nan_too=stream.nan_too)
+        rows = stream.features.in_order(rows, columns, type(self).__name__)
+        refuse_unusable(rows, stream.features.names, nan_too=stream.nan_too)
         return stream, stream.inputs(rows, np.empty(rows.shape, stream.network.dtype), keep=False)
 
     def _outputs(self, stream: Stream[Score], x: Array) -> NDArray[np.float64]:
@@ -262,7 +258,7 @@ class OnlineEstimator(Generic[Score]):
         self._ready(stream)
         row, _ = stream.features.read(x)
         if first_unusable(row, stream.nan_too) >= 0:
-            refuse_unusable(row, nan_too=stream.nan_too, names=stream.features.names)
+            refuse_unusable(row, stream.features.names, nan_too=stream.nan_too)
         return self._outputs(stream, stream.inputs(row, stream.network.buffers()[0], keep=False))[0]
 
     # -- what it is --------------------------------------------------------------------------------------------------
@@ -306,45 +302,18 @@ class OnlineEstimator(Generic[Score]):
 
     def state_dict(self) -> dict[str, Any]:
         """All that it has learned, as arrays, numbers, texts and lists of them, to go on to the same bits."""
-        stream = self._learned("state_dict()")
-        return {
-            "format": FORMAT,
-            "features": list(stream.features.names),
-            "labels": list(stream.labels),
-            "network": stream.network.state_dict(),
-            "inputs": stream.inputs.state_dict(),
-            "targets": stream.targets.state_dict(),
-            "score": stream.score.state_dict(),
-            "seen": stream.seen,
-            "restarts": stream.restarts,
-        }
+        return self._learned("state_dict()").state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what an estimator with the same arguments gave. Raises `ValueError`, with nothing changed, for anything else."""
-        if not isinstance(state, Mapping) or state.get("format") != FORMAT:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"this is no state of format {FORMAT} of an online estimator: load what state_dict() gave")
-        kinds = {
-            "features": list,
-            "labels": list,
-            "network": Mapping,
-            "inputs": Mapping,
-            "targets": Mapping,
-            "score": Mapping,
-        }
-        for name in (*kinds, "seen", "restarts"):
-            if name not in state or (name in kinds and not isinstance(state[name], kinds[name])):
-                raise ValueError(f"the state lacks '{name}', or it is of another kind: load what state_dict() gave")
+        refuse_odd(state)
         labels: list[Any] = state["labels"]
         if bool(labels) != (self.loss == "cross_entropy"):
             raise ValueError(f"the state holds {len(labels)} labels, which no {type(self).__name__} does")
         try:
             restarts = settings.whole("'restarts' of the state", state["restarts"], least=0)
             stream = self._begin(state["features"], labels or int(state["network"]["sizes"][-1]), restarts=restarts)
-            stream.network.load_state_dict(state["network"])
-            stream.inputs.load_state_dict(state["inputs"])
-            stream.targets.load_state_dict(state["targets"])
-            stream.score.load_state_dict(state["score"])
-            stream.seen = settings.whole("'seen' of the state", state["seen"], least=0)
+            stream.load_state_dict(state)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
                 f"the state is not that of an {type(self).__name__} with these arguments: {error}"
@@ -462,25 +431,6 @@ class OnlineEstimator(Generic[Score]):
         scale = "" if self.normalize else ", or let normalize=True scale the features"
         return f"Lower step_size from {self._step_size():g}{scale}, and begin anew with fit or a clone"
 
-    def _in_columns(self, stream: Stream[Score], rows: Rows, columns: list[Any] | None) -> Rows:
-        """The rows with their columns in the order of the features that were learned, by name where there are names."""
-        known = stream.features.names
-        if rows.shape[1] != len(known):
-            raise ValueError(
-                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting {len(known)} features as input"
-            )
-        if columns is None or columns == known or known == list(range(len(known))):
-            return rows
-        places = {name: j for j, name in enumerate(columns)}
-        unknown = [name for name in known if name not in places]
-        if unknown:
-            stranger = next(name for name in columns if name not in stream.features.places)
-            raise ValueError(
-                f"The feature names should match those that were learned: X has no column {unknown[0]!r}, but {stranger!r}; "
-                f"learn_one takes features that come and go"
-            )
-        return np.ascontiguousarray(rows[:, [places[name] for name in known]])
-
     def _learn_some(
         self, stream: Stream[Score], x: Array, targets: Array, labels: Array, weights: Array | None
     ) -> Array:
@@ -502,34 +452,31 @@ class OnlineEstimator(Generic[Score]):
 
     # what a classifier and a regressor do in their own ways
 
-    def _new_score(self, outputs: int) -> Score:
-        raise NotImplementedError
+    @abstractmethod
+    def _new_score(self, outputs: int) -> Score: ...
 
-    def _answers(self, y: Any, n: int) -> NDArray[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _answers(self, y: Any, n: int) -> NDArray[Any]: ...
 
-    def _labels_of(self, classes: Any) -> list[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _shape_of(self, answers: NDArray[Any], *, all_known: bool) -> list[Any] | int: ...
 
-    def _shape_of(self, answers: NDArray[Any], *, all_known: bool) -> list[Any] | int:
-        raise NotImplementedError
+    @abstractmethod
+    def _check_one(self, stream: Stream[Score], y: Any) -> Any: ...
 
-    def _check_one(self, stream: Stream[Score], y: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _check_many(self, stream: Stream[Score], answers: NDArray[Any], labels: list[Any] | None) -> None: ...
 
-    def _check_many(self, stream: Stream[Score], answers: NDArray[Any], classes: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _known(self, stream: Stream[Score], answer: Any) -> Any: ...
 
-    def _known(self, stream: Stream[Score], answer: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _learn_answer(self, stream: Stream[Score], code: Any, target: Array, label: Array, weight: float) -> None: ...
 
-    def _learn_answer(self, stream: Stream[Score], code: Any, target: Array, label: Array, weight: float) -> None:
-        raise NotImplementedError
-
+    @abstractmethod
     def _learn_rows(
         self, stream: Stream[Score], rows: Rows, answers: NDArray[Any], weights: Array | None, *, scored: bool
-    ) -> None:
-        raise NotImplementedError
+    ) -> None: ...
 
 
 @cache
@@ -541,8 +488,3 @@ def _argument_names(kind: type) -> tuple[str, ...]:
 def _arguments(kind: type) -> attrgetter[tuple[Any, ...]]:
     """Reads the arguments of an estimator on which what it learns depends."""
     return attrgetter(*_argument_names(kind))
-
-
-def _refuse_new(new: Mapping[Any, float], *, nan_too: bool) -> None:
-    if new:
-        refuse_unusable(np.array([list(new.values())]), nan_too=nan_too, names=list(new))

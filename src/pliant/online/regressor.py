@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from pliant.base.choices import shown
 from pliant.online.answers import as_weights
 from pliant.online.bases import Estimator, RegressorMixin, river_model
-from pliant.online.estimator import OnlineEstimator, Stream
+from pliant.online.estimator import OnlineEstimator
 from pliant.online.examples import Array
-from pliant.online.features import Rows, table
+from pliant.online.features import NUMBERS, Rows, as_float
 from pliant.online.scores import RunningDetermination, determination
 from pliant.online.standardize import LARGEST, first_unusable
+from pliant.online.stream import Stream
+from pliant.online.tables import series_like, table
 
 
-@river_model("Regressor")
+@river_model("MiniBatchRegressor")
 class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Estimator):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A network that learns numbers from one example at a time; an estimator of scikit-learn and a model of River.
 
@@ -52,6 +54,14 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
         self._only_column(stream)
         return float(self._scaled_back(stream, self._outputs_of_one(stream, x))[0])
 
+    def predict_many(self, X: Any) -> Any:
+        """Predictions for a table with named columns, as `predict_one` gives them, in a series with the index of X."""
+        outputs = self._outputs_of_many(X, "predict_many")
+        if self._stream is None or outputs is None:
+            return series_like(X, np.zeros(len(X)), None)
+        self._only_column(self._stream)
+        return series_like(X, self._scaled_back(self._stream, outputs)[:, 0], self._stream.y_name)
+
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predictions (n,), or (n, columns) if there are several, for X (n, features)."""
         stream, x = self._rows_to_predict(X)
@@ -84,10 +94,13 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
         given = np.asarray(y)
         if given.dtype.kind == "c":
             raise ValueError(f"Complex data not supported: y is {given.dtype}")
-        try:
-            targets = given.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"y must be numbers: {error}") from None
+        if given.dtype.kind not in NUMBERS:
+            cells = given if hasattr(y, "dtype") else np.asarray(y, object)
+            try:
+                given = np.array([as_float(each) for each in cells.flat]).reshape(cells.shape)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise type(error)(f"y must be numbers: {error}") from None
+        targets = given.astype(np.float64)
         if targets.ndim not in (1, 2) or targets.size == 0:
             raise ValueError(f"y has shape {targets.shape}; expected (examples,) or (examples, columns)")
         if len(targets) != n:
@@ -106,16 +119,16 @@ class OnlineRegressor(OnlineEstimator[RunningDetermination], RegressorMixin, Est
     def _check_one(self, stream: Stream[RunningDetermination], y: Any) -> float:
         self._only_column(stream)
         try:
-            if isinstance(y, str | bytes):
-                raise TypeError
-            answer = float(y)
+            answer = as_float(y)
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"y must be a number, not {shown(y)}") from None
         if not abs(answer) <= LARGEST:
             raise ValueError(f"y is {answer:g}: targets must be finite, no NaN, up to {LARGEST:g}")
         return answer
 
-    def _check_many(self, stream: Stream[RunningDetermination], answers: NDArray[np.float64], classes: Any) -> None:
+    def _check_many(
+        self, stream: Stream[RunningDetermination], answers: NDArray[np.float64], labels: list[Any] | None
+    ) -> None:
         if answers.shape[1] != stream.network.sizes[-1]:
             raise ValueError(
                 f"y has {answers.shape[1]} columns; this {type(self).__name__} learned {stream.network.sizes[-1]}"
