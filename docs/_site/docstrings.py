@@ -5,18 +5,27 @@ code, linked where it is the name of something documented; doctests stay doctest
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
 COLUMNS = re.compile(r"\S+( \S+)* {3,}\S")
-ITEM = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*): (.*)")
+ITEM = re.compile(r"(\*{0,2}[^\W\d]\w*(?:, \*{0,2}[^\W\d]\w*)*): (.*)")
 
 
 def as_rst(lines: list[str]) -> list[str]:
     """
-    >>> as_rst(["Age of `unit`s, |h|.", "", "    u <- η u", "", "Args:", "    h: outputs of", "        *units*."])
-    ['Age of :py:obj:`unit`\\\\ s, \\\\|h\\\\|.', '', '::', '', '    u <- η u', '', ':param h: outputs of \\\\*units\\\\*.', '']
+    >>> for line in as_rst(["Age of `unit`s, |h|.", "", "    u <- η u", "", "Args:", "    h, v: outputs of", "        *units*."]):
+    ...     print(line)
+    Age of :py:obj:`unit`\\ s, \\|h\\|.
+    <BLANKLINE>
+    ::
+    <BLANKLINE>
+        u <- η u
+    <BLANKLINE>
+    :Parameters:
+        * ``h``, ``v``: outputs of \\*units\\*.
+    <BLANKLINE>
     """
     shown: list[str] = []
     literal = False
@@ -45,9 +54,9 @@ def _shown(block: list[str]) -> list[str]:
     if COLUMNS.match(block[0]) and all(COLUMNS.match(line) or line.startswith("  ") for line in block):
         return ["::", "", *(f"    {line}" for line in block)]
     if block[0] == "Args:":
-        return [line for name, text in _items(line[4:] for line in block[1:]) for line in _field(name, text)]
-    if len(block) > 1 and all(ITEM.match(line) or line.startswith("    ") for line in block):
-        return [line for name, text in _items(block) for line in _bullet(name, text)]
+        return [":Parameters:", *(f"    {line}" for line in _list(line[4:] for line in block[1:]))]
+    if len(block) > 1 and block[0][0].islower() and all(ITEM.match(line) or line.startswith("    ") for line in block):
+        return _list(block)
     return [_inline(line) for line in _joined(block)]
 
 
@@ -62,24 +71,16 @@ def _joined(block: list[str]) -> list[str]:
     return joined
 
 
-def _items(lines: Any) -> Iterator[tuple[str, str]]:
-    name, text = "", ""
+def _list(lines: Iterable[str]) -> list[str]:
+    """Of lines `name, name: text`, which may go on in further lines."""
+    items: list[tuple[str, str]] = []
     for line in lines:
         if found := ITEM.match(line):
-            if name:
-                yield name, text
-            name, text = found[1], found[2]
+            items.append((found[1], found[2]))
         else:
-            text = f"{text} {line.strip()}"
-    yield name, text
-
-
-def _field(name: str, text: str) -> list[str]:
-    return [f":param {each}: {_inline(text)}" for each in name.split(", ")]
-
-
-def _bullet(name: str, text: str) -> list[str]:
-    return [f"* ``{'``, ``'.join(name.split(', '))}``: {_inline(text)}"]
+            name, text = items.pop()
+            items.append((name, f"{text} {line.strip()}"))
+    return [f"* ``{'``, ``'.join(name.split(', '))}``: {_inline(text)}" for name, text in items]
 
 
 def _inline(text: str) -> str:
@@ -101,7 +102,7 @@ def _prose(text: str) -> str:
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = as_rst(lines)
+    lines[:] = [] if what == "data" else as_rst(lines)  # of data, that is the docstring of its type
 
 
 def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

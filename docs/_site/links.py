@@ -80,8 +80,9 @@ def _link_names(app: Any, doctree: nodes.document, page: str) -> None:
 @cache
 def _imported(name: str) -> Any:
     """The class or function of that name, or None."""
+    home, _, word = name.rpartition(".")
     try:
-        found = resolve_name(name)
+        found = getattr(resolve_name(home), word)  # a function before a module of its name
     except (ImportError, AttributeError, ValueError):
         return None
     return found if isinstance(found, type | FunctionType) and "." not in found.__qualname__ else None
