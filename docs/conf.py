@@ -31,6 +31,7 @@ highlight_language = "none"
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "DTypeLike": "DTypeLike"}
 autodoc_mock_imports = [
     name for name in ("lightning", "transformers", "accelerate", "avalanche") if find_spec(name) is None
 ]

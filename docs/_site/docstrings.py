@@ -1,7 +1,7 @@
 """The docstrings of this project, which are plain text, as reStructuredText.
 
 An indented block is shown as it stands, and so is a block of aligned columns; `Args:` are fields; what stands in backticks is
-code, linked where it is the name of something documented; doctests stay doctests.
+code, linked where it is the name of something documented, as is `docs/page.md`; doctests stay doctests.
 """
 
 import re
@@ -98,7 +98,8 @@ def _code(code: str, after: str) -> str:
 def _prose(text: str) -> str:
     bullet = re.match(r"\s*[-*] ", text)
     start = bullet[0] if bullet else ""
-    return start + re.sub(r"([\\*|_])", r"\\\1", text[len(start) :])
+    escaped = re.sub(r"([\\*|_])", r"\\\1", text[len(start) :])
+    return start + re.sub(r"\bdocs/([\w/-]+)\.md", r":doc:`/\1`", escaped)
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
