@@ -33,7 +33,8 @@ integrations: .venv/dev .venv-integrations/integrations .venv-torchvision/integr
 	.venv-integrations/bin/python -m pytest -W ignore tests/test_documentation.py -k integrations.md
 
 docs: .venv/dev  # the site, in build/site
-	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs build/site
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 
 zoo: .venv-zoo/zoo  # other libraries' models, in an environment of their own
 	.venv-zoo/bin/python -m pytest -m zoo tests/zoo

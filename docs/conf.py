@@ -27,6 +27,7 @@ nitpicky = False  # names in docstrings that are no pages of their own stay code
 
 myst_heading_anchors = 4
 highlight_language = "none"
+smartquotes = False  # of two dashes before an option it makes one
 
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True

@@ -103,13 +103,15 @@ def _prose(text: str) -> str:
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = [] if what == "data" else as_rst(lines)  # of data, that is the docstring of its type
+    ours = what != "data" and not "".join(lines[:1]).startswith("Alias for field")  # not Python's, of a type or a tuple
+    lines[:] = as_rst(lines) if ours else []
 
 
 def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """What other libraries put into our classes is theirs to document."""
     home = getattr(obj, "__module__", None)
-    return True if isinstance(home, str) and not home.startswith("pliant") else None
+    foreign = isinstance(home, str) and not home.startswith("pliant")
+    return True if foreign or name == "model_config" else None
 
 
 def _bases(app: Any, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
