@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pliant
 from pliant.diagnostics.probe.comparison import compared, errors, log_ratio, steps_to, student
 from pliant.diagnostics.probe.data import examples
+from pliant.diagnostics.probe.result import Probe, task_probe
 from pliant.diagnostics.probe.settings import Settings
 from pliant.diagnostics.probe.tasks import Tasks
 
@@ -110,7 +112,7 @@ def test_steps_to_a_level_are_those_before_a_tenth_of_the_curve_is_below_it_on_a
 def test_saturated_units_are_a_yes_on_every_kind_of_task():
     model = worn_out(network())
     probe = pliant.probe_plasticity(
-        model, *blobs(), optimizer=adam, tasks=("own", "random", "smooth"), seeds=3, progress=False
+        model, *blobs(), optimizer=adam, tasks=("own", "random", "smooth"), **{**ENOUGH, "factors": (3.0,)}
     )
     assert [task.answer.answer for task in probe.tasks.values()] == ["yes", "yes", "yes"]
     assert probe.verdict == "yes"
@@ -120,7 +122,7 @@ def test_saturated_units_are_a_yes_on_every_kind_of_task():
 
 def test_an_untrained_network_is_a_no():
     torch.manual_seed(5)
-    probe = pliant.probe_plasticity(network(), *blobs(), optimizer=adam, seeds=6, factors=(1.0,), progress=False)
+    probe = pliant.probe_plasticity(network(), *blobs(), optimizer=adam, **{**ENOUGH, "seeds": 6, "budget": 3600})
     assert [task.answer.answer for task in probe.tasks.values()] == ["no", "no"]
 
 
@@ -143,6 +145,37 @@ def test_the_verdict_follows_the_next_task_where_random_labels_say_otherwise():
     probe = pliant.probe_plasticity(model, x, y, optimizer=lambda p: torch.optim.Adam(p, lr=0.03), **ENOUGH)
     assert probe.tasks["random"].answer.answer == "yes"
     assert probe.verdict == "no"
+    own, random = (probe.tasks[kind].answer.interval for kind in ("own", "random"))
+    assert own.endswith(")")
+    assert probe.reason == (
+        f"the network learns its next task better than a fresh copy, but random targets worse than one: {own} and {random} "
+        f"times its area"
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "random", "says"),
+    [
+        (1.0, 2.0, "next task like a fresh copy, but random targets worse than one: 1 .* and 2 "),
+        (2.0, 0.5, "next task worse than a fresh copy, but random targets better than one: 2 "),
+        (None, 2.0, "crosses the margin, 1.25 .*; but random targets the network learns worse than a fresh copy: 2 "),
+        (2.0, 3.0, "^the network learns worse than a fresh copy, 2 "),
+        (2.0, None, "^the network learns worse than a fresh copy, 2 "),
+    ],
+)
+def test_the_reason_names_both_tasks_where_both_are_known_and_differ(own, random, says):
+    def task(kind, ratio):
+        """Fresh networks are at half their first loss at all steps, the network at `ratio` times that; or around 1.25 times."""
+        shares = 0.5 * np.array([1.0, 1.25, 1.5625] if ratio is None else [ratio] * 3)
+        losses = {"fresh": np.full((1, 3, 20), 0.2), "model": np.repeat(0.4 * shares[None, :, None], 20, axis=2)}
+        held_out = {name: np.full((1, 3), np.nan) for name in losses}
+        return task_probe(kind, losses, held_out, [], 0.4, 0.25)
+
+    tasks = {"own": task("own", own), "random": task("random", random)}
+    probe = Probe(tasks, (1.0,), 0.1, 0.1, "SGD", 3, 20, 8, 96, 0.25, "", 1.0)
+    assert re.search(says, probe.reason)
+    assert str(probe).splitlines()[-1] != probe.reason
+    assert probe.reason in str(probe)
 
 
 def test_a_task_that_a_fresh_copy_does_not_learn_tells_nothing():
@@ -426,6 +459,79 @@ def test_a_budget_of_steps_is_kept_first_by_fewer_steps_then_by_fewer_seeds():
         within(200, 2)
 
 
+class Slowing(nn.Module):
+    """A network whose forwards take some time of a clock."""
+
+    def __init__(self, tick):
+        super().__init__()
+        self.net, self.tick = network(), tick
+
+    def forward(self, x):
+        self.tick()
+        return self.net(x)
+
+
+@pytest.fixture
+def slowing(monkeypatch):
+    """The probe of 5 seeds x 2 sides of a network whose forwards take 2 ms, and `later` from the `count`-th on."""
+
+    def probed(later, count, **given):
+        passed = []
+
+        def tick():
+            passed.append(0.002 if len(passed) < count else later)
+
+        torch.manual_seed(5)
+        model = Slowing(tick)
+        monkeypatch.setattr("time.perf_counter", lambda: sum(passed))
+        settings = {"optimizer": adam, "tasks": "own", "factors": (1.0,), "progress": False, **given}
+        return model.net, pliant.probe_plasticity(model, *blobs(), fresh=lambda: Slowing(tick), **settings)
+
+    return probed
+
+
+def test_a_time_is_kept_by_fewer_seeds_where_steps_take_longer_than_they_seemed_to(slowing):
+    told = []
+    net, probe = slowing(0.004, 500, budget="1.5s", progress=lambda done, runs, what: told.append((done, runs)))
+    assert probe.seconds < 1.1 * 1.5
+    assert (probe.seeds, probe.steps) == (4, 74)
+    assert probe.cut == "cut from 5 seeds of 74 steps, to end within 2 s"
+    assert f"budget: {probe.cut}" in str(probe)
+    assert told[-1] == (8, 8)  # the line ends
+    steps = 4 * 2 * 74
+    plain = pliant.probe_plasticity(
+        net, *blobs(), optimizer=adam, tasks="own", factors=(1.0,), progress=False, seeds=4, budget=steps
+    )
+    losses, same_steps = (
+        {name: side.losses for name, side in each.tasks["own"].sides.items()} for each in (probe, plain)
+    )
+    assert np.array_equal(losses["model"], same_steps["model"])
+    assert losses["fresh"].shape == losses["model"].shape
+    assert probe.tasks["own"].start == pytest.approx(plain.tasks["own"].start, rel=0.2)  # of whole seeds alone
+
+
+def test_a_time_is_kept_by_fewer_steps_where_three_seeds_would_take_too_long(slowing):
+    net, probe = slowing(0.006, 200, budget="3s")
+    assert probe.seconds < 1.1 * 3
+    assert probe.seeds == 3
+    assert 40 <= probe.steps < 80
+    assert probe.cut == "cut from 5 seeds of 149 steps, to end within 3 s"
+    own = probe.tasks["own"]
+    assert own.sides["fresh"].losses.shape == own.sides["model"].losses.shape == (1, 3, probe.steps)
+    assert all(np.isnan(side.held_out).all() for side in own.sides.values())  # that of unequal steps is not compared
+    plain = pliant.probe_plasticity(
+        net, *blobs(), optimizer=adam, tasks="own", factors=(1.0,), progress=False, seeds=3, budget=6 * probe.steps
+    )
+    assert np.array_equal(own.sides["model"].losses, plain.tasks["own"].sides["model"].losses)
+
+
+def test_a_time_in_which_nothing_can_be_told_any_more_ends_the_probe(slowing):
+    with pytest.raises(
+        ValueError, match=r"budget is too small to tell: after 2 runs, 3 seeds of 40 steps would take about"
+    ):
+        slowing(0.1, 150, budget="1.5s")
+
+
 def test_progress_is_told_before_the_start_and_after_every_run():
     told = []
     pliant.probe_plasticity(
@@ -533,7 +639,7 @@ def test_treatments_say_what_helps():
         assert optimizer.param_groups[0]["params"][0] is model[0].weight
 
     given = {"shrink": shrink, "replace": replace, "nothing": nothing}
-    probe = pliant.probe_plasticity(model, x, y, optimizer=adam, treatments=given, **ENOUGH)
+    probe = pliant.probe_plasticity(model, x, y, optimizer=adam, treatments=given, **ENOUGH, budget=3150)
     own = probe.tasks["own"]
     assert own.treatments["shrink"].high < 0.8
     assert own.treatments["replace"].high < 0.9

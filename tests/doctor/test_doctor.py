@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 import pliant
+from pliant.cli import main
 from pliant.doctor import first_setting
 from pliant.doctor.findings import findings_of
 from tests.patience import PATIENCE
@@ -104,16 +107,50 @@ def test_dead_units_are_a_yes_and_continual_backprop_that_was_tried_comes_first(
     first = found.advice[0]
     assert first.title == "continual backprop"
     assert first.tried.ratio < 0.9
-    assert "replacement_rate=0.0001, maturity_threshold=100)" in first.line
-    attached = pliant.ContinualBackprop(
-        model, adam(model.parameters()), example_inputs=x, replacement_rate=0.0001, maturity_threshold=100
-    )
-    attached.detach()  # the line works
+    assert "replacement_rate=0.0001, maturity_threshold=100, init='reset')" in first.line
     said = str(found)
     assert said.startswith("Is it plasticity? yes.")
     assert "36 of 40 units dead (fresh: 0)" in said
     assert "Try first: continual backprop" in said
     assert "What this cannot know" in said
+
+
+def test_every_line_to_paste_runs_in_a_training_that_has_gone_on_for_long_and_says_nothing(caplog):
+    """Weights twice as large as they started, an Adam that has stepped, a schedule that has decayed."""
+    torch.manual_seed(1)
+    model, (x, y) = with_dead_units(with_dead_units(network(), 0), 2), task()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 2.0
+    optimizer.param_groups[0].update(lr=1e-5, initial_lr=0.01)
+    for state in optimizer.state.values():
+        state["exp_avg_sq"] += 1e6
+        state["step"] += 100_000
+    found = pliant.examine(model, x, y, optimizer=optimizer, **{**QUICK, "budget": 5400})
+    lines = {each.title: each.line for each in found.advice if each.line}
+    assert lines.keys() == {"reset optimizer", "step size", "continual backprop", "shrink"}
+    with caplog.at_level(logging.WARNING, "pliant"):
+        for line in lines.values():
+            exec(line, {"pliant": pliant, "model": model, "optimizer": optimizer, "x": x})
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_network_that_starts_at_another_scale_is_told_to_say_so():
+    def scaled():
+        net = network()
+        with torch.no_grad():
+            net[2].weight *= 4.0
+        return net
+
+    torch.manual_seed(1)
+    x, y = task()
+    found = pliant.examine(with_dead_units(scaled()), x, y, optimizer=adam, fresh=scaled, **QUICK)
+    first = next(each for each in found.advice if each.title == "continual backprop")
+    assert "init=" not in first.line
+    assert first.why.startswith("a fresh network does not start at the scale of its layers' resets: say with init=")
 
 
 def test_a_decayed_step_size_and_a_stale_state_are_not_taken_for_plasticity():
@@ -139,7 +176,9 @@ def test_labels_that_are_noise_are_pointed_out_as_data():
     torch.manual_seed(1)
     x, _ = task()
     noise = torch.randint(3, (96,), generator=torch.Generator().manual_seed(3))
-    found = pliant.examine(network(), x, noise, optimizer=adam, try_treatments=False, seeds=5, progress=False)
+    found = pliant.examine(
+        network(), x, noise, optimizer=adam, try_treatments=False, seeds=3, budget=7200, progress=False
+    )
     assert found.verdict != "yes"
     assert [each.title for each in found.advice] == ["data"]
 
@@ -157,6 +196,35 @@ def test_everything_is_afterwards_as_it_was():
     assert str(before) == str(after)
     assert all(torch.equal(a, b) for a, b in zip(before[0].values(), after[0].values(), strict=True))
     assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()] == hooks
+
+
+def test_the_loader_is_read_once_and_fresh_networks_are_built_for_the_probe_alone():
+    x, y = task()
+    read, built = [], []
+
+    class Counted(TensorDataset):
+        def __getitem__(self, row):
+            read.append(row)
+            return super().__getitem__(row)
+
+    def fresh():
+        built.append(1)
+        return network()
+
+    loader = DataLoader(Counted(x, y), batch_size=16)
+    pliant.examine(network(), loader, optimizer=adam, fresh=fresh, try_treatments=False, **QUICK)
+    assert sorted(read) == list(range(96))
+    assert len(built) <= 2 + 2 + 3  # two to see that they differ, for the diagnosis, and one per seed
+
+
+def test_running_statistics_of_the_fresh_network_beside_it_are_those_of_the_examples():
+    """A fresh norm that has seen nothing would leave small inputs as small as they are."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 40), nn.BatchNorm1d(40, momentum=None), nn.ReLU(), nn.Linear(40, 3))
+    x, y = task()
+    x = 0.01 * x
+    model(x)
+    assert pliant.examine(model.eval(), x, y, optimizer=adam, try_treatments=False, **QUICK).findings == []
 
 
 def test_a_network_without_hidden_units_is_probed_all_the_same():
@@ -297,8 +365,12 @@ def test_the_command_prints_the_page_and_writes_it(mine):
         (["trained.pt", "mine.py:build", "--budget", "soon"], "budget is a number of steps"),
     ],
 )
-def test_what_the_command_cannot_use_is_one_line(mine, arguments, message):
-    said = doctor(mine, *arguments)
-    assert said.returncode == 2
-    assert message in said.stderr
-    assert said.stderr.count("\n") == 1
+def test_what_the_command_cannot_use_is_one_line(mine, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(mine)
+    monkeypatch.syspath_prepend(mine)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *arguments])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in said
+    assert said.count("\n") == 1

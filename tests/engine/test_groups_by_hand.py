@@ -168,7 +168,7 @@ def test_a_state_fits_the_same_model_wrapped():
         ({"utility": "contrib"}, "unknown utility 'contrib'"),
         ({"count": "poisson"}, "unknown count 'poisson'; known: accumulate, bernoulli"),
         ({"eligible": "young"}, "unknown eligible 'young'; known: mature, all"),
-        ({"init": "he"}, "unknown init 'he'; known: module, kaiming"),
+        ({"init": "he"}, "unknown init 'he'; known: module, reset, kaiming"),
         ({"optimizer_state": "forget"}, "unknown optimizer_state 'forget'"),
         ({"seed": [1, 2]}, "2 seeds for 1 runs"),
         ({"hand_over": {"2.wieght": "2.bias"}}, "hand_over names '2.wieght', which is not outgoing"),

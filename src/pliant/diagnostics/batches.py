@@ -1,11 +1,12 @@
-"""What a model is shown: one batch, a list of batches, or the first examples of a DataLoader, with or without targets."""
+"""What a model is shown: one batch, a list of batches, or the first examples of a DataLoader, a dataset or a list of single
+examples, with or without targets."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import Any, cast
@@ -13,9 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+from torch.utils.data import Dataset
 
 from pliant.base.arguments import called_with, is_a, shown
 from pliant.base.process import other_random_states, random_state
+from pliant.diagnostics.single_examples import loader_of, names_taken, takes
 from pliant.units.models import arguments, check_examples, tensors_in, unwrapped
 
 
@@ -51,7 +54,7 @@ def batches_of(model: nn.Module, x: Any, y: Any, count: int) -> Batches:
     """What was given as `x` and `y`; of a DataLoader the first `count` examples.
 
     Raises `TypeError` or `ValueError` for an empty list, a target for each of another number of batches, a loader's batch of
-    unknown parts.
+    unknown parts, a tuple that the forward does not take.
     """
     if is_a(x, (str, bytes, PathLike)):
         raise TypeError(f"x is {shown(x)}: give inputs of the model; a checkpoint's file goes to state=")
@@ -59,10 +62,14 @@ def batches_of(model: nn.Module, x: Any, y: Any, count: int) -> Batches:
         if y is not None:
             raise ValueError("y is in the batches (x, y) of a DataLoader: leave it out")
         return _of_loader(model, x, count)
+    singles = loader_of(model, x, y, count)
+    if singles is not None:
+        return replace(_of_loader(model, singles, count), several=False)
     several = isinstance(x, list)
     examples = cast(list[Any], x) if several else [x]
     if not examples:
         raise ValueError("diagnose: x is an empty list; give at least one batch")
+    _refuse_pairs(model, examples, several=several)
     check_examples("x", x)
     if y is None:
         return Batches(examples, None, several)
@@ -74,9 +81,21 @@ def batches_of(model: nn.Module, x: Any, y: Any, count: int) -> Batches:
     return Batches(examples, targets, several)
 
 
+def _refuse_pairs(model: nn.Module, examples: Sequence[Any], *, several: bool) -> None:
+    for each in examples:
+        if isinstance(each, tuple) and not takes(model, cast(tuple[Any, ...], each)):
+            name = type(unwrapped(model)).__name__
+            of = f"a tuple of {len(cast(tuple[Any, ...], each))}"
+            what = f"x holds {of}, the arguments of a" if several else f"x is {of}, the arguments of the"
+            instead = ", or the DataLoader or dataset itself" if several else ""
+            raise ValueError(
+                f"{what} forward, which {name} does not take: give inputs and targets one after the other, (model, x, y){instead}"
+            )
+
+
 def _is_loader(x: Any) -> bool:
     """A DataLoader, or another source of batches that can be read again and again."""
-    if is_a(x, (Tensor, list, tuple, Mapping, str, bytes)) or not is_a(x, Iterable):
+    if is_a(x, (Tensor, list, tuple, Mapping, str, bytes, Dataset)) or not is_a(x, Iterable):
         return False
     if is_a(x, Iterator):
         raise TypeError(
@@ -119,20 +138,18 @@ def _parts(model: nn.Module, batch: Any) -> tuple[Any, Any]:
     if len(parts) == 2:
         return parts[0], parts[1]
     raise ValueError(
-        f"x: the DataLoader's batches have {len(parts)} parts, and which of them the model takes is not known: give x as one "
+        f"x: its batches have {len(parts)} parts, and which of them the model takes is not known: give x as one "
         f"batch, a tuple of the forward's arguments, or a list of those"
     )
 
 
 def _taken(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a batch that the forward takes by name."""
-    parameters = inspect.signature(unwrapped(model).forward).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return dict(batch)
-    taken = {name: value for name, value in batch.items() if name in parameters}
+    taken = {name: batch[name] for name in names_taken(model, list(batch))}
     if not taken:
+        parameters = inspect.signature(unwrapped(model).forward).parameters
         raise ValueError(
-            f"x: the DataLoader's batches are {', '.join(map(str, batch))}, and the forward of {type(unwrapped(model)).__name__} "
+            f"x: its batches are {', '.join(map(str, batch))}, and the forward of {type(unwrapped(model)).__name__} "
             f"takes {', '.join(parameters)}: give x as one batch"
         )
     return taken

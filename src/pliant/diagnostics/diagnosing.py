@@ -24,6 +24,7 @@ from pliant.diagnostics.sharpness import sharpness_of
 from pliant.diagnostics.trial_step import TrialStep, optimizers_of, trial_step
 from pliant.diagnostics.watch import watch
 from pliant.engine.attached import Optimizers
+from pliant.engine.data_parallel import refuse_shards
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.forwards import Mask, check_mask
 from pliant.units.groups import UnitGroup
@@ -64,7 +65,8 @@ def diagnose(
     Args:
         model: any network whose units can be traced.
         x: a tensor (the one argument of the forward), a tuple (its arguments), a mapping (its keyword arguments), or a list of
-            those, which count as one batch; or a DataLoader, of whose batches (x, y) the forward takes x. As many examples as a
+            those, which count as one batch; or a DataLoader, of whose batches (x, y) the forward takes x; or a dataset, or a list
+            of single examples, see `pliant.diagnostics.single_examples`. As many examples as a
             layer has units, or n caps its ranks.
         y: the targets of `x`, for `loss(output, y)`; a DataLoader brings its own.
         groups: the units, such as `method.plan` or `chain_groups(model)`; without them, the model is traced on the first 8
@@ -84,7 +86,7 @@ def diagnose(
             it; a function that builds one; a model; a saved state, such as the initial one; None: none.
         optimizer: what steps the model, or several, for the measures of its next step, which is tried on a copy. Needs `loss`.
         sharpness: also the largest eigenvalue of the loss's Hessian on the first batch: up to 50 backward passes. Needs `loss`.
-        examples: how many a DataLoader is read for.
+        examples: how many a DataLoader, or a dataset, is read for.
 
     Raises `ValueError` where no unit is found, a group does not fit the model, `loss` comes with a list without targets or is
     not one number, `x` is an empty list, the mask does not fit, or a state is of another model.
@@ -96,6 +98,7 @@ def diagnose(
     residual, heads, tau = flag("residual", residual), flag("heads", heads), number("tau", tau)
     sharpness, count = flag("sharpness", sharpness), whole("examples", examples, 1)
     model = checked(model)
+    refuse_shards(model)
     network = model if state is None else with_state(model, state)
     batches = batches_of(network, x, y, count)
     _check_loss(

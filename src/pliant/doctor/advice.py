@@ -78,6 +78,17 @@ def treatments(example: Any, shrink: float, utility: str) -> dict[str, Treatment
     return {BACKPROP: replace, SHRINK: shrink_once}
 
 
+def starts_by_resets(network: nn.Module, optimizer: Any, example: Any) -> bool:
+    """Whether weights of a fresh network have the scale of their layers' own resets; True where no unit is found."""
+    with _unsaid():
+        try:
+            method = ContinualBackprop(network, optimizer, example_inputs=example, trial=False)
+        except (ValueError, RuntimeError, TypeError):
+            return True
+    method.detach()
+    return not method.redraw.notes
+
+
 @contextmanager
 def _unsaid() -> Generator[None]:
     """What a method logs when it is attached to a copy, again and again, is nobody's news."""
@@ -89,8 +100,10 @@ def _unsaid() -> Generator[None]:
         log.setLevel(before)
 
 
-def advice_of(probe: Probe, setting: Setting, shrink: float, utility: str, untried: Mapping[str, str]) -> list[Advice]:
-    """What to try, the first first. `untried`: what could not be tried, and why."""
+def advice_of(
+    probe: Probe, setting: Setting, shrink: float, utility: str, untried: Mapping[str, str], *, by_resets: bool
+) -> list[Advice]:
+    """What to try, the first first. `untried`: what could not be tried, and why. `by_resets`: see `starts_by_resets`."""
     task, found = probe.primary, list[Advice]()
     if task.state is not None and task.state.answer == "yes":
         found.append(Advice("reset optimizer", task.state.reason, "pliant.reset_optimizer(optimizer)", task.state))
@@ -104,7 +117,8 @@ def advice_of(probe: Probe, setting: Setting, shrink: float, utility: str, untri
         helpful.sort(key=lambda name: task.treatments[name].ratio)
         rest = [name for name in (BACKPROP, SHRINK) if name not in helpful]
         found += [
-            _treatment(name, setting, shrink, utility, task.treatments.get(name), untried) for name in (*helpful, *rest)
+            _treatment(name, setting, shrink, utility, task.treatments.get(name), untried, by_resets=by_resets)
+            for name in (*helpful, *rest)
         ]
     elif not task.fresh_learns and probe.steps < STEPS:
         found.append(Advice("a longer probe", _SHORT.format(probe.steps)))
@@ -140,18 +154,30 @@ _LASTS = {
 
 
 def _treatment(
-    name: str, setting: Setting, shrink: float, utility: str, tried: Comparison | None, untried: Mapping[str, str]
+    name: str,
+    setting: Setting,
+    shrink: float,
+    utility: str,
+    tried: Comparison | None,
+    untried: Mapping[str, str],
+    *,
+    by_resets: bool,
 ) -> Advice:
     if name == BACKPROP:
         rate, maturity = setting.replacement_rate, setting.maturity_threshold
         line = (
             f"cbp = pliant.ContinualBackprop(model, optimizer, example_inputs=x, replacement_rate={rate:g}, "
-            f"maturity_threshold={maturity}{'' if utility == 'contribution' else f', utility={utility!r}'})"
+            f"maturity_threshold={maturity}{'' if utility == 'contribution' else f', utility={utility!r}'}"
+            f"{', init=' + repr('reset') if by_resets else ''})"
         )
         how = (
             f"the rate is for {setting.steps:,} steps to come (steps_to_come=, --steps); tried at {TRIED_RATE:g}, as the probe "
             f"is short: "
         )
+        if not by_resets:
+            how = (
+                f"a fresh network does not start at the scale of its layers' resets: say with init= how it does; {how}"
+            )
     else:
         line = (
             f'pliant.ShrinkAndPerturb(model, shrink={shrink:g}, noise_std=0.5, source="init", period=None).apply()  # once\n'

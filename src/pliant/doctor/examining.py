@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,18 +11,18 @@ from torch.optim import LBFGS, Optimizer
 
 from pliant.base.arguments import flag, is_a, listed, whole
 from pliant.base.choices import shortened
-from pliant.diagnostics import diagnose, probe_plasticity
+from pliant.diagnostics import diagnose
 from pliant.diagnostics.diagnosis import Diagnosis
-from pliant.diagnostics.fresh import Fresh, FreshNetworks
-from pliant.diagnostics.probe.data import Examples, examples
-from pliant.diagnostics.probe.optimizers import Maker, OptimizersLike
-from pliant.diagnostics.probe.settings import Tell
+from pliant.diagnostics.fresh import Fresh
+from pliant.diagnostics.probe.optimizers import Maker
+from pliant.diagnostics.probe.probing import Prepared, probed
+from pliant.diagnostics.probe.settings import Settings, Tell, budget_of, teller
 from pliant.diagnostics.probe.tasks import Loss, Tasks
-from pliant.doctor.advice import Treatment, advice_of, shrinking, treatments, utility_for
+from pliant.doctor.advice import Treatment, advice_of, shrinking, starts_by_resets, treatments, utility_for
 from pliant.doctor.examination import Examination
 from pliant.doctor.findings import findings_of
 from pliant.doctor.settings import first_setting
-from pliant.units.models import checked, first, unwrapped
+from pliant.units.models import first
 
 
 def examine(
@@ -62,39 +63,26 @@ def examine(
     >>> examination.verdict, examination.findings[0].says
     ('yes', '64 of 64 units dead (fresh: 0)')
     """
-    root = unwrapped(checked(model))
     steps_to_come, tried = whole("steps_to_come", steps_to_come, 1), flag("try_treatments", try_treatments)
-    optimizers = OptimizersLike(root, optimizer)
-    fresh_networks = FreshNetworks(root, fresh, optimizers.trained)
-    data = examples(root, x, y, 512).to(next(iter(root.parameters())).device)
-    diagnosis, notes = _diagnosed(root, data, loss, optimizer, fresh_networks)
-    shrink, utility, example = shrinking(diagnosis), utility_for(diagnosis), first(8, data.inputs)
-    usable, untried = _usable(treatments(example, shrink, utility) if tried else {}, fresh_networks, optimizers)
-    probe = probe_plasticity(
-        model,
-        x,
-        y,
-        optimizer=optimizer,
-        loss=loss,
-        fresh=fresh,
-        checkpoints=checkpoints,
-        treatments=usable,
-        budget=budget,
-        seeds=seeds,
-        progress=progress,
-    )
+    settings, limit, tell = Settings.checked(seeds, data=x), budget_of(budget), teller(progress)
+    prepared = Prepared.of(model, x, y, optimizer, loss, fresh, settings.examples)
+    diagnosis, notes = _diagnosed(prepared, optimizer)
+    shrink, utility, example = shrinking(diagnosis), utility_for(diagnosis), first(8, prepared.data.inputs)
+    usable, untried = _usable(treatments(example, shrink, utility) if tried else {}, prepared)
+    probe = probed(prepared, settings, limit, perf_counter(), tell, checkpoints, usable)
     setting = first_setting(width=_width(diagnosis), batch_size=probe.batch_size, steps=steps_to_come)
     findings = [] if diagnosis is None else findings_of(diagnosis)
-    return Examination(probe, diagnosis, findings, advice_of(probe, setting, shrink, utility, untried), notes)
+    network = prepared.fresh.draw(0)
+    by_resets = starts_by_resets(network, prepared.optimizers.on(network, 1.0, state=False), example)
+    advice = advice_of(probe, setting, shrink, utility, untried, by_resets=by_resets)
+    return Examination(probe, diagnosis, findings, advice, notes)
 
 
-def _diagnosed(
-    root: nn.Module, data: Examples, loss: Loss | None, optimizer: Any, fresh: FreshNetworks
-) -> tuple[Diagnosis | None, list[str]]:
+def _diagnosed(prepared: Prepared, optimizer: Any) -> tuple[Diagnosis | None, list[str]]:
     """The diagnosis beside a fresh network; None, and why, where there are no units to measure."""
-    given: dict[str, Any] = {}
+    data, given = prepared.data, dict[str, Any]()
     if data.has_targets:
-        of = Tasks.loss_of(loss)
+        of = Tasks.loss_of(prepared.loss)
 
         def of_output(output: Any) -> Tensor:
             return of(output, None)
@@ -103,7 +91,7 @@ def _diagnosed(
         if _tries_a_step(optimizer):
             given["optimizer"] = optimizer
     try:
-        return diagnose(root, data.inputs, data.targets, reference=fresh.draw(0), **given), []
+        return diagnose(prepared.root, data.inputs, data.targets, reference=lambda: prepared.fresh.draw(0), **given), []
     except (ValueError, RuntimeError, TypeError) as error:
         return None, [f"no layer was measured: {shortened(error, 200)}"]
 
@@ -114,14 +102,12 @@ def _tries_a_step(optimizer: Any) -> bool:
     return bool(several) and not any(is_a(each, LBFGS) for each in several)
 
 
-def _usable(
-    wanted: Mapping[str, Treatment], fresh: FreshNetworks, optimizers: OptimizersLike
-) -> tuple[dict[str, Treatment], dict[str, str]]:
+def _usable(wanted: Mapping[str, Treatment], prepared: Prepared) -> tuple[dict[str, Treatment], dict[str, str]]:
     """Those that work on a fresh network, and why the others do not."""
     usable, untried = dict[str, Treatment](), dict[str, str]()
     for name, treatment in wanted.items():
-        network = fresh.draw(0)
-        stepped = optimizers.on(network, 1.0, state=False)
+        network = prepared.fresh.draw(0)
+        stepped = prepared.optimizers.on(network, 1.0, state=False)
         try:
             made = treatment(network, stepped[0] if len(stepped) == 1 else stepped)
         except (ValueError, RuntimeError, TypeError) as error:

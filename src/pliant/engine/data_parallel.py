@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pliant.base.arguments import is_a, shown
 from pliant.engine.statistics import ActivityStatistics
 from pliant.units.bound import NamedModel
+from pliant.units.models import wrappers_of
 
 _T = TypeVar("_T")
 
@@ -28,7 +29,7 @@ class Ranks:
 
     def __init__(self, model: nn.Module, process_group: dist.ProcessGroup | Literal["auto"] | None) -> None:
         wrapper = _wrapper(model)
-        _refuse_shards(model)
+        refuse_shards(model)
         self._may_differ = wrapper is not None and cast(Any, wrapper).find_unused_parameters
         self._group: dist.ProcessGroup | None = None
         if isinstance(process_group, str) and process_group == "auto":
@@ -72,21 +73,21 @@ class Ranks:
 
 
 def _wrapper(model: nn.Module) -> DistributedDataParallel | None:
-    inner = getattr(model, "_orig_mod", model)  # torch.compile's
-    return inner if isinstance(inner, DistributedDataParallel) else None
+    return next((each for _, each in wrappers_of(model) if isinstance(each, DistributedDataParallel)), None)
 
 
-def _refuse_shards(model: nn.Module) -> None:
+def refuse_shards(model: nn.Module) -> None:
+    """Raise `ValueError` for a model of whose weights a rank may hold a part."""
     for name, module in NamedModel(model).modules.items():
         kinds = {kind.__name__ for kind in type(module).__mro__}
-        if kinds & {"FullyShardedDataParallel", "FSDPModule"}:
+        if kinds & {"FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"}:
             raise ValueError(
-                f"'{name}' is sharded ({type(module).__name__}): resetting units needs whole rows and columns on every rank. Use "
+                f"'{name}' is sharded ({type(module).__name__}): units need whole rows and columns on every rank. Use "
                 f"DistributedDataParallel"
             )
     for name, parameter in model.named_parameters():
         if type(parameter).__name__ == "DTensor" or type(parameter.data).__name__ == "DTensor":
             raise ValueError(
-                f"'{name}' is a DTensor, of which a rank may hold a part: resetting units needs whole rows and columns on every "
-                f"rank. Use DistributedDataParallel"
+                f"'{name}' is a DTensor, of which a rank may hold a part: units need whole rows and columns on every rank. Use "
+                f"DistributedDataParallel"
             )

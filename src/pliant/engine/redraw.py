@@ -61,6 +61,9 @@ def state_follows() -> Generator[None]:
         _STATE_FOLLOWS.reset(token)
 
 
+KNOWN = ("module", "reset", *INITS)  # names of `init`
+
+
 class Redraw:
     """Fresh incoming weights, zero outgoing weights, and the mean handed over.
 
@@ -70,17 +73,17 @@ class Redraw:
             layer that has none (a raw parameter) starts like a Linear. A weight of a fresh network that started at another scale
             than its reset's is drawn by the model's own initializer, or at the scale found: see `fresh_weights.start`. The
             plan says so, and shows the standard deviation of what is drawn beside that of the weights as they are.
-            Or "kaiming", "xavier", "lecun", "default" as in `pliant.base.initial`; or a callable (parameter name, (count, *row
-            shape), CPU generator) -> tensor of that shape.
+            Or "reset", by the resets whatever the weights look like; "kaiming", "xavier", "lecun", "default" as in
+            `pliant.base.initial`; or a callable (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
     """
 
     def __init__(self, init: Init = "module", *, hand_over_mean: bool = True) -> None:
         if callable(init):
             called_with("init", init, "parameter name", "shape", "generator")
-        elif not is_a(init, str) or init not in ("module", *INITS):
-            known = ", ".join(("module", *INITS))
-            hint = did_you_mean(init, ("module", *INITS))
+        elif not is_a(init, str) or init not in KNOWN:
+            known = ", ".join(KNOWN)
+            hint = did_you_mean(init, KNOWN)
             raise ValueError(
                 f"unknown init {shown(init)}{hint}; known: {known}, or a callable (name, shape, generator)"
             )
@@ -103,10 +106,13 @@ class Redraw:
         self._parts = {part: group for group in groups for part in group.incoming_weights()}
         self._own = {part: _own(group, part) for group in groups for part, value in group.own if value is None}
         self._initializers = Initializers(names)
-        if self.init != "module":
+        if self.init not in ("module", "reset"):
             self._laws: dict[BoundSlice, Law] = {part: self._named(group, part) for part, group in self._parts.items()}
             return
         self._resets = {part: _reset(group, part) for part, group in self._parts.items()}
+        if self.init == "reset":
+            self._laws = {**self._resets}
+            return
         found = started(names, groups, optimizers, self._resets, self._initializers)
         self._begin(agree([found.starts.get(part, RESET) for part in self._parts]))
         if found.trained is not None:
@@ -226,7 +232,7 @@ class Redraw:
             f"init: fresh units of {groups} are drawn by their modules' reset (standard deviation {reset:.3g} in "
             f"'{part.part.parameter}', whose weights have {std:.3g}), because the scale at which the network started is not "
             f"known any more: {found.trained}. If it was not the reset's, say so with init= (a name or a function), or load the "
-            f"state_dict() of the method that was attached before"
+            f"state_dict() of the method that was attached before; if it was, say init='reset'"
         )
 
     def _named_groups(self, parts: Iterable[BoundSlice]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from math import prod
+from types import CellType, FunctionType
 from typing import Any, cast
 
 import torch
@@ -24,8 +25,8 @@ from pliant.base.arguments import is_a, shown
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel and `torch.compile`."""
-    return _inside(model)[0]
+    """The model inside DataParallel, DistributedDataParallel, `torch.compile` and Lightning Fabric."""
+    return wrappers_of(model)[-1][1]
 
 
 def prefix_of(model: nn.Module) -> str:
@@ -34,7 +35,7 @@ def prefix_of(model: nn.Module) -> str:
     >>> prefix_of(nn.DataParallel(nn.Linear(2, 2)))
     'module.'
     """
-    return _inside(model)[1]
+    return "".join(f"{leaf}." for leaf, _ in wrappers_of(model)[1:])
 
 
 def plain_name(name: str) -> str:
@@ -46,19 +47,30 @@ def plain_name(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
-_WRAPPERS = re.compile(r"(?<!\w)(?:module|_orig_mod)\.")
+_WRAPPERS = re.compile(r"(?<!\w)(?:module|_orig_mod|_forward_module)\.")
 
 
-def _inside(model: nn.Module) -> tuple[nn.Module, str]:
-    prefix = ""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            leaf = "module"
-        elif hasattr(model, "_orig_mod"):
-            leaf = "_orig_mod"
-        else:
-            return model, prefix
-        model, prefix = cast(nn.Module, getattr(model, leaf)), f"{prefix}{leaf}."
+def wrappers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The model and what each wrapper holds, from outside inwards, with the name that it has there.
+
+    >>> inside = nn.Linear(2, 2)
+    >>> [(name, held is inside) for name, held in wrappers_of(nn.DataParallel(inside))]
+    [('', False), ('module', True)]
+    """
+    found = [("", model)]
+    while (leaf := held_by(found[-1][1])) is not None:
+        found.append((leaf, cast(nn.Module, getattr(found[-1][1], leaf))))
+    return found
+
+
+def held_by(wrapper: nn.Module) -> str | None:
+    """The attribute in which a wrapper holds the model whose forward it calls; None for any other module."""
+    if isinstance(wrapper, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return "module"
+    held = vars(wrapper).get("_modules", {})  # Fabric's passes other attributes on to what it holds
+    if "_forward_module" in held and "_original_module" in held:
+        return "_forward_module"
+    return "_orig_mod" if "_orig_mod" in held else None
 
 
 def checked(model: nn.Module, name: str = "model") -> nn.Module:
@@ -82,7 +94,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy. A tensor with a history, which `deepcopy` refuses (a weight that a hook computes, features that the last
     forward left behind), is copied without it.
 
-    Raises `ValueError` where there can be no copy.
+    Raises `ValueError` where there can be no copy, or it would run the model itself.
 
     >>> layer = nn.Linear(2, 2)
     >>> layer.last = layer.weight * 2
@@ -91,9 +103,34 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """
     try:
         with _WithoutHistory():
-            return deepcopy(model, memo)
+            copy = deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
+    _refuse_functions_of(model)
+    return copy
+
+
+def _refuse_functions_of(model: nn.Module) -> None:
+    """Raise `ValueError` for a function among a module's attributes that holds a module of the model, as in
+    `old = model.forward; model.forward = lambda x: old(x.float())`: a copy has the same function, which calls the model's."""
+    own = set(model.modules())
+    for path, module in cast(Iterator[tuple[str, nn.Module]], model.named_modules()):
+        for name, value in vars(module).items():
+            for cell in value.__closure__ or () if isinstance(value, FunctionType) else ():
+                held = _content(cell)
+                held = getattr(held, "__self__", held)
+                if isinstance(held, nn.Module) and held in own:
+                    raise ValueError(
+                        f"{type(model).__name__} cannot be copied: '{f'{path}.{name}'.lstrip('.')}' is a function that holds the "
+                        f"model itself, which a copy would run: define it as a method, or in a module around the model"
+                    )
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # of a name that is bound later
+        return None
 
 
 class _WithoutHistory(TorchFunctionMode):

@@ -340,6 +340,19 @@ def test_a_network_that_has_trained_does_not_tell_its_scale_and_one_warning_says
     assert warning in cbp.plan.notes
 
 
+def test_reset_draws_by_the_resets_whatever_the_weights_are_and_says_nothing(told):
+    for build, optimizer in ((plain, stepped), (plain, None)):
+        model = build()
+        last = f"{len(model) - 3}"
+        cbp = replaced_at_once(
+            model, torch.randn(*X), optimizer=optimizer and optimizer(model), include=last, init="reset"
+        )
+        assert near(model[int(last)].weight, 1 / math.sqrt(3 * 64))
+        assert told() == []
+        assert cbp.plan.notes == []
+        cbp.load_state_dict(cbp.state_dict())
+
+
 def test_a_bias_beyond_its_reset_s_bound_shows_training(told):
     model = plain()
     with torch.no_grad():

@@ -5,6 +5,7 @@ optimizers   the user's optimizer on other parameters, with or without its state
 learning     one network learns one task: a curve
 comparison   areas under curves, their ratio with its interval, the answer
 result       everything measured, as a table
+time_limit   how many seeds and steps are possible yet
 probing      `probe_plasticity`: plans the runs within a budget, and runs them
 """
 

@@ -17,7 +17,7 @@ size with the least mean area, over all seeds. The answer:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, pi, sqrt
 
 import numpy as np
@@ -43,6 +43,11 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.answer}: {self.reason}"
+
+    @property
+    def manner(self) -> str:
+        """How it learns, where the answer is known: "worse than", "better than", or "like", within the margin."""
+        return "worse than" if self.answer == "yes" else "better than" if self.high < 1.0 else "like"
 
     @property
     def interval(self) -> str:
@@ -84,17 +89,17 @@ def compared(areas: Array, fresh: Array, margin: float, *, what: str, than: str)
     limit = 1.0 + margin
     answer = "yes" if low > limit else "no" if high < limit else "cannot tell"
     said = f"{ratio:.3g} times the area (95% interval {low:.3g} to {high:.3g}, margin {limit:.3g}, {len(areas)} seeds)"
-    how = {
-        "yes": f"{what} learns worse than {than}",
-        "no": f"{what} learns better than {than}" if high < 1.0 else f"{what} learns like {than}, within the margin",
-        "cannot tell": f"the interval of {what} against {than} crosses the margin",
-    }[answer]
-    return Comparison(ratio, low, high, margin, answer, f"{how}, {said}")
+    found = Comparison(ratio, low, high, margin, answer, "")
+    within = ", within the margin" if found.manner == "like" else ""
+    how = f"{what} learns {found.manner} {than}{within}"
+    if answer == "cannot tell":
+        how = f"the interval of {what} against {than} crosses the margin"
+    return replace(found, reason=f"{how}, {said}")
 
 
 def unknown(comparison: Comparison, reason: str) -> Comparison:
     """The same numbers, from which nothing follows."""
-    return Comparison(comparison.ratio, comparison.low, comparison.high, comparison.margin, "cannot tell", reason)
+    return replace(comparison, answer="cannot tell", reason=reason)
 
 
 def steps_to(curve: Array, level: float) -> int | None:

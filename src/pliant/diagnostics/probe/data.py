@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pliant.base.choices import shown
 from pliant.diagnostics.batches import batches_of
-
-LABELS = ("labels", "label")  # of a mapping, in the words of Hugging Face
+from pliant.diagnostics.single_examples import LABELS
 
 
 @dataclass(frozen=True)
@@ -75,22 +73,10 @@ def examples(model: nn.Module, x: Any, y: Any, most: int) -> Examples:
 
     Raises `TypeError` or `ValueError` for no data, unequal lengths, or a pair (x, y) in the place of x.
     """
-    _refuse_pair(model, x, y)
     batches = batches_of(model, x, y, most)
     targets = [None] * len(batches.examples) if batches.targets is None else batches.targets
     found = _joined([_checked(each, target) for each, target in zip(batches.examples, targets, strict=True)])
     return found.at(torch.arange(min(most, found.count)))
-
-
-def _refuse_pair(model: nn.Module, x: Any, y: Any) -> None:
-    if isinstance(x, tuple) and y is None:
-        try:
-            inspect.signature(model.forward).bind(*x)
-        except TypeError:
-            raise ValueError(
-                f"x is a tuple of {len(x)}, the arguments of the forward, which {type(model).__name__} does not take: give "  # pyright: ignore[reportUnknownArgumentType]
-                f"inputs and targets one after the other, (model, x, y)"
-            ) from None
 
 
 def _checked(inputs: Any, targets: Any) -> Examples:

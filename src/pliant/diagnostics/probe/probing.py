@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from time import perf_counter
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,13 +22,25 @@ from pliant.diagnostics.probe.data import Examples, examples
 from pliant.diagnostics.probe.learning import Learned, called, first_loss, learned
 from pliant.diagnostics.probe.optimizers import Maker, OptimizersLike
 from pliant.diagnostics.probe.result import FRESH, FRESH_STATE, MODEL, MODEL_STATE, Probe, TaskProbe, task_probe
-from pliant.diagnostics.probe.settings import Settings, Tell, budget_of, in_words, sequence_of, teller
+from pliant.diagnostics.probe.settings import (
+    EXAMPLES,
+    FACTORS,
+    MARGIN,
+    SEEDS,
+    Settings,
+    Tell,
+    budget_of,
+    in_words,
+    sequence_of,
+    teller,
+)
 from pliant.diagnostics.probe.tasks import KINDS, Loss, Task, Tasks
+from pliant.diagnostics.probe.time_limit import TimeLimit
+from pliant.engine.data_parallel import refuse_shards
 from pliant.units.models import checked, copied, unwrapped
 
 log = logging.getLogger("pliant")
 
-FACTORS = (1 / 3, 1.0, 3.0)
 Start = Callable[[int], nn.Module]  # seed -> a network to train
 Treatment = Callable[[nn.Module, Any], Any]  # network, its optimizer (a list, of several) -> what to detach afterwards
 
@@ -52,11 +64,11 @@ def probe_plasticity(
     treatments: Mapping[str, Treatment] | None = None,
     tasks: str | Sequence[str] | None = None,
     budget: int | str | None = None,
-    seeds: int = 5,
+    seeds: int = SEEDS,
     factors: Sequence[float] = FACTORS,
-    examples_used: int = 512,
+    examples_used: int = EXAMPLES,
     batch_size: int | None = None,
-    margin: float = 0.25,
+    margin: float = MARGIN,
     progress: bool | Tell | None = None,
 ) -> Probe:
     """Does the network learn the next task worse than a fresh copy of it? The definition of lost plasticity, measured.
@@ -69,7 +81,8 @@ def probe_plasticity(
     Args:
         model: any network; it is copied, and nothing runs but the copies. Methods that are attached to it are not.
         x: inputs of the next task, as `pliant.diagnose` takes them: a tensor, a tuple (arguments of the forward), a mapping (its
-            keyword arguments, with "labels" for a model that returns its loss), a list of such batches, or a DataLoader.
+            keyword arguments, with "labels" for a model that returns its loss), a list of such batches, a
+            DataLoader, a dataset or a list of single examples.
         y: their targets; a DataLoader brings its own. They may be nested, as for an actor-critic: actions, advantages and
             returns in a mapping.
         optimizer: the one that trains the model, or several; for a model alone, a function that makes one:
@@ -85,8 +98,9 @@ def probe_plasticity(
             `lambda network, optimizer: pliant.ContinualBackprop(network, optimizer, example_inputs=x)`.
         tasks: "random", "own" (the targets as they are), "smooth", or several. By default "own" and "random", without targets
             "random" and "smooth". See `pliant.diagnostics.probe.tasks`.
-        budget: at most so many optimizer steps in all (a number), or about so long ("90s", "10min", "1h"). Without it every run
-            has 300 steps. The cost is logged, and shown, before it starts.
+        budget: at most so many optimizer steps in all (a number), or about so long ("90s", "10min", "1h"): fewer steps and seeds
+            are planned; and where they take longer than they seemed to, fewer are made, `Probe.cut` says how many were planned.
+            Without it every run has 300 steps. The cost is logged, and shown, before it starts.
         seeds: of the fresh networks, the orders of examples, and dropout; at least 3.
         factors: of the step size, from which the best is taken on each side.
         examples_used: at most so many of the first examples are learned, again and again.
@@ -108,18 +122,53 @@ def probe_plasticity(
     >>> probe_plasticity(model, x, y, optimizer=make, seeds=3, tasks="own", progress=False).verdict
     'yes'
     """
-    started, root = perf_counter(), unwrapped(checked(model))
     settings, limit, tell = (
         Settings.checked(seeds, factors, examples_used, batch_size, margin, x),
         budget_of(budget),
         teller(progress),
     )
-    if loss is not None:
-        called_with("loss", loss, "the model's output", "the targets")
-    optimizers = OptimizersLike(root, optimizer)
-    found = examples(root, x, y, settings.examples).to(next(iter(root.parameters())).device)
-    starts = _starts(root, FreshNetworks(root, fresh, optimizers.trained), checkpoints)
-    made = Tasks(found, _output(starts[MODEL](0), found, settings), loss)
+    started = time.perf_counter()
+    prepared = Prepared.of(model, x, y, optimizer, loss, fresh, settings.examples)
+    return probed(prepared, settings, limit, started, tell, checkpoints, treatments, tasks)
+
+
+class Prepared(NamedTuple):
+    """What is probed."""
+
+    root: nn.Module  # without wrappers
+    optimizers: OptimizersLike
+    fresh: FreshNetworks
+    data: Examples  # where the network is
+    loss: Loss | None
+
+    @staticmethod
+    def of(
+        model: nn.Module, x: Any, y: Any, optimizer: Any, loss: Loss | None, fresh: Fresh | None, most: int
+    ) -> Prepared:
+        """From what `probe_plasticity` takes. Raises `TypeError` or `ValueError` for what does not fit."""
+        root = unwrapped(checked(model))
+        refuse_shards(model)
+        if loss is not None:
+            called_with("loss", loss, "the model's output", "the targets")
+        optimizers = OptimizersLike(root, optimizer)
+        data = examples(root, x, y, most).to(next(iter(root.parameters())).device)
+        return Prepared(root, optimizers, FreshNetworks(root, fresh, optimizers.trained), data, loss)
+
+
+def probed(
+    prepared: Prepared,
+    settings: Settings,
+    limit: int | float | None,
+    started: float,
+    tell: Tell,
+    checkpoints: Mapping[str, Any] | None = None,
+    treatments: Mapping[str, Treatment] | None = None,
+    tasks: str | Sequence[str] | None = None,
+) -> Probe:
+    """The probe of what is prepared. `limit` is of optimizer steps, or of seconds since `started`."""
+    root, optimizers, fresh, data, loss = prepared
+    starts = _starts(root, fresh, checkpoints)
+    made = Tasks(data, _output(starts[MODEL](0), data, settings), loss)
     kinds = _kinds(tasks, made)
     sides = {kind: [_Side(name, name) for name in starts] for kind in kinds}
     if optimizers.has_state:
@@ -128,59 +177,95 @@ def probe_plasticity(
 
     per_seed = sum(map(len, sides.values())) * len(settings.factors)
     second = _seconds_per_step(starts[MODEL], optimizers, made.of(kinds[0], 0), settings)
-    settings = settings.within(limit, per_seed, second)
-    runs = _Runs(starts, optimizers, settings, tell, per_seed * settings.seeds, second)
-    probes = {kind: runs.compared(kind, made, sides[kind]) for kind in kinds}
+    in_time = isinstance(limit, float)
+    settings = settings.within(limit - (time.perf_counter() - started) if in_time else limit, per_seed, second)
+    time_limit = TimeLimit(limit, started, per_seed, settings.steps) if in_time else None
+    runs = _Runs(starts, optimizers, settings, made, sides, tell, second, time_limit)
     return Probe(
-        probes,
+        runs.all(),
         settings.factors,
         *optimizers.step_sizes,
         optimizers.name,
-        settings.seeds,
-        settings.steps,
-        min(settings.batch_size, found.count),
-        found.count,
+        runs.seeds,
+        runs.steps,
+        min(settings.batch_size, data.count),
+        data.count,
         settings.margin,
-        perf_counter() - started,
+        runs.cut,
+        time.perf_counter() - started,
     )
 
 
 class _Runs:
-    """All runs of a probe, one after another, and how far they have come."""
+    """All runs of a probe, one after another, and how far they have come: `seeds` that are whole, of `steps` steps."""
 
     def __init__(
         self,
         starts: Mapping[str, Start],
         optimizers: OptimizersLike,
         settings: Settings,
+        tasks: Tasks,
+        sides: Mapping[str, Sequence[_Side]],
         tell: Tell,
-        total: int,
         seconds_per_step: float,
+        limit: TimeLimit | None,
     ) -> None:
-        self.starts, self.optimizers, self.settings, self.tell = starts, optimizers, settings, tell
-        self.done, self.total = 0, total
-        said = f"{total} runs of {settings.steps} steps, about {in_words(total * settings.steps * seconds_per_step)}"
+        self.starts, self.optimizers, self.settings, self.tasks = starts, optimizers, settings, tasks
+        self.sides, self.tell, self.limit = sides, tell, limit
+        self.seeds, self.steps, self.done = 0, settings.steps, 0
+        shape = (len(settings.factors), settings.seeds, settings.steps)
+        self.losses = {kind: {side.name: np.empty(shape) for side in of} for kind, of in sides.items()}
+        self.held_out = {kind: {side.name: np.empty(shape[:-1]) for side in of} for kind, of in sides.items()}
+        self.levels = {kind: np.empty(settings.seeds) for kind in sides}  # losses of fresh networks before any step
+        self.total = settings.seeds * len(settings.factors) * sum(map(len, sides.values()))
+        said = f"{self.total} runs of {self.steps} steps, about {in_words(self.total * self.steps * seconds_per_step)}"
         log.info("probe_plasticity: %s", said)
-        tell(0, total, said)
+        tell(0, self.total, said)
 
-    def compared(self, kind: str, tasks: Tasks, sides: Sequence[_Side]) -> TaskProbe:
-        """All runs of one kind of task."""
-        shape = (len(self.settings.factors), self.settings.seeds, self.settings.steps)
-        losses = {side.name: np.empty(shape) for side in sides}
-        held_out = {side.name: np.empty(shape[:-1]) for side in sides}
-        levels: list[float] = []
+    def all(self) -> dict[str, TaskProbe]:
+        """Seed by seed, so that those which are whole can be compared wherever the time ends."""
         for seed in range(self.settings.seeds):
-            task = tasks.of(kind, seed)
-            levels.append(first_loss(self.starts[FRESH](seed), task, batch_size=self.settings.batch_size, seed=seed))
+            if not self._whole(seed):
+                self.tell(self.done, self.done, "the time ends here")
+                break
+            self.seeds = seed + 1
+        return {kind: self._compared(kind) for kind in self.sides}
+
+    @property
+    def cut(self) -> str:
+        """What the time did not allow; empty where it allowed all that was planned."""
+        planned = self.settings.seeds, self.settings.steps
+        if self.limit is None or (self.seeds, self.steps) == planned:
+            return ""
+        return f"cut from {planned[0]} seeds of {planned[1]} steps, to end within {in_words(self.limit.seconds)}"
+
+    def _whole(self, seed: int) -> bool:
+        """Make all runs under a seed; False where the time ends before they do."""
+        for kind, sides in self.sides.items():
+            task = self.tasks.of(kind, seed)
+            batch_size = self.settings.batch_size
+            self.levels[kind][seed] = first_loss(self.starts[FRESH](seed), task, batch_size=batch_size, seed=seed)
             for side in sides:
                 for place, factor in enumerate(self.settings.factors):
-                    losses[side.name][place, seed], held_out[side.name][place, seed] = self._learned(
-                        side, factor, task, seed
-                    )
+                    steps = self.steps if self.limit is None else self.limit.steps_of_next()
+                    if steps is None:
+                        return False
+                    self.steps = steps
+                    found = self._learned(side, factor, task, seed)
+                    self.losses[kind][side.name][place, seed, :steps] = found.losses
+                    self.held_out[kind][side.name][place, seed] = found.held_out
                     self.done += 1
                     self.tell(self.done, self.total, f"{KINDS[kind]}: {side.name}, seed {seed}")
-        treated = [side.name for side in sides if side.treatment is not None]
-        return task_probe(kind, losses, held_out, treated, float(np.mean(levels)), self.settings.margin)
+        return True
+
+    def _compared(self, kind: str) -> TaskProbe:
+        losses = {name: each[:, : self.seeds, : self.steps] for name, each in self.losses[kind].items()}
+        held_out = {name: each[:, : self.seeds] for name, each in self.held_out[kind].items()}
+        if self.steps < self.settings.steps:  # after unequal numbers of steps
+            held_out = {name: np.full_like(each, np.nan) for name, each in held_out.items()}
+        treated = [side.name for side in self.sides[kind] if side.treatment is not None]
+        level = float(np.mean(self.levels[kind][: self.seeds]))
+        return task_probe(kind, losses, held_out, treated, level, self.settings.margin)
 
     def _learned(self, side: _Side, factor: float, task: Task, seed: int) -> Learned:
         network = self.starts[side.start](seed)
@@ -190,8 +275,8 @@ class _Runs:
             with random_state(), other_random_states():
                 torch.manual_seed(seed)
                 made = side.treatment(network, optimizers[0] if len(optimizers) == 1 else optimizers)
-        steps, batch_size = self.settings.steps, self.settings.batch_size
-        found = learned(network, optimizers, task, steps=steps, batch_size=batch_size, seed=seed)
+        batch_size = self.settings.batch_size
+        found = learned(network, optimizers, task, steps=self.steps, batch_size=batch_size, seed=seed)
         if hasattr(made, "detach"):
             cast(Any, made).detach()
         return found
@@ -260,6 +345,6 @@ def _seconds_per_step(start: Start, optimizers: OptimizersLike, task: Task, sett
     network = start(0)
     stepped = optimizers.on(network, 1.0, state=False)
     learned(network, stepped, task, steps=1, batch_size=settings.batch_size, seed=0)
-    began = perf_counter()
+    began = time.perf_counter()
     learned(network, stepped, task, steps=3, batch_size=settings.batch_size, seed=0)
-    return (perf_counter() - began) / 3
+    return (time.perf_counter() - began) / 3

@@ -95,7 +95,8 @@ class TaskProbe:
 class Probe(Table):
     """Whether a network learns worse than a fresh copy of it. Prints as a table; `plot()` draws the curves.
 
-    `verdict` is "yes", "no" or "cannot tell", by the next task where it is given, else by random targets, and `reason` says why.
+    `verdict` is "yes", "no" or "cannot tell", by the next task where it is given, else by random targets, and `reason` says why,
+    and where random targets say otherwise.
     `tasks` holds the curves and comparisons of each kind of task.
     """
 
@@ -109,6 +110,7 @@ class Probe(Table):
     batch_size: int
     examples: int
     margin: float
+    cut: str  # what was planned, where the time did not allow it; else empty
     seconds: float = field(compare=False)
 
     @property
@@ -121,7 +123,19 @@ class Probe(Table):
 
     @property
     def reason(self) -> str:
-        return self.primary.answer.reason
+        """One sentence. Where both are known, and differ, it names the next task and random targets."""
+        answer, random = self.primary.answer, self.tasks.get("random")
+        if random is None or random.answer.answer in ("cannot tell", answer.answer):
+            return answer.reason
+        if answer.answer == "cannot tell":
+            return (
+                f"{answer.reason}; but random targets the network learns {random.answer.manner} a fresh copy: "
+                f"{random.answer.interval} times its area"
+            )
+        return (
+            f"the network learns its next task {answer.manner} a fresh copy, but random targets {random.answer.manner} one: "
+            f"{answer.interval} and {random.answer.interval} times its area"
+        )
 
     def records(self) -> list[dict[str, Any]]:
         """One per kind of task and side."""
@@ -167,6 +181,7 @@ class Probe(Table):
             "batch_size": self.batch_size,
             "examples": self.examples,
             "margin": self.margin,
+            "cut": self.cut,
             "seconds": self.seconds,
         }
 
@@ -208,6 +223,7 @@ class Probe(Table):
             "fresh ends",
             f"{self.seeds} seeds, {self.steps} steps of {self.batch_size} of {self.examples} examples each, {self.optimizer}, "
             f"step size at first {self.step_size_first:.3g}{decayed}; the best of {sizes} on each side; {self.seconds:.0f} s",
+            *([f"budget: {self.cut}"] if self.cut else []),
         ]
 
 

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from pliant.base.arguments import called_with, is_a, listed, number, whole
 from pliant.base.choices import shown
 
+FACTORS = (1 / 3, 1.0, 3.0)  # of the step size
+SEEDS, EXAMPLES, MARGIN = 5, 512, 0.25
 STEPS = 300  # of a run, where the budget allows
 FEWEST_STEPS, FEWEST_SEEDS = 40, 3  # below which nothing can be told
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -31,7 +33,15 @@ class Settings:
     steps: int = STEPS
 
     @staticmethod
-    def checked(seeds: Any, factors: Any, examples: Any, batch_size: Any, margin: Any, data: Any) -> Settings:
+    def checked(
+        seeds: Any = SEEDS,
+        factors: Any = FACTORS,
+        examples: Any = EXAMPLES,
+        batch_size: Any = None,
+        margin: Any = MARGIN,
+        data: Any = None,
+    ) -> Settings:
+        """`data` is what was given as x: a loader has a batch size of its own."""
         several = listed(factors)
         if not several:
             raise TypeError(f"factors are numbers that the step size is multiplied with, got {shown(factors)}")
@@ -54,7 +64,7 @@ class Settings:
         nothing could be told from so few."""
         if budget is None:
             return self
-        most = budget if isinstance(budget, int) else int(budget / max(seconds_per_step, 1e-9))
+        most = budget if isinstance(budget, int) else int(max(0.0, budget) / max(seconds_per_step, 1e-9))
         for seeds in range(self.seeds, FEWEST_SEEDS - 1, -1):
             steps = min(STEPS, most // (runs_per_seed * seeds))
             if steps >= FEWEST_STEPS:

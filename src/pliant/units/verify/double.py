@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pliant.units.models import held_by
+
 
 def _grouped_mm(a: Tensor, b: Tensor, *, offs: Tensor | None = None, **_: Any) -> Tensor:
     """Tokens in the order of their experts, times the matrix of each: torch has no kernel for float64."""
@@ -53,10 +55,9 @@ def long(tensor: Tensor) -> Tensor:
 
 def double_copy(model: nn.Module) -> nn.Module:
     """A deep copy of a model on the CPU, in evaluation mode. Raises `RuntimeError` where there can be none."""
-    wrapped = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    if wrapped or hasattr(model, "_orig_mod"):
-        name = "module" if wrapped else "_orig_mod"
-        inside = cast(nn.Module, getattr(cast(nn.Module, model), name))
+    name = held_by(model)
+    if name is not None:
+        inside = cast(nn.Module, getattr(model, name))
         return _Wrapper(name, double_copy(inside)).eval()
     memo: dict[int, Any] = {id(each): _parameter(each) for each in model.parameters() if type(each) is nn.Parameter}
     try:
