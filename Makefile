@@ -32,8 +32,9 @@ integrations: .venv/dev .venv-integrations/integrations .venv-torchvision/integr
 	.venv-torchvision/bin/python -m pytest -n 2 -m integrations $(TORCHVISION)
 	.venv-integrations/bin/python -m pytest -W ignore tests/test_documentation.py -k integrations.md
 
-docs: .venv/dev  # part of `test`: README, docs and docstrings as they are run and linked
-	$(BIN)/pytest -n 2 tests/test_documentation.py src
+docs: .venv/dev  # the site, in build/site
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 
 zoo: .venv-zoo/zoo  # other libraries' models, in an environment of their own
 	.venv-zoo/bin/python -m pytest -m zoo tests/zoo
@@ -43,7 +44,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-zoo .venv-integrations .venv-torchvision runs/demo
+	rm -rf .venv .venv-zoo .venv-integrations .venv-torchvision runs/demo build
 
 .venv/lab .venv/dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -6,13 +6,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from pliant.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {page: re.findall(r"```(\w+)\n(.*?)```", page.read_text(), flags=re.S) for page in PAGES}
-PYTHON = [(page, code) for page, blocks in LANGUAGES.items() for language, code in blocks if language == "python"]
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # whose blocks go on from each other
+PYTHON = [
+    (page, code)
+    for page, blocks in LANGUAGES.items()
+    for language, code in blocks
+    if language == "python" and page != TUTORIAL
+]
 SHELL = [
     (page, code) for page, blocks in LANGUAGES.items() for language, code in blocks if language in ("sh", "console")
 ]
@@ -34,6 +41,25 @@ def test_python_examples_run_and_print_what_the_page_says(page, code, capsys):
     shown = re.match(r"\s*```text\n(.*?)```", page.read_text().split(f"```python\n{code}```")[1], flags=re.S)
     if shown:
         assert capsys.readouterr().out == shown[1]
+
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
+
+
+def test_the_tutorial_runs_from_top_to_bottom_and_prints_about_what_it_says(capsys):
+    """Training magnifies the rounding of a CPU: words are the same, and numbers agree to a quarter, or to 3."""
+    threads, names = torch.get_num_threads(), {"__name__": "__main__"}
+    try:
+        for code, shown in re.findall(
+            r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", TUTORIAL.read_text(), flags=re.S
+        ):
+            exec(compile(code, str(TUTORIAL), "exec"), names)
+            printed = capsys.readouterr().out
+            assert NUMBER.sub("0", printed).split() == NUMBER.sub("0", shown).split()
+            numbers = [[float(number) for number in NUMBER.findall(text)] for text in (printed, shown)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=0.25, abs=3)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

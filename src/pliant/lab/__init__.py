@@ -1,6 +1,6 @@
 """The laboratory: what every experiment shares, and none of any experiment.
 
-An experiment is a class with the seven names of `Experiment`. The laboratory runs it over methods
+An experiment is a class with the eight names of `Experiment`. The laboratory runs it over methods
 and seeds, stores its rows, goes on after any kill as if nothing had happened, and draws its figure.
 """
 

@@ -7,7 +7,8 @@ parameters it is the optimizer's own `weight_decay`, to the bit, in SGD, Adam an
 gradient. A penalty λ ||θ||² without the half is twice that strength. After the step `.grad` is the loss's own again.
 
 Source: the L2 of the released code of Dohare et al., Nature 632 (2024): coupled, biases and norms included. L2 Init: Kumar,
-Marklund and Van Roy, CoLLAs 2025 (arXiv 2308.11958), whose λ ||θ - θ0||² is `strength` = 2 λ.
+Marklund and Van Roy, CoLLAs 2025 (arXiv 2308.11958). Their article prints λ ||θ - θ0||², `strength` = 2 λ; their released code,
+by which their λ was chosen, has λ/2, `strength` = λ, and leaves norm parameters out.
 """
 
 from __future__ import annotations
