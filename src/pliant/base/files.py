@@ -145,6 +145,20 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_first(path: Path, data: bytes) -> bool:
+    """As `write_durably`, but only where there is no file yet; whether there was none. Of several processes one alone does."""
+    unfinished = path.with_name(f"{path.stem[:200]}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    write_durably(unfinished, data)
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink()
+    sync_folder(path.parent)
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make names created, replaced or removed in `folder` survive a power cut."""
     if os.name == "nt":  # pragma: no cover

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from pliant.base.choices import shortened
 from pliant.base.files import open_itself
 from pliant.lab.errors import LabError
 from pliant.lab.run.progress import Board, Display, JobProgress
+from pliant.lab.run.shards import ALL, Shard
 from pliant.lab.stored.files import Lock
 from pliant.lab.stored.records import Record
 from pliant.lab.stored.store import adopt
@@ -50,9 +51,9 @@ class Outcome:
 class Worker:
     """A worker process, and the thread that forwards what it reports."""
 
-    def __init__(self, study: Study, number: int, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
+    def __init__(self, study: Study, name: str, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
         self.job: Job | None = None
-        self.log = study.log(f"worker-{number}")
+        self.log = study.log(name)
         with _log_at(self.log) as log:
             # -P: the current folder stays out of the module search path, where a file could hide a library
             self._process = subprocess.Popen(
@@ -101,17 +102,18 @@ def _log_at(path: Path) -> IO[bytes]:
         raise LabError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def taken_over(study: Study) -> Study:
-    """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
+def taken_over(study: Study, part: Shard = ALL) -> Study:
+    """The study after a look at the files of a part's jobs; in one of an earlier version, all jobs are given identity and
+    checksums as they are.
 
-    The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
+    The caller is `at_work` on the part. Raises LabError where a file is of another job, or not as it was written; then none
     of them has been changed.
     """
-    study.make_folders()
-    for job in study.jobs:
+    for job in study.jobs if study.is_older else part.jobs(study):
         study.record(job)
     if not study.is_older:
         return study
+    study.make_folders()
     for job in study.jobs:
         if study.database(job).is_file():
             with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
@@ -142,14 +144,16 @@ def make_longer(study: Study, end: int) -> Study:
     return found
 
 
-def run_study(study: Study, at_once: int, display: Display) -> Outcome:
-    """Run what is unfinished. The caller holds the study's lock. Raises `Held` where a worker still runs a job."""
-    unfinished = [job for job in study.jobs if not is_done(study.record(job))]
-    for job in unfinished:
-        with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
-            pass
+def run_study(study: Study, at_once: int, display: Display, part: Shard = ALL) -> Outcome:
+    """Run what is unfinished of a part. The caller is `at_work` on it. Raises `Held` where a worker still runs a job."""
+    study.make_folders()
+    records = {job.name: study.record(job) for job in part.jobs(study)}
+    for job in part.jobs(study):
+        if not is_done(records[job.name]):
+            with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
+                records[job.name] = study.record(job)  # a worker whose runner was killed may have ended it
     with ExitStack() as workers:
-        return _Run(study, unfinished, display, workers).until_done(at_once)
+        return _Run(study, part, records, display, workers).until_done(at_once)
 
 
 def is_done(record: Record | None) -> bool:
@@ -159,20 +163,23 @@ def is_done(record: Record | None) -> bool:
 class _Run:
     """One start of a study: which jobs wait, which are at work, which failed."""
 
-    def __init__(self, study: Study, unfinished: Iterable[Job], display: Display, workers: ExitStack) -> None:
+    def __init__(
+        self, study: Study, part: Shard, records: Mapping[str, Record | None], display: Display, workers: ExitStack
+    ) -> None:
         self.study = study
-        self.waiting = deque(unfinished)
+        self.part = part
+        self.waiting = deque(job for job in part.jobs(study) if not is_done(records[job.name]))
         self.display = display
         self.workers = workers
         self.started = 0
         self.busy = 0
         self.events: queue.Queue[tuple[Worker, Event | None]] = queue.Queue()
-        self.known_to_diverge = {job.name: set[int]() for job in study.jobs}
-        self.board = Board({job.name: self._progress(job) for job in study.jobs})
+        self.known_to_diverge = {job.name: set[int]() for job in part.jobs(study)}
+        self.board = Board({job.name: self._progress(job, records[job.name]) for job in part.jobs(study)})
         self.outcome = Outcome()
 
-    def _progress(self, job: Job) -> JobProgress:
-        record, label = self.study.record(job), self.study.labels.of_job(job.runs)
+    def _progress(self, job: Job, record: Record | None) -> JobProgress:
+        label = self.study.labels.of_job(job.runs)
         if record is None:
             return JobProgress(job, label)
         self.known_to_diverge[job.name] |= {run for run, s in enumerate(record.statuses) if s.word == "diverged"}
@@ -191,7 +198,7 @@ class _Run:
         return self.outcome
 
     def _new_worker(self) -> Worker:
-        worker = Worker(self.study, self.started, self.events)
+        worker = Worker(self.study, f"{self.part.prefix}worker-{self.started}", self.events)
         self.workers.callback(worker.end)
         self.started += 1
         return worker
