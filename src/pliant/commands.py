@@ -1,4 +1,4 @@
-"""The commands: `pliant list | run | resume | status | plot | report | export | watch | data`.
+"""The commands: `pliant list | run | resume | merge | status | plot | report | export | watch | data`.
 
 The laboratory is imported inside the commands: `pliant list` answers at once.
 """
@@ -178,6 +178,25 @@ def resume(
         if study.plan != before.plan:
             study.save()
         return _run(study, _at_once(jobs), part)
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="studies' folders, which stay as they are")],
+    out: Annotated[Path, typer.Option(help="a new folder, for the study of them all")],
+) -> None:
+    """Join folders of one study that ran in different places."""
+    from pliant.lab.report.status import counts_in_words
+    from pliant.lab.run.runner import is_done
+    from pliant.lab.study.merge import merged
+
+    study, notes = merged(folders, out)
+    for note in notes:
+        print(f"pliant: note: {note}", file=sys.stderr)
+    print(f"{study.plan.name} / {study.plan.profile}   {study.run_count} runs in {len(study.jobs)} jobs   {out}")
+    print(counts_in_words(study, study.jobs))
+    finished = all(is_done(study.record(job)) for job in study.jobs)
+    print(f"  plot    pliant plot {out}" if finished else f"  resume  pliant resume {out}")
 
 
 @app.command()

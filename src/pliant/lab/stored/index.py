@@ -143,8 +143,8 @@ class Index:
 
 
 def _entry(size: int, changed: int, what: str, record: list[Any], place: list[Any] | None) -> _Entry:
-    *numbers, statuses = record
-    told = Record(*numbers, [RunStatus(*status) for status in statuses])
+    done, total, advances, rows, seconds, statuses = record
+    told = Record(done, total, advances, rows, seconds, [RunStatus(*status) for status in statuses])
     return _Entry(Stamp(size, changed), what, told, None if place is None else cast(Any, tuple(place)))
 
 
