@@ -24,6 +24,7 @@ from pliant.experiments import TABLE
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
     from pliant.lab.film import Scene
+    from pliant.lab.run.processes import Crew
     from pliant.lab.run.shards import Shard
     from pliant.lab.study.study import Plan, Study
 
@@ -50,6 +51,12 @@ AtOnce = Annotated[int | None, typer.Option("--jobs", min=1, help="at a time [de
 ShardOption = Annotated[
     str | None,
     typer.Option("--shard", metavar="K/N", help="every N-th job from the K-th on: a machine's part (docs/scaling.md)"),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS|local", help="on a Ray cluster: host:port, auto, or local for one of this machine"
+    ),
 ]
 
 
@@ -114,6 +121,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="folder of the study [default: runs/NAME-PROFILE]")] = None,
     jobs: AtOnce = None,
     shard: ShardOption = None,
+    ray: RayOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
 ) -> int:
     """Run an experiment; on the folder of an earlier study, its missing runs."""
@@ -130,7 +138,8 @@ def run(
     where = _joined(where, method)
     experiment = load(where)
     configs = selected(experiment, profile, methods, seeds, set_ or [])
-    _check_device(device, getattr(experiment, "devices", _DEVICES))
+    _check_device(device, getattr(experiment, "devices", _DEVICES), elsewhere=ray is not None)
+    _check_ray(ray, device)
     folder = out or Path("runs") / f"{short}-{profile}"
     plan = new_plan(short, where, profile, device, versions())
     if dry_run:
@@ -143,7 +152,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     with at_work(folder, part):
         study = _planned(folder, plan, configs, part)
-        return _run(study, _at_once(jobs), part)
+        return _run(study, jobs, part, ray)
 
 
 @app.command()
@@ -151,6 +160,7 @@ def resume(
     folder: Folder,
     jobs: AtOnce = None,
     shard: ShardOption = None,
+    ray: RayOption = None,
     to: Annotated[
         str | None, typer.Option(help="steps or tasks that its runs go on to, more than was asked for")
     ] = None,
@@ -166,7 +176,7 @@ def resume(
     part, end = shard_of(shard), None if to is None else whole_number("--to", to)
     if end is not None and not part.is_all:
         raise LabError("--to goes without --shard: all runs of a study are made longer at once")
-    open_study(folder)  # a folder without a study gets no lock
+    _check_ray(ray, open_study(folder).plan.device)  # a folder without a study gets no lock
     with at_work(folder, part):
         study = open_study(folder)  # as it is now that nobody else can change it
         _tell_note(study)
@@ -177,7 +187,7 @@ def resume(
         study = with_reading(_with_data_sets(study))
         if study.plan != before.plan:
             study.save()
-        return _run(study, _at_once(jobs), part)
+        return _run(study, jobs, part, ray)
 
 
 @app.command()
@@ -508,7 +518,7 @@ def _renamed_of(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
 _DEVICES = ("cpu", "cuda", "mps")
 
 
-def _check_device(device: str, served: Sequence[str]) -> None:
+def _check_device(device: str, served: Sequence[str], elsewhere: bool) -> None:
     from pliant.lab.errors import LabError, unknown
 
     kind, _, index = device.partition(":")
@@ -516,7 +526,7 @@ def _check_device(device: str, served: Sequence[str]) -> None:
         raise unknown("device", device, ["cpu", "cuda", "cuda:0", "mps"])
     if kind not in served:
         raise LabError(f"device '{device}': this experiment runs on {', '.join(served)} alone: leave --device out")
-    if kind != "cpu":
+    if kind != "cpu" and not elsewhere:
         import torch
 
         count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
@@ -564,7 +574,28 @@ def _announce(study: Study, at_once: int, part: Shard) -> None:
         print(f"  {line}", flush=True)
 
 
-def _run(study: Study, at_once: int, part: Shard) -> int:
+def _check_ray(ray: str | None, device: str) -> None:
+    from pliant.lab.run.on_ray import check_ray
+
+    if ray is not None:
+        check_ray(ray, device)
+
+
+@contextmanager
+def _crew(study: Study, jobs: int | None, ray: str | None) -> Generator[Crew]:
+    """Workers on this machine, or on a Ray cluster."""
+    if ray is None:
+        from pliant.lab.run.processes import Here
+
+        yield Here(_at_once(jobs))
+        return
+    from pliant.lab.run.on_ray import cluster
+
+    with cluster(ray, jobs, _at_once(None), study) as crew:
+        yield crew
+
+
+def _run(study: Study, jobs: int | None, part: Shard, ray: str | None) -> int:
     from pliant.lab.report.status import counts_in_words
     from pliant.lab.run.progress import display
     from pliant.lab.run.runner import run_study
@@ -572,12 +603,13 @@ def _run(study: Study, at_once: int, part: Shard) -> int:
 
     for job in part.jobs(study):
         study.configs(job)  # an experiment that has changed is refused here, before anything runs
-    _announce(study, at_once, part)
-    for package, old, new in changed_versions(study.plan.versions):
-        print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
     try:
-        with interruptible(), display() as shown:
-            outcome = run_study(study, at_once, shown, part)
+        with interruptible(), _crew(study, jobs, ray) as crew:
+            _announce(study, crew.at_once, part)
+            for package, old, new in changed_versions(study.plan.versions):
+                print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
+            with display() as shown:
+                outcome = run_study(study, crew, shown, part)
     except KeyboardInterrupt:
         print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}{part.option}")
         return STATUS
