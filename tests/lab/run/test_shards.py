@@ -1,6 +1,8 @@
 """Shards: machines that share out one study by its plan alone."""
 
 import os
+import re
+import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,3 +141,24 @@ def test_a_shard_without_jobs_has_nothing_to_do(tmp_path):
     assert status == 0
     assert "of which shard 7/9 runs 0" in said
     assert "0 of 0 finished" in said
+
+
+def test_the_slurm_script_of_the_page_runs_a_study_in_any_order_of_its_tasks(in_peace, tmp_path):
+    """By bash, with the variables that Slurm sets; the toy in the place of the experiment, three tasks in that of a hundred."""
+    (script,) = re.findall(r"```sh\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "scaling.md").read_text(), flags=re.S)
+    for old, new in {
+        "slowly-changing-regression --profile paper": f"{TOY} --profile tiny",
+        "SHARDS=100": "SHARDS=3",
+    }.items():
+        assert script.count(old) == 1
+        script = script.replace(old, new)
+    (tmp_path / "task.sh").write_text(script)
+    (tmp_path / "pliant").write_text(f'#!/bin/sh\nexec {shlex.join(pliant())} "$@"\n')
+    (tmp_path / "pliant").chmod(0o755)
+    here = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1"}
+    for task in (2, 3, 1):
+        environment = os.environ | here | {"SLURM_ARRAY_TASK_ID": str(task)}
+        done = subprocess.run(["bash", "-eu", tmp_path / "task.sh"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert f"of which shard {task}/3 runs 2" in done.stdout
+    assert content(tmp_path / "studies" / "regression") == in_peace

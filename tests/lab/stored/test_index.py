@@ -193,6 +193,19 @@ def test_rows_of_a_large_job_stay_in_its_file(folder, monkeypatch):
     check_same(told(folder), expected)
 
 
+def test_one_that_is_full_is_not_written_again_and_again(folder, monkeypatch):
+    expected = from_job_files(folder)
+    (folder / "jobs.index").unlink()
+    monkeypatch.setattr(module, "_MOST", 1500)  # rows of a job or two of the six
+    check_same(told(folder), expected)
+    stamp, size = (folder / "jobs.index").stat().st_mtime_ns, (folder / "jobs.index").stat().st_size
+    check_same(told(folder), expected)
+    assert (folder / "jobs.index").stat().st_mtime_ns == stamp
+    monkeypatch.setattr(module, "_MOST", 10**6)
+    check_same(told(folder), expected)
+    assert (folder / "jobs.index").stat().st_size > 2 * size
+
+
 def test_it_takes_in_what_is_finished_since_and_keeps_what_it_had(folder, monkeypatch):
     assert command([*TINY, "--seeds", "0-3", "--out", str(folder)])[0] == 0  # two jobs more, saved at the end
     monkeypatch.setattr(studies, "read_all", no_job_file)

@@ -31,7 +31,7 @@ from pliant.lab.stored.records import Measured, Record
 FORMAT = 1
 WORTH = 50  # jobs read from their own files, from which on the next reader is spared that
 _LARGEST = 1 << 16  # bytes of a job's rows
-_MOST = 1 << 26  # bytes of rows noted by one reader
+_MOST = 1 << 27  # bytes of all rows
 
 
 class Stamp(NamedTuple):
@@ -65,7 +65,6 @@ class Index:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._noted: dict[str, _Entry] = {}
-        self._size = 0  # of the rows noted
 
     def record(self, job: str, what: str, stamp: Stamp | None) -> Record | None:
         """How far the job `what` is, with a file of this stamp; None where the index does not know."""
@@ -83,10 +82,11 @@ class Index:
         if stamp is None or not record.is_done:
             return
         data = None
-        if sum(values.nbytes for values in measured.rows.values()) <= _LARGEST and self._size < _MOST:
+        if sum(values.nbytes for values in measured.rows.values()) <= min(_LARGEST, self._room):
             data = _packed(measured)
-            self._size += len(data)
-        self._noted[job] = _Entry(stamp, what, record, None, data)
+            self._room -= len(data)
+        if data is not None or self._entry(job, what, stamp) is None:
+            self._noted[job] = _Entry(stamp, what, record, None, data)
 
     def save(self, jobs: Iterable[str]) -> None:
         """Write it, with the entries of these jobs, where much was noted since. Nothing is said where that cannot be done."""
@@ -129,6 +129,11 @@ class Index:
             return {job: _entry(*kept) for job, kept in jobs.items()}
         except Exception:  # a file may hold anything
             return {}
+
+    @cached_property
+    def _room(self) -> int:
+        """How many bytes of rows may still be noted."""
+        return _MOST - sum(entry.place[1] for entry in self._stored.values() if entry.place is not None)
 
     def _rows(self, entry: _Entry) -> bytes | None:
         if entry.data is not None or entry.place is None:
