@@ -126,11 +126,7 @@ def replacing(path: Path) -> Generator[Path]:
     os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield unfinished
-        handle = os.open(unfinished, os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(unfinished)
         os.replace(unfinished, path)
     except BaseException:
         with suppress(OSError):
@@ -157,6 +153,15 @@ def write_first(path: Path, data: bytes) -> bool:
         unfinished.unlink()
     sync_folder(path.parent)
     return True
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to the file survive a power cut."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

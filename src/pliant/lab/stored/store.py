@@ -34,7 +34,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from pliant.base.choices import shortened
-from pliant.base.files import goes_on_without, refuse_link, sync_folder, write_durably
+from pliant.base.files import goes_on_without, refuse_link, sync_file, sync_folder, write_durably
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
@@ -374,7 +374,8 @@ def take_in(source: Path, path: Path, was: Identity, becomes: Identity) -> bool:
     """Copy the job file `source` and its state to `path`, as those of another job; whether there is anything in it.
 
     The rows stay as they are, under new checksums. `source` is only read: what a worker left half written is undone in the copy.
-    Raises LabError where it is not the file of the job `was`, or not as it was written.
+    A copy that was interrupted is nobody's file: the caller puts it in its place when this returns. Raises LabError where
+    `source` is not the file of the job `was`, or not as it was written.
     """
     with readable(source):
         for ending in ("", "-journal"):
@@ -388,6 +389,7 @@ def take_in(source: Path, path: Path, was: Identity, becomes: Identity) -> bool:
             kept = database.execute("SELECT state_file, state_sha256 FROM job").fetchone()
     state = _copied_state(source, path, *kept) if kept[0] is not None else None
     with readable(path), closing(connect(path, create=True)) as database:
+        database.execute("PRAGMA synchronous = OFF")
         ended = not database.execute("SELECT count(*) FROM run WHERE status = 'running'").fetchone()[0]
         if kept[0] is not None and state is None and not ended:
             raise missing_state(source, kept[0])
@@ -398,6 +400,7 @@ def take_in(source: Path, path: Path, was: Identity, becomes: Identity) -> bool:
         )
         seal_all(database)
         database.execute("COMMIT")
+    sync_file(path)
     return True
 
 
