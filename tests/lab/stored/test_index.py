@@ -152,17 +152,27 @@ def test_that_of_another_study_of_the_same_runs_is_not_believed(folder, monkeypa
     check_same(told(folder), from_job_files(folder))
 
 
-def test_a_link_or_folder_in_its_place_is_no_index_and_nothing_is_written_through_it(folder):
+def test_nothing_is_written_through_a_link_in_its_place_and_a_folder_there_is_no_index(folder):
+    expected = from_job_files(folder)
     index, other = folder / "jobs.index", folder / "precious"
-    shutil.move(index, other)
-    before = other.read_bytes()
+    index.unlink()
+    other.write_text("a year of work")
     index.symlink_to("precious")
-    found = told(folder)
-    assert other.read_bytes() == before
-    check_same(found, from_job_files(folder))
-    (folder / "jobs.index").unlink()
+    check_same(told(folder), expected)
+    assert other.read_text() == "a year of work"
+    assert not index.is_symlink(), "it was written anew"
+    index.unlink()
     index.mkdir()
-    check_same(told(folder), found)
+    check_same(told(folder), expected)
+
+
+def test_a_job_that_goes_on_is_always_read_from_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WORTH", 1)
+    monkeypatch.setenv("TOY_FAILS", "nlms")
+    assert command([*TINY, "--out", str(tmp_path / "s")])[0] == 1
+    told(tmp_path / "s")
+    content = json.loads((tmp_path / "s" / "jobs.index").read_bytes().split(b"\n")[1])
+    assert [*content["jobs"]] == ["000", "001", "002"]
 
 
 def test_where_it_cannot_be_written_readers_do_without(folder, monkeypatch):

@@ -116,7 +116,7 @@ class Index:
     @cached_property
     def _stored(self) -> dict[str, _Entry]:
         """The entries of the file, but for their rows; none where it is not as it was written."""
-        if self.file.is_symlink() or not self.file.is_file():
+        if not self.file.is_file():  # such as a pipe, which would be waited for
             return {}
         try:
             with open(self.file, "rb") as file:
