@@ -54,7 +54,7 @@ clean:
 .venv-integrations/integrations: tests/integrations/requirements.txt constraints.txt
 	test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
 	.venv-integrations/bin/pip install --quiet torch --constraint constraints.txt
-	.venv-integrations/bin/pip install --quiet -r tests/integrations/requirements.txt --constraint constraints.txt --editable .
+	.venv-integrations/bin/pip install --quiet -r tests/integrations/requirements.txt --constraint constraints.txt --editable ".[lab]"
 	touch $@
 
 .venv-torchvision/integrations: tests/integrations/torchvision.txt tests/integrations/libraries.txt constraints.txt

@@ -1,4 +1,4 @@
-"""The commands: `pliant list | run | resume | status | plot | report | export | watch | data`.
+"""The commands: `pliant list | run | resume | merge | status | plot | report | export | watch | data`.
 
 The laboratory is imported inside the commands: `pliant list` answers at once.
 """
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
     from pliant.lab.film import Scene
     from pliant.lab.report.summary import Asked
-    from pliant.lab.study.study import Study
+    from pliant.lab.run.processes import Crew
+    from pliant.lab.run.shards import Shard
+    from pliant.lab.study.study import Plan, Study
 
 
 class WholeLines(typer.core.TyperGroup):
@@ -47,6 +49,17 @@ app = typer.Typer(
 app.add_typer(data, name="data", cls=WholeLines)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder")]
+AtOnce = Annotated[int | None, typer.Option("--jobs", min=1, help="at a time [default: one per core]")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="K/N", help="every N-th job from the K-th on: a machine's part (docs/scaling.md)"),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS|local", help="on a Ray cluster: host:port, auto, or local for one of this machine"
+    ),
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -108,70 +121,94 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="field=value,value; may be repeated")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="folder of the study [default: runs/NAME-PROFILE]")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+    jobs: AtOnce = None,
+    shard: ShardOption = None,
+    ray: RayOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
 ) -> int:
     """Run an experiment; on the folder of an earlier study, its missing runs."""
-    from pliant.lab.run.runner import taken_over
-    from pliant.lab.stored.files import Lock
+    from pliant.lab.run.shards import at_work
+    from pliant.lab.run.shards import shard as shard_of
     from pliant.lab.study.facts import versions
     from pliant.lab.study.preview import preview_lines
     from pliant.lab.study.settings import selected
-    from pliant.lab.study.study import begun, new_plan, with_reading, with_runs
+    from pliant.lab.study.study import begun, new_plan, with_runs
     from pliant.lab.study.target import load
 
+    part = shard_of(shard)
     short, where = _experiment(name)
     where = _joined(where, method)
     experiment = load(where)
     configs = selected(experiment, profile, methods, seeds, set_ or [])
-    _check_device(device, getattr(experiment, "devices", _DEVICES))
+    _check_device(device, getattr(experiment, "devices", _DEVICES), elsewhere=ray is not None)
+    _check_ray(ray, device)
     folder = out or Path("runs") / f"{short}-{profile}"
     plan = new_plan(short, where, profile, device, versions())
     if dry_run:
         study = with_runs(begun(folder, plan), configs)
-        _announce(study, _at_once(jobs))
-        for line in preview_lines(study, in_words):
+        _announce(study, _at_once(jobs), part)
+        for line in preview_lines(study, part.jobs(study), in_words):
             print(line)
         return 0
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with Lock(folder / "study.lock", f"the study in {folder}"):
-        study = begun(folder, plan)
-        _tell_note(study)
-        study = taken_over(study)
-        if study.plan.experiment != where:  # methods of earlier
-            _tell_code(study)
-        study = with_reading(_with_data_sets(with_runs(study, configs)))
-        study.save()
-        return _run(study, _at_once(jobs))
+    with at_work(folder, part):
+        study = _planned(folder, plan, configs, part)
+        return _run(study, jobs, part, ray)
 
 
 @app.command()
 def resume(
     folder: Folder,
-    jobs: Annotated[int | None, typer.Option(min=1, help="at a time [default: one per core]")] = None,
+    jobs: AtOnce = None,
+    shard: ShardOption = None,
+    ray: RayOption = None,
     to: Annotated[
         str | None, typer.Option(help="steps or tasks that its runs go on to, more than was asked for")
     ] = None,
 ) -> int:
     """Go on with a study that was stopped, or, with --to, further than was asked."""
+    from pliant.lab.errors import LabError
     from pliant.lab.run.runner import make_longer, taken_over
-    from pliant.lab.stored.files import Lock
+    from pliant.lab.run.shards import at_work
+    from pliant.lab.run.shards import shard as shard_of
     from pliant.lab.study.settings import whole_number
     from pliant.lab.study.study import open_study, with_reading
 
-    end = None if to is None else whole_number("--to", to)
-    with Lock(open_study(folder).lock_file, f"the study in {folder}"):
+    part, end = shard_of(shard), None if to is None else whole_number("--to", to)
+    if end is not None and not part.is_all:
+        raise LabError("--to goes without --shard: all runs of a study are made longer at once")
+    _check_ray(ray, open_study(folder).plan.device)  # a folder without a study gets no lock
+    with at_work(folder, part):
         study = open_study(folder)  # as it is now that nobody else can change it
         _tell_note(study)
-        before = study = taken_over(study)
+        before = study = taken_over(study, part)
         _tell_code(study)
         if end is not None:
             study = make_longer(study, end)
         study = with_reading(_with_data_sets(study))
         if study.plan != before.plan:
             study.save()
-        return _run(study, _at_once(jobs))
+        return _run(study, jobs, part, ray)
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="studies' folders, which stay as they are")],
+    out: Annotated[Path, typer.Option(help="a new folder, for the study of them all")],
+) -> None:
+    """Join folders of one study that ran in different places."""
+    from pliant.lab.report.status import counts_in_words
+    from pliant.lab.run.runner import is_done
+    from pliant.lab.study.merge import merged
+
+    study, notes = merged(folders, out)
+    for note in notes:
+        print(f"pliant: note: {note}", file=sys.stderr)
+    print(f"{study.plan.name} / {study.plan.profile}   {study.run_count} runs in {len(study.jobs)} jobs   {out}")
+    print(counts_in_words(study, study.jobs))
+    finished = all(is_done(study.record(job)) for job in study.jobs)
+    print(f"  plot    pliant plot {out}" if finished else f"  resume  pliant resume {out}")
 
 
 @app.command()
@@ -531,7 +568,7 @@ def _renamed_of(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
 _DEVICES = ("cpu", "cuda", "mps")
 
 
-def _check_device(device: str, served: Sequence[str]) -> None:
+def _check_device(device: str, served: Sequence[str], elsewhere: bool) -> None:
     from pliant.lab.errors import LabError, unknown
 
     kind, _, index = device.partition(":")
@@ -539,7 +576,7 @@ def _check_device(device: str, served: Sequence[str]) -> None:
         raise unknown("device", device, ["cpu", "cuda", "cuda:0", "mps"])
     if kind not in served:
         raise LabError(f"device '{device}': this experiment runs on {', '.join(served)} alone: leave --device out")
-    if kind != "cpu":
+    if kind != "cpu" and not elsewhere:
         import torch
 
         count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
@@ -555,9 +592,31 @@ def _at_once(jobs: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _announce(study: Study, at_once: int) -> None:
-    plan = study.plan
-    count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(study.jobs))} at a time"
+def _planned(folder: Path, plan: Plan, configs: Sequence[RunConfig], part: Shard) -> Study:
+    """The study of `folder` with these runs, written down. Several shards may be about to begin it: the first to write does."""
+    from pliant.lab.run.runner import taken_over
+    from pliant.lab.study.study import begun, with_reading, with_runs
+
+    while True:
+        is_new = not (folder / "study.json").exists()
+        before = begun(folder, plan)
+        _tell_note(before)
+        study = taken_over(before, part)
+        if study.plan.experiment != plan.experiment:  # methods of earlier
+            _tell_code(study)
+        study = with_reading(_with_data_sets(with_runs(study, configs)))
+        if not is_new or part.is_all:
+            study.save()
+            return study
+        if study.save_first():
+            return study
+
+
+def _announce(study: Study, at_once: int, part: Shard) -> None:
+    plan, jobs = study.plan, part.jobs(study)
+    count = f"{study.run_count} runs in {len(study.jobs)} jobs, {min(at_once, len(jobs))} at a time"
+    if not part.is_all:
+        count += f", of which shard {part.number}/{part.count} runs {len(jobs)}"
     print(f"{plan.name} / {plan.profile}   {count}   {study.folder}", flush=True)
     note: Callable[[Sequence[RunConfig]], Sequence[str]] | None = getattr(study.experiment, "note", None)
     configs = [config for job in study.jobs for config in study.configs(job)]
@@ -565,28 +624,53 @@ def _announce(study: Study, at_once: int) -> None:
         print(f"  {line}", flush=True)
 
 
-def _run(study: Study, at_once: int) -> int:
+def _check_ray(ray: str | None, device: str) -> None:
+    from pliant.lab.run.on_ray import check_ray
+
+    if ray is not None:
+        check_ray(ray, device)
+
+
+@contextmanager
+def _crew(study: Study, jobs: int | None, ray: str | None) -> Generator[Crew]:
+    """Workers on this machine, or on a Ray cluster."""
+    if ray is None:
+        from pliant.lab.run.processes import Here
+
+        yield Here(_at_once(jobs))
+        return
+    from pliant.lab.run.on_ray import cluster
+
+    with cluster(ray, jobs, _at_once(None), study) as crew:
+        yield crew
+
+
+def _run(study: Study, jobs: int | None, part: Shard, ray: str | None) -> int:
     from pliant.lab.report.status import counts_in_words
     from pliant.lab.run.progress import display
     from pliant.lab.run.runner import run_study
     from pliant.lab.study.facts import changed_versions
 
-    for job in study.jobs:
+    for job in part.jobs(study):
         study.configs(job)  # an experiment that has changed is refused here, before anything runs
-    _announce(study, at_once)
-    for package, old, new in changed_versions(study.plan.versions):
-        print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
     try:
-        with interruptible(), display() as shown:
-            outcome = run_study(study, at_once, shown)
+        with interruptible(), _crew(study, jobs, ray) as crew:
+            _announce(study, crew.at_once, part)
+            for package, old, new in changed_versions(study.plan.versions):
+                print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
+            with display() as shown:
+                outcome = run_study(study, crew, shown, part)
     except KeyboardInterrupt:
-        print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}")
+        print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}{part.option}")
         return STATUS
-    print(counts_in_words(study))
+    print(counts_in_words(study, part.jobs(study)))
     for name, why in outcome.failed.items():
         print(f"job {name} failed: {why}", file=sys.stderr)
-    print(f"  resume  pliant resume {study.folder}" if outcome.failed else f"  plot    pliant plot {study.folder}")
-    return 1 if outcome.failed else 0
+    if outcome.failed:
+        print(f"  resume  pliant resume {study.folder}{part.option}")
+        return 1
+    print(f"  plot    pliant plot {study.folder}" if part.is_all else f"  status  pliant status {study.folder}")
+    return 0
 
 
 def _with_data_sets(study: Study) -> Study:

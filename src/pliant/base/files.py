@@ -126,11 +126,7 @@ def replacing(path: Path) -> Generator[Path]:
     os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield unfinished
-        handle = os.open(unfinished, os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(unfinished)
         os.replace(unfinished, path)
     except BaseException:
         with suppress(OSError):
@@ -143,6 +139,29 @@ def write_durably(path: Path, data: bytes) -> None:
     """Write `data` so that, whatever happens meanwhile, `path` is either as it was or complete."""
     with replacing(path) as unfinished, open(unfinished, "wb") as file:
         file.write(data)
+
+
+def write_first(path: Path, data: bytes) -> bool:
+    """As `write_durably`, but only where there is no file yet; whether there was none. Of several processes one alone does."""
+    unfinished = path.with_name(f"{path.stem[:200]}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    write_durably(unfinished, data)
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to the file survive a power cut."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ averaged into another. An experiment only says how fields are called, and which 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -186,8 +187,8 @@ def with_curves(
         method = str(setting["method"])
         said = [name for name in keys if name in own[method] or name in always]
         names.append(label((methods or {}).get(method, method), set_fields(setting, said), words or {}))
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise LabError(f"two curves would be called '{name}': give their methods or fields different words")
     of_row = table[keys].merge(found.assign(curve=names), how="left", on=keys)["curve"]
     return table.assign(curve=of_row.to_numpy())

@@ -70,6 +70,7 @@ def test_a_second_start_at_the_same_time_says_who_runs_it_and_exits_2(slow):
 
 def test_a_job_still_held_by_a_worker_is_not_started_twice(slow, monkeypatch):
     from pliant.lab.run import runner as module
+    from pliant.lab.run.processes import Here
     from pliant.lab.run.progress import Lines
     from pliant.lab.stored.files import Held
     from pliant.lab.study.study import open_study
@@ -77,7 +78,7 @@ def test_a_job_still_held_by_a_worker_is_not_started_twice(slow, monkeypatch):
     folder, _ = slow
     monkeypatch.setattr(module, "_PATIENCE", 0.1)
     with pytest.raises(Held, match=r"job 00[01] of .* is held by process \d+ on "):
-        module.run_study(open_study(folder), 1, Lines())
+        module.run_study(open_study(folder), Here(1), Lines())
 
 
 def test_status_reads_while_the_study_runs(slow):

@@ -12,8 +12,9 @@ import pytest
 
 from pliant.lab import DONE, RUNNING, LabError, diverged
 from pliant.lab.stored import records
+from pliant.lab.stored.identity import Identity
 from pliant.lab.stored.records import read, read_rows, read_state
-from pliant.lab.stored.store import JobStore, stored_state
+from pliant.lab.stored.store import JobStore, stored_state, take_in
 
 pytestmark = pytest.mark.faults
 
@@ -176,6 +177,37 @@ def test_what_a_killed_worker_left_half_written_is_undone_by_whoever_reads_first
     assert path.with_name("000.sqlite-journal").stat().st_size > 0
     assert path.stat().st_size > 20e6, "half of the second commit's pages had reached the file"
     assert read(path).rows == len(read_rows(path).rows["x"]) == 10**6
+
+
+def identity(study):
+    run = {"method": "lms", "seed": 0}
+    return Identity(study, "000", name="toy", profile="tiny", experiment="toy:Toy", device="cpu", data={}, runs=(run,))
+
+
+HALF_WRITTEN = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in ("PRAGMA cache_size = 1", "BEGIN", "UPDATE chunk SET data = zeroblob(length(data))"):
+    database.execute(statement)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_worker_left_half_written_is_undone_in_a_copy_alone(path, tmp_path):
+    with JobStore(path, 1, identity("before")) as store:
+        store.begin_session({})
+        store.commit({"run": np.zeros(10**5, int), "x": np.ones(10**5)}, [DONE], (1, 1), {}, 0.1)
+    whole = path.read_bytes()
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(path)])
+    files = {file: file.read_bytes() for file in path.parent.glob("000.*")}
+    assert files[path] != whole
+    copy = tmp_path / "copy" / "001.sqlite"
+    copy.parent.mkdir()
+    assert take_in(path, copy, identity("before"), identity("after"))
+    assert {file: file.read_bytes() for file in path.parent.glob("000.*")} == files
+    assert read_rows(copy, identity("after")).rows["x"].tolist() == [1.0] * 10**5
+    with pytest.raises(LabError, match="is of another study"):
+        read(copy, identity("before"))
 
 
 def test_commits_are_durable_and_use_a_rollback_journal(store):

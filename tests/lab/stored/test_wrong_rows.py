@@ -16,6 +16,7 @@ import pytest
 
 from pliant.cli import main
 from pliant.lab.run.runner import taken_over
+from pliant.lab.stored import index
 from pliant.lab.stored.records import read
 from pliant.lab.stored.store import JobStore, adopt
 from pliant.lab.study.study import open_study
@@ -286,6 +287,22 @@ def test_every_command_refuses_in_one_line_and_changes_nothing(fault, study, pli
         assert refused.startswith(f"pliant: {study}/")
         assert refused.count("\n") == 1
         assert len(refused) < 600
+        assert re.search(message, refused), refused
+    assert everything(study) == before
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_readers_refuse_where_all_was_read_and_noted_before(fault, study, pliant, monkeypatch):
+    """By the index of finished jobs, which tells what was there."""
+    monkeypatch.setattr(index, "WORTH", 1)
+    assert pliant("status", study)[0] == 0
+    assert (study / "jobs.index").exists()
+    change, message = FAULTS[fault]
+    change(study)
+    before = everything(study)
+    for command in ("status", "export"):
+        code, said, refused = pliant(command, study)
+        assert (code, said) == (2, "")
         assert re.search(message, refused), refused
     assert everything(study) == before
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.run.progress import duration
+from pliant.lab.run.shards import shards_at_work
 from pliant.lab.stored.files import is_held, last_holder
 from pliant.lab.stored.records import Record
 from pliant.lab.study.labels import Labels
@@ -20,6 +21,7 @@ Found = list[tuple[Job, Record | None]]
 def status_lines(study: Study) -> Iterator[str]:
     """The study in a line, then its jobs, then the runs that diverged."""
     found: Found = [(job, study.record(job)) for job in study.jobs]
+    study.save_index()
     plan = study.plan
     yield f"{plan.name} / {plan.profile}   {study.run_count} runs in {len(study.jobs)} jobs   {study.folder}"
     yield from (_job_line(job, record, study.labels) for job, record in found)
@@ -28,15 +30,17 @@ def status_lines(study: Study) -> Iterator[str]:
     held = is_held(study.lock_file)
     if held is None:
         yield f"  whether anybody is at work on it is not known: the file system of {study.folder} gives no locks"
-    if held:
-        yield f"  running now: {last_holder(study.lock_file)}"
-    elif any(record is None or not record.is_done for _, record in found):
+    at_work = [last_holder(study.lock_file)] if held else shards_at_work(study.folder)
+    yield from (f"  running now: {holder}" for holder in at_work)
+    if not at_work and any(record is None or not record.is_done for _, record in found):
         yield f"  resume  pliant resume {study.folder}"
 
 
-def counts_in_words(study: Study) -> str:
+def counts_in_words(study: Study, jobs: Iterable[Job]) -> str:
     """Such as "4 of 5 finished, 1 diverged"."""
-    return _counts([(job, study.record(job)) for job in study.jobs])
+    found: Found = [(job, study.record(job)) for job in jobs]
+    study.save_index()
+    return _counts(found)
 
 
 def _counts(found: Found) -> str:

@@ -9,7 +9,8 @@ run | method seed step_size ... | status diverged_at commit | the experiment's c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -36,16 +37,25 @@ def rows_of(study: Study) -> pandas.DataFrame:
     """The committed rows of every job, in the order of the plan; also while the study runs."""
     import pandas
 
-    parts: list[pandas.DataFrame] = []
+    alike: dict[Any, list[_JobRows]] = {}  # jobs whose rows have the same columns
     first_run = 0
     for job in study.jobs:
         measured = study.measured(job)
         if measured is not None and measured.rows:
-            parts.append(_job_rows(study.settings(job), measured, first_run))
+            rows = _JobRows(study.settings(job), measured, first_run)
+            alike.setdefault(rows.columns, []).append(rows)
         first_run += len(job.runs)
-    if not parts:
+    study.save_index()
+    if not alike:
         raise LabError(f"{study.folder} has no rows yet: `pliant status {study.folder}` says how far it is")
-    table = pandas.concat(parts, ignore_index=True)
+    parts: list[Any] = [_together(jobs) for jobs in alike.values()]
+    if len(parts) == 1:
+        return parts[0]
+    jobs_of_rows = np.concatenate(
+        [np.repeat([j.first_run for j in jobs], [j.count for j in jobs]) for jobs in alike.values()]
+    )
+    table: Any = pandas.concat(parts, ignore_index=True)
+    table = table.iloc[np.argsort(jobs_of_rows, kind="stable")].reset_index(drop=True)
     return table if len({tuple(part.columns) for part in parts}) == 1 else _fields_together(table, study)
 
 
@@ -56,17 +66,48 @@ def _fields_together(table: pandas.DataFrame, study: Study) -> pandas.DataFrame:
     return cast(Any, table)[["run", *fields, *(name for name in others if name != "run")]]
 
 
-def _job_rows(runs: Sequence[Settings], measured: Measured, first_run: int) -> pandas.DataFrame:
+@dataclass(frozen=True)
+class _JobRows:
+    """What a job measured, and of which runs."""
+
+    runs: Sequence[Settings]
+    measured: Measured
+    first_run: int
+
+    @property
+    def count(self) -> int:
+        return len(self.measured.rows["run"])
+
+    @property
+    def columns(self) -> Hashable:
+        """Equal where rows may stand in one array for each column."""
+        fields = tuple(dict.fromkeys(name for settings in self.runs for name in settings))
+        return fields, tuple(
+            (name, values.dtype.str.rstrip("0123456789")) for name, values in self.measured.rows.items()
+        )
+
+
+def _together(jobs: Sequence[_JobRows]) -> pandas.DataFrame:
     import pandas
 
-    run = measured.rows["run"]
-    about_runs = pandas.DataFrame([_flat(settings) for settings in runs])
-    about_runs.insert(0, "run", np.arange(first_run, first_run + len(runs)))
-    about_runs["status"] = [status.word for status in measured.statuses]
-    about_runs["diverged_at"] = pandas.array([status.step for status in measured.statuses], dtype="Int64")
-    table = cast(Any, about_runs.iloc[run]).reset_index(drop=True)
-    table["commit"] = np.array([facts["commit"] for facts in measured.sessions], dtype=object)[measured.session_of_row]
-    return table.assign(**{name: values for name, values in measured.rows.items() if name != "run"})
+    statuses = [status for job in jobs for status in job.measured.statuses]
+    about_runs = pandas.DataFrame([_flat(settings) for job in jobs for settings in job.runs])
+    about_runs.insert(0, "run", np.concatenate([np.arange(len(job.runs)) + job.first_run for job in jobs]))
+    about_runs["status"] = [status.word for status in statuses]
+    about_runs["diverged_at"] = pandas.array([status.step for status in statuses], dtype="Int64")
+    first_run = np.cumsum([0, *(len(job.runs) for job in jobs)])
+    rows = {name: np.concatenate([job.measured.rows[name] for job in jobs]) for name in jobs[0].measured.rows}
+    place = np.concatenate(
+        [job.measured.rows["run"].astype(np.int64) + first for job, first in zip(jobs, first_run[:-1], strict=True)]
+    )
+    commits = [facts["commit"] for job in jobs for facts in job.measured.sessions]
+    first_session = np.cumsum([0, *(len(job.measured.sessions) for job in jobs)])
+    session = np.concatenate(
+        [job.measured.session_of_row + first for job, first in zip(jobs, first_session[:-1], strict=True)]
+    )
+    table = cast(Any, about_runs.iloc[place]).reset_index(drop=True)
+    table["commit"] = np.array(commits, dtype=object)[session]
+    return table.assign(**{name: values for name, values in rows.items() if name != "run"})
 
 
 def _flat(settings: Settings) -> dict[str, Any]:

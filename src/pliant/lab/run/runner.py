@@ -6,38 +6,23 @@ worker that died. All that matters is in the job files, so it may itself die at 
 
 from __future__ import annotations
 
-import json
-import os
 import queue
-import subprocess
-import sys
-import threading
-from collections import deque
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections import Counter, deque
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import cast
 
 from pliant.base.choices import shortened
-from pliant.base.files import open_itself
-from pliant.lab.errors import LabError
+from pliant.lab.run.processes import Crew, Event, Events, Worker
 from pliant.lab.run.progress import Board, Display, JobProgress
+from pliant.lab.run.shards import ALL, Shard
 from pliant.lab.stored.files import Lock
 from pliant.lab.stored.records import Record
 from pliant.lab.stored.store import adopt
 from pliant.lab.study.study import Job, Study, longer
 
-# One thread a process: jobs fill the cores, and sums that threads share out round differently. No
-# hash of a string may differ between processes either: it decides the order of a set.
-WORKER_ENVIRONMENT = {
-    **{f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "NUMEXPR")},
-    "VECLIB_MAXIMUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-}
 _PATIENCE = 10.0  # seconds for a job whose runner was just killed to be let go
-
-Event: TypeAlias = dict[str, Any]
 
 
 @dataclass
@@ -47,71 +32,18 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict[str, str])  # job -> why
 
 
-class Worker:
-    """A worker process, and the thread that forwards what it reports."""
+def taken_over(study: Study, part: Shard = ALL) -> Study:
+    """The study after a look at the files of a part's jobs; in one of an earlier version, all jobs are given identity and
+    checksums as they are.
 
-    def __init__(self, study: Study, number: int, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
-        self.job: Job | None = None
-        self.log = study.log(f"worker-{number}")
-        with _log_at(self.log) as log:
-            # -P: the current folder stays out of the module search path, where a file could hide a library
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pliant.lab.run.worker", str(study.folder), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **WORKER_ENVIRONMENT},
-                text=True,
-                encoding="utf-8",
-            )
-        self._reader = threading.Thread(target=self._forward, args=(events,), daemon=True)
-        self._reader.start()
-
-    def _forward(self, events: queue.Queue[tuple[Worker, Event | None]]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            events.put((self, cast(Event, json.loads(line)) if line.endswith("\n") else None))
-        events.put((self, None))  # it ended
-
-    def run(self, job: Job) -> None:
-        assert self._process.stdin is not None
-        self.job = job
-        with suppress(BrokenPipeError):  # where it has died, the end of its output says so
-            self._process.stdin.write(job.name + "\n")
-            self._process.stdin.flush()
-
-    def end(self) -> None:
-        """End the process at once; what it has not committed is learnt again."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(BrokenPipeError):  # a job name that it did not live to read
-                assert pipe is not None
-                pipe.close()
-
-    def cause_of_death(self) -> str:
-        return f"its worker ended with status {self._process.wait()}, see {self.log}"
-
-
-def _log_at(path: Path) -> IO[bytes]:
-    try:
-        return open_itself(path, "ab")
-    except OSError as error:
-        raise LabError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def taken_over(study: Study) -> Study:
-    """The study after a look at every job's file, those of earlier versions given identity and checksums as they are.
-
-    The caller holds the study's lock. Raises LabError where a file is of another job, or not as it was written; then none
+    The caller is `at_work` on the part. Raises LabError where a file is of another job, or not as it was written; then none
     of them has been changed.
     """
-    study.make_folders()
-    for job in study.jobs:
+    for job in study.jobs if study.is_older else part.jobs(study):
         study.record(job)
     if not study.is_older:
         return study
+    study.make_folders()
     for job in study.jobs:
         if study.database(job).is_file():
             with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
@@ -142,14 +74,16 @@ def make_longer(study: Study, end: int) -> Study:
     return found
 
 
-def run_study(study: Study, at_once: int, display: Display) -> Outcome:
-    """Run what is unfinished. The caller holds the study's lock. Raises `Held` where a worker still runs a job."""
-    unfinished = [job for job in study.jobs if not is_done(study.record(job))]
-    for job in unfinished:
-        with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
-            pass
+def run_study(study: Study, crew: Crew, display: Display, part: Shard = ALL) -> Outcome:
+    """Run what is unfinished of a part. The caller is `at_work` on it. Raises `Held` where a worker still runs a job."""
+    study.make_folders()
+    records = {job.name: study.record(job) for job in part.jobs(study)}
+    for job in part.jobs(study):
+        if not is_done(records[job.name]):
+            with Lock(study.job_lock(job), f"job {job.name} of {study.folder}", _PATIENCE):
+                records[job.name] = study.record(job)  # a worker whose runner was killed may have ended it
     with ExitStack() as workers:
-        return _Run(study, unfinished, display, workers).until_done(at_once)
+        return _Run(study, part, records, crew, display, workers).until_done()
 
 
 def is_done(record: Record | None) -> bool:
@@ -159,28 +93,39 @@ def is_done(record: Record | None) -> bool:
 class _Run:
     """One start of a study: which jobs wait, which are at work, which failed."""
 
-    def __init__(self, study: Study, unfinished: Iterable[Job], display: Display, workers: ExitStack) -> None:
+    def __init__(
+        self,
+        study: Study,
+        part: Shard,
+        records: Mapping[str, Record | None],
+        crew: Crew,
+        display: Display,
+        workers: ExitStack,
+    ) -> None:
         self.study = study
-        self.waiting = deque(unfinished)
+        self.part = part
+        self.waiting = deque(job for job in part.jobs(study) if not is_done(records[job.name]))
+        self.crew = crew
+        self.deaths = Counter[str]()  # of workers, by their jobs
         self.display = display
         self.workers = workers
         self.started = 0
         self.busy = 0
-        self.events: queue.Queue[tuple[Worker, Event | None]] = queue.Queue()
-        self.known_to_diverge = {job.name: set[int]() for job in study.jobs}
-        self.board = Board({job.name: self._progress(job) for job in study.jobs})
+        self.events: Events = queue.Queue()
+        self.known_to_diverge = {job.name: set[int]() for job in part.jobs(study)}
+        self.board = Board({job.name: self._progress(job, records[job.name]) for job in part.jobs(study)})
         self.outcome = Outcome()
 
-    def _progress(self, job: Job) -> JobProgress:
-        record, label = self.study.record(job), self.study.labels.of_job(job.runs)
+    def _progress(self, job: Job, record: Record | None) -> JobProgress:
+        label = self.study.labels.of_job(job.runs)
         if record is None:
             return JobProgress(job, label)
         self.known_to_diverge[job.name] |= {run for run, s in enumerate(record.statuses) if s.word == "diverged"}
         fraction = 1.0 if record.is_done else record.steps_done / max(1, record.steps_total)
         return JobProgress(job, label, fraction, (record.steps_done, record.steps_total))
 
-    def until_done(self, at_once: int) -> Outcome:
-        for _ in range(min(at_once, len(self.waiting))):
+    def until_done(self) -> Outcome:
+        for _ in range(min(self.crew.at_once, len(self.waiting))):
             self._hand_out(self._new_worker())
         while self.busy:
             try:
@@ -191,7 +136,7 @@ class _Run:
         return self.outcome
 
     def _new_worker(self) -> Worker:
-        worker = Worker(self.study, self.started, self.events)
+        worker = self.crew.start(self.study, f"{self.part.prefix}worker-{self.started}", self.events)
         self.workers.callback(worker.end)
         self.started += 1
         return worker
@@ -229,8 +174,15 @@ class _Run:
         if worker.job is None:
             return
         self.busy -= 1
-        self._fail(worker.job, worker.cause_of_death())
+        job, why = worker.job, worker.cause_of_death()
         worker.job = None
+        self.deaths[job.name] += 1
+        if self.deaths[job.name] <= self.crew.retries:
+            self.waiting.appendleft(job)
+            self.board.ended(job.name, finished=False)
+            self.display.say(f"  job {job.name}  {why}; it is begun again from its last checkpoint")
+        else:
+            self._fail(job, why)
         if self.waiting:
             self._hand_out(self._new_worker())
 

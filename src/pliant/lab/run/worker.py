@@ -40,12 +40,13 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def run_job(study: Study, job: Job, report: Report) -> None:
-    """Advance the job from its last commit to its end, committing each advance."""
+    """Advance the job from its last commit to its end, committing each advance. Nothing where it is at its end."""
     lock = Lock(study.job_lock(job), f"job {job.name} of {study.folder}")
     with lock, study.store(job) as store:
-        stored = store.state()
-        record = read(study.database(job)) if stored is not None else None
-        on_record = (record.statuses, record.steps_done) if record else None
+        record, stored = read(study.database(job)), store.state()
+        if record is not None and record.is_done:
+            return  # whoever held the lock before has ended it since it was handed out
+        on_record = (record.statuses, record.steps_done) if record and stored is not None else None
         promises = Promises(resumed_state(study, job, stored), len(job.runs), on_record)
         store.begin_session(session_facts(study.plan.experiment))
         report(_progress(job, promises, {}))

@@ -98,6 +98,11 @@ def read_state(path: Path, identity: Identity | None = None) -> dict[str, Any] |
                 raise missing_state(path, named[0]) from None
 
 
+def read_all(path: Path, identity: Identity | None = None) -> tuple[Record, Measured] | None:
+    """How far the job is and its rows, by one look. None where it has not begun."""
+    return _read(path, identity, lambda database: (_record(database), _measured(database)))
+
+
 def _state_file(database: sqlite3.Connection) -> tuple[str, str] | None:
     """Its name and SHA-256; None where no state is kept."""
     name, sha256 = database.execute("SELECT state_file, state_sha256 FROM job").fetchone()

@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 from collections.abc import Generator, Mapping, Sequence
@@ -33,7 +34,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from pliant.base.choices import shortened
-from pliant.base.files import goes_on_without, refuse_link, sync_folder, write_durably
+from pliant.base.files import goes_on_without, refuse_link, sync_file, sync_folder, write_durably
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
@@ -367,6 +368,51 @@ def adopt(path: Path, identity: Identity) -> None:
         database.execute(f"PRAGMA user_version = {FORMAT}")
         database.execute("COMMIT")
     sync_folder(path.parent)
+
+
+def take_in(source: Path, path: Path, was: Identity, becomes: Identity) -> bool:
+    """Copy the job file `source` and its state to `path`, as those of another job; whether there is anything in it.
+
+    The rows stay as they are, under new checksums. `source` is only read: what a worker left half written is undone in the copy.
+    A copy that was interrupted is nobody's file: the caller puts it in its place when this returns. Raises LabError where
+    `source` is not the file of the job `was`, or not as it was written.
+    """
+    with readable(source):
+        for ending in ("", "-journal"):
+            beside = source.with_name(source.name + ending)
+            if beside.is_file():
+                shutil.copyfile(beside, path.with_name(path.name + ending))
+        with closing(connect(path, create=True)) as database:
+            if not table_count(database):
+                return False
+            check(database, source, was)
+            kept = database.execute("SELECT state_file, state_sha256 FROM job").fetchone()
+    state = _copied_state(source, path, *kept) if kept[0] is not None else None
+    with readable(path), closing(connect(path, create=True)) as database:
+        database.execute("PRAGMA synchronous = OFF")
+        ended = not database.execute("SELECT count(*) FROM run WHERE status = 'running'").fetchone()[0]
+        if kept[0] is not None and state is None and not ended:
+            raise missing_state(source, kept[0])
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(
+            "UPDATE job SET identity = ?, next_identity = NULL, state_file = ?, state_sha256 = ?",
+            (becomes.text(), state, kept[1] if state else None),
+        )
+        seal_all(database)
+        database.execute("COMMIT")
+    sync_file(path)
+    return True
+
+
+def _copied_state(source: Path, path: Path, name: str, sha256: str) -> str | None:
+    """The name of the state beside `path`; None where there is none beside `source`. Raises LabError where it is another."""
+    file = path.with_name(f"{path.stem}-{name.rpartition('-')[2]}")
+    try:
+        stored_state(source, name, sha256)
+        shutil.copyfile(state_path(source, name), file)
+    except FileNotFoundError:
+        return None
+    return file.name
 
 
 def check(database: sqlite3.Connection, path: Path, identity: Identity | None) -> None:

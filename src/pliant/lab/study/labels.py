@@ -60,12 +60,10 @@ def distinguishing_fields(curves: Sequence[Settings]) -> list[dict[str, str]]:
 
 def _by_method(curves: Iterable[Settings], field: str) -> dict[str, list[str]]:
     """Method -> the values of the field, each once."""
-    values: dict[str, list[str]] = {}
+    values: dict[str, dict[str, None]] = {}
     for curve in (curve for curve in curves if field in curve):
-        own, word = values.setdefault(str(curve["method"]), []), in_words(curve[field])
-        if word not in own:
-            own.append(word)
-    return values
+        values.setdefault(str(curve["method"]), {})[in_words(curve[field])] = None
+    return {method: list(own) for method, own in values.items()}
 
 
 def _is_number(curves: Iterable[Settings], field: str) -> bool:
@@ -96,6 +94,7 @@ class Labels:
         found = [self._today(run) for run in runs]
         curves = {_identity(run): _curve(run) for run in found}
         self._distinguishing = dict(zip(curves, distinguishing_fields(list(curves.values())), strict=True))
+        self._place = {curve: place for place, curve in enumerate(curves)}
 
     def _today(self, run: Settings) -> Settings:
         return {self._renamed.get(name, name): value for name, value in run.items()}
@@ -117,7 +116,7 @@ class Labels:
         runs = [self._today(run) for run in runs]
         here = {_identity(run): str(run["method"]) for run in runs}
         methods: dict[str, dict[str, dict[str, None]]] = {}  # method -> field -> its values
-        for curve in (curve for curve in self._distinguishing if curve in here):
+        for curve in sorted(here, key=self._place.__getitem__):
             fields = methods.setdefault(here[curve], {})
             for field, value in self._distinguishing[curve].items():
                 fields.setdefault(field, {})[value] = None

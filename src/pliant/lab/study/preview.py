@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pliant.lab.experiment import as_settings
 from pliant.lab.study.labels import in_words
-from pliant.lab.study.study import Study
+from pliant.lab.study.study import Job, Study
 
 
-def preview_lines(study: Study, found: Callable[[str], str]) -> Iterator[str]:
-    """The jobs of a study, its data sets as `found` tells of them, how it differs from its profile. Opens and writes nothing."""
-    for job in study.jobs:
+def preview_lines(study: Study, jobs: Sequence[Job], found: Callable[[str], str]) -> Iterator[str]:
+    """The jobs of a study that would run, its data sets as `found` tells of them, how it differs from its profile. Opens and
+    writes nothing.
+    """
+    for job in jobs:
         yield f"  job {job.name}  {study.labels.of_job(job.runs)}"
     for name in data_sets(study):
         yield f"  data     {found(name)}"

@@ -1,10 +1,11 @@
 """A study: a folder that says what runs, and holds what came of it.
 
     study.json          the experiment, every run's config, and how the runs are grouped into jobs
-    study.lock          held by whoever runs the study
+    study.lock          held by whoever runs the study; shard-1-of-2.lock by whoever runs that part of it
     jobs/000.sqlite     the rows of a job, and whose they are; jobs/000-17.safetensors its state after 17 advances
     jobs/000.lock       held by the worker at work on it
     logs/               what workers printed, and the traceback of a job that failed
+    jobs.index          what finished jobs hold, for readers of many (`pliant.lab.stored.index`)
 
 The grouping is decided once, from the configs alone, and kept: runs that learn side by side round
 alike only if they always learn side by side. A job's file says what study.json said of it when it began: where the two no
@@ -13,6 +14,7 @@ longer agree, no row is told (`pliant.lab.stored.identity`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,12 +27,13 @@ from uuid import uuid4
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pliant.base.choices import shortened
-from pliant.base.files import refuse_link, write_durably
+from pliant.base.files import refuse_link, write_durably, write_first
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import AnyExperiment, RunConfig, as_settings, canonical, config_kind, of_today
 from pliant.lab.stored.files import is_parquet
 from pliant.lab.stored.identity import Identity, changed_settings, names_job
-from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_rows, read_state
+from pliant.lab.stored.index import Index, Stamp
+from pliant.lab.stored.records import Measured, Record, is_older, kept_identity, read, read_all, read_rows, read_state
 from pliant.lab.stored.store import JobStore
 from pliant.lab.study.labels import Labels
 from pliant.lab.study.own_method import MethodTarget, refuse_changed, sha256_of
@@ -204,13 +207,53 @@ class Study:
             older=self.is_older,
         )
 
+    @cached_property
+    def index(self) -> Index:
+        """What earlier readers found in the files of finished jobs. Whoever reads them all saves it, see `save_index`."""
+        return Index(self.folder / "jobs.index")
+
+    def save_index(self) -> None:
+        """Spare the next reader what this one had to read."""
+        self.index.save(job.name for job in self.jobs)
+
     def record(self, job: Job) -> Record | None:
         """How far the job is; None where it has not begun. Raises LabError, as the next two, see `pliant.lab.stored.records`."""
-        return read(self.database(job), self.identity(job))
+        if self.is_older:
+            return read(self.database(job), self.identity(job))
+        stamp = Stamp.of(self.database(job))
+        found = stamp and self.index.record(job.name, self._what(job), stamp)
+        if found:
+            return found
+        found = self._read(job, stamp)
+        return found[0] if found else None
 
     def measured(self, job: Job) -> Measured | None:
         """Its rows."""
-        return read_rows(self.database(job), self.identity(job))
+        if self.is_older:
+            return read_rows(self.database(job), self.identity(job))
+        stamp = Stamp.of(self.database(job))
+        found = stamp and self.index.measured(job.name, self._what(job), stamp)
+        if found:
+            return found
+        found = self._read(job, stamp)
+        return found[1] if found else None
+
+    def _read(self, job: Job, stamp: Stamp | None) -> tuple[Record, Measured] | None:
+        found = read_all(self.database(job), self.identity(job))
+        if found:
+            self.index.note(job.name, self._what(job), stamp, *found)
+        return found
+
+    def _what(self, job: Job) -> str:
+        """SHA-256 of all that the job's file has to say of itself."""
+        return hashlib.sha256((self._head + job.name + "\n" + canonical(job.runs)).encode()).hexdigest()
+
+    @cached_property
+    def _head(self) -> str:
+        """What is the same for all jobs, in a line."""
+        plan, methods = self.plan, {each.name: each.sha256 for each in self.plan.experiment.methods}
+        words = [self.id, plan.name, plan.profile, plan.experiment.shown, plan.device, plan.data, methods]
+        return canonical(words) + "\n"
 
     def state(self, job: Job) -> dict[str, Any] | None:
         """The state after its last commit."""
@@ -270,7 +313,27 @@ class Study:
     def save(self) -> None:
         """Write study.json, and the folders that the rest goes to."""
         self.make_folders()
-        write_durably(self.folder / "study.json", self.plan.model_dump_json(indent=1).encode())
+        write_durably(self.file, self._text)
+
+    def save_first(self) -> bool:
+        """Write study.json where there is none; whether there was none. Of several processes one alone does, without a lock."""
+        try:
+            is_first = write_first(self.file, self._text)
+        except OSError as error:
+            raise LabError(
+                f"cannot write {self.file}: {error.strerror or error}. Where the file system has no hard links, let `pliant run` "
+                "without --shard begin the study, stop it, and go on with `pliant resume --shard K/N`"
+            ) from None
+        self.make_folders()
+        return is_first
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "study.json"
+
+    @property
+    def _text(self) -> bytes:
+        return self.plan.model_dump_json(indent=1).encode()
 
 
 def new_plan(name: str, experiment: Target, profile: str, device: str, versions: dict[str, str]) -> Plan:
@@ -362,7 +425,8 @@ def begun(folder: Path, plan: Plan) -> Study:
 
 def _is_left_over(name: str) -> bool:
     """Whether it may lie in the folder of a study whose making was interrupted."""
-    return name == "study.lock" or (name.startswith("study.") and name.endswith(".tmp.json"))
+    is_lock = name == "study.lock" or (name.startswith("shard-") and name.endswith(".lock"))
+    return is_lock or (name.startswith("study.") and name.endswith(".tmp.json"))
 
 
 def _joined_by(study: Study, methods: Sequence[MethodTarget]) -> Study:
