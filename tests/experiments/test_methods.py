@@ -56,7 +56,7 @@ def test_a_study_under_names_of_the_version_before_takes_more_runs(tmp_path, pli
     assert (study / "jobs" / "000.sqlite").read_bytes() == kept
     assert [set(run) >= {"lanes"} for job in open_study(study).jobs for run in job.runs] == [True, False]
     assert pliant("status", study)[1].count("bp  seed") == 2
-    assert "bp     2 " in pliant("report", study, "--parts", "1", "--where", "lanes=16")[1]
+    assert "bp     2, few " in pliant("report", study, "--parts", "1", "--where", "lanes=16")[1]
 
 
 def test_studies_of_one_problem_are_reported_side_by_side(pliant):
