@@ -10,25 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pliant.cli import EXTRAS, main
+from pliant.cli import EXTRAS
 from pliant.data import CATALOG
 from pliant.experiments import TABLE
 from tests.experiments.small_pictures import make_pictures
 
 TOY = str(Path(__file__).parent / "toy_experiment.py") + ":Toy"
-
-
-@pytest.fixture
-def pliant(capsys):
-    """Run a command in this process: its exit status, output and errors."""
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return command
 
 
 HEAVY = {name for name in EXTRAS if name not in ("typer", "pydantic")} | {"torch", "numpy", "stable_baselines3"}

@@ -212,32 +212,86 @@ def merge(
 
 
 @app.command()
-def status(folder: Folder) -> None:
+def status(
+    folder: Folder,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="go on until all runs have ended, with rates, time left and small curves")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds, with --watch")] = 5.0,
+) -> None:
     """How far a study is."""
     from pliant.lab.report.status import status_lines
     from pliant.lab.study.study import open_study
 
     study = open_study(folder)
     _tell_note(study)
+    if watch:
+        from pliant.lab.report import live
+
+        with interruptible():
+            live.watch(folder, every)
+        return
     for line in status_lines(study):
         print(line)
 
 
 @app.command()
 def plot(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="a study's folder, or the Parquet file of an export")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH", help="a study's folder, or the Parquet file of an export; with --metric several"
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="a .png, .pdf or .svg [default: figure.png in DIR, or beside the export]")
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="draw this column instead of the experiment's own figure; may be repeated: a panel each"),
+    ] = None,
+    over: Annotated[str | None, typer.Option(help="with --metric: the column that says where in a run")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="with --metric: field=value, or a range: only such rows; may be repeated")
+    ] = None,
+    panels: Annotated[int, typer.Option(min=1, help="with --metric: side by side")] = 2,
+    size: Annotated[
+        str, typer.Option(help="with --metric: width: column (85 mm), page (175 mm) or millimetres")
+    ] = "page",
 ) -> None:
     """Draw the figure of a study, from the rows there are."""
     from pliant.lab.errors import LabError
     from pliant.lab.figures import check_figure_file
+
+    path = paths[0]
+    file = out or (path.with_suffix(".png") if path.is_file() else path / "figure.png")
+    check_figure_file(file)
+    if not metric and (len(paths) > 1 or over or where):
+        raise LabError(
+            "several studies, --over and --where go with --metric: an experiment's own figure is of one study"
+        )
+    figure = _figure_of_columns(paths, metric, over, where, panels, size) if metric else _own_figure(path)
+    with _output(file, path) as unfinished:
+        figure.savefig(unfinished, dpi=300 if metric else 150)
+    print(f"figure   {file}")
+
+
+def _figure_of_columns(
+    paths: Sequence[Path], metrics: Sequence[str], over: str | None, where: Sequence[str] | None, panels: int, size: str
+) -> Any:
+    from pliant.lab.report.drawing import figure_of_columns
+    from pliant.lab.report.summary import Asked, summary
+
+    found = summary(paths, Asked(metric=metrics[0], over=over, where=where or []), _renamed_of)
+    return figure_of_columns(found, metrics, panels, size)
+
+
+def _own_figure(path: Path) -> Any:
+    """As the experiment draws it."""
+    from pliant.lab.errors import LabError
     from pliant.lab.report.table import rows_at, with_attrs
     from pliant.lab.study.study import open_study
 
-    file = out or (path.with_suffix(".png") if path.is_file() else path / "figure.png")
-    check_figure_file(file)
     rows: Any
     if path.is_file():
         rows = rows_at(path, _renamed_of)
@@ -253,9 +307,7 @@ def plot(
     figure: Any = experiment.figure(rows)
     if not hasattr(figure, "savefig"):
         raise LabError(f"figure() of {type(experiment).__name__} gave {figure!r:.40}: it gives a matplotlib Figure")
-    with _output(file, path) as unfinished:
-        figure.savefig(unfinished, dpi=150)
-    print(f"figure   {file}")
+    return figure
 
 
 @app.command()

@@ -1,6 +1,5 @@
 import pytest
 
-from pliant.cli import main
 from tests.experiments.small_pictures import make_pictures
 
 
@@ -12,16 +11,3 @@ def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLIANT_CACHE", str(folder / "cache"))
         yield folder
-
-
-@pytest.fixture
-def pliant(capsys):
-    """Run a command in this process: its exit status, output and errors."""
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return command

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -16,6 +17,7 @@ from pliant.lab.report.page.verdict import verdict
 from pliant.lab.report.summary import Asked, summary
 from tests.lab.report.test_summary import MEASURED, study
 
+TOY = f"{Path(__file__).parents[2] / 'toy_experiment.py'}:Toy"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EIGHT = 0.8 + 0.01 * np.random.default_rng(0).normal(size=(8, 5))
 
@@ -195,3 +197,30 @@ def test_in_a_browser_curves_toggle_tables_sort_keys_read_and_no_request_leaves(
     assert result["read"].startswith("task 5: bp 0.")
     assert result["rows"] == [["bp", "cbp", "l2"], ["cbp", "l2", "bp"], ["bp", "l2", "cbp"]]  # by their last part
     assert result["wide"] <= max(width, 500)  # tables scroll by themselves; Chromium has no narrower window
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_report_writes_the_page_of_a_study_with_where_it_comes_from(tmp_path, pliant):
+    folder, file = tmp_path / "study", tmp_path / "out.html"
+    assert pliant("run", TOY, "--profile", "tiny", "--out", folder, "--jobs", "1")[0] == 0
+    words = ("--html", file, "--note", "grid of two", "--refresh", "1")  # it has ended: written once
+    status, said, _ = pliant("report", folder, *words)
+    assert (status, said.split()) == (0, ["page", str(file)])
+    text = file.read_text(encoding="utf-8")
+    for part in (
+        "<dt>versions</dt><dd>python 3",
+        "<dt>runs</dt><dd>",
+        " 0 not finished",
+        "grid of two",
+        "toy_experiment.py:Toy --profile tiny --seeds ",
+    ):
+        assert part in text
+    assert 'http-equiv="refresh"' not in text
+
+
+def test_note_and_refresh_are_of_the_page(tmp_path, pliant, found):
+    found(study(EIGHT))
+    status, _, why = pliant("report", tmp_path / "rows.parquet", "--note", "x")
+    assert (status, "add --html FILE" in why) == (2, True)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pliant.cli import main
 from pliant.lab.run.runner import taken_over
 from pliant.lab.stored import index
 from pliant.lab.stored.records import read
@@ -48,16 +47,6 @@ def study(originals, tmp_path):
     shutil.copytree(originals / "study", tmp_path / "study")
     shutil.copytree(originals / "twin", tmp_path / "twin")
     return tmp_path / "study"
-
-
-@pytest.fixture
-def pliant(capsys):
-    def command(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        return ended.value.code, *capsys.readouterr()
-
-    return command
 
 
 def job(study, number=0):
