@@ -4,7 +4,8 @@
     python benchmarks/coverage.py --repeats 500     a rougher one
 
 Runs are drawn from a normal distribution, from one with a tail (lognormal, sigma 1: errors), and from two modes (a run in five
-fails: returns). What should be held is the distribution's own mean, or interquartile mean; the bootstrap draws 1,000 times.
+fails: returns). What should be held is the distribution's mean, or the expected interquartile mean of as many runs; the bootstrap
+draws 1,000 times.
 """
 
 import argparse

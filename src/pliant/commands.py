@@ -361,7 +361,8 @@ def report(
         if not path.is_file():
             _tell_note(open_study(path), of_rows=True)
     asked = Asked(
-        metric, over, parts, where or [], against, spread, aggregate, measure, level, all_parts, pairs, form
+        metric=metric, over=over, parts=parts, where=where or [], against=against, spread=spread, aggregate=aggregate,
+        measure=measure, level=level, all_parts=all_parts, pairs=pairs, form=form,
     )  # fmt: skip
     if html is None and (note or refresh):
         raise LabError("--note and --refresh are of the page: add --html FILE")

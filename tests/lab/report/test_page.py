@@ -76,6 +76,15 @@ def test_an_error_is_better_where_it_is_lower_and_diverged_runs_are_counted(foun
     assert left_out == "2 runs diverged and are left out of every number."
 
 
+def test_worse_is_judged_by_the_interval_also_where_tables_show_the_standard_error(found):
+    """Six falls of mean .0096: the standard error, .0065, excludes zero; the interval, 2.571 times as wide, does not."""
+    change = np.array([0.0, 0.0, 0.0, 0.02, 0.0376, 0.0])
+    assert change.mean() > change.std(ddof=1) / np.sqrt(6)
+    assert change.mean() < 2.571 * change.std(ddof=1) / np.sqrt(6)
+    slightly = found(study(0.8 - np.stack([0 * change, change], axis=1)), asked=Asked(spread="error", parts=2))
+    assert not any(sentence.startswith("Worse") for sentence in verdict(slightly))
+
+
 def test_one_curve_and_none_have_a_verdict_too(found):
     assert next(iter(verdict(found(study(EIGHT))))).startswith("bp: accuracy (last) 0.")
     assert list(verdict(found(study(EIGHT, status="diverged")))) == ["No curve has a value yet."]
@@ -139,6 +148,7 @@ def test_names_are_texts_whatever_they_hold_and_the_page_is_whole(found):
     parser.feed(text)
     assert parser.open == []
     assert parser.links == []
+    assert "content=\"default-src 'none'; " in text  # the browser is told to ask for nothing
     assert "<b onclick" not in text
     assert text.count("</script>") == 3
 

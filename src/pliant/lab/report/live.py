@@ -38,7 +38,7 @@ def watch(folder: Path, every: float, console: Console | None = None) -> None:
             live.update(Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines)), refresh=True)
             if not screen.is_terminal and turn:
                 screen.print(*lines, sep="\n")
-            if _has_ended(study):
+            if study.has_ended():
                 return
             time.sleep(every)
 
@@ -104,8 +104,3 @@ def blocks(values: Sequence[float]) -> str:
     return "".join(
         _BLOCKS[height] if np.isfinite(value) else " " for value, height in zip(values, heights, strict=True)
     )
-
-
-def _has_ended(study: Study) -> bool:
-    records = [study.record(job) for job in study.jobs]
-    return all(record is not None and record.is_done for record in records)

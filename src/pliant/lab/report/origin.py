@@ -22,16 +22,13 @@ def origin(paths: Sequence[Path], found: Summary, question: str, note: str, refr
     facts["seeds"] = ranges(found.seeds) or "none"
     if found.seconds:
         facts["cost"] = f"{duration(found.seconds)} of learning"
-    going_on = False
     for study in studies:
-        own = dict(_facts(study))
-        going_on |= own.pop("unfinished") != "0"
         head = f"{study.folder.name}: " if len(studies) > 1 else ""
-        facts |= {head + name: text for name, text in own.items()}
+        facts |= {head + name: text for name, text in _facts(study)}
     if len(studies) < len(paths):
         facts["machines, versions, failures"] = "not told by an exported file"
-    command = _command(found, studies)
-    return Origin(question, facts, command, note, refresh if going_on else 0)
+    going_on = any(not study.has_ended() for study in studies) if refresh else False
+    return Origin(question, facts, _command(found, studies), note, refresh if going_on else 0)
 
 
 def _facts(study: Study) -> Iterator[tuple[str, str]]:
@@ -47,9 +44,7 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
         yield "data", ", ".join(f"{name} (SHA-256 {digest[:12]})" for name, digest in plan.data.items())
     words = [status.word for each in measured for status in each.statuses]
     diverged, done = words.count("diverged"), words.count("done")
-    unfinished = study.run_count - diverged - done
-    yield "runs", f"{done} finished, {diverged} diverged, {unfinished} not finished"
-    yield "unfinished", str(unfinished)
+    yield "runs", f"{done} finished, {diverged} diverged, {study.run_count - diverged - done} not finished"
 
 
 def _command(found: Summary, studies: Sequence[Study]) -> str:

@@ -227,6 +227,10 @@ class Study:
         found = self._read(job, stamp)
         return found[0] if found else None
 
+    def has_ended(self) -> bool:
+        """Whether no run goes on, or has still to begin."""
+        return all(record is not None and record.is_done for record in map(self.record, self.jobs))
+
     def measured(self, job: Job) -> Measured | None:
         """Its rows."""
         if self.is_older:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,14 +62,15 @@ def _best(found: Summary, alive: Sequence[Curve]) -> Iterator[str]:
 
 
 def _worse(found: Summary, alive: Sequence[Curve]) -> Iterator[str]:
-    """Curves whose end is worse than their beginning, by an interval that excludes zero."""
+    """Curves whose end is worse than their beginning, by a 95% interval that excludes zero, whatever the tables show."""
     sign = 1.0 if found.layout.least_is_best else -1.0
+    judge = replace(found.layout, spread="interval") if found.layout.spread == "error" else found.layout
     words: list[str] = []
     for curve in alive:
         if len(curve.seeds) < 2 or curve.values.shape[1] < 2:
             continue
         change = differences(curve.values[:, -1], curve.values[:, 0])
-        _, low, high = found.layout.of(sign * change)
+        _, low, high = judge.of(sign * change)
         if low > 0 and np.isfinite(high):
             words.append(f"{curve.name} ({found.layout.text(change, signed=True)})")
     if words:
