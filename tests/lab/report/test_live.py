@@ -51,6 +51,18 @@ def test_time_left_is_the_remaining_steps_at_the_rate_so_far():
     assert live.rate_and_rest([], 3) is None
 
 
+def test_a_study_has_ended_when_all_of_its_jobs_have(pliant, tmp_path):
+    folder = tmp_path / "two"
+    for seeds in ("0", "0-40"):  # the second adds jobs
+        words = ("--profile", "tiny", "--seeds", seeds, "--out", folder, "--jobs", "1")
+        assert pliant("run", TOY, *words)[0] == 0
+    assert len(open_study(folder).jobs) > 1
+    assert open_study(folder).has_ended()
+    for file in (folder / "jobs").glob(f"{open_study(folder).jobs[-1].name}*"):
+        file.unlink()
+    assert not open_study(folder).has_ended()
+
+
 def test_watching_ends_with_the_study(study, pliant):
     out = io.StringIO()
     live.watch(study, 0.1, Console(file=out, width=200))
