@@ -18,6 +18,7 @@ from tests.experiments.small_pictures import make_pictures
 TOY = str(Path(__file__).parent / "toy_experiment.py") + ":Toy"
 
 
+FILES = ("data", "doctor", "known", "listing", "reading", "running", "shared", "watching")
 HEAVY = {name for name in EXTRAS if name not in ("typer", "pydantic")} | {"torch", "numpy", "stable_baselines3"}
 
 
@@ -52,7 +53,8 @@ def test_list_names_every_experiment_with_its_methods_and_profiles(pliant):
 def test_list_reads_the_table_alone_so_that_it_answers_at_once():
     imported = modules_of(["list"])
     base = {f"pliant.base.{name}" for name in ("choices", "deprecation", "files", "install", "interrupts")}
-    own = {"pliant", "pliant.base", *base, "pliant.cli", "pliant.commands", "pliant.data_cli", "pliant.experiments"}
+    commands = {f"pliant.commands.{name}" for name in FILES}
+    own = {"pliant", "pliant.base", *base, "pliant.cli", "pliant.commands", *commands, "pliant.experiments"}
     assert {module for module in imported if module.partition(".")[0] == "pliant"} == own
     assert not imported & HEAVY
 
@@ -438,7 +440,8 @@ def test_completion_of_shells_is_on(shell):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "module", ["typer", "typer.core", "pliant.data_cli", "pliant.commands", "pydantic", "pliant.lab.errors", "numpy"]
+    "module",
+    ["typer", "typer.core", "pliant.commands.data", "pliant.commands", "pydantic", "pliant.lab.errors", "numpy"],
 )
 @pytest.mark.parametrize("command", ["run", "list", "report", "resume"])
 def test_ctrl_c_while_python_imports_is_a_line(command, module, finished, tmp_path):

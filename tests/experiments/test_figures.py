@@ -1,6 +1,7 @@
 """The figure of every experiment draws a line for each setting, whichever field it differs in: never the mean of two."""
 
 import json
+import re
 from functools import cache
 from typing import get_args
 
@@ -62,6 +63,24 @@ def rows(experiment, config, run, level):
     measured = {name: WHOLE.get(name, at.get(name, level)) for name in experiment.columns}
     facts = {"status": "done", "diverged_at": None, "commit": "c"}
     return pandas.DataFrame({"run": run, **flat, **facts, **measured}, index=range(3))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bands_of_shares_end_at_0_and_at_1_or_100_percent(name):
+    """Student's interval of 0.01 and 0.99 goes from -5.7 to 6.7. That of a bootstrap never leaves 0 to 1."""
+    experiment = load(target(TABLE[name].target))
+    config = one_of_each_method(experiment)[0]
+    tables = [rows(experiment, config, run, level).assign(seed=run) for run, level in enumerate([0.01, 0.99])]
+    axes = experiment.figure(pandas.concat(tables, ignore_index=True)).axes
+    ends = {each.get_ylabel(): own for each in axes if (own := heights_of_bands(each))}
+    assert {*experiment.shares} <= {*experiment.columns}
+    for label, own in ends.items():
+        if re.search("^(?!.*less that).*(share|accuracy|, %|\\(%)", label):
+            assert 0 <= min(own) < max(own) <= (100 if "%" in label else 1), label
+
+
+def heights_of_bands(axes):
+    return [y for band in axes.collections for path in band.get_paths() for y in path.vertices[:, 1]]
 
 
 def axes_labels(axes):

@@ -37,6 +37,12 @@ def test_a_curve_is_the_mean_over_seeds_and_its_band_students_interval():
     assert_allclose([low, high], 2.0 + np.array([-1, 1]) * 4.302653 / np.sqrt(3), rtol=1e-6)
 
 
+def test_the_band_of_a_share_ends_at_its_bounds():
+    """Of means 2 and 1 with intervals of 2.48 to both sides."""
+    bands = [band.get_paths()[0].vertices[:, 1] for band in drawn(rows(), bounds=(0.0, 3.0)).collections]
+    assert [(float(ends.min()), float(ends.max())) for ends in bands] == [(0.0, 3.0), (0.0, 3.0)]
+
+
 def test_axes_and_line_ends_are_labelled():
     axes = drawn(rows(), labels={"step": "examples"})
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("examples", "loss")

@@ -15,9 +15,9 @@ pytest.importorskip("imageio", reason="films need imageio: pip install -e .[rl]"
 import gymnasium
 from torch import nn
 
-from pliant.agent_film import agent_scenes
 from pliant.base.saving import save_state
 from pliant.cli import main
+from pliant.commands.agent_film import agent_scenes
 from pliant.lab import LabError
 from pliant.rl.environments import RewiredCartPole
 from pliant.rl.ppo import PPO, preset

@@ -69,6 +69,7 @@ class ShippedExperiment:
     columns: ClassVar[Mapping[str, str]]
     methods: Sequence[str]  # those that its learners know
     plans: ClassVar[Mapping[str, Profile]]
+    shares: ClassVar[Sequence[str]] = ()
     plain: ClassVar[str] = "bp"  # the method that does nothing against loss of plasticity
     own: tuple[Method, ...] = ()
     own_configs: Mapping[str, type[RunConfig]] = {}
@@ -91,6 +92,11 @@ class ShippedExperiment:
     words: ClassVar[Mapping[str, str]] = {}  # method -> what figures call it here, where its row says less
     field_words: ClassVar[Mapping[str, str]] = FIELD_WORDS
 
+    @property
+    def colors(self) -> Mapping[str, str]:
+        """Method -> its color, of those that there are here."""
+        return {row.name: row.color for row in (*METHODS.values(), *self.own) if row.name in self.methods}
+
     def name_of(self, method: str) -> str:
         """What figures call a method."""
         rows = {**METHODS, **{row.name: row for row in self.own}}
@@ -101,6 +107,10 @@ class ShippedExperiment:
         table: Any = rows
         names = {method: self.name_of(method) for method in map(str, table["method"].unique())}
         return with_curves(rows, self.columns, names, self.field_words, panel, always)
+
+    def bounds(self, percent: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+        """Column -> where the bands of a share end; `percent` are drawn as such."""
+        return {name: (0, 100) if name in percent else (0, 1) for name in self.shares}
 
     def look(self, curves: pandas.DataFrame) -> dict[str, Style]:
         """How each curve is drawn: in the color of its method."""

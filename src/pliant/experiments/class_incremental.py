@@ -263,6 +263,7 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("test_accuracy", "best_test_accuracy", "validation_accuracy", "dormant")
     methods = get_args(Method)
     integers: ClassVar[Sequence[str]] = ("task", "classes", "best_epoch", "replaced")
 
@@ -280,7 +281,7 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
         labels = {**LABELS, "difference": f"accuracy less that of {self.name_of(reference)}"}
         measures = ("test_accuracy", "difference", "dormant", "singular_value_rank")
         part = Part(table, [("classes", y) for y in measures], ", ".join(table["dataset"].unique()))
-        return figure_of([part], self.look, labels)
+        return figure_of([part], self.look, labels, bounds=self.bounds())
 
 
 LABELS = {

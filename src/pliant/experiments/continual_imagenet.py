@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -320,6 +320,7 @@ class ContinualImageNet(ShippedExperiment):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("test_accuracy", "train_accuracy", "dead")
     methods = get_args(Method)
 
     def data_sets(self, config: Config) -> Sequence[str]:
@@ -360,7 +361,7 @@ class ContinualImageNet(ShippedExperiment):
             bins = max(1, min(MOST_BINS, int(cell["task"].max()) // TASKS_PER_BIN))
             cell = self.curves(cell, panel=["dataset"])
             parts.append(Part(cell, [("task", y) for y in list(LABELS)[1:]], str(dataset), bins))
-        return figure_of(parts, self.look, LABELS, named=["test_accuracy"])
+        return figure_of(parts, self.look, LABELS, named=["test_accuracy"], bounds=self.bounds(["test_accuracy"]))
 
 
 TASKS_PER_BIN, MOST_BINS = 20, 100

@@ -205,6 +205,7 @@ class Locomotion(AgentExperiment):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("actor_dormant", "critic_dormant")
     weights: ClassVar[Mapping[str, str]] = {"return": "episodes", "length": "episodes"}
     devices: ClassVar[Sequence[str]] = ("cpu",)
     length: ClassVar[str] = "steps"
@@ -247,7 +248,13 @@ class Locomotion(AgentExperiment):
             period, *others = cell["friction_period"].unique()  # where there are several, the curves' names say them
             redrawn = f", friction redrawn every {period:,} steps" if period and not others else ""
             parts.append(Part(cell, PANELS, f"{body}{redrawn}", BINS))
-        figure = figure_of(parts, self.look, LABELS, lines=2, weights=self.weights, interval="bootstrap")
+        figure = figure_of(
+            *(parts, self.look, LABELS),
+            lines=2,
+            weights=self.weights,
+            interval="bootstrap",
+            bounds=self.bounds(),
+        )
         for panel in figure.axes:
             if panel.get_xlabel() == LABELS["task"]:
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -279,6 +279,15 @@ class PermutedMnist(ShippedExperiment):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = (
+        "accuracy",
+        "dead",
+        "dead_first",
+        "dead_last",
+        "effective_rank",
+        "effective_rank_first",
+        "effective_rank_last",
+    )
     methods = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
@@ -310,7 +319,7 @@ class PermutedMnist(ShippedExperiment):
     def figure(self, rows: pandas.DataFrame) -> Figure:
         """Accuracy, weight magnitude, dead units, effective rank; a row of panels for each dataset, width and period."""
         table: Any = rows
-        table = table.assign(**{name: 100 * table[name] for name in ("accuracy", "dead", "effective_rank")})
+        table = table.assign(**{name: 100 * table[name] for name in PERCENT})
         linear = table["method"] == "linear"  # in the panels of every width, as it has none
         networks = table if linear.all() else table[~linear]
         parts: list[Part] = []
@@ -320,10 +329,11 @@ class PermutedMnist(ShippedExperiment):
             pooled = ("width",) if (cell["hidden_layers"] == 0).any() else ()
             title = f"{dataset}, width {width:,}, {period:,} examples per task"
             parts.append(Part(cell, [("task", y) for y in list(LABELS)[1:]], title, BINS, pooled))
-        return figure_of(parts, self.look, LABELS)
+        return figure_of(parts, self.look, LABELS, bounds=self.bounds(PERCENT))
 
 
 BINS = 40
+PERCENT = ("accuracy", "dead", "effective_rank")
 LABELS = {
     "task": "task",
     "accuracy": "online accuracy (%)",

@@ -168,6 +168,7 @@ class RewiredCartPole(AgentExperiment):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("failed", "actor_dormant", "critic_dormant")
     devices: ClassVar[Sequence[str]] = ("cpu",)
     length: ClassVar[str] = "tasks"
 
@@ -199,7 +200,7 @@ class RewiredCartPole(AgentExperiment):
         table = self.curves(rows)
         bins = max(1, table["task"].nunique() // TASKS_PER_BIN)
         part = Part(table, [("task", y) for y in list(LABELS)[1:]], bins=bins)
-        return figure_of([part], self.look, LABELS, interval="bootstrap")
+        return figure_of([part], self.look, LABELS, interval="bootstrap", bounds=self.bounds())
 
 
 TASKS_PER_BIN = 5

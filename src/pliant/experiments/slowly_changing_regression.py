@@ -244,6 +244,7 @@ class SlowlyChangingRegression(ShippedExperiment):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("dead", "saturated")
     methods = get_args(Method)
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
@@ -286,7 +287,7 @@ class SlowlyChangingRegression(ShippedExperiment):
             measures = ("squared_error", "weight_magnitude", _idle(activation))
             title = f"{activation}, {optimizer}, {variant}"
             parts.append(Part(cell, [("step", y) for y in measures], title, BINS))
-        return figure_of(parts, self.look, LABELS)
+        return figure_of(parts, self.look, LABELS, bounds=self.bounds())
 
 
 def _idle(activation: str) -> str:

@@ -312,6 +312,7 @@ class SwitchingMarkovChain(ShippedExperiment):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("saturated", "gates_saturated", "dormant")
     methods = get_args(Method)
     field_words = {**FIELD_WORDS, "utility": ""}  # noqa: RUF012
     devices: ClassVar[Sequence[str]] = ("cpu",)
@@ -336,7 +337,7 @@ class SwitchingMarkovChain(ShippedExperiment):
         for optimizer, cell in table.groupby("optimizer", sort=False):
             cell = self.curves(cell, panel=["optimizer"])
             parts.append(Part(cell, [("switch", y) for y in LABELS], f"GRU, {optimizer}", BINS))
-        return figure_of(parts, self.look, LABELS, named=list(LABELS)[-1:])
+        return figure_of(parts, self.look, LABELS, named=list(LABELS)[-1:], bounds=self.bounds())
 
 
 BINS = 30

@@ -201,6 +201,7 @@ class WarmStarting(ResidualExperiment[Config, Training]):
 
     Config = Config
     columns = COLUMNS
+    shares: ClassVar[Sequence[str]] = ("test_accuracy", "train_accuracy")
     methods = get_args(Method)
     field_words = {**FIELD_WORDS, "start": ""}  # noqa: RUF012
     integers: ClassVar[Sequence[str]] = ("stage", "epoch", "step", "replaced", "last")
@@ -216,7 +217,7 @@ class WarmStarting(ResidualExperiment[Config, Training]):
         measures = [("epoch", "train_accuracy"), ("epoch", "test_accuracy")]
         part = Part(all_of_it, measures, ", ".join(table["dataset"].unique()))
         look = self.look(table)
-        figure = figure_of([part], lambda own: look, LABELS, named=["test_accuracy"], more=1)
+        figure = figure_of([part], lambda own: look, LABELS, named=["test_accuracy"], more=1, bounds=self.bounds())
         _gaps(figure.axes[-1], table, look)
         return figure
 

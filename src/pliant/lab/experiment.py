@@ -220,6 +220,8 @@ class Experiment(Protocol[ConfigT, StateT]):
         devices                      the kinds of device that it runs on, where these are not all
         weights                      column -> the column that counts what it is a mean of, such as a return's episodes, by which
                                      the report weighs rows
+        shares                       the columns that are shares of a whole, from 0 to 1: intervals of their means end there
+        colors                       method -> its color in figures of several methods, such as "#0072B2"
         length                       the field of `Config` that says when a run ends, and nothing else: by it runs can be made
                                      longer, for which their last states are kept
         note(configs)                lines to be said before these runs start, such as what they cost

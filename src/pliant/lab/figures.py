@@ -114,6 +114,25 @@ def shaded(color: str, number: int) -> str:
     return to_hex((red, green, blue))
 
 
+def seen_on(paper: str, color: str) -> str:
+    """The color, mixed with white until it stands out from a dark paper: a contrast of 3, as WCAG 2.2 (1.4.11) asks of graphics.
+
+    >>> seen_on("#ffffff", "#444444"), seen_on("#161616", "#0072B2"), seen_on("#161616", "#000000")
+    ('#444444', '#0072b2', '#666666')
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    def luminance(rgb: NDArray[np.float64]) -> float:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    own, ground = np.array(to_rgb(color)), luminance(np.array(to_rgb(paper)))
+    while ground < 0.5 and (luminance(own) + 0.05) / (ground + 0.05) < 3:
+        own = own + 0.05 * (1 - own)
+    red, green, blue = own.tolist()
+    return to_hex((red, green, blue))
+
+
 def with_values(rows: pandas.DataFrame, column: str) -> pandas.DataFrame:
     """The rows of the curves that have any value of `column`: some have none, as a network without hidden units."""
     table: Any = rows
@@ -134,6 +153,7 @@ def band(
     name_lines: bool = True,
     interval: Literal["student", "bootstrap"] = "student",
     pooled: Sequence[str] = (),
+    bounds: tuple[float, float] | None = None,
 ) -> None:
     """A curve for each value of column `by`: the mean of `y` over `over`, and its 95% interval.
 
@@ -142,6 +162,7 @@ def band(
     label says how many went missing.
     Raises `LabError` where a curve's runs differ in a setting, but for those in `pooled`: what differs more than seeds do is not
     their spread. `pliant.lab.curves.with_curves` names a curve for each setting.
+    `bounds`: where a band ends at most, such as 0 and 1 for a share.
     `labels` are axis labels by column; a column without one is labelled with its name. `name_lines=False`
     leaves the lines unnamed, for a panel beside one of the same lines.
     """
@@ -158,7 +179,7 @@ def band(
     for name, own in groups.items():
         check_not_pooled(own, name, x, over, pooled, measured=(y, weight))
         place, table = _runs_by_place(own, x, y, over, weight, bins)
-        _draw(axes, place, table, name + _lost_in_words(table), look[name], interval)
+        _draw(axes, place, table, name + _lost_in_words(table), look[name], interval, bounds)
     axes.set_xlabel((labels or {}).get(x, x))
     axes.set_ylabel((labels or {}).get(y, y))
     if axes.get_xlim()[1] >= _LARGE:
@@ -195,6 +216,7 @@ def figure_of(
     weights: Mapping[str, str] | None = None,
     interval: Literal["student", "bootstrap"] = "student",
     more: int = 0,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
     """A figure of parts, one below the other.
 
@@ -207,6 +229,7 @@ def figure_of(
         weights: column -> the column that counts what it is a mean of.
         interval: of the bands.
         more: panels left free after those of a part, for what is no curve.
+        bounds: column -> where its bands end at most, see `band`.
     """
     most = max(len(part.panels) for part in parts) + more
     figure, axes = panels(lines * len(parts), -(-most // lines))
@@ -228,6 +251,7 @@ def figure_of(
                 name_lines=named is None or y in named,
                 interval=interval,
                 pooled=part.pooled,
+                bounds=(bounds or {}).get(y),
             )
     return figure
 
@@ -269,11 +293,19 @@ def _lost_in_words(table: NDArray[np.float64]) -> str:
 
 
 def _draw(
-    axes: Axes, place: NDArray[np.float64], table: NDArray[np.float64], label: str, style: Style, interval: str
+    axes: Axes,
+    place: NDArray[np.float64],
+    table: NDArray[np.float64],
+    label: str,
+    style: Style,
+    interval: str,
+    bounds: tuple[float, float] | None,
 ) -> None:
     columns = [column[~np.isnan(column)] for column in table.T]
     mean = np.array([column.mean() if len(column) else np.nan for column in columns])
     ends = np.array([_interval(column, interval) for column in columns], dtype=np.float64)
+    if bounds is not None:
+        ends = np.clip(ends, *bounds)
     alone = np.isfinite(mean).sum() == 1  # a line of one point is not seen
     axes.plot(place, mean, label=label, linewidth=1.6, marker="o" if alone else None, **style)
     if len(table) > 1:

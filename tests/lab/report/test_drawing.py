@@ -19,6 +19,7 @@ def found(tmp_path):
     rows = rows.assign(run=np.arange(len(rows)) // 4, excess=rows["accuracy"], none=np.nan)
     measured = [*MEASURED, "excess", "none"]
     rows.attrs = {"name": "toy", "profile": "quick", "measured": measured, "weights": {}, "seconds": 1.0}
+    rows.attrs |= {"shares": ["accuracy"], "colors": {"cbp": "#0072B2", "bp": "#D55E00"}}
     rows.to_parquet(tmp_path / "rows.parquet", index=False, write_page_checksum=True)
     return summary([tmp_path / "rows.parquet"], Asked())
 
@@ -46,6 +47,11 @@ def test_lines_are_means_and_the_band_of_a_share_ends_at_one(found):
     assert tops[0] == 1.0
     assert tops[1] == pytest.approx((NEAR_ONE.mean(0) + half).max(), rel=1e-6)
     assert tops[1] > 1.0
+
+
+def test_a_method_has_the_color_that_its_experiment_gives_it(found):
+    lines = figure_of_columns(found, ["accuracy"], 1, "page").axes[0].get_lines()
+    assert {line.get_label(): line.get_color() for line in lines} == {"bp": "#D55E00", "cbp": "#0072B2"}
 
 
 @pytest.mark.parametrize(

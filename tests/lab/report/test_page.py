@@ -30,6 +30,7 @@ def found(tmp_path):
             run=rows.groupby([*["method", "step_size", "seed"]], sort=False).ngroup(), loss=1 - rows["accuracy"]
         )
         attrs = {"name": name, "profile": "quick", "measured": [*MEASURED, "loss"], "weights": {}, "seconds": 90.0}
+        attrs |= {"shares": ["accuracy"], "colors": {"bp": "#D55E00", "cbp": "#000000"}}
         rows.attrs = attrs
         rows.to_parquet(tmp_path / "rows.parquet", index=False, write_page_checksum=True)
         return summary([tmp_path / "rows.parquet"], asked or Asked(parts=5))
@@ -182,7 +183,9 @@ window.addEventListener("load", async () => {
   const column = () => [...document.querySelector("table").tBodies[0].rows].map(row => row.cells[0].textContent);
   const button = document.querySelectorAll("table")[0].querySelectorAll("th button")[4];
   const rows = [column()]; button.click(); rows.push(column()); button.click(); rows.push(column());
-  const result = { errors, toggled: before !== without, back: canvas.toDataURL() === before, read, rows,
+  const paper = getComputedStyle(document.body).backgroundColor, swatches = [...document.querySelectorAll(".curves line")];
+  const colors = swatches.map(line => getComputedStyle(line).stroke);
+  const result = { paper, colors, errors, toggled: before !== without, back: canvas.toDataURL() === before, read, rows,
     requests: performance.getEntriesByType("resource").map(each => each.name), wide: document.documentElement.scrollWidth };
   const out = document.createElement("pre");
   out.id = "result"; out.textContent = JSON.stringify(result); document.body.append(out);
@@ -190,16 +193,24 @@ window.addEventListener("load", async () => {
 </script>"""
 
 
+COLORS = {  # of the paper, and of bp, cbp (black) and l2 (which has no color of its own, and so the first of all)
+    False: ("rgb(255, 255, 255)", ["rgb(213, 94, 0)", "rgb(0, 0, 0)", "rgb(0, 114, 178)"]),
+    True: ("rgb(22, 22, 22)", ["rgb(213, 94, 0)", "rgb(102, 102, 102)", "rgb(0, 114, 178)"]),
+}
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_curves_toggle_tables_sort_keys_read_and_no_request_leaves(width, found, tmp_path):
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_in_a_browser_curves_toggle_tables_sort_keys_read_and_no_request_leaves(width, dark, found, tmp_path):
     text = page(found(study(EIGHT), study(EIGHT - 0.2, method="cbp"), study(EIGHT - 0.1, method="l2")), Origin(), 5)
     file = tmp_path / "page.html"
     file.write_text(text.replace("<style>", ACTIONS + "<style>", 1), encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    options = [f"--window-size={width},1500", "--virtual-time-budget=10000", "--dump-dom", file.as_uri()]
+    options = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    options += [f"--window-size={width},1500", "--virtual-time-budget=10000", "--dump-dom", file.as_uri()]
     dom = subprocess.run([*command, *options], capture_output=True, text=True, timeout=180, check=True).stdout
     result = json.loads(re.search(r'<pre id="result">(.*?)</pre>', dom, re.S)[1])
+    assert (result["paper"], result["colors"]) == COLORS[dark]
     assert result["errors"] == []
     assert result["requests"] == []
     assert result["toggled"]

@@ -343,6 +343,10 @@ def test_an_export_whose_columns_were_edited_is_refused_in_a_sentence(what, expo
         ({"profile": None}, "does not say its profile"),
         ({"weights": {"x": "y"}}, "its weights .* are of columns that it has not"),
         ({"weights": [1]}, r"its weights \[1\] are of columns that it has not"),
+        ({"shares": ["y"]}, r"its shares \['y'\] are of columns that it has not"),
+        ({"shares": "x"}, "its shares 'x' are of columns that it has not"),
+        ({"colors": {"bp": "red;}"}}, "its colors .* are none of methods, such as #0072B2"),
+        ({"colors": ["#0072B2"]}, "its colors .* are none of methods"),
         ({"seconds": "long"}, "its seconds are 'long'"),
     ],
 )
@@ -351,7 +355,9 @@ def test_an_export_that_says_something_else_of_its_study_is_refused(attrs, messa
         told(exported(**attrs))
 
 
-@pytest.mark.parametrize("attrs", [{"seconds": ...}, {"weights": ...}, {"seconds": None}])
+@pytest.mark.parametrize(
+    "attrs", [{"seconds": ...}, {"weights": ...}, {"seconds": None}, {"shares": ["x"], "colors": {"bp": "#0072b2"}}]
+)
 def test_an_export_need_not_know_its_seconds_or_weights(attrs, exported):
     assert len(told(exported(**attrs))) == 1 + 4
 

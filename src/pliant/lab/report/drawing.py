@@ -10,15 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pliant.lab.errors import LabError
-from pliant.lab.figures import panels, styles
-from pliant.lab.report.parts import Curve, curves
+from pliant.lab.figures import panels
+from pliant.lab.report.parts import curves
 from pliant.lab.report.summary import Summary
-from pliant.lab.statistics import estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,15 +34,17 @@ def figure_of_columns(found: Summary, metrics: Sequence[str], per_line: int, siz
     across = min(per_line, len(metrics))
     width = width_of(size) / _MM / across
     figure, axes = panels(-(-len(metrics) // across), across, size=(width, width * _ASPECT))
+    look = found.looks
     all_panels = list(chain.from_iterable(axes))
     for panel, metric in zip(all_panels, metrics, strict=False):
         drawn = curves(found.rows, found.measured, found.place, metric, PLACES, found.weights.get(metric))
         shown = [curve for curve in drawn if not curve.is_empty]
         if not shown:
             raise LabError(f"column {metric} has no value in any run: leave it out")
-        look = styles([curve.name for curve in drawn])
         for curve in shown:
-            _draw(panel, curve, look[curve.name], share=_is_share(found.rows, metric))
+            mean, low, high = found.band(metric, curve)
+            panel.plot(curve.ends, mean, label=curve.name, linewidth=1.2, **look[curve.name])
+            panel.fill_between(curve.ends, low, high, color=look[curve.name]["color"], alpha=0.18, linewidth=0)
         panel.set_xlabel(found.place.replace("_", " "), fontsize=_POINTS)
         panel.set_ylabel(metric.replace("_", " "), fontsize=_POINTS)
         panel.tick_params(labelsize=_POINTS)
@@ -74,20 +73,3 @@ def width_of(size: str) -> float:
             f"--size '{size}': write column ({SIZES['column']:g} mm), page ({SIZES['page']:g} mm) or millimetres"
         )
     return float(size)
-
-
-def _is_share(rows: Any, metric: str) -> bool:
-    """Whether a column is told to be one of a whole by its name, and is: its band ends at 0 and 1."""
-    values = rows[metric].to_numpy(np.float64)
-    known = any(word in metric for word in ("accuracy", "dead", "dormant", "saturated", "failed"))
-    return known and bool(np.nanmin(values) >= 0 and np.nanmax(values) <= 1)
-
-
-def _draw(panel: Any, curve: Curve, look: Any, *, share: bool) -> None:
-    mean = estimate(curve.values)
-    panel.plot(curve.ends, mean.mean, label=curve.name, linewidth=1.2, **look)
-    if mean.count > 1:
-        low, high = mean.interval()
-        if share:
-            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-        panel.fill_between(curve.ends, low, high, color=look["color"], alpha=0.18, linewidth=0)

@@ -101,6 +101,7 @@ def side_by_side(studies: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
     joined.attrs = {
         **table.attrs,
         "profile": ", ".join(dict.fromkeys(str(each.attrs["profile"]) for each in studies.values())),
+        "colors": {method: color for each in studies.values() for method, color in each.attrs["colors"].items()},
         "seconds": sum(filter(None, seconds)) if all(seconds) else None,  # which not every export knows
     }
     return joined

@@ -27,13 +27,15 @@ import numpy as np
 
 from pliant.lab.curves import config_fields
 from pliant.lab.errors import LabError, unknown
+from pliant.lab.figures import Style, looks
+from pliant.lab.intervals import Array
 from pliant.lab.report.comparison import MEASURES, Measure, pair_cells, paired, pairs, seeds_in_words
 from pliant.lab.report.numbers import FORMS, Format, format_of
 from pliant.lab.report.parts import PARTS, Curve, curves, reference
 from pliant.lab.report.selection import condition, named, rows_shown, side_by_side
 from pliant.lab.report.table import Renamed, as_they_are, rows_at
 from pliant.lab.run.progress import duration
-from pliant.lab.statistics import FEW, differences
+from pliant.lab.statistics import FEW, differences, estimate
 
 LAST = Measure()
 
@@ -73,7 +75,29 @@ class Summary:
     rows: Any  # a pandas table: those that the curves are of
     measured: list[str]  # columns of the experiment
     weights: Mapping[str, str]
+    shares: Sequence[str]  # columns that are shares of a whole
+    colors: Mapping[str, str]  # method -> its color
     common: Mapping[str, Any]  # settings that all runs have
+
+    @property
+    def looks(self) -> dict[str, Style]:
+        """How each curve is drawn, the same in all figures."""
+        import pandas
+
+        settings = [{**self.common, **curve.settings} for curve in self.curves]
+        each = [
+            {"method": own["method"], "curve": curve.name} for own, curve in zip(settings, self.curves, strict=True)
+        ]
+        return looks(pandas.DataFrame(each), self.colors)
+
+    def band(self, metric: str, curve: Curve) -> tuple[Array, Array, Array]:
+        """Of a curve of `metric`: its means over seeds and the ends of their 95% intervals, (places,) each."""
+        mean = estimate(curve.values)
+        with np.errstate(invalid="ignore"):
+            low, high = mean.interval()
+        if metric in self.shares:
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        return mean.mean, low, high
 
     @property
     def seeds(self) -> list[int]:
@@ -101,7 +125,7 @@ def summary(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are)
     if not shown.any():
         raise LabError(f"no run has {' and '.join(asked.where)}")
     kept: Any = rows[shown]
-    weights: Mapping[str, str] = rows.attrs.get("weights", {})
+    weights: Mapping[str, str] = rows.attrs["weights"]
     weight = weights.get(metric)
     found = curves(kept, measured, place, metric, asked.parts, weight)
     common = {name: kept[name].iloc[0] for name in kept if kept[name].nunique(dropna=False) == 1}
@@ -110,7 +134,7 @@ def summary(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are)
     name, profile, seconds = (rows.attrs[each] for each in ("name", "profile", "seconds"))
     return Summary(
         name, profile, place, metric, weight, seconds, found, other, measure, layout, kept, measured, weights,
-        {field: common[field] for field in fields},
+        rows.attrs["shares"], rows.attrs["colors"], {field: common[field] for field in fields},
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
+from pydantic import ValidationError
 
 from pliant.base.choices import shortened
 from pliant.lab.curves import config_fields
@@ -23,7 +24,7 @@ from pliant.lab.errors import LabError, unknown
 from pliant.lab.experiment import RunConfig
 from pliant.lab.stored.files import is_parquet
 from pliant.lab.stored.records import Measured
-from pliant.lab.study.study import Settings, Study, open_study
+from pliant.lab.study.study import Reading, Settings, Study, open_study
 
 if TYPE_CHECKING:
     import pandas
@@ -182,6 +183,8 @@ def about(study: Study, measured: list[str]) -> dict[str, Any]:
         "profile": plan.profile,
         "measured": measured,
         "weights": study.reading.weights,
+        "shares": list(study.reading.shares),
+        "colors": study.reading.colors,
         "seconds": round(sum(record.seconds for record in records if record), 1),
     }
 
@@ -233,7 +236,13 @@ def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
     fault = next(_faults(rows), None)
     if fault is not None:
         raise LabError(f"{file} is not as `pliant export` writes it: {fault}")
-    rows.attrs = {"weights": {}, "seconds": None, **rows.attrs}  # which not every export knows
+    rows.attrs = {
+        "weights": {},
+        "shares": [],
+        "colors": {},
+        "seconds": None,
+        **rows.attrs,
+    }  # which not every export knows
     check_runs(rows, file)
     return rows.rename(columns=dict(renamed(rows.attrs)))
 
@@ -279,5 +288,12 @@ def _faults_of_attrs(attrs: Mapping[Any, Any], columns: Sequence[str]) -> Iterat
     weights = attrs.get("weights", {})
     if not isinstance(weights, dict) or {*cast(Any, weights), *cast(Any, weights).values()} - {*cast(Any, measured)}:
         yield f"its weights {shortened(cast(Any, weights))} are of columns that it has not"
+    shares, colors = attrs.get("shares", []), attrs.get("colors", {})
+    if not isinstance(shares, list) or [name for name in cast(list[Any], shares) if name not in cast(Any, measured)]:
+        yield f"its shares {shortened(repr(cast(Any, shares)))} are of columns that it has not"
+    try:
+        Reading(colors=colors)
+    except ValidationError:
+        yield f"its colors {shortened(repr(colors))} are none of methods, such as #0072B2"
     if not isinstance(seconds, int | float | NoneType):
         yield f"its seconds are {shortened(repr(seconds))}"

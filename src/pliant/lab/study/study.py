@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 from uuid import uuid4
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -66,11 +66,16 @@ class Job(BaseModel, frozen=True):
         return runs
 
 
+Color: TypeAlias = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+
+
 class Reading(BaseModel, frozen=True):
     """What readers of the rows need to know of the experiment, so that its code need not run for them."""
 
     renamed: dict[str, str] = {}  # fields when the study began, and now
     weights: dict[str, str] = {}  # column -> the column that counts what it is a mean of
+    shares: tuple[str, ...] = ()  # columns that are shares of a whole
+    colors: dict[str, Color] = {}  # method -> its color in figures
 
 
 class Plan(BaseModel, frozen=True, extra="forbid"):
@@ -402,7 +407,15 @@ def _refuse_unlisted(study: Study) -> None:
 
 def reading_of(experiment: AnyExperiment) -> Reading:
     """What is to be written down of an experiment for readers of its rows."""
-    return Reading(renamed=dict(experiment.Config.renamed), weights=dict(getattr(experiment, "weights", {})))
+    told: dict[str, Any] = {
+        name: getattr(experiment, name) for name in ("weights", "shares", "colors") if hasattr(experiment, name)
+    }
+    try:
+        return Reading(renamed=dict(experiment.Config.renamed), **told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, given = ".".join(map(str, first["loc"])), shortened(repr(first["input"]))
+        raise LabError(f"{where} of {type(experiment).__name__} is {given}: {first['msg']}") from None
 
 
 def with_reading(study: Study) -> Study:

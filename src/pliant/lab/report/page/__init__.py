@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pliant.lab.figures import PALETTE, styles
+from pliant.lab.figures import seen_on
 from pliant.lab.intervals import Array
 from pliant.lab.report.comparison import pair_cells, pairs
 from pliant.lab.report.numbers import Cells
@@ -26,10 +26,10 @@ from pliant.lab.report.page.still import still
 from pliant.lab.report.page.verdict import verdict
 from pliant.lab.report.parts import Curve, curves
 from pliant.lab.report.summary import Summary, table, title_lines
-from pliant.lab.statistics import estimate
 
 PLACES = 200  # of a figure's curve, at most: a pixel in five
 DASHES = {"-": [], "--": [9, 5], ":": [2, 4], "-.": [9, 4, 2, 4]}
+LIGHT, DARK = "#ffffff", "#161616"  # --paper of page.css
 PAIRS = 45  # compared, at most: of ten curves
 _ONLY_ITSELF = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -56,8 +56,9 @@ class Origin:
 def page(found: Summary, origin: Origin, parts: int) -> str:
     """The page, as HTML."""
     each = [figure for metric in _metrics(found) if (figure := _figure(found, metric)).has_values]
-    looks = styles([curve.name for curve in found.curves])
-    legend = [{"name": name, "color": look["color"], "dash": DASHES[look["linestyle"]]} for name, look in looks.items()]
+    legend = [
+        {"name": name, "color": look["color"], "dash": DASHES[look["linestyle"]]} for name, look in found.looks.items()
+    ]
     data = {"place": found.place, "curves": legend, "figures": [{"x": one.x, "y": one.y} for one in each]}
     return "\n".join(_lines(found, origin, parts, each, legend, data)) + "\n"
 
@@ -89,18 +90,8 @@ def _figure(found: Summary, metric: str) -> Figure:
     x = np.unique(np.concatenate([curve.ends for curve in drawn if len(curve.seeds)] or [np.empty(0)]))
     y: list[list[float | None]] = []
     for curve in drawn:
-        y += [_aligned(line, curve, x) for line in _lines_of(curve)]
+        y += [_aligned(line, curve, x) for line in (found.band(metric, curve) if curve.seeds else [np.empty(0)] * 3)]
     return Figure(metric, x.tolist(), y)
-
-
-def _lines_of(curve: Curve) -> Sequence[Array]:
-    """Mean and the ends of its 95% interval, (places,) each."""
-    if not curve.seeds:
-        return [np.empty(0)] * 3
-    mean = estimate(curve.values)
-    with np.errstate(invalid="ignore"):
-        low, high = mean.interval()
-    return [mean.mean, low, high]
 
 
 def _aligned(line: Array, curve: Curve, x: Array) -> list[float | None]:
@@ -123,7 +114,8 @@ def _lines(
     yield f'<meta http-equiv="Content-Security-Policy" content="{_ONLY_ITSELF}">'
     if origin.refresh:
         yield f'<meta http-equiv="refresh" content="{origin.refresh}">'
-    yield f"<title>{escape(title)}</title><style>{_text('uPlot.min.css')}{_text('page.css')}</style></head><body><main>"
+    style = _text("uPlot.min.css") + _text("page.css") + _colors(legend)
+    yield f"<title>{escape(title)}</title><style>{style}</style></head><body><main>"
     yield f"<h1>{escape(found.name)} <small>{escape(found.profile)}</small></h1>"
     if origin.question:
         yield f"<p>{escape(origin.question)}</p>"
@@ -147,6 +139,13 @@ def _lines(
     yield f"<script>{_text('uPlot.iife.min.js')}</script><script>{_text('page.js')}</script></body></html>"
 
 
+def _colors(legend: Sequence[Mapping[str, Any]]) -> str:
+    """Those of the curves; lighter where the page is dark and they would not be seen."""
+    of = {paper: [seen_on(paper, curve["color"]) for curve in legend] for paper in (LIGHT, DARK)}
+    light, dark = ("".join(f"--curve-{n}:{color};" for n, color in enumerate(of[paper])) for paper in (LIGHT, DARK))
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
 def _figures(found: Summary, each: Sequence[Figure], legend: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "<h2>Figures</h2>"
     yield (
@@ -154,10 +153,9 @@ def _figures(found: Summary, each: Sequence[Figure], legend: Sequence[Mapping[st
         "with the keyboard, arrows and Escape.</p>"
     )
     yield '<fieldset class="curves"><legend class="soft">Curves shown</legend>'
-    for curve in legend:
+    for n, curve in enumerate(legend):
         dash = " ".join(map(str, curve["dash"]))
-        color = "currentColor" if curve["color"] == PALETTE[-1] else curve["color"]
-        line = f'<line x1="0" y1="4" x2="28" y2="4" stroke="{color}" stroke-width="3" stroke-dasharray="{dash}"/>'
+        line = f'<line x1="0" y1="4" x2="28" y2="4" style="stroke: var(--curve-{n})" stroke-width="3" stroke-dasharray="{dash}"/>'
         swatch = f'<svg width="28" height="8" aria-hidden="true">{line}</svg>'
         yield f'<label><input type="checkbox" checked> {swatch}{escape(curve["name"])}</label>'
     yield '</fieldset><div class="figures">'

@@ -4,7 +4,7 @@
   const shown = data.curves.map(() => true);
   const plots = [];
   const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const color = curve => curve.color === "#000000" ? css("--ink") : curve.color;
+  const color = i => css(`--curve-${i}`);
   const number = value => value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toLocaleString("en");
   const short = tick => tick === null ? null : Math.abs(tick) < 1e4 ? String(Number(tick.toPrecision(6))) : new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 }).format(tick);
   document.documentElement.classList.add("scripted");
@@ -13,10 +13,10 @@
     const axis = { stroke: () => css("--soft"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line") } };
     const series = [{ label: data.place }], bands = [];
     data.curves.forEach((curve, i) => {
-      const line = { label: curve.name, show: shown[i], stroke: () => color(curve), width: 2, dash: curve.dash, points: { show: figure.x.length < 3 }, spanGaps: true };
+      const line = { label: curve.name, show: shown[i], stroke: () => color(i), width: 2, dash: curve.dash, points: { show: figure.x.length < 3 }, spanGaps: true };
       const edge = { show: shown[i], stroke: "transparent", width: 0, points: { show: false }, spanGaps: true };
       series.push(line, { ...edge }, { ...edge });
-      bands.push({ series: [3 * i + 3, 3 * i + 2], fill: () => color(curve) + "2e" });
+      bands.push({ series: [3 * i + 3, 3 * i + 2], fill: () => color(i) + "2e" });
     });
     return {
       width, height: Math.max(220, Math.min(420, width * 0.5)), series, bands,

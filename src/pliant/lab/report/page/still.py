@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from pliant.lab.figures import PALETTE
-
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 320, 64, 28
 
 Line = Sequence[float | None]
@@ -25,15 +23,15 @@ def still(x: Sequence[float], y: Sequence[Line], legend: Sequence[Mapping[str, A
     parts = [*_axes(across, up)]
     for n, curve in enumerate(legend):
         mean, low, high = y[3 * n : 3 * n + 3]
-        color = "currentColor" if curve["color"] == PALETTE[-1] else curve["color"]
+        color = f"var(--curve-{n})"
         for a, b in _stretches(low):
             there = [f"{across(x[i]):.1f},{up(high[i] or 0.0):.1f}" for i in range(a, b) if high[i] is not None]
             back = [f"{across(x[i]):.1f},{up(low[i] or 0.0):.1f}" for i in reversed(range(a, b))]
-            parts.append(f'<polygon fill="{color}" fill-opacity=".18" points="{" ".join([*there, *back])}"/>')
+            parts.append(f'<polygon style="fill: {color}" fill-opacity=".18" points="{" ".join([*there, *back])}"/>')
         dash = f' stroke-dasharray="{" ".join(map(str, curve["dash"]))}"' if curve["dash"] else ""
         for a, b in _stretches(mean):
             points = " ".join(f"{across(x[i]):.1f},{up(mean[i] or 0.0):.1f}" for i in range(a, b))
-            parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="2"{dash} points="{points}"/>')
+            parts.append(f'<polyline fill="none" style="stroke: {color}" stroke-width="2"{dash} points="{points}"/>')
     return f'<svg class="still" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
 
 
