@@ -24,7 +24,7 @@ EXTRAS = {
     **dict.fromkeys(("typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy"), "lab"),
     **dict.fromkeys(("numba", "pooch", "requests", "PIL"), "lab"),
     **dict.fromkeys(("gymnasium", "mujoco", "imageio"), "rl"),
-    "ray": "ray",
+    **{name: name for name in ("ray", "tensorboard", "wandb", "mlflow")},
 }
 TRACEBACK = "PLIANT_TRACEBACK"  # set to 1, it shows all of an error in an experiment's code
 _LONGEST_WORD, _LONGEST = 400, 1200  # characters of an error

@@ -6,10 +6,13 @@ import logging
 import os
 import re
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from pliant.base.files import NoLocks, open_itself, replacing, take, write_durably
+from pliant.base.files import NoLocks, is_no_file, open_itself, replacing, take, write_durably
+from tests.patience import until
 
 pytestmark = pytest.mark.faults
 
@@ -101,3 +104,22 @@ def test_a_lock_that_another_holds_is_no_lack_of_locks(tmp_path, monkeypatch):
     with open(tmp_path / "lock", "ab") as first, open(tmp_path / "lock", "ab") as second:
         assert take(first, tmp_path / "lock")
         assert not take(second, tmp_path / "lock")
+
+
+def test_a_file_that_comes_and_goes_is_never_taken_for_something_else(tmp_path):
+    """As SQLite's journal does beside a file that is read. Of two looks, `exists() and not is_file()`, some would."""
+    path = tmp_path / "journal"
+    loop = "import pathlib, sys; path = pathlib.Path(sys.argv[1])\nwhile True: path.touch(); path.unlink()"
+    with subprocess.Popen([sys.executable, "-c", loop, str(path)]) as other:
+        until(path.exists)
+        seen = [(path.exists(), is_no_file(path)) for _ in range(20_000)]
+        other.kill()
+    assert {there for there, _ in seen} == {True, False}
+    assert not any(other for _, other in seen)
+
+
+def test_a_pipe_and_a_folder_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert is_no_file(tmp_path / "pipe")
+    assert is_no_file(tmp_path)
+    assert not is_no_file(tmp_path / "none")

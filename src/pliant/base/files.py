@@ -93,6 +93,16 @@ def goes_on_without(folder: Path) -> bool:
     return False
 
 
+def is_no_file(path: Path) -> bool:
+    """Whether something else is there than a file, such as a pipe, which a reader would wait for. It is one look: a file that is
+    removed meanwhile is none.
+    """
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def refuse_link(path: Path) -> None:
     """Raise `OSError` where what would be written to is a link."""
     if path.is_symlink():

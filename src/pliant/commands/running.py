@@ -19,6 +19,7 @@ from pliant.commands.shared import Folder, tell_code, tell_note, writing
 if TYPE_CHECKING:
     from pliant.lab.experiment import RunConfig
     from pliant.lab.run.processes import Crew
+    from pliant.lab.run.progress import Display
     from pliant.lab.run.shards import Shard
     from pliant.lab.study.study import Plan, Study
 
@@ -32,6 +33,10 @@ RayOption = Annotated[
     typer.Option(
         "--ray", metavar="ADDRESS|local", help="on a Ray cluster: host:port, auto, or local for one of this machine"
     ),
+]
+LogOption = Annotated[
+    str | None,
+    typer.Option("--log", metavar="tensorboard|wandb|mlflow", help="send rows to a tracker too, as they are committed"),
 ]
 
 _DEVICES = ("cpu", "cuda", "mps")
@@ -51,6 +56,7 @@ def run(
     jobs: AtOnce = None,
     shard: ShardOption = None,
     ray: RayOption = None,
+    log: LogOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
 ) -> int:
     """Run an experiment; on the folder of an earlier study, its missing runs."""
@@ -69,6 +75,7 @@ def run(
     configs = selected(experiment, profile, methods, seeds, set_ or [])
     _check_device(device, getattr(experiment, "devices", _DEVICES), elsewhere=ray is not None)
     _check_ray(ray, device)
+    _check_log(log)
     folder = out or Path("runs") / f"{short}-{profile}"
     plan = new_plan(short, where, profile, device, versions())
     if dry_run:
@@ -81,7 +88,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     with at_work(folder, part):
         study = _planned(folder, plan, configs, part)
-        return _run(study, jobs, part, ray)
+        return _run(study, jobs, part, ray, log)
 
 
 def resume(
@@ -89,6 +96,7 @@ def resume(
     jobs: AtOnce = None,
     shard: ShardOption = None,
     ray: RayOption = None,
+    log: LogOption = None,
     to: Annotated[
         str | None, typer.Option(help="steps or tasks that its runs go on to, more than was asked for")
     ] = None,
@@ -105,6 +113,7 @@ def resume(
     if end is not None and not part.is_all:
         raise LabError("--to goes without --shard: all runs of a study are made longer at once")
     _check_ray(ray, open_study(folder).plan.device)  # a folder without a study gets no lock
+    _check_log(log)
     with at_work(folder, part):
         study = open_study(folder)  # as it is now that nobody else can change it
         tell_note(study)
@@ -115,7 +124,7 @@ def resume(
         study = with_reading(_with_data_sets(study))
         if study.plan != before.plan:
             study.save()
-        return _run(study, jobs, part, ray)
+        return _run(study, jobs, part, ray, log)
 
 
 def _check_device(device: str, served: Sequence[str], elsewhere: bool) -> None:
@@ -195,9 +204,26 @@ def _crew(study: Study, jobs: int | None, ray: str | None) -> Generator[Crew]:
         yield crew
 
 
-def _run(study: Study, jobs: int | None, part: Shard, ray: str | None) -> int:
-    from pliant.lab.report.status import counts_in_words
+def _check_log(log: str | None) -> None:
+    if log is not None:
+        from pliant.commands.trackers import check_tracker
+
+        check_tracker(log)
+
+
+def _shown(study: Study, part: Shard, log: str | None) -> Display:
+    """What shows its progress, and logs it."""
     from pliant.lab.run.progress import display
+
+    if log is None:
+        return display()
+    from pliant.commands.trackers import Followed
+
+    return Followed(display(), study, part, log)
+
+
+def _run(study: Study, jobs: int | None, part: Shard, ray: str | None, log: str | None) -> int:
+    from pliant.lab.report.status import counts_in_words
     from pliant.lab.run.runner import run_study
     from pliant.lab.study.facts import changed_versions
 
@@ -208,7 +234,7 @@ def _run(study: Study, jobs: int | None, part: Shard, ray: str | None) -> int:
             _announce(study, crew.at_once, part)
             for package, old, new in changed_versions(study.plan.versions):
                 print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
-            with display() as shown:
+            with _shown(study, part, log) as shown:
                 outcome = run_study(study, crew, shown, part)
     except KeyboardInterrupt:
         print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}{part.option}")

@@ -34,7 +34,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from pliant.base.choices import shortened
-from pliant.base.files import goes_on_without, refuse_link, sync_file, sync_folder, write_durably
+from pliant.base.files import goes_on_without, is_no_file, refuse_link, sync_file, sync_folder, write_durably
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RUNNING, RunStatus
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
@@ -259,11 +259,11 @@ def _refuse_journal_of_others(path: Path) -> None:
     that file, and may remove it.
     """
     for each in (path.with_name(path.name + ending) for ending in _BESIDE):
-        if each.exists() and not each.is_file():  # such as a pipe, which SQLite would wait for
+        if is_no_file(each):
             raise LabError(f"{each} is no file: move it away")
     journal = path.with_name(path.name + "-journal")
-    if journal.is_file() and journal.stat().st_size > 512:
-        with suppress(FileNotFoundError), open(journal, "rb") as file:  # a worker may have removed it meanwhile
+    with suppress(FileNotFoundError), open(journal, "rb") as file:  # a worker may remove it at any moment
+        if file.seek(0, os.SEEK_END) > 512:
             file.seek(-len(_JOURNAL_MAGIC), os.SEEK_END)
             if file.read() == _JOURNAL_MAGIC:
                 raise LabError(f"{journal} was not written by pliant: move it away")
@@ -326,7 +326,7 @@ def stored_state(path: Path, name: str, sha256: str) -> dict[str, Any]:
     """The state in the file `name` beside the job file `path`. Raises LabError where it is not the one that was written."""
     file = state_path(path, name)
     try:
-        if file.exists() and not file.is_file():  # such as a pipe, which would be waited for
+        if is_no_file(file):
             raise LabError(f"the checkpoint {file} is no file: remove it and {path} to start this job anew")
         data = file.read_bytes()
     except FileNotFoundError:
