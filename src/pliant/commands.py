@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 from pliant.base.files import refuse_link, replacing
-from pliant.base.interrupts import STATUS, interruptible
+from pliant.base.interrupts import interruptible, status_of
 from pliant.data_cli import data, in_words, telling
 from pliant.experiments import TABLE
 
@@ -713,9 +713,9 @@ def _run(study: Study, jobs: int | None, part: Shard, ray: str | None) -> int:
                 print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
             with display() as shown:
                 outcome = run_study(study, crew, shown, part)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}{part.option}")
-        return STATUS
+        return status_of(stopped)
     print(counts_in_words(study, part.jobs(study)))
     for name, why in outcome.failed.items():
         print(f"job {name} failed: {why}", file=sys.stderr)
