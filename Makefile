@@ -20,11 +20,11 @@ test: .venv/dev
 	$(BIN)/pytest -n 2 --dist worksteal $(RESIDUAL:%=--ignore=%)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(RESIDUAL)  # as a CPU without AVX-512 computes
 
-slow: .venv/dev  # the whole grid of promises; more kills: every experiment, at any moment
-	$(BIN)/pytest -n 2 -m slow
+slow: .venv/dev  # the whole grid of promises; fuzzing
+	$(BIN)/pytest -n 2 -m "slow and not faults"
 
-faults: .venv/dev  # part of `test`: kills, damaged files, locks
-	$(BIN)/pytest -n 2 -m "faults and not slow"
+faults: .venv/dev  # a hundred kills over every experiment; signals, disks, clocks, damaged files (`test` runs a few of each)
+	$(BIN)/pytest -n 2 --dist worksteal -m faults
 
 integrations: .venv/dev .venv-integrations/integrations .venv-torchvision/integrations  # other libraries' training loops, most in an environment of their own
 	$(BIN)/pytest -n 2 -m integrations

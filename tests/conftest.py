@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -21,3 +23,21 @@ def pliant(capsys):
         return ended.value.code, said.out, said.err
 
     return command
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A table of the faults that studies went through (`tests/faults`)."""
+    reports = [
+        report for each in terminalreporter.stats.values() for report in each if hasattr(report, "user_properties")
+    ]
+    told = [
+        value
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for kind, value in report.user_properties
+        if kind == "fault"
+    ]
+    if told:
+        terminalreporter.section("faults")
+    for (name, fault, outcome), times in sorted(Counter(map(tuple, told)).items()):
+        terminalreporter.line(f"{fault:45} {name:30} {times:3}  {outcome}")

@@ -2,11 +2,11 @@
 
     python -m tests.kill_and_resume tests/toy_experiment.py:Toy --kills 20 --seed 7
 
-A study runs once in peace. Then it is run anew for each kill, which comes, by SIGKILL, to the runner,
-to a worker, or to both, at a moment drawn over its course: once so many rows are committed, drawn
-uniformly from none to all but one, and a moment later, drawn within what a fifth of the rows took. So
-no kill comes after the end because this machine is busy. After `pliant resume`, all rows must equal
-those of the first to the bit.
+A study runs once in peace. Then studies are killed by SIGKILL, each several times: while it is first run, then while it is
+resumed. A kill comes to the runner, to a worker, or to the whole process group, once so many more rows are committed and a
+moment later, both drawn: a command that begins with r rows of n is killed after r to n - 1, and within what a fifth of the study
+took. So no kill comes after the end because this machine is busy. After each kill, all that is committed must be as it is in
+the first study, and at the end nothing may lack, to the bit.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 from pliant.cli import main as pliant_here
+from tests.patience import until
 
-VICTIMS = ("runner", "worker", "both")
+VICTIMS = ("runner", "worker", "group")
+IN_A_ROW = 4  # kills of one study
 
 Content = dict[tuple[str, int, str], tuple[str, bytes]]  # (job, advance, column) -> (dtype, the numbers' bytes)
 
@@ -40,17 +42,18 @@ class Kill:
     """One kill, and what it left."""
 
     victim: str
+    during: str  # run, or resume
     committed: int  # rows there were when it came
     total: int  # rows there should be in the end
-    differing: int  # columns of an advance, and statuses of runs, that differ after resuming
+    differing: int  # columns of an advance, and statuses of runs, that are not as they should be
 
     def __str__(self) -> str:
         verdict = "identical" if self.differing == 0 else f"{self.differing} DIFFER"
-        return f"  {self.victim:6} killed with {self.committed:4}/{self.total} rows   resumed: {verdict}"
+        return f"  {self.victim:6} killed in {self.during:6} with {self.committed:4}/{self.total} rows: {verdict}"
 
 
 def kill_and_resume(run: Sequence[str], kills: int, seed: int, folder: Path) -> list[Kill]:
-    """Kill the study of the command `pliant run *run` `kills` times. The first three kills take each victim in turn."""
+    """Kill studies of the command `pliant run *run`, `kills` times in all. The first three kills take each victim in turn."""
     draw = random.Random(seed)
     began = time.monotonic()
     expected = finish(["run", *run, "--out", str(folder / "peace")], folder / "peace")
@@ -60,19 +63,47 @@ def kill_and_resume(run: Sequence[str], kills: int, seed: int, folder: Path) -> 
     for number in range(10 * kills):
         if len(done) == kills:
             return done
-        victim = VICTIMS[len(done)] if len(done) < len(VICTIMS) else draw.choice(VICTIMS)
-        after, later = draw.randrange(rows_in(expected)), draw.uniform(0, fifth)
-        kill = one_kill(run, folder / f"kill-{number}", victim, after, later, expected)
-        print(kill or "  the study had ended before its kill: another is drawn", flush=True)
-        done += [kill] if kill else []
+        more = min(IN_A_ROW, kills - len(done))
+        victims = [VICTIMS[n] if n < len(VICTIMS) else draw.choice(VICTIMS) for n in range(len(done), len(done) + more)]
+        for kill in killed_in_a_row(run, folder / f"study-{number}", victims, draw, fifth, expected):
+            print(kill, flush=True)
+            done.append(kill)
     raise AssertionError("most studies ended before their kill")
 
 
-def one_kill(run: Sequence[str], study: Path, victim: str, after: int, later: float, expected: Content) -> Kill | None:
-    """Start the study, kill it `later` seconds `after` so many rows, resume it, compare. None where it had ended before."""
-    runner = subprocess.Popen(
-        pliant("run", *run, "--out", str(study)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def killed_in_a_row(
+    run: Sequence[str], study: Path, victims: Sequence[str], draw: random.Random, fifth: float, expected: Content
+) -> Iterator[Kill]:
+    """Run the study, kill it, resume it, kill it again, and so on; resume it to its end. Fewer kills where it ends before."""
+    total, kill = rows_in(expected), None
+    for victim in victims:
+        after, later = draw.randrange(rows_in(content(study)), total), draw.uniform(0, fifth)
+        during, command = beginning(run, study)
+        if not has_killed(command, study, victim, after, later):
+            break
+        if kill is not None:
+            yield kill
+        left = content(study)
+        kill = Kill(victim, during, rows_in(left), total, differing_so_far(expected, left))
+        if rows_in(left) == total:
+            break
+    found = finish(beginning(run, study)[1], study)
+    if kill is not None:  # what the last led to is seen in the end
+        yield Kill(kill.victim, kill.during, kill.committed, total, kill.differing + differing(expected, found))
+    else:
+        assert differing(expected, found) == 0
+
+
+def beginning(run: Sequence[str], study: Path) -> tuple[str, list[str]]:
+    """What a study is begun or gone on with: killed before it wrote its plan, it is begun again rather than resumed."""
+    if (study / "study.json").exists():
+        return "resume", ["resume", str(study)]
+    return "run", ["run", *run, "--out", str(study)]
+
+
+def has_killed(command: Sequence[str], study: Path, victim: str, after: int, later: float) -> bool:
+    """Start a command, and kill it `later` seconds `after` so many rows; whether it had not ended before."""
+    runner = started(*command)
     while runner.poll() is None and rows_in(content(study)) < after:
         time.sleep(0.01)
     time.sleep(later)
@@ -81,30 +112,40 @@ def one_kill(run: Sequence[str], study: Path, victim: str, after: int, later: fl
         time.sleep(0.01)  # drawn before the first worker was at work: take it as it comes
         workers = workers_of(study, runner.pid)
     if runner.poll() is not None:
-        return None
-    for process in {"runner": [runner.pid], "worker": workers[:1], "both": [runner.pid, *workers]}[victim]:
-        end(process)
-    committed = rows_in(content(study))
+        return False
+    if victim == "group":
+        os.killpg(runner.pid, signal.SIGKILL)
+    else:
+        end({"runner": runner.pid, "worker": workers[0] if workers else runner.pid}[victim])
     runner.wait()  # where only a worker died, the runner goes on with the other jobs
-    # killed before it wrote its plan, a study is begun again rather than resumed
-    again = ["resume", str(study)] if (study / "study.json").exists() else ["run", *run, "--out", str(study)]
-    found = finish(again, study)
-    return Kill(victim, committed, rows_in(expected), differing(expected, found))
+    until(lambda: not any(is_alive(worker) for worker in workers))
+    return True
+
+
+def started(*command: str, **options: object) -> subprocess.Popen[str]:
+    """A command in a process group of its own."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(pliant(*command), start_new_session=True, text=True, **{**quiet, **options})  # type: ignore[call-overload]
 
 
 def die_inside_a_commit(run: Sequence[str], study: Path, place: str, expected: Content) -> Kill:
-    """As `one_kill`, but every worker kills itself at `place` of its third commit."""
+    """As a kill at random, but every worker kills itself at `place` of its third commit."""
     with patch.dict(os.environ, PLIANT_DIE=f"{place}:3"):
         status, said = command(["run", *run, "--out", str(study)])
     assert status == 1, f"a worker that dies fails its job, but: {said}"
     committed = rows_in(content(study))
     found = finish(["resume", str(study)], study)
-    return Kill(place, committed, rows_in(expected), differing(expected, found))
+    return Kill(place, "run", committed, rows_in(expected), differing(expected, found))
 
 
 def differing(expected: Content, found: Content) -> int:
     """How many columns of an advance, and statuses of runs, differ."""
     return sum(found.get(key) != expected.get(key) for key in found.keys() | expected.keys())
+
+
+def differing_so_far(expected: Content, found: Content) -> int:
+    """How many of the columns that an unfinished study has differ."""
+    return sum(found[key] != expected.get(key) for key in found if key[2] != "status")
 
 
 def pliant(*arguments: str) -> list[str]:

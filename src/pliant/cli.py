@@ -3,9 +3,9 @@
     0     all runs finished (a diverged run is a result)
     1     a run failed
     2     the request cannot be met: one line on standard error says why
-    130   Ctrl-C
+    130   Ctrl-C; 143 SIGTERM
 
-Nothing is imported here that takes time: Ctrl-C is answered from the first moment on.
+Nothing is imported here that takes time: both are answered from the first moment on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from pliant.base.choices import shortened
 from pliant.base.install import how_to_install
-from pliant.base.interrupts import STATUS, ends_at_once
+from pliant.base.interrupts import ends_at_once, status_of
 
 EXTRAS = {
     **dict.fromkeys(("typer", "rich", "pydantic", "safetensors", "matplotlib", "pandas", "pyarrow", "scipy"), "lab"),
@@ -36,15 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = _status_of(arguments)
         if sys.stdout:
             sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("pliant: stopped", file=sys.stderr)
-        status = STATUS
+        status = status_of(stopped)
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # as typer hands it on
-            raise SystemExit(STATUS) from None
+            raise SystemExit(status_of(error.__cause__)) from None
         message = _in_a_line(error)
         if message is None:
             raise

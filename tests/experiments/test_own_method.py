@@ -15,7 +15,7 @@ from pliant.lab.study.own_method import method_target
 from pliant.lab.study.settings import selected
 from pliant.lab.study.target import load, target
 from pliant.online import OnlineEnsemble
-from tests.experiments.test_killed import CUT
+from tests.experiments.cut import CUT
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-method.md"
 CODE = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]

@@ -9,7 +9,7 @@ from pliant.data import Images, ImageSet
 from pliant.experiments import TABLE
 from pliant.lab import Context
 from pliant.lab.study.target import load, target
-from tests.experiments.test_killed import CUT
+from tests.experiments.cut import CUT
 
 ON_PICTURES = ("continual-imagenet", "class-incremental-cifar-100", "warm-starting")
 OF_METHOD = ("replacement_rate", "maturity_threshold")  # settings that are not of how long it learns

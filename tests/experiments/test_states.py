@@ -13,7 +13,7 @@ from pliant.lab import Context
 from pliant.lab.stored.checkpoint import from_bytes, to_bytes
 from pliant.lab.study.own_method import method_target
 from pliant.lab.study.target import load, target
-from tests.experiments.test_killed import CUT
+from tests.experiments.cut import CUT
 from tests.experiments.test_profiles import cut_short
 
 MAY_BE_NOTHING = {"diverged_at"}  # None as long as nothing has diverged
@@ -104,9 +104,13 @@ def refusal(own, state) -> str | None:
 
 SUBJECTS = [*((name, "cbp") for name in CUT), ("slowly-changing-regression", "bp"), ("warm-starting", "bp")]
 SUBJECTS += [("switching-markov-chain", "bp"), ("slowly-changing-regression", "decay"), ("rewired-cart-pole", "ppo")]
+COSTLY = [("class-incremental-cifar-100", "cbp"), ("warm-starting", "cbp")]  # without a method, warm starting stays
 
 
-@pytest.mark.parametrize(("name", "method"), SUBJECTS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if each in COSTLY else []) for each in SUBJECTS],
+)
 def test_a_damaged_state_is_refused_in_a_sentence_and_changes_nothing(name, method, data):
     made = subjects(name, method, data)
     later, own = from_bytes(to_bytes(made(2).state_dict())), made(1)

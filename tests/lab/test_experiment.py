@@ -48,6 +48,10 @@ class Clash(Mine):
     columns = {"seed": "taken"}
 class Reserved(Mine):
     columns = {"status": "taken"}
+class Nameless(Mine):
+    columns = {"loss": "nats", "": "a blank"}
+class Broken(Mine):
+    columns = {"a\\nb": "two lines"}
 class NoConfig(Mine):
     Config = dict
 class Half:
@@ -77,6 +81,8 @@ def test_an_experiment_of_ones_own_is_found_with_what_lies_beside_it(file, monke
         ("NoConfig", r"Config must be a subclass of pliant\.lab\.RunConfig"),
         ("Clash", "share the name seed"),
         ("Reserved", "share the name status"),
+        ("Nameless", "'' is no name of a column"),
+        ("Broken", r"'a\\nb' is no name of a column"),
     ],
 )
 def test_what_is_no_experiment_is_refused(file, name, message):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pliant.base.interrupts import STATUS, interruptible
+from pliant.base.interrupts import interruptible, status_of
 from pliant.commands.data import in_words, telling
 from pliant.commands.known import experiment_named, joined
 from pliant.commands.shared import Folder, tell_code, tell_note, writing
@@ -236,9 +236,9 @@ def _run(study: Study, jobs: int | None, part: Shard, ray: str | None, log: str 
                 print(f"  {package} was {old} when this study began and is {new}: rows may differ in their last bits")
             with _shown(study, part, log) as shown:
                 outcome = run_study(study, crew, shown, part)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(f"stopped; what is finished is stored\n  resume  pliant resume {study.folder}{part.option}")
-        return STATUS
+        return status_of(stopped)
     print(counts_in_words(study, part.jobs(study)))
     for name, why in outcome.failed.items():
         print(f"job {name} failed: {why}", file=sys.stderr)

@@ -57,6 +57,28 @@ def test_a_study_without_rows_says_so(tmp_path):
         rows_of(empty)
 
 
+QUIET = """
+class Quiet(Toy):
+    def advance(self, state):
+        rows = super().advance(state)
+        return {name: values[:0] for name, values in rows.items()} if state.configs[0].method == "lms" else rows
+"""
+
+
+def test_a_job_whose_advances_had_no_rows_has_none_in_the_table(tmp_path):
+    file = tmp_path / "silent.py"
+    file.write_text(Path(TOY.rpartition(":")[0]).read_text() + QUIET)
+    study = tmp_path / "s"
+    finish(["run", f"{file}:Quiet", "--profile", "tiny", "--seeds", "0", "--out", str(study)], study)
+    assert set(rows_of(open_study(study))["method"]) == {"nlms"}
+    finish(
+        ["run", f"{file}:Quiet", "--profile", "tiny", "--seeds", "0", "--methods", "lms", "--out", str(tmp_path / "q")],
+        study,
+    )
+    with pytest.raises(LabError, match="has no rows yet"):
+        rows_of(open_study(tmp_path / "q"))
+
+
 @pytest.mark.parametrize(
     ("merged", "message"),
     [

@@ -62,6 +62,13 @@ def test_a_generator_goes_on_where_it_was(kind, seed):
     np.testing.assert_array_equal(resumed.standard_normal(5), stream.standard_normal(5))
 
 
+def test_entries_that_stand_at_one_place_by_their_names_stay_apart():
+    state = {"a.b": np.array([1]), "a": {"b": np.array([2])}, "0": np.int8(3), 0: np.int8(4), "0'": np.int8(5)}
+    found = from_bytes(to_bytes(state))
+    assert [found["a.b"].item(), found["a"]["b"].item()] == [1, 2]
+    assert (found["0"], found[0], found["0'"]) == (3, 4, 5)
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

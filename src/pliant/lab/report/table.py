@@ -42,7 +42,7 @@ def rows_of(study: Study) -> pandas.DataFrame:
     first_run = 0
     for job in study.jobs:
         measured = study.measured(job)
-        if measured is not None and measured.rows:
+        if measured is not None and len(measured.rows.get("run", ())):
             rows = _JobRows(study.settings(job), measured, first_run)
             alike.setdefault(rows.columns, []).append(rows)
         first_run += len(job.runs)
@@ -250,8 +250,8 @@ def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
 def _faults(rows: pandas.DataFrame) -> Iterator[str]:
     """What is wrong with a table that says it is an export, in words."""
     table: Any = rows
-    columns = [shortened(name) for name in table.columns]
-    yield from (f"it has the column {name} twice" for name in columns if columns.count(name) > 1)
+    columns = [str(name) for name in table.columns]
+    yield from (f"it has the column {shortened(name)} twice" for name in columns if columns.count(name) > 1)
     yield from _faults_of_attrs(table.attrs, columns)
     lacking = [name for name in ("run", *RunConfig.model_fields, "status") if name not in columns]
     if lacking:
@@ -282,9 +282,9 @@ def _faults_of_attrs(attrs: Mapping[Any, Any], columns: Sequence[str]) -> Iterat
     ):
         yield "it does not say which columns are measured"
         return
-    lacking = [shortened(name) for name in cast(list[str], measured) if name not in columns]
+    lacking = [name for name in cast(list[str], measured) if name not in columns]
     if lacking:
-        yield f"it has no column {', '.join(lacking)}"
+        yield f"it has no column {', '.join(map(shortened, lacking))}"
     weights = attrs.get("weights", {})
     if not isinstance(weights, dict) or {*cast(Any, weights), *cast(Any, weights).values()} - {*cast(Any, measured)}:
         yield f"its weights {shortened(cast(Any, weights))} are of columns that it has not"

@@ -79,17 +79,21 @@ def _key(key: Any, where: str) -> str | int:
 
 
 def _leaf(kind: str, leaf: Any, strides: tuple[int, ...], where: str, leaves: dict[str, Any]) -> Outline:
-    """Stores a leaf with its axes from the widest stride to the narrowest.
+    """Stores a leaf with its axes from the widest stride to the narrowest, under a name of its own: {"a.b": x} and
+    {"a": {"b": y}} stand at one place.
 
     The format knows only C order, but a product of matrices may sum in another order, and so
     round differently, where the memory is laid out differently.
     """
     axes = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
+    name = where
+    while name in leaves:
+        name += "'"
     if kind == "tensor":
-        leaves[where] = leaf.permute(axes).contiguous().clone()  # cloned: the format refuses shared memory
+        leaves[name] = leaf.permute(axes).contiguous().clone()  # cloned: the format refuses shared memory
     else:
-        leaves[where] = np.array(leaf.transpose(axes), order="C")
-    return {kind: where, "axes": axes}
+        leaves[name] = np.array(leaf.transpose(axes), order="C")
+    return {kind: name, "axes": axes}
 
 
 def _rebuild(outline: Outline, leaves: dict[str, Any]) -> Any:

@@ -137,6 +137,11 @@ def _module(where: Target) -> ModuleType:
         raise  # the module is there, and something that it imports is not
 
 
+def _is_a_name(column: Any) -> bool:
+    """Whether it reads the same in every file and figure."""
+    return isinstance(column, str) and column.isprintable() and column == " ".join(column.split()) != ""
+
+
 def _checked(kind: Any, address: str) -> type[AnyExperiment]:
     missing = [name for name in REQUIRED if not hasattr(kind, name)]
     if missing:
@@ -147,6 +152,11 @@ def _checked(kind: Any, address: str) -> type[AnyExperiment]:
     if not config.model_config.get("frozen"):
         raise LabError(f"{address}: Config must be frozen, as RunConfig is: what a run learned by is what its rows say")
     columns = list(kind.columns)
+    odd = next((name for name in columns if not _is_a_name(name)), None)
+    if odd is not None:
+        raise LabError(
+            f"{address}: {shortened(repr(odd))} is no name of a column: a file or a figure could not show it. Give it letters"
+        )
     twice = sorted({*columns, *RESERVED} & set(config.model_fields) | set(columns) & set(RESERVED))
     if twice:
         raise LabError(f"{address}: a column, a field of Config and {', '.join(RESERVED)} share the name {twice[0]}")

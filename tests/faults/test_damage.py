@@ -19,8 +19,6 @@ import pytest
 from pliant.cli import main
 from tests.lab.study.test_from_elsewhere import PLANTED
 
-pytestmark = pytest.mark.faults
-
 READERS = {
     "status": ["status"],
     "report": ["report"],
