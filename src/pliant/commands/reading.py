@@ -198,12 +198,20 @@ def report(
 
 def _write_pages(file: Path, paths: Sequence[Path], asked: Asked, note: str, refresh: int) -> None:
     """The page of studies; with `refresh`, again until none of them has a run that goes on."""
+    from pliant.lab.errors import NoRows
     from pliant.lab.report.origin import origin
     from pliant.lab.report.page import page
     from pliant.lab.report.summary import summary
+    from pliant.lab.study.study import open_study
 
     while True:
-        found = summary(paths, asked, renamed_of)
+        try:
+            found = summary(paths, asked, renamed_of)
+        except NoRows:
+            if not refresh or all(open_study(path).has_ended() for path in paths):
+                raise
+            time.sleep(refresh)
+            continue
         where = origin(paths, found, TABLE[found.name].question if found.name in TABLE else "", note, refresh)
         with output(file, file.parent) as unfinished:
             unfinished.write_text(page(found, where, asked.parts), encoding="utf-8")

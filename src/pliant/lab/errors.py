@@ -15,6 +15,10 @@ class LabError(ValueError):
     """
 
 
+class NoRows(LabError):
+    """A study that has measured nothing so far."""
+
+
 def ended(error: SystemExit) -> LabError:
     """The error for a program that an experiment ended, with the place where it did."""
     place = traceback.extract_tb(error.__traceback__)[-1]

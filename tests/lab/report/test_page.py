@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pliant.lab.report.page import Origin, page
 from pliant.lab.report.page.verdict import verdict
 from pliant.lab.report.summary import Asked, summary
 from tests.lab.report.test_summary import MEASURED, study
+from tests.patience import PATIENCE, until
 
 TOY = f"{Path(__file__).parents[2] / 'toy_experiment.py'}:Toy"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -239,6 +241,24 @@ def test_report_writes_the_page_of_a_study_with_where_it_comes_from(tmp_path, pl
     ):
         assert part in text
     assert 'http-equiv="refresh"' not in text
+
+
+def test_a_page_that_is_written_again_waits_for_the_first_row(tmp_path, pliant):
+    """The study is planned, and nobody runs it until the page has been asked for."""
+    folder, file = tmp_path / "s", tmp_path / "page.html"
+    assert pliant("run", TOY, "--profile", "tiny", "--out", folder)[0] == 0
+    for job in (folder / "jobs").glob("*.sqlite"):
+        job.unlink()
+    (folder / "jobs.index").unlink(missing_ok=True)
+    assert pliant("report", folder, "--html", file)[0] == 2
+    command = [sys.executable, "-m", "pliant", "report", str(folder), "--html", str(file), "--refresh", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writing:
+        with pytest.raises(subprocess.TimeoutExpired):
+            writing.wait(5)
+        assert not file.exists()
+        assert pliant("resume", folder)[0] == 0
+        until(file.exists)
+        assert writing.wait(PATIENCE) == 0
 
 
 def test_note_and_refresh_are_of_the_page(tmp_path, pliant, found):

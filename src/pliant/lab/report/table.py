@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pliant.base.choices import shortened
 from pliant.lab.curves import config_fields
-from pliant.lab.errors import LabError, unknown
+from pliant.lab.errors import LabError, NoRows, unknown
 from pliant.lab.experiment import RunConfig
 from pliant.lab.stored.files import is_parquet
 from pliant.lab.stored.records import Measured
@@ -48,7 +48,7 @@ def rows_of(study: Study) -> pandas.DataFrame:
         first_run += len(job.runs)
     study.save_index()
     if not alike:
-        raise LabError(f"{study.folder} has no rows yet: `pliant status {study.folder}` says how far it is")
+        raise NoRows(f"{study.folder} has no rows yet: `pliant status {study.folder}` says how far it is")
     parts: list[Any] = [_together(jobs) for jobs in alike.values()]
     if len(parts) == 1:
         return parts[0]
