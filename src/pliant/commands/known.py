@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pliant.experiments import TABLE
+
+if TYPE_CHECKING:
+    from pliant.lab.study.study import Reading
 
 
 def experiment_named(name: str) -> tuple[str, Any]:
@@ -42,7 +45,15 @@ def experiment_of(attrs: Mapping[Any, Any], path: Path) -> Any:
     return load(target(known))
 
 
-def renamed_of(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
-    """What the fields of an export are called now, which may have been written by the version before."""
+def reading_of(attrs: Mapping[Any, Any]) -> Reading:
+    """What an export does not say: what its fields are called now, and, if an earlier version wrote it, more."""
+    from pliant.lab.study.study import Reading
+    from pliant.lab.study.study import reading_of as of_experiment
+    from pliant.lab.study.target import load_alone, target
+
     name = attrs["name"]
-    return TABLE[name].renamed if name in TABLE else {}
+    if name not in TABLE:
+        return Reading()
+    if "colors" in attrs:
+        return Reading(renamed=dict(TABLE[name].renamed))
+    return of_experiment(load_alone(target(TABLE[name].target)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pliant.base.interrupts import interruptible
-from pliant.commands.known import experiment_of, renamed_of
+from pliant.commands.known import experiment_of, reading_of
 from pliant.commands.shared import Folder, output, tell_code, tell_note, writing
 from pliant.experiments import TABLE
 
@@ -106,7 +106,7 @@ def _figure_of_columns(
     from pliant.lab.report.drawing import figure_of_columns
     from pliant.lab.report.summary import Asked, summary
 
-    found = summary(paths, Asked(metric=metrics[0], over=over, where=where or []), renamed_of)
+    found = summary(paths, Asked(metric=metrics[0], over=over, where=where or []), reading_of)
     return figure_of_columns(found, metrics, panels, size)
 
 
@@ -118,7 +118,7 @@ def _own_figure(path: Path) -> Any:
 
     rows: Any
     if path.is_file():
-        rows = rows_at(path, renamed_of)
+        rows = rows_at(path, reading_of)
         experiment = experiment_of(rows.attrs, path)
     else:
         study = open_study(path)
@@ -192,7 +192,7 @@ def report(
     if html is not None:
         _write_pages(html, paths, asked, note, refresh)
         return
-    for line in summary_lines(paths, asked, renamed_of):
+    for line in summary_lines(paths, asked, reading_of):
         print(line)
 
 
@@ -206,7 +206,7 @@ def _write_pages(file: Path, paths: Sequence[Path], asked: Asked, note: str, ref
 
     while True:
         try:
-            found = summary(paths, asked, renamed_of)
+            found = summary(paths, asked, reading_of)
         except NoRows:
             if not refresh or all(open_study(path).has_ended() for path in paths):
                 raise

@@ -261,6 +261,16 @@ def test_a_page_that_is_written_again_waits_for_the_first_row(tmp_path, pliant):
         assert writing.wait(PATIENCE) == 0
 
 
+def test_an_export_of_an_earlier_version_has_the_colors_of_its_experiment(tmp_path, pliant):
+    """Whose `attrs` held no colors and no shares."""
+    rows = study(EIGHT).assign(run=np.arange(40) // 5)
+    known = {"name": "permuted-mnist", "profile": "small", "measured": [*MEASURED]}
+    rows.attrs = known
+    rows.to_parquet(tmp_path / "rows.parquet", index=False, write_page_checksum=True)
+    assert pliant("report", tmp_path / "rows.parquet", "--html", tmp_path / "page.html")[0] == 0
+    assert "--curve-0:#d55e00;" in (tmp_path / "page.html").read_text()  # of backprop, in all experiments
+
+
 def test_note_and_refresh_are_of_the_page(tmp_path, pliant, found):
     found(study(EIGHT))
     status, _, why = pliant("report", tmp_path / "rows.parquet", "--note", "x")

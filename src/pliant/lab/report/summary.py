@@ -33,7 +33,7 @@ from pliant.lab.report.comparison import MEASURES, Measure, pair_cells, paired, 
 from pliant.lab.report.numbers import FORMS, Format, format_of
 from pliant.lab.report.parts import PARTS, Curve, curves, reference
 from pliant.lab.report.selection import condition, named, rows_shown, side_by_side
-from pliant.lab.report.table import Renamed, as_they_are, rows_at
+from pliant.lab.report.table import ReadingOf, nothing_more, rows_at
 from pliant.lab.run.progress import duration
 from pliant.lab.statistics import FEW, differences, estimate
 
@@ -105,14 +105,14 @@ class Summary:
         return sorted({seed for curve in self.curves for seed in curve.seeds})
 
 
-def summary(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are) -> Summary:
+def summary(paths: Sequence[Path], asked: Asked, reading_of: ReadingOf = nothing_more) -> Summary:
     """The summary of studies' folders or exported files. Raises `LabError`."""
     if asked.form not in FORMS:
         raise unknown("format", asked.form, FORMS)
     if asked.measure is not None and asked.measure not in MEASURES:
         raise unknown("measure", asked.measure, MEASURES)
-    rows: Any = side_by_side({name: rows_at(path, renamed) for name, path in named(paths).items()})
-    old = renamed(rows.attrs)
+    rows: Any = side_by_side({name: rows_at(path, reading_of) for name, path in named(paths).items()})
+    old = reading_of(rows.attrs).renamed
     measured: list[str] = rows.attrs["measured"]
     if asked.metric is None and len(measured) < 2:
         raise LabError(f"{', '.join(map(str, paths))} measured nothing but {measured[0]}: give --metric {measured[0]}")
@@ -152,9 +152,9 @@ def _measure(asked: Asked, measured: Sequence[str], place: str, metric: str) -> 
     return Measure(asked.measure or "last", least_is_best(metric), place, metric, asked.level or 0.0)
 
 
-def summary_lines(paths: Sequence[Path], asked: Asked, renamed: Renamed = as_they_are) -> Iterator[str]:
+def summary_lines(paths: Sequence[Path], asked: Asked, reading_of: ReadingOf = nothing_more) -> Iterator[str]:
     """As `pliant report` prints it. Raises `LabError`."""
-    found = summary(paths, asked, renamed)
+    found = summary(paths, asked, reading_of)
     comment = "% " if asked.form == "latex" else ""
     for line in title_lines(found, asked.parts):
         yield comment + line

@@ -182,11 +182,13 @@ def about(study: Study, measured: list[str]) -> dict[str, Any]:
         "experiment": plan.experiment.shown,
         "profile": plan.profile,
         "measured": measured,
-        "weights": study.reading.weights,
-        "shares": list(study.reading.shares),
-        "colors": study.reading.colors,
+        **_told(study.reading),
         "seconds": round(sum(record.seconds for record in records if record), 1),
     }
+
+
+def _told(reading: Reading) -> dict[str, Any]:
+    return {"weights": reading.weights, "shares": list(reading.shares), "colors": reading.colors}
 
 
 def check_runs(rows: pandas.DataFrame, file: Path) -> None:
@@ -201,24 +203,24 @@ def check_runs(rows: pandas.DataFrame, file: Path) -> None:
         raise LabError(f"{file} has the same row twice: is it a study in two copies?")
 
 
-Renamed: TypeAlias = Callable[[Mapping[Any, Any]], Mapping[str, str]]  # of an export's attrs: fields then -> now
+ReadingOf: TypeAlias = Callable[[Mapping[Any, Any]], Reading]  # by an export's attrs: what it does not say itself
 
 
-def as_they_are(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
+def nothing_more(attrs: Mapping[Any, Any]) -> Reading:
     """Exports of this version alone."""
-    return {}
+    return Reading()
 
 
-def rows_at(path: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
+def rows_at(path: Path, reading_of: ReadingOf = nothing_more) -> pandas.DataFrame:
     """The rows of a study's folder, or of an exported file; in their `attrs` what they do not say, see `about`.
 
-    `renamed` tells of an export, which may be of the version before, what its fields are called now: a study's experiment
-    knows it by itself. Raises `LabError` where `path` is neither, or has no rows.
+    `reading_of` tells of an export, which may be of the version before, what its fields are called now, and what else it does
+    not say: a study knows it by itself. Raises `LabError` where `path` is neither, or has no rows.
     """
-    return exported(path, renamed) if path.is_file() else with_attrs(open_study(path))
+    return exported(path, reading_of) if path.is_file() else with_attrs(open_study(path))
 
 
-def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
+def exported(file: Path, reading_of: ReadingOf = nothing_more) -> pandas.DataFrame:
     """The rows of an exported study, with its `attrs`. Raises `LabError` where the file is none."""
     import pandas
 
@@ -236,15 +238,10 @@ def exported(file: Path, renamed: Renamed = as_they_are) -> pandas.DataFrame:
     fault = next(_faults(rows), None)
     if fault is not None:
         raise LabError(f"{file} is not as `pliant export` writes it: {fault}")
-    rows.attrs = {
-        "weights": {},
-        "shares": [],
-        "colors": {},
-        "seconds": None,
-        **rows.attrs,
-    }  # which not every export knows
+    reading = reading_of(rows.attrs)
+    rows.attrs = {**_told(reading), "seconds": None, **rows.attrs}  # which not every export knows
     check_runs(rows, file)
-    return rows.rename(columns=dict(renamed(rows.attrs)))
+    return rows.rename(columns=reading.renamed)
 
 
 def _faults(rows: pandas.DataFrame) -> Iterator[str]:

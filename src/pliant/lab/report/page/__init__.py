@@ -149,8 +149,8 @@ def _colors(legend: Sequence[Mapping[str, Any]]) -> str:
 def _figures(found: Summary, each: Sequence[Figure], legend: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "<h2>Figures</h2>"
     yield (
-        '<p class="soft">Mean over seeds and its 95% interval. Point to read values, drag to zoom, double-click to return; '
-        "with the keyboard, arrows and Escape.</p>"
+        '<p class="soft">Mean over seeds and its 95% interval. <span class="usage">Point to read values, drag to zoom, '
+        "double-click to return; with the keyboard, arrows and Escape.</span></p>"
     )
     yield '<fieldset class="curves"><legend class="soft">Curves shown</legend>'
     for n, curve in enumerate(legend):

@@ -18,7 +18,7 @@ def still(x: Sequence[float], y: Sequence[Line], legend: Sequence[Mapping[str, A
     values = [value for line in y for value in line if value is not None]
     if not values or not x:
         return '<p class="soft still">no values</p>'
-    across = _Scale(min(x), max(x), LEFT, WIDTH - 8)
+    across = _Scale(min(x), max(x), LEFT, WIDTH - 24)
     up = _Scale(min(values), max(values), HEIGHT - BOTTOM, 8)
     parts = [*_axes(across, up)]
     for n, curve in enumerate(legend):

@@ -57,7 +57,11 @@ def _best(found: Summary, alive: Sequence[Curve]) -> Iterator[str]:
         )
     if same:
         few = min(len(pair.seeds) for pair in same)
-        why = f" With {few} seeds no p falls below {2 / 2**few:.2g}." if 2 / 2**few * max(total, 1) > LEVEL else ""
+        why = (
+            f" With {few} seed{'s' if few > 1 else ''} no p falls below {2 / 2**few:.2g}."
+            if 2 / 2**few * max(total, 1) > LEVEL
+            else ""
+        )
         yield f"It cannot be told from {_names(same)}.{why}"
 
 
