@@ -6,7 +6,7 @@ RESIDUAL := $(addprefix tests/experiments/,images/test_residual.py images/test_r
 
 TORCHVISION := $(addprefix tests/integrations/test_,avalanche.py recipes.py sb3_contrib.py timm.py torchrl.py)
 
-.PHONY: demo test slow faults integrations docs zoo format clean
+.PHONY: demo test package slow faults integrations docs zoo format clean
 
 demo: .venv/lab
 	$(BIN)/pliant run slowly-changing-regression --profile quick --out runs/demo
@@ -19,6 +19,11 @@ test: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist worksteal $(RESIDUAL:%=--ignore=%)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(RESIDUAL)  # as a CPU without AVX-512 computes
+
+package: .venv/dev  # wheel and sdist, in build/dist; the wheel at work where the source is not
+	rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist
+	$(BIN)/pytest -m package tests/test_package.py
 
 slow: .venv/dev  # the whole grid of promises; more kills: every experiment, at any moment
 	$(BIN)/pytest -n 2 -m slow
