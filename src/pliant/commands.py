@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
+from pliant import __version__
 from pliant.base.files import refuse_link, replacing
 from pliant.base.interrupts import STATUS, interruptible
 from pliant.data_cli import data, in_words, telling
@@ -64,7 +64,7 @@ RayOption = Annotated[
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"pliant {metadata.version('pliant')}")
+        print(f"pliant {__version__}")
         raise typer.Exit
 
 

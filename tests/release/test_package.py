@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.package
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIST = ROOT / "build" / "dist"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 INFO = f"pliant-{VERSION}.dist-info"
