@@ -6,7 +6,7 @@ RESIDUAL := $(addprefix tests/experiments/,images/test_residual.py images/test_r
 
 TORCHVISION := $(addprefix tests/integrations/test_,avalanche.py recipes.py sb3_contrib.py timm.py torchrl.py)
 
-.PHONY: demo test slow faults integrations docs zoo format clean
+.PHONY: demo test package floors slow faults integrations docs zoo format clean
 
 demo: .venv/lab
 	$(BIN)/pliant run slowly-changing-regression --profile quick --out runs/demo
@@ -19,6 +19,14 @@ test: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist worksteal $(RESIDUAL:%=--ignore=%)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(RESIDUAL)  # as a CPU without AVX-512 computes
+
+package: .venv/dev  # wheel and sdist, in build/dist; the wheel at work where the source is not
+	rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist
+	$(BIN)/pytest -m package tests/release
+
+floors: .venv-floors/floors  # the lowest versions that pyproject.toml allows, of all but torch and River
+	.venv-floors/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning tests --ignore tests/test_site.py
 
 slow: .venv/dev  # the whole grid of promises; fuzzing
 	$(BIN)/pytest -n 2 -m "slow and not faults"
@@ -44,11 +52,18 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-zoo .venv-integrations .venv-torchvision runs/demo build
+	rm -rf .venv .venv-floors .venv-zoo .venv-integrations .venv-torchvision runs/demo build
 
 .venv/lab .venv/dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(@F)]"
+	touch $@
+
+.venv-floors/floors: pyproject.toml constraints.txt
+	test -x .venv-floors/bin/python || $(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/pip install --quiet packaging
+	.venv-floors/bin/python -m tests.release.floors > .venv-floors/floors.txt
+	.venv-floors/bin/pip install --quiet --constraint .venv-floors/floors.txt --editable ".[lab,sklearn,rl,sb3]" hypothesis pytest pytest-xdist schedulefree
 	touch $@
 
 .venv-integrations/integrations: tests/integrations/requirements.txt constraints.txt

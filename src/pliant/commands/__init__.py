@@ -5,12 +5,12 @@ The laboratory is imported inside the commands: `pliant list` answers at once.
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
+from pliant import __version__
 from pliant.commands.data import data
 from pliant.commands.doctor import doctor
 from pliant.commands.listing import list_experiments
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"pliant {metadata.version('pliant')}")
+        print(f"pliant {__version__}")
         raise typer.Exit
 
 

@@ -70,7 +70,7 @@ def _reduced(encoded: bytes) -> tuple[bytes, int]:
         Image.init()
         image: Any = Image.open(io.BytesIO(encoded), formats=[each for each in _FORMATS if each in Image.OPEN])
         _check_signs(image)
-        cut = any(";16" in str(tile.args) for tile in image.tile)  # by Pillow, where it has colors
+        cut = any(";16" in str(arguments) for *_, arguments in image.tile)  # by Pillow, where it has colors
         image.load()
         brightest = 0
         if image.mode.startswith("I"):

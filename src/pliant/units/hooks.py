@@ -203,6 +203,7 @@ _PRODUCTS = {  # products of matrices: where the two factors are among the argum
 }
 
 
+_GROUPED_MM = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)  # torch 2.6 has none
 _BATCHED = {torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default}
 _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.clone.default, torch.ops.aten._unsafe_view.default}
 
@@ -249,7 +250,7 @@ class WatchProducts(TorchDispatchMode):
                 self.recorder.observe(by_example(left) if batched and len(right) > 1 else left)
             elif self._is_wanted(left):
                 self.recorder.observe(by_example(right.mT) if batched and len(left) > 1 else right)
-        elif func is torch.ops.aten._grouped_mm.default:
+        elif func is _GROUPED_MM:
             self._observe_tokens(*args[:3], **({} if kwargs is None else kwargs))
         result = func(*args, **(kwargs or {}))
         if func in _COPIES:

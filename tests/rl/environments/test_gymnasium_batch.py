@@ -344,7 +344,14 @@ def test_stopping_and_resuming_changes_nothing(name, tmp_path, caplog):
     assert ends >= 20 or name in ("Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
 
 
-@pytest.mark.parametrize("name", ["Taxi-v4", "CliffWalking-v1", "Ant-v5", "Humanoid-v5", "pliant/SlipperyHopper-v0"])
+def newest(name):
+    """The id of an environment of which gymnasium renumbers its versions."""
+    return max(each for each in gymnasium.registry if each.startswith(f"{name}-v"))
+
+
+@pytest.mark.parametrize(
+    "name", [newest("Taxi"), newest("CliffWalking"), "Ant-v5", "Humanoid-v5", "pliant/SlipperyHopper-v0"]
+)
 def test_toys_and_bodies_of_gymnasium_go_on_to_the_bit(name, tmp_path, caplog):
     if "v5" in name or "Hopper" in name:
         pytest.importorskip("mujoco", reason="bodies need MuJoCo: pip install -e .[rl]")
