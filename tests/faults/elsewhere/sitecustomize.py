@@ -1,13 +1,12 @@
 """What Python runs first where this folder is in PYTHONPATH: another machine than there is.
 
-CLOCK_AHEAD=3600   the clock is so many seconds ahead, until it has been asked CLOCK_ASKED times: then it is right
+CLOCK_AHEAD=3600   the clock is so many seconds ahead, until the date has been asked for CLOCK_ASKED times: then it is right
 NO_LOCKS=1         the file system gives no locks
 """
 
 import datetime
 import errno
 import fcntl
-import itertools
 import os
 import time
 
@@ -15,16 +14,19 @@ AHEAD = float(os.environ.get("CLOCK_AHEAD", "0"))
 ASKED = int(os.environ.get("CLOCK_ASKED", "0")) or float("inf")
 
 if AHEAD:
-    asked = itertools.count()
+    asked = 0
     plain_time, plain_ns, plain_datetime = time.time, time.time_ns, datetime.datetime
 
     def ahead():
-        return AHEAD if next(asked) < ASKED else 0.0
+        return AHEAD if asked < ASKED else 0.0
 
     class Shifted(datetime.datetime):
         @classmethod
         def now(cls, tz=None):
-            return plain_datetime.now(tz) + datetime.timedelta(seconds=ahead())
+            global asked
+            found = plain_datetime.now(tz) + datetime.timedelta(seconds=ahead())
+            asked += 1
+            return found
 
     time.time = lambda: plain_time() + ahead()
     time.time_ns = lambda: plain_ns() + int(ahead() * 1e9)

@@ -266,6 +266,15 @@ def test_actions_of_another_shape_are_refused():
         GymnasiumBatch("CartPole-v1", copies=2).step(np.zeros(2, int))
 
 
+@pytest.mark.parametrize("odd", [-1, 2, 1.5, float("nan"), 2**62])
+def test_an_action_that_is_none_of_several_is_refused_and_no_step_is_taken(odd):
+    batch = GymnasiumBatch("CartPole-v1", copies=2)
+    before = batch.observations.copy()
+    with pytest.raises(ValueError, match=rf"CartPole-v1: an action is {odd}; they are whole numbers from 0 to 1"):
+        batch.step(np.array([[0, odd]]))
+    np.testing.assert_array_equal(batch.observations, before)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

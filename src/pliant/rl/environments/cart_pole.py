@@ -186,7 +186,9 @@ class RewiredCartPole:
         """Take a step everywhere; `actions` (agents, copies), 0 or 1."""
         actions = np.asarray(actions)
         if actions.shape != self._ages.shape or not ((actions == 0) | (actions == 1)).all():
-            raise ValueError(f"actions are 0 or 1 and of shape {self._ages.shape}; these are {actions!r}")
+            raise ValueError(
+                f"actions are 0 or 1 and of shape {self._ages.shape}; these are {shortened(repr(actions))}"
+            )
         right = (actions == 1) != self._swapped
         self._state = advance(self._state, np.where(right, FORCE, -FORCE))
         self.steps += 1

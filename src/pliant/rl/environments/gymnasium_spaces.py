@@ -58,6 +58,7 @@ class Actions:
         from gymnasium import spaces
 
         given: Any = space
+        self._name = name
         if isinstance(space, spaces.Discrete):
             self.actions: ActionSpace = Discrete(int(given.n))
             self._start = int(given.start)
@@ -76,9 +77,15 @@ class Actions:
             )
 
     def given(self, chosen: NDArray[Any]) -> NDArray[Any]:
-        """(n[, size]) of PPO, as n actions of the space."""
+        """(n[, size]) of PPO, as n actions of the space. Raises ValueError where one is none of several."""
         if isinstance(self.actions, Discrete):
-            return chosen + self._start
+            known = np.isin(chosen, range(self.actions.count))
+            if not known.all():
+                raise ValueError(
+                    f"{self._name}: an action is {shortened(chosen[~known][0])}; they are whole numbers from 0 to "
+                    f"{self.actions.count - 1}"
+                )
+            return chosen.astype(np.int64) + self._start
         wanted = self._middle + self._half * chosen.reshape(-1, *self._shape)
         return np.clip(wanted, self._low, self._high).astype(self._dtype)
 
