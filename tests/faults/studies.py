@@ -58,8 +58,13 @@ class Subject:
         return rows_in(content(self.folder))
 
     @contextmanager
-    def running(self, command: list[str] | None = None, **environment: str) -> Iterator[subprocess.Popen[str]]:
-        """The study in mid-learning, in a process group of its own that ends with the block: its runner."""
+    def running(
+        self, command: list[str] | None = None, begun: Callable[[], bool] | None = None, **environment: str
+    ) -> Iterator[subprocess.Popen[str]]:
+        """The study in mid-learning, in a process group of its own that ends with the block: its runner.
+
+        `begun`: whether it is; by default it has rows more than before.
+        """
         before = self.rows
         runner = started(
             *(command or self.run),
@@ -70,7 +75,7 @@ class Subject:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
-            until(lambda: self.rows > before or runner.poll() is not None)
+            until(lambda: runner.poll() is not None or (begun() if begun else self.rows > before))
             assert runner.poll() is None, runner.communicate()
             yield runner
         finally:

@@ -1,5 +1,7 @@
 """A job file holds rows and the state that follows them, or neither."""
 
+import errno
+import fcntl
 import os
 import signal
 import sqlite3
@@ -223,3 +225,24 @@ def test_a_job_that_has_not_begun_has_no_record(path):
 
 def test_a_job_that_has_measured_nothing_yet_has_no_rows(store, path):
     assert (read(path).rows, read_rows(path).rows) == (0, {})
+
+
+def test_without_locks_a_reader_undoes_nothing_that_a_worker_writes(path, monkeypatch):
+    """SQLite takes the journal of a transaction that nobody holds a lock for as one of a worker that died, and undoes it."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setenv("PLIANT_NO_LOCKS", "1")
+    with JobStore(path, RUNS) as store:
+        store.begin_session({"commit": "abc"})
+        commit(store)
+        store.database.execute("PRAGMA cache_size = 5")  # so that it writes before the end
+        store.database.execute("BEGIN IMMEDIATE")
+        store.database.execute("CREATE TABLE more (x)")
+        store.database.executemany("INSERT INTO more VALUES (?)", [("y" * 2000,)] * 100)
+        with pytest.raises(LabError, match="without locks nobody can tell"):
+            read(path)
+        store.database.execute("COMMIT")
+        assert read(path).advances == 1

@@ -230,15 +230,16 @@ class JobStore:
 def connect(path: Path, create: bool) -> sqlite3.Connection:
     """The job file; transactions are begun and ended by hand. Raises `OSError` where it, to be written to, is a link.
 
-    A reader too opens it for writing: where a worker died inside a transaction, SQLite must undo it first. Not through a link.
+    A reader too opens it for writing: where a worker died inside a transaction, SQLite must undo it first. Not through a link,
+    and not without locks, by which SQLite tells a worker that died from one at work, whose transaction a reader would undo.
     """
     if create:
         for ending in ("", *_BESIDE):
             refuse_link(path.with_name(path.name + ending))
     _refuse_journal_of_others(path)
-    mode = "rwc" if create else "ro" if path.is_symlink() else "rw"
-    unlocked = "&nolock=1" if goes_on_without(path.parent) else ""
-    address = f"{path.resolve().as_uri()}?mode={mode}{unlocked}"
+    without_locks = goes_on_without(path.parent)
+    mode = "rwc" if create else "ro" if path.is_symlink() or without_locks else "rw"
+    address = f"{path.resolve().as_uri()}?mode={mode}{'&nolock=1' if without_locks else ''}"
     database = sqlite3.connect(address, uri=True, timeout=60.0, isolation_level=None)
     try:
         database.execute("PRAGMA trusted_schema = OFF")
@@ -291,6 +292,10 @@ def fault_of(path: Path, error: sqlite3.Error) -> LabError:
         return LabError(f"cannot write {path}: the disk is full. What was committed is kept; make room, then resume")
     if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LabError(f"{path} is being written to by another process: wait for it, or stop it")
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
+        return LabError(
+            f"{path} is being written to, or its worker died: without locks nobody can tell. Ask again, or resume the study"
+        )
     if kind in _OF_THE_DISK:
         return LabError(f"cannot read or write {path}: {error} ({getattr(error, 'sqlite_errorname', kind)})")
     return damaged(path, str(error))
