@@ -17,7 +17,7 @@ def test_without_locks_a_study_is_begun_only_if_that_was_said(subject):
     assert line.endswith("set PLIANT_NO_LOCKS=1")
     assert not (subject.folder / "study.json").exists()
     said = {**NO_LOCKS, "PLIANT_NO_LOCKS": "1"}
-    with subject.running(begun=lambda: has_states(subject.folder / "jobs", 2), **said) as runner:
+    with subject.running(begun=lambda: has_states(subject.folder / "jobs", 2), **said, TOY_PAUSE="2") as runner:
         for _ in range(3):  # whoever reads meanwhile undoes nothing that a worker writes
             done = ran("status", str(subject.folder), **said)
             assert done.returncode == 0 or "without locks nobody can tell" in one_line(done)
