@@ -25,7 +25,7 @@ def ended(folder):
 
 
 @ON_SEVERAL
-@pytest.mark.parametrize("when", ["between two starts", "within a start"])
+@pytest.mark.parametrize("when", [pytest.param("between two starts", marks=pytest.mark.slow), "within a start"])
 def test_a_clock_that_is_set_back_changes_no_row_and_no_time(subject, when):
     ahead = {"PYTHONPATH": ELSEWHERE, "CLOCK_AHEAD": DAY}
     if when == "within a start":

@@ -15,7 +15,9 @@ HOW = {"the runner": os.kill, "the whole group": os.killpg}  # `kill` and `scanc
 
 
 @ON_SEVERAL
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
 @pytest.mark.parametrize("whom", [pytest.param("the runner", marks=pytest.mark.slow), "the whole group"])
 def test_a_study_that_is_asked_to_end_says_how_to_go_on(subject, number, whom):
     with subject.running() as runner:
