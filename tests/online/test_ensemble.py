@@ -226,7 +226,7 @@ def test_nothing_is_right_where_the_loss_is_not_a_number(kernel):
 
 @KERNELS
 def test_a_linear_learner_is_least_mean_squares(kernel):
-    X, y = stream(20)
+    X, y = (each.astype(np.float64) for each in stream(20))
     learners = ensemble(kernel, [0], hidden=(), step_size=0.1, dtype=np.float64)
     w, b = learners.weights(0)[0, :, 0], learners.biases(0)[0, 0]
     progress = learners.partial_fit(X, y)
