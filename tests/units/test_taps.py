@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pliant import ContinualBackprop, Tap, trace
+from pliant.units.hooks import WatchProducts
 from tests.networks import steps
 from tests.units.hard_cases import Net
 
@@ -307,3 +309,22 @@ def test_a_group_without_a_tap_may_be_read_by_several_matrices_of_one_parameter(
     assert [(part.parameter, part.axis, part.repeat) for part in a.outgoing] == [("two", (0, 1), 2), ("b.weight", 1, 1)]
     assert a.taps == ()
     assert {row.verdict for row in plan.verify(net, torch.randn(4, 3)).rows} == {"exact"}
+
+
+def test_modes_that_watch_products_leave_in_the_reverse_order_of_their_entering(monkeypatch):
+    """torch pops the last mode whichever leaves; up to 2.10 it freed one that nobody else held, and the interpreter crashed."""
+    left = []
+    plain = WatchProducts.__exit__
+
+    def leave(mode, *error):
+        left.append(_get_current_dispatch_mode_stack()[-1] is mode)
+        return plain(mode, *error)
+
+    monkeypatch.setattr(WatchProducts, "__exit__", leave)
+    model, x = Net(ENSEMBLES["one by one"], **ensemble()), torch.randn(8, 5)
+    cbp = ContinualBackprop(model, torch.optim.SGD(model.parameters(), 0.1), example_inputs=x, attach=False)
+    left.clear()
+    model(x)
+    cbp.step()
+    assert len(left) > 1
+    assert all(left)

@@ -158,7 +158,9 @@ class OperandHandle(RemovableHandle):
         hook = OperandHook(recorder, when)
         self._handles = (
             recorder.module.register_forward_pre_hook(hook),
-            recorder.module.register_forward_hook(hook.leave, always_call=True),
+            # the last to enter is the first to leave: torch pops the last mode, whichever leaves, and up to 2.10 a mode that
+            # nobody else holds is freed too early
+            recorder.module.register_forward_hook(hook.leave, prepend=True, always_call=True),
         )
 
     def remove(self) -> None:
