@@ -235,7 +235,7 @@ def connect(path: Path, create: bool) -> sqlite3.Connection:
     if create:
         for ending in ("", *_BESIDE):
             refuse_link(path.with_name(path.name + ending))
-    _refuse_journal_of_others(path)
+    refuse_journal_of_others(path)
     mode = "rwc" if create else "ro" if path.is_symlink() else "rw"
     unlocked = "&nolock=1" if goes_on_without(path.parent) else ""
     address = f"{path.resolve().as_uri()}?mode={mode}{unlocked}"
@@ -254,7 +254,7 @@ _BESIDE = ("-journal", "-wal", "-shm")  # what SQLite may write beside a file
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
 
-def _refuse_journal_of_others(path: Path) -> None:
+def refuse_journal_of_others(path: Path) -> None:
     """Raise `LabError` where a journal beside the file says, as none of ours does, that it is part of another: SQLite would read
     that file, and may remove it.
     """
