@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pliant.base.choices import shortened
 from pliant.data.images import DataError
 from pliant.data.listing import open_zip
 
@@ -176,7 +177,7 @@ def _all_reduced(source: Path, read: Callable[[str], bytes], names: Sequence[str
         except Exception as error:  # a damaged image may raise nearly anything in its decoder
             why = f"{type(error).__name__}: {error}"
             raise DataError(
-                f"{source}: '{name}' cannot be read as an image ({why}): get it again, or remove it"
+                f"{source}: '{shortened(name, 200)}' cannot be read as an image ({why}): get it again, or remove it"
             ) from None
         images.append(pixels)
         brightest = max(brightest, (own, name))

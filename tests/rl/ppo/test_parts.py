@@ -129,6 +129,7 @@ def test_presets_are_the_articles():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"clip": 1e300}, r"clip must be above 0, and finite in 32 bits, got 1e\+300"),
         ({"replacement_rte": 0.1}, "unknown setting 'replacement_rte' .did you mean 'replacement_rate'"),
         ({"replacement_rate": 0.1}, "replacement_rate = 0.1 is read by method cbp, not none"),
         ({"method": "cbp", "tau": 0.2}, "tau = 0.2 is read by method redo, not cbp"),

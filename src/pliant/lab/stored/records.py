@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pliant.base.files import goes_on_without
 from pliant.lab.errors import LabError
 from pliant.lab.experiment import RunStatus
 from pliant.lab.stored.identity import Identity
@@ -24,11 +28,13 @@ from pliant.lab.stored.store import (
     format_of,
     missing_state,
     readable,
+    refuse_journal_of_others,
     stored_state,
     table_count,
 )
 
 T = TypeVar("T")
+_PATIENCE = 10.0  # seconds for a worker to end what it is writing
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,48 @@ def _unchecked(path: Path, what: Callable[[sqlite3.Connection], T]) -> T | None:
             return None
         if not path.is_file():
             raise LabError(f"{path} is no file: move it away to start job {path.stem} anew")
-        with closing(connect(path, create=False)) as database:
+        with _undisturbed(path) as file, closing(connect(file, create=False)) as database:
             database.execute("BEGIN")  # one view of all tables
             return what(database) if table_count(database) else None
+
+
+@contextmanager
+def _undisturbed(path: Path) -> Generator[Path]:
+    """The file, or, where no lock tells readers of a writer, a copy of one moment: SQLite would take the journal of a worker at
+    work for that of a dead one, and undo what it is writing.
+    """
+    if not goes_on_without(path.parent):
+        yield path
+        return
+    refuse_journal_of_others(path)
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        deadline = time.monotonic() + _PATIENCE
+        while not _copied(path, copy):
+            if time.monotonic() > deadline:
+                raise LabError(f"{path} is being written to by another process: wait for it, or stop it")
+            time.sleep(0.02)
+        yield copy
+
+
+def _copied(path: Path, copy: Path) -> bool:
+    """Whether the job file and its journal could be copied with nothing written to them meanwhile."""
+    pairs = [(each, copy.with_name(each.name)) for each in (path, path.with_name(path.name + "-journal"))]
+    before = [_last_change(source) for source, _ in pairs]
+    for source, target in pairs:
+        target.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(source, target)
+    return before == [_last_change(source) for source, _ in pairs]
+
+
+def _last_change(path: Path) -> tuple[int, int, int] | None:
+    """None where there is no such file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _record(database: sqlite3.Connection) -> Record:

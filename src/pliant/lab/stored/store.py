@@ -230,16 +230,15 @@ class JobStore:
 def connect(path: Path, create: bool) -> sqlite3.Connection:
     """The job file; transactions are begun and ended by hand. Raises `OSError` where it, to be written to, is a link.
 
-    A reader too opens it for writing: where a worker died inside a transaction, SQLite must undo it first. Not through a link,
-    and not without locks, by which SQLite tells a worker that died from one at work, whose transaction a reader would undo.
+    A reader too opens it for writing: where a worker died inside a transaction, SQLite must undo it first. Not through a link.
     """
     if create:
         for ending in ("", *_BESIDE):
             refuse_link(path.with_name(path.name + ending))
-    _refuse_journal_of_others(path)
-    without_locks = goes_on_without(path.parent)
-    mode = "rwc" if create else "ro" if path.is_symlink() or without_locks else "rw"
-    address = f"{path.resolve().as_uri()}?mode={mode}{'&nolock=1' if without_locks else ''}"
+    refuse_journal_of_others(path)
+    mode = "rwc" if create else "ro" if path.is_symlink() else "rw"
+    unlocked = "&nolock=1" if goes_on_without(path.parent) else ""
+    address = f"{path.resolve().as_uri()}?mode={mode}{unlocked}"
     database = sqlite3.connect(address, uri=True, timeout=60.0, isolation_level=None)
     try:
         database.execute("PRAGMA trusted_schema = OFF")
@@ -255,7 +254,7 @@ _BESIDE = ("-journal", "-wal", "-shm")  # what SQLite may write beside a file
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
 
-def _refuse_journal_of_others(path: Path) -> None:
+def refuse_journal_of_others(path: Path) -> None:
     """Raise `LabError` where a journal beside the file says, as none of ours does, that it is part of another: SQLite would read
     that file, and may remove it.
     """
@@ -292,10 +291,6 @@ def fault_of(path: Path, error: sqlite3.Error) -> LabError:
         return LabError(f"cannot write {path}: the disk is full. What was committed is kept; make room, then resume")
     if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LabError(f"{path} is being written to by another process: wait for it, or stop it")
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK":
-        return LabError(
-            f"{path} is being written to, or its worker died: without locks nobody can tell. Ask again, or resume the study"
-        )
     if kind in _OF_THE_DISK:
         return LabError(f"cannot read or write {path}: {error} ({getattr(error, 'sqlite_errorname', kind)})")
     return damaged(path, str(error))

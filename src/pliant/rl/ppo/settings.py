@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, cast, get_args
@@ -104,7 +103,9 @@ class Settings:
         for name in ("rollout_steps", "epochs", "minibatch_size", "period"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("step_size", "clip", "adam_epsilon"):
-            _check(self, name, getattr(self, name) > 0.0 and isfinite(getattr(self, name)), "above 0, and finite")
+            _check(
+                self, name, getattr(self, name) > 0.0 and _fits(getattr(self, name)), "above 0, and finite in 32 bits"
+            )
         not_negative = (
             "value_weight",
             "entropy_weight",
@@ -114,11 +115,16 @@ class Settings:
             "tau",
         )
         for name in not_negative:
-            _check(self, name, getattr(self, name) >= 0.0 and isfinite(getattr(self, name)), "0 or more, and finite")
+            _check(
+                self,
+                name,
+                getattr(self, name) >= 0.0 and _fits(getattr(self, name)),
+                "0 or more, and finite in 32 bits",
+            )
         for name in ("discount", "trace_decay", "replacement_rate"):
             _check(self, name, 0.0 <= getattr(self, name) <= 1.0, "in [0, 1]")
         _check(self, "decay_rate", 0.0 <= self.decay_rate < 1.0, "in [0, 1)")
-        _check(self, "log_std", isfinite(self.log_std), "finite")
+        _check(self, "log_std", _fits(self.log_std), "finite in 32 bits")
         _check(self, "betas", len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas), "two, in [0, 1)")
         _check(self, "hidden", bool(self.hidden) and min(self.hidden) >= 1, "at least one layer of at least 1 unit")
         norm = self.max_gradient_norm
@@ -139,6 +145,14 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _fits(value: float) -> bool:
+    """Whether it is finite in 32 bits, in which agents learn."""
+    return abs(value) <= _LARGEST
+
+
+_LARGEST = 3.4028234663852886e38  # of a number in 32 bits
 
 
 def _check_choice(what: str, value: object, known: Sequence[str], likeness: float = 0.6) -> None:
