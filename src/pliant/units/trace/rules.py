@@ -277,6 +277,7 @@ WAYS: list[tuple[Rule, str]] = [
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
         "_batch_norm_with_update _batch_norm_no_update",
     ),
+    (elementwise, "leaky_relu elu celu selu hardtanh hardsigmoid ldexp"),  # tagged in part by torch up to 2.10
     (beside, "renorm"),
     (crossed, "linalg_cross"),
     (counted, "bucketize searchsorted"),
