@@ -230,9 +230,10 @@ WAYS: list[tuple[Rule, str]] = [
         "uniform exponential random is_same_size",
     ),
     (
-        elementwise,
+        elementwise,  # from leaky_relu on: tagged as pointwise by torch above 2.10 alone
         "_prelu_kernel native_dropout _fused_dropout rrelu_with_noise log_sigmoid_forward celu selu "
-        "hardswish softshrink bernoulli tril triu polar complex masked_fill",
+        "hardswish softshrink bernoulli tril triu polar complex masked_fill "
+        "leaky_relu elu hardtanh hardsigmoid ldexp",
     ),
     (
         pooled(1),
@@ -277,7 +278,6 @@ WAYS: list[tuple[Rule, str]] = [
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
         "_batch_norm_with_update _batch_norm_no_update",
     ),
-    (elementwise, "leaky_relu elu celu selu hardtanh hardsigmoid ldexp"),  # tagged in part by torch up to 2.10
     (beside, "renorm"),
     (crossed, "linalg_cross"),
     (counted, "bucketize searchsorted"),
