@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pliant.engine.unit_reset import UnitReset as UnitReset
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
+    from pliant.methods import GraMa as GraMa
     from pliant.methods import RandomReplacement as RandomReplacement
     from pliant.methods import ReDo as ReDo
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "GraMa": "pliant.methods",
     "RandomReplacement": "pliant.methods",
     "ReDo": "pliant.methods",
     "ShrinkAndPerturb": "pliant.methods",
@@ -68,6 +70,7 @@ __all__ = [
     "L2",
     "AffineEntry",
     "ContinualBackprop",
+    "GraMa",
     "Monitor",
     "RandomReplacement",
     "ReDo",

@@ -169,6 +169,21 @@ METHODS = [
         cannot=READS_ACTIVITY,
     ),
     Method(
+        "grama",
+        resets_units(pliant.GraMa),
+        settings={"tau": 1.0, "period": 2, **UNITS},
+        off={"period": 10**9},
+        wrong={"tau": -1.0},
+    ),
+    Method(
+        "grama by activity",
+        resets_units(pliant.GraMa, of="activity"),
+        settings={"tau": 1.0, "period": 2, **UNITS},
+        off={"period": 10**9},
+        wrong={"of": "nothing known"},
+        cannot=READS_ACTIVITY,
+    ),
+    Method(
         "l2",
         on_parameters(pliant.L2),
         settings={"strength": 0.02},

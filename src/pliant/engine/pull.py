@@ -23,7 +23,6 @@ from pliant.engine.attached import Optimizers, after_step, before_step, each_of,
 from pliant.engine.taken_steps import Outcome, will_be_taken
 from pliant.engine.whole_parameters import Which, WholeParameters
 
-
 _RESTORES: set[int] = set()  # hooks that put the loss's gradients back
 
 
@@ -50,7 +49,7 @@ class Pull(WholeParameters, ABC):
     def direction(self, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor]:
         """d(θ) of each of these parameters, of its shape; new tensors, or the parameters themselves."""
 
-    def settle(self, taken: Outcome) -> None:  # noqa: B027  (nothing to do, as a rule)
+    def settle(self, taken: Outcome) -> None:
         """A step has ended for which `direction` was asked, once or (by a closure) several times; whether it was taken."""
 
     def _follow_steps(self) -> None:

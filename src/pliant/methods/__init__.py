@@ -1,6 +1,7 @@
 """Every method, one file each: presets of the parts in `pliant.engine.unit_reset`, and methods on whole parameters."""
 
 from pliant.methods.continual_backprop import ContinualBackprop
+from pliant.methods.grama import GraMa
 from pliant.methods.l2 import L2
 from pliant.methods.random_replacement import RandomReplacement
 from pliant.methods.redo import ReDo
@@ -10,6 +11,7 @@ from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
 __all__ = [
     "L2",
     "ContinualBackprop",
+    "GraMa",
     "RandomReplacement",
     "ReDo",
     "ShrinkAndPerturb",
