@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
     from pliant.methods import GraMa as GraMa
+    from pliant.methods import PartialResets as PartialResets
     from pliant.methods import RandomReplacement as RandomReplacement
     from pliant.methods import ReDo as ReDo
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "PartialResets": "pliant.methods",
     "GraMa": "pliant.methods",
     "RandomReplacement": "pliant.methods",
     "ReDo": "pliant.methods",
@@ -72,6 +74,7 @@ __all__ = [
     "ContinualBackprop",
     "GraMa",
     "Monitor",
+    "PartialResets",
     "RandomReplacement",
     "ReDo",
     "ShrinkAndPerturb",

@@ -184,6 +184,13 @@ METHODS = [
         cannot=READS_ACTIVITY,
     ),
     Method(
+        "partial resets",
+        resets_units(pliant.PartialResets),
+        settings={"replacement_rate": 0.2, "period": 3, **UNITS},
+        off={"replacement_rate": 0.0},
+        wrong={"replacement_rate": 1.0},
+    ),
+    Method(
         "l2",
         on_parameters(pliant.L2),
         settings={"strength": 0.02},

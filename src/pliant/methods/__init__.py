@@ -3,6 +3,7 @@
 from pliant.methods.continual_backprop import ContinualBackprop
 from pliant.methods.grama import GraMa
 from pliant.methods.l2 import L2
+from pliant.methods.partial_resets import PartialResets
 from pliant.methods.random_replacement import RandomReplacement
 from pliant.methods.redo import ReDo
 from pliant.methods.resets import reset_head, reset_network, reset_optimizer
@@ -12,6 +13,7 @@ __all__ = [
     "L2",
     "ContinualBackprop",
     "GraMa",
+    "PartialResets",
     "RandomReplacement",
     "ReDo",
     "ShrinkAndPerturb",
