@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pliant.methods import PartialResets as PartialResets
     from pliant.methods import RandomReplacement as RandomReplacement
     from pliant.methods import ReDo as ReDo
+    from pliant.methods import SelfNormalizedResets as SelfNormalizedResets
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "SelfNormalizedResets": "pliant.methods",
     "PartialResets": "pliant.methods",
     "GraMa": "pliant.methods",
     "RandomReplacement": "pliant.methods",
@@ -77,6 +79,7 @@ __all__ = [
     "PartialResets",
     "RandomReplacement",
     "ReDo",
+    "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "Slice",
     "Tap",

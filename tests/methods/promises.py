@@ -184,6 +184,18 @@ METHODS = [
         cannot=READS_ACTIVITY,
     ),
     Method(
+        "self-normalized resets",
+        resets_units(pliant.SelfNormalizedResets),
+        settings={
+            "rejection": 1.0,
+            "shortest": 0,
+            "longest": 4,
+            **UNITS,
+        },  # units go as soon as they have fired, in any batch
+        off={"rejection": 0.0, "longest": STEPS + 1},
+        wrong={"gaps": "nothing known"},
+    ),
+    Method(
         "partial resets",
         resets_units(pliant.PartialResets),
         settings={"replacement_rate": 0.2, "period": 3, **UNITS},

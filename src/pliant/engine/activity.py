@@ -4,7 +4,7 @@ A hook on the consumer of a group sees its units after activation, pooling, drop
 model computes them. For every entry along the unit axis (one unit may own several after a flatten) a reader sums, over
 all examples and positions of all forward passes since the last step,
 
-    h,  |h|  and, where they are asked for,  |h - m|  and  |g|,
+    h,  |h|  and, where they are asked for,  |h - m|,  |g|  and  1 where h > 0 ("active"),
 
 m being the running mean with the passes so far taken in, g the loss's gradient at h, read in the backward. With one forward pass
 a step this is the released code's definition; with gradient accumulation each pass is centred on the passes up to it. Sums are
@@ -33,7 +33,7 @@ log = logging.getLogger("pliant")
 
 PATIENCE = 1000  # training passes without a step, after which something is probably amiss
 
-Reading = Literal["mean", "magnitude", "centred", "gradient"]
+Reading = Literal["mean", "magnitude", "centred", "gradient", "active"]
 
 
 class Reader:
@@ -91,6 +91,8 @@ class Reader:
             self._add("mean", by_entry)
             if self.reads_magnitude:
                 self._add("magnitude", by_entry.abs())
+        if "active" in self.sums:
+            self._add("active", (by_entry > 0).to(self.sums["active"].dtype))
         if self.centre is not None and "centred" in self.sums:
             centre = self.centre(self.sums["mean"] / self.count()).to(by_entry.dtype)
             between = [1] * (by_entry.dim() - centre.dim())

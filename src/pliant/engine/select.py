@@ -148,7 +148,7 @@ class Partial:
     ) -> None:
         self.replacement_rate = number("replacement_rate", replacement_rate, 0.0, 1.0, below=True)
         self.sharpness, self.threshold = number("sharpness", sharpness), number("threshold", threshold)
-        self.transform = one_of("transform", transform, get_args(Transform))
+        self.transform: Transform = one_of("transform", transform, get_args(Transform))
         self.period = whole("period", period, 1, of="optimizer steps")
         self._steps: dict[str, int] = {}
 

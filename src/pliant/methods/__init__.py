@@ -7,6 +7,7 @@ from pliant.methods.partial_resets import PartialResets
 from pliant.methods.random_replacement import RandomReplacement
 from pliant.methods.redo import ReDo
 from pliant.methods.resets import reset_head, reset_network, reset_optimizer
+from pliant.methods.self_normalized_resets import SelfNormalizedResets
 from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PartialResets",
     "RandomReplacement",
     "ReDo",
+    "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "reset_head",
     "reset_network",

@@ -14,10 +14,10 @@ Two versions by the same authors, of which the second has other settings and ano
 
 Source: both articles, and the released code. They disagree on G: the articles write the gradient of activations
 (of="activity"), the code takes that of weights (of="weights", the default, since the published numbers are the code's).
-Departures: what an optimizer remembers of a unit, its bias too, shrinks with its weights, averages and sizes of gradients by 1 - r
-(the authors leave it: optimizer_state="keep"); the count of steps by which Adam corrects its averages goes on. Entries of norms
-and their statistics move by r like weights; the authors' networks have none. Units of all layers are moved before any outgoing
-weight shrinks; the code goes layer by layer. `stats()` counts each partial reset as one.
+Departures: what an optimizer remembers of a unit, its bias too, shrinks with its weights, averages and sizes of gradients by
+1 - r (the authors leave it: optimizer_state="keep"); the count of steps by which Adam corrects its averages goes on. Entries of
+norms and their statistics move by r like weights; the authors' networks have none. Units of all layers are moved before any
+outgoing weight shrinks; the code goes layer by layer. `stats()` counts each partial reset as one.
 """
 
 from __future__ import annotations
