@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
     from pliant.methods import GraMa as GraMa
+    from pliant.methods import Parseval as Parseval
     from pliant.methods import PartialResets as PartialResets
     from pliant.methods import RandomReplacement as RandomReplacement
     from pliant.methods import ReDo as ReDo
     from pliant.methods import SelfNormalizedResets as SelfNormalizedResets
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
+    from pliant.methods import Spectral as Spectral
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
@@ -44,6 +46,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "Parseval": "pliant.methods",
+    "Spectral": "pliant.methods",
     "SelfNormalizedResets": "pliant.methods",
     "PartialResets": "pliant.methods",
     "GraMa": "pliant.methods",
@@ -76,12 +80,14 @@ __all__ = [
     "ContinualBackprop",
     "GraMa",
     "Monitor",
+    "Parseval",
     "PartialResets",
     "RandomReplacement",
     "ReDo",
     "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "Slice",
+    "Spectral",
     "Tap",
     "UnitGroup",
     "UnitMap",

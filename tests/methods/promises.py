@@ -219,6 +219,22 @@ METHODS = [
         cannot=NO_DRAW,
     ),
     Method(
+        "spectral",
+        on_parameters(pliant.Spectral),
+        settings={"strength": 0.02},
+        off={"strength": 0.0},
+        wrong={"power": 0.0},
+        cannot=NO_DRAW,
+    ),
+    Method(
+        "parseval",
+        on_parameters(pliant.Parseval, parameters=lambda name, parameter: parameter.dim() > 1),
+        settings={"strength": 0.002},
+        off={"strength": 0.0},
+        wrong={"scale": -1.0},
+        cannot=NO_DRAW | OF_NO_SIZE,
+    ),
+    Method(
         "shrink and perturb",
         on_parameters(pliant.ShrinkAndPerturb),
         settings={"noise_std": 0.005, "shrink": 0.99, "period": 3, "seed": 1},

@@ -3,22 +3,26 @@
 from pliant.methods.continual_backprop import ContinualBackprop
 from pliant.methods.grama import GraMa
 from pliant.methods.l2 import L2
+from pliant.methods.parseval import Parseval
 from pliant.methods.partial_resets import PartialResets
 from pliant.methods.random_replacement import RandomReplacement
 from pliant.methods.redo import ReDo
 from pliant.methods.resets import reset_head, reset_network, reset_optimizer
 from pliant.methods.self_normalized_resets import SelfNormalizedResets
 from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
+from pliant.methods.spectral import Spectral
 
 __all__ = [
     "L2",
     "ContinualBackprop",
     "GraMa",
+    "Parseval",
     "PartialResets",
     "RandomReplacement",
     "ReDo",
     "SelfNormalizedResets",
     "ShrinkAndPerturb",
+    "Spectral",
     "reset_head",
     "reset_network",
     "reset_optimizer",
