@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn, tensor
 
-from pliant import L2, SelectiveReinitialization
+from pliant import L2, ContinualBackprop, SelectiveReinitialization
 from pliant.methods.selective_reinitialization import least_useful
-from tests.networks import mlp
+from tests.networks import enough, mlp, train
 
 W = tensor([[3.0, -1.0, 0.5, 0.0]])
 X = tensor([[1.0, 1.0, 8.0, 1.0]])  # the gradient of a sum of outputs
@@ -79,3 +79,21 @@ def test_bad_settings_are_named(settings, message):
     model = mlp()
     with pytest.raises(ValueError, match=message):
         SelectiveReinitialization(model, torch.optim.SGD(model.parameters(), lr=0.1), **settings)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_beside_resets_of_units_sizes_of_gradients_stay_0_or_more(order):
+    """It may fill the size of an entry that a reset has just forgotten, of which Adam then starts anew."""
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    makers = [
+        lambda: ContinualBackprop(
+            model, optimizer, example_inputs=torch.zeros(2, 6), replacement_rate=0.3, maturity_threshold=1, seed=1
+        ),
+        lambda: SelectiveReinitialization(model, optimizer, tau=0.1, period=3, seed=1),
+    ]
+    methods = [make() for make in makers[::order]]
+    train(model, optimizer, range(40))
+    enough(methods[0 if order == 1 else 1])
+    assert all((each["exp_avg_sq"] >= 0).all() for each in optimizer.state.values())
+    assert all(each.isfinite().all() for each in model.parameters())

@@ -20,10 +20,10 @@ a layer without a bias before a norm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,15 +151,15 @@ def _layer(place: Place) -> Layer | None:
 def _changes(network: nn.Module, layers: Sequence[Layer], examples: Any) -> list[float]:
     """How much the output changes with each layer doubled, relative to its size; without what norms add to a variance."""
     copy = double_copy(network)
-    for module in copy.modules():
+    for module in cast(Iterable[Any], copy.modules()):
         if isinstance(getattr(module, "eps", None), float):
             module.eps = 1e-30
     args, kwargs = arguments(examples)
     args = tuple(long(each) if isinstance(each, Tensor) else each for each in args)
-    kwargs = {name: long(each) if isinstance(each, Tensor) else each for name, each in kwargs.items()}
+    named = {name: long(each) if isinstance(each, Tensor) else each for name, each in kwargs.items()}
 
     def output() -> Tensor:
-        found = [each.flatten() for each in tensors_in(copy(*args, **kwargs)) if each.is_floating_point()]
+        found = [each.flatten() for each in tensors_in(copy(*args, **named)) if each.is_floating_point()]
         return torch.cat(found)
 
     def double(path: str, factor: float) -> None:
@@ -172,6 +172,6 @@ def _changes(network: nn.Module, layers: Sequence[Layer], examples: Any) -> list
     before, changes = output(), list[float]()
     for layer in layers:
         double(layer.place.path, 2.0)
-        changes.append(float((output() - before).norm() / before.norm()))
+        changes.append(float(((output() - before).square().sum() / before.square().sum()).sqrt()))
         double(layer.place.path, 0.5)
     return changes
