@@ -35,6 +35,7 @@ from tests.methods.runs import (
     alike,
     differences,
     plain,
+    plain_weights,
     same,
     same_methods,
     weights,
@@ -53,6 +54,9 @@ class Method:
     off: Mapping[str, Any]  # settings with which it changes nothing
     wrong: Mapping[str, Any]  # settings that it refuses; none where it is a call, which attaches to nothing
     cannot: Mapping[str, str] = field(default_factory=dict)  # name of a promise -> why it does not hold
+    like: str = (
+        ""  # the row of which it shares the engine: of the promises that this keeps for it, some are asked by default
+    )
 
     @property
     def draws(self) -> bool:
@@ -174,6 +178,7 @@ METHODS = [
         settings={"tau": 1.0, "period": 2, **UNITS},
         off={"period": 10**9},
         wrong={"tau": -1.0},
+        like="redo",
     ),
     Method(
         "grama by activity",
@@ -182,6 +187,7 @@ METHODS = [
         off={"period": 10**9},
         wrong={"of": "nothing known"},
         cannot=READS_ACTIVITY,
+        like="redo",
     ),
     Method(
         "self-normalized resets",
@@ -194,6 +200,7 @@ METHODS = [
         },  # units go as soon as they have fired, in any batch
         off={"rejection": 0.0, "longest": STEPS + 1},
         wrong={"gaps": "nothing known"},
+        like="redo",
     ),
     Method(
         "partial resets",
@@ -201,6 +208,7 @@ METHODS = [
         settings={"replacement_rate": 0.2, "period": 3, **UNITS},
         off={"replacement_rate": 0.0},
         wrong={"replacement_rate": 1.0},
+        like="redo",
     ),
     Method(
         "l2",
@@ -225,6 +233,7 @@ METHODS = [
         off={"strength": 0.0},
         wrong={"power": 0.0},
         cannot=NO_DRAW,
+        like="l2 toward the start",
     ),
     Method(
         "parseval",
@@ -233,6 +242,7 @@ METHODS = [
         off={"strength": 0.0},
         wrong={"scale": -1.0},
         cannot=NO_DRAW | OF_NO_SIZE,
+        like="l2",
     ),
     Method(
         "shrink and perturb",
@@ -257,6 +267,7 @@ METHODS = [
         off={"kappa": 1e9},
         wrong={"kappa": 0.0},
         cannot=NO_DRAW | OF_NO_SIZE,
+        like="shrink and perturb",
     ),
     Method(
         "normalize and project",  # these networks have no layer whose scale does not matter, so it is told which
@@ -265,6 +276,7 @@ METHODS = [
         off={"period": 10**9},
         wrong={"parameters": "nothing known"},
         cannot=NO_DRAW | OF_NO_SIZE,
+        like="shrink and perturb",
     ),
     Method(
         "hare and tortoise",
@@ -273,6 +285,7 @@ METHODS = [
         off={"period": None},
         wrong={"decay_rate": 1.0},
         cannot=NO_DRAW,
+        like="shrink and perturb",
     ),
     Method(
         "selective reinitialization",
@@ -281,6 +294,7 @@ METHODS = [
         off={"period": 10**9},
         wrong={"utility": "nothing known"},
         cannot=OF_NO_SIZE,
+        like="shrink and perturb by fresh weights",
     ),
     Method(
         "fire",
@@ -289,6 +303,7 @@ METHODS = [
         off={"period": None},
         wrong={"parameters": "nothing known"},
         cannot=NO_DRAW | OF_NO_SIZE,
+        like="shrink and perturb",
     ),
     Method(
         "reset head",
@@ -316,7 +331,13 @@ METHODS = [
     ),
 ]
 
-BESIDE = METHODS[0]
+
+def row_of(name):
+    (row,) = (method for method in METHODS if method.name == name)
+    return row
+
+
+BESIDE = row_of("continual backprop")
 
 
 # -- off, seeds, saving --------------------------------------------------------------------------------------------------
@@ -665,7 +686,7 @@ def a_foreign_state_is_refused_and_changes_nothing(cell):
     """Of another network, of another method, of another format, of nothing."""
     names = list(NETWORKS)
     another = names[(names.index(cell.network) + 1) % len(names)]
-    row = METHODS[3 if cell.method.name != METHODS[3].name else 0]
+    row = row_of("l2" if cell.method.name != "l2" else "continual backprop")
     half = STEPS // 2
     run = Run(cell).train(range(half))
     (method,) = run.methods
@@ -750,6 +771,37 @@ PROMISES = [
     a_foreign_state_is_refused_and_changes_nothing,
     a_state_of_other_sizes_is_refused_and_changes_nothing,
 ]
+
+
+OF_THE_ENGINE = [  # what methods share, and what takes longest
+    it_leaves_the_global_random_state_alone,
+    a_copy_of_the_model_is_inert,
+    a_copy_of_the_method_is_refused,
+    detached_it_leaves_no_hook_and_training_is_plain,
+    a_closure_changes_nothing,
+    a_step_that_a_grad_scaler_skips_is_none,
+    a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped,
+    a_compiled_model_trains_as_in_eager_mode,
+    a_compiled_step_trains_as_in_eager_mode,
+    built_before_continual_backprop_it_keeps_its_word,
+    built_after_continual_backprop_it_keeps_its_word,
+]
+
+
+# -- pairs ---------------------------------------------------------------------------------------------------------------
+
+
+def together_they_train_and_resume_to_the_bit(cell, rows, steps=50):
+    """Two methods on one network, built in this order: nothing breaks, both act, and both go on exactly."""
+    run = Run(cell, rows).train(range(steps))
+    acted(run, plain_weights(cell.network, cell.optimizer))
+    for each in run.optimizers:
+        states = [held for state in each.state.values() for held in state.values() if isinstance(held, torch.Tensor)]
+        assert all(held.isfinite().all() for held in states)
+    half = Run(cell, rows).train(range(steps // 2)).save()
+    resumed_run = Run(cell, rows, initial=5).load(half).train(range(steps // 2, steps))
+    same(run, resumed_run)
+    same_methods(run, resumed_run)
 
 
 def broken(promise, cell):
