@@ -747,7 +747,10 @@ def ranks_stay_equal(cell, rank):
     of_a_call = cell.method.is_a_call
     run = trained(**{name: each for name, each in by_rank_0.items() if name in cell.method.settings and not of_a_call})
     acted(run, trained(methods=[]))
-    mine = [dict(run.inner.named_parameters()), *(each.state_dict() for each in run.parts()[1:])]
+    states = [
+        {**each.state_dict(), "buffers": None} for each in run.parts()[1:]
+    ]  # averages of buffers differ as these do
+    mine = [dict(run.inner.named_parameters()), *states]
     both = [None, None]
     dist.all_gather_object(both, mine)
     assert differences(*both) == [], "the ranks differ"

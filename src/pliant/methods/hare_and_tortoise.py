@@ -7,7 +7,8 @@
 are averaged and put back with the parameters. It aims at lost generalization; it revives no dead unit.
 
 Source: Lee et al., ICML 2024 (arXiv 2406.02596), and the released code, which averages the buffers too; μ 0.999 and 10 epochs in
-FIRE's baseline. The optimizer's state stays as it is, as there. In half precision the average is kept in single. The hare may
+FIRE's baseline. The optimizer's state stays as it is, as there. In half precision the average is kept in single. Of several
+ranks, rank 0's buffers count, as in DistributedDataParallel itself, which hands them on before each forward. The hare may
 become the tortoise in the middle of a burst of large gradients: `pliant.reset_optimizer` forgets them.
 """
 
