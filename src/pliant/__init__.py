@@ -16,11 +16,21 @@ if TYPE_CHECKING:
     from pliant.diagnostics import probe_plasticity as probe_plasticity
     from pliant.doctor import examine as examine
     from pliant.engine.unit_reset import UnitReset as UnitReset
+    from pliant.methods import FIRE as FIRE
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
+    from pliant.methods import GraMa as GraMa
+    from pliant.methods import HareAndTortoise as HareAndTortoise
+    from pliant.methods import NormalizeAndProject as NormalizeAndProject
+    from pliant.methods import Parseval as Parseval
+    from pliant.methods import PartialResets as PartialResets
     from pliant.methods import RandomReplacement as RandomReplacement
     from pliant.methods import ReDo as ReDo
+    from pliant.methods import SelectiveReinitialization as SelectiveReinitialization
+    from pliant.methods import SelfNormalizedResets as SelfNormalizedResets
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
+    from pliant.methods import Spectral as Spectral
+    from pliant.methods import WeightClipping as WeightClipping
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
@@ -41,6 +51,16 @@ __version__ = "0.2.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "NormalizeAndProject": "pliant.methods",
+    "FIRE": "pliant.methods",
+    "SelectiveReinitialization": "pliant.methods",
+    "HareAndTortoise": "pliant.methods",
+    "WeightClipping": "pliant.methods",
+    "Parseval": "pliant.methods",
+    "Spectral": "pliant.methods",
+    "SelfNormalizedResets": "pliant.methods",
+    "PartialResets": "pliant.methods",
+    "GraMa": "pliant.methods",
     "RandomReplacement": "pliant.methods",
     "ReDo": "pliant.methods",
     "ShrinkAndPerturb": "pliant.methods",
@@ -65,18 +85,28 @@ _HOMES = {
 
 __all__ = [
     "BN",
+    "FIRE",
     "L2",
     "AffineEntry",
     "ContinualBackprop",
+    "GraMa",
+    "HareAndTortoise",
     "Monitor",
+    "NormalizeAndProject",
+    "Parseval",
+    "PartialResets",
     "RandomReplacement",
     "ReDo",
+    "SelectiveReinitialization",
+    "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "Slice",
+    "Spectral",
     "Tap",
     "UnitGroup",
     "UnitMap",
     "UnitReset",
+    "WeightClipping",
     "chain_groups",
     "diagnose",
     "examine",

@@ -25,6 +25,24 @@ MAKERS: dict[str, Callable[..., Any]] = {
     ),
     "L2": lambda model, optimizer, x: pliant.L2(model, optimizer, strength=0.1),
     "L2 Init": lambda model, optimizer, x: pliant.L2(model, optimizer, strength=0.1, toward="initial"),
+    "GraMa": lambda model, optimizer, x: pliant.GraMa(model, optimizer, example_inputs=x, period=5, seed=0),
+    "PartialResets": lambda model, optimizer, x: pliant.PartialResets(
+        model, optimizer, example_inputs=x, period=5, seed=0
+    ),
+    "SelfNormalizedResets": lambda model, optimizer, x: pliant.SelfNormalizedResets(
+        model, optimizer, example_inputs=x, longest=6, seed=0
+    ),
+    "Spectral": lambda model, optimizer, x: pliant.Spectral(model, optimizer, strength=0.1),
+    "Parseval": lambda model, optimizer, x: pliant.Parseval(model, optimizer, strength=0.1, parameters="0.weight"),
+    "WeightClipping": lambda model, optimizer, x: pliant.WeightClipping(model, optimizer),
+    "NormalizeAndProject": lambda model, optimizer, x: pliant.NormalizeAndProject(
+        model, optimizer, parameters="*.weight"
+    ),
+    "HareAndTortoise": lambda model, optimizer, x: pliant.HareAndTortoise(model, optimizer, period=3),
+    "SelectiveReinitialization": lambda model, optimizer, x: pliant.SelectiveReinitialization(
+        model, optimizer, period=3, seed=0
+    ),
+    "FIRE": lambda model, optimizer, x: pliant.FIRE(model, optimizer, period=3),
 }
 # What a state may hold as well: nothing was replaced yet, another `init`, no average was counted yet.
 MAY_BE_NOTHING = ("last", "starts", "betas")

@@ -196,3 +196,23 @@ def test_a_sparse_gradient_is_refused():
     model(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match="needs dense gradients"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("l2_first", [True, False])
+def test_other_methods_find_the_loss_s_own_gradient_after_the_step_whichever_came_first(l2_first):
+    """So that of units just replaced none is left, where gradients accumulate; two pulls put it back in turn."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pulls = [L2(model, optimizer, strength=5.0)] if l2_first else []
+    cbp = ContinualBackprop(
+        model, optimizer, groups=chain_groups(model), replacement_rate=0.5, maturity_threshold=0, seed=0
+    )
+    pulls += [L2(model, optimizer, strength=5.0) for _ in range(2)]
+    x, y = batch(0, (6,))
+    nn.functional.mse_loss(model(x), y).backward()
+    own = model[0].weight.grad.clone()
+    optimizer.step()
+    new = cbp.ages()["0"][0] == 0
+    assert new.sum() == 6
+    assert not model[0].weight.grad[new].any()
+    assert torch.equal(model[0].weight.grad[~new], own[~new])

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 import pliant
 from tests.methods import promises
-from tests.methods.promises import METHODS, PROMISES, Method, on_parameters, resets_units
+from tests.methods.promises import PROMISES, Method, on_parameters, resets_units, row_of
 from tests.methods.runs import Cell
 from tests.ranks import on_ranks
 
@@ -254,7 +254,7 @@ def test_a_method_that_breaks_a_promise_is_noticed(kind):
 
 
 def a_rank_to_itself(rank, folder):
-    alone = replace(METHODS[0], build=resets_units(pliant.ContinualBackprop, process_group=None))
+    alone = replace(row_of("continual backprop"), build=resets_units(pliant.ContinualBackprop, process_group=None))
     with pytest.raises(AssertionError, match="the ranks differ"):
         promises.ranks_stay_equal(Cell(alone, "mlp", "adam"), rank)
 
@@ -275,7 +275,7 @@ ABOUT_NO_EFFECT = [
     ("promise", "method"),
     [
         pytest.param(promise, method, id=f"{promise.__name__}: {method.name}")
-        for method in (METHODS[1], METHODS[5])
+        for method in (row_of("redo"), row_of("shrink and perturb"))
         for promise in PROMISES
         if promise not in ABOUT_NO_EFFECT and promise.__name__ not in method.cannot
     ],

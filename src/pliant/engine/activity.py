@@ -4,12 +4,12 @@ A hook on the consumer of a group sees its units after activation, pooling, drop
 model computes them. For every entry along the unit axis (one unit may own several after a flatten) a reader sums, over
 all examples and positions of all forward passes since the last step,
 
-    h,  |h|  and, where a utility asks for it,  |h - m|,
+    h,  |h|  and, where they are asked for,  |h - m|,  |g|  and  1 where h > 0 ("active"),
 
-m being the running mean with the passes so far taken in. With one forward pass a step this is the released
-code's definition; with gradient accumulation each pass is centred on the passes up to it. Sums are kept in float32 at
-least, in place, so that a compiled model is still one graph. Dividing by the number of summed examples makes a pass that
-activation checkpointing runs twice count once.
+m being the running mean with the passes so far taken in, g the loss's gradient at h, read in the backward. With one forward pass
+a step this is the released code's definition; with gradient accumulation each pass is centred on the passes up to it. Sums are
+kept in float32 at least, in place, so that a compiled model is still one graph (but for g). Dividing by the number of summed
+examples makes a pass that activation checkpointing runs twice count once.
 
 Nothing is read in evaluation mode or without gradients, nor from a copy of the model. With a mask the sums go over real
 positions alone, and how many there were is known to the device.
@@ -33,7 +33,7 @@ log = logging.getLogger("pliant")
 
 PATIENCE = 1000  # training passes without a step, after which something is probably amiss
 
-Reading = Literal["mean", "magnitude", "centred"]
+Reading = Literal["mean", "magnitude", "centred", "gradient", "active"]
 
 
 class Reader:
@@ -69,7 +69,7 @@ class Reader:
 
     def observe(self, values: Tensor, *, packed: bool = False) -> None:
         """Add one forward pass; a packed sequence holds no padding."""
-        values = values.detach()
+        shown, values = values, values.detach()
         compiling = torch.compiler.is_compiling()
         if not compiling:
             self._refuse_what_cannot_be_read(values)
@@ -91,11 +91,20 @@ class Reader:
             self._add("mean", by_entry)
             if self.reads_magnitude:
                 self._add("magnitude", by_entry.abs())
+        if "active" in self.sums:
+            self._add("active", (by_entry > 0).to(self.sums["active"].dtype))
         if self.centre is not None and "centred" in self.sums:
             centre = self.centre(self.sums["mean"] / self.count()).to(by_entry.dtype)
             between = [1] * (by_entry.dim() - centre.dim())
             apart = (by_entry - centre.view(*centre.shape[:-1], *between, self.entries)).abs_()
             self._add("centred", apart if real is None else torch.where(real, apart, 0.0))
+        if "gradient" in self.sums and shown.requires_grad:
+
+            def add(gradient: Tensor) -> None:
+                size = self._entries_last(gradient.detach()).abs()
+                self._add("gradient", size if real is None else torch.where(real, size, 0.0))
+
+            shown.register_hook(add)
 
     def _entries_last(self, values: Tensor) -> Tensor:
         """`values` as (..., entries), or (runs, ..., entries): a view."""

@@ -20,7 +20,10 @@ from torch.optim import LBFGS, Optimizer
 
 from pliant.base.arguments import number
 from pliant.engine.attached import Optimizers, after_step, before_step, each_of, when_gradients_are_there
+from pliant.engine.taken_steps import Outcome, will_be_taken
 from pliant.engine.whole_parameters import Which, WholeParameters
+
+_RESTORES: set[int] = set()  # hooks that put the loss's gradients back
 
 
 class Pull(WholeParameters, ABC):
@@ -46,8 +49,12 @@ class Pull(WholeParameters, ABC):
     def direction(self, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor]:
         """d(θ) of each of these parameters, of its shape; new tensors, or the parameters themselves."""
 
+    def settle(self, taken: Outcome) -> None:
+        """A step has ended for which `direction` was asked, once or (by a closure) several times; whether it was taken."""
+
     def _follow_steps(self) -> None:
-        """Our hook runs before those of other methods, which are to see the gradient that the optimizer will.
+        """Our hook runs before those of other methods, which are to see the gradient that the optimizer will, and after the step
+        again, since what they see then is the loss's own. Of pulls, the last to pull is the first to restore.
 
         The pull is part of the step: it is recorded in a CUDA graph and replayed with it.
         """
@@ -61,7 +68,12 @@ class Pull(WholeParameters, ABC):
                 first = before_step(each, self._pull_before_step)
                 self._handles.append(first)
                 cast(OrderedDict[int, Any], first.hooks_dict_ref()).move_to_end(first.id, last=False)
-                self._handles.append(after_step(each, self._restore_after_step))
+                last = after_step(each, self._restore_after_step)
+                self._handles.append(last)
+                _RESTORES.add(last.id)
+                hooks = cast(OrderedDict[int, Any], last.hooks_dict_ref())
+                for own in reversed([own for own in hooks if own in _RESTORES]):
+                    hooks.move_to_end(own, last=False)
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -70,7 +82,10 @@ class Pull(WholeParameters, ABC):
         return when_gradients_are_there(args, kwargs, lambda: self._pull(optimizer), lambda: self._restore(optimizer))
 
     def _restore_after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        pulled = any(place.parameter in self._pulled for place in self._stepped_by[optimizer])
         self._restore(optimizer)
+        if pulled:
+            self.settle(will_be_taken(optimizer))
 
     @torch.no_grad()
     def _pull(self, optimizer: Optimizer) -> None:

@@ -76,9 +76,10 @@ class Redraw:
             Or "reset", by the resets whatever the weights look like; "kaiming", "xavier", "lecun", "default" as in
             `pliant.base.initial`; or a callable (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
+        biases: False leaves the biases of replaced units as they are.
     """
 
-    def __init__(self, init: Init = "module", *, hand_over_mean: bool = True) -> None:
+    def __init__(self, init: Init = "module", *, hand_over_mean: bool = True, biases: bool = True) -> None:
         if callable(init):
             called_with("init", init, "parameter name", "shape", "generator")
         elif not is_a(init, str) or init not in KNOWN:
@@ -88,7 +89,7 @@ class Redraw:
                 f"unknown init {shown(init)}{hint}; known: {known}, or a callable (name, shape, generator)"
             )
         self.init = init
-        self.hand_over_mean = flag("hand_over_mean", hand_over_mean)
+        self.hand_over_mean, self.biases = flag("hand_over_mean", hand_over_mean), flag("biases", biases)
         self.notes: list[str] = []  # for the plan: where a module's own reset is not what it started from
 
     def bind(
@@ -174,7 +175,7 @@ class Redraw:
         """Redraw what computes the chosen units."""
         for part in group.incoming_weights():
             part.write(chosen, _fresh(self._laws[part], part, chosen, generators))
-        for part in group.incoming_biases():
+        for part in group.incoming_biases() if self.biases else ():
             part.write(chosen, 0.0)
         for part, value in group.own:
             part.write(chosen, _fresh(self._own[part], part, chosen, generators) if value is None else value)

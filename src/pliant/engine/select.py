@@ -135,3 +135,62 @@ class Threshold:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = {name: count_in(state, name) for name in self._steps}
+
+
+Transform = Literal["exponential", "sigmoid"]
+
+
+class Partial:
+    """Every unit, each `period` steps, at a strength that falls as its score rises: `strength`. NaN has none."""
+
+    def __init__(
+        self, replacement_rate: float, sharpness: float, threshold: float, transform: Transform, period: int
+    ) -> None:
+        self.replacement_rate = number("replacement_rate", replacement_rate, 0.0, 1.0, below=True)
+        self.sharpness, self.threshold = number("sharpness", sharpness), number("threshold", threshold)
+        self.transform: Transform = one_of("transform", transform, get_args(Transform))
+        self.period = whole("period", period, 1, of="optimizer steps")
+        self._steps: dict[str, int] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
+        self._steps = {group.name: 0 for group in groups}
+
+    def __call__(
+        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
+    ) -> SelectedUnits | None:
+        self._steps[group.name] += 1
+        if self._steps[group.name] % self.period or not self.replacement_rate:
+            return None
+        strengths = strength(value(), self.replacement_rate, self.sharpness, self.threshold, self.transform)
+        runs, units = torch.cartesian_prod(*(torch.arange(size, device=strengths.device) for size in strengths.shape)).T
+        counts = [group.units] * group.runs
+        return SelectedUnits(runs, units, strengths.flatten(), counts, none_at_full_strength=True)
+
+    def stats(self, group: BoundGroup) -> dict[str, Any]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._steps)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = {name: count_in(state, name) for name in self._steps}
+
+
+def strength(
+    score: Tensor, replacement_rate: float, sharpness: float, threshold: float, transform: Transform
+) -> Tensor:
+    """ρ f(u): ρ for units of score u up to the threshold τ, and less the farther u is above it, by sharpness κ.
+
+    f(u) = min(exp(-κ (u - τ)), 1), or min(2 sigmoid(-κ (u - τ)), 1). Both are 1 up to τ; far above it the second is twice the
+    first.
+
+    >>> strength(torch.tensor([0.0, 1.0, 2.0]), 0.5, sharpness=1.0, threshold=1.0, transform="exponential")
+    tensor([0.5000, 0.5000, 0.1839])
+    """
+    above = sharpness * (score - threshold)
+    f = torch.exp(-above) if transform == "exponential" else 2.0 * torch.sigmoid(-above)
+    return replacement_rate * f.clamp(max=1.0).nan_to_num(nan=0.0)

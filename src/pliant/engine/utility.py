@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import nan
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from pliant.base.choices import one_of, shown
 from pliant.base.deprecation import renamed
 from pliant.engine.activity import Reading
 
+READS: tuple[Reading, ...] = ("mean", "magnitude", "centred")  # of activity, what a utility is given
 WEIGHTS = ("outgoing", "incoming")
 
 
@@ -53,7 +54,7 @@ class Utility:
     def __post_init__(self) -> None:
         """Raise `TypeError` or `ValueError` for what no step could compute."""
         called_with("formula", self.formula, "what was seen")
-        for name, given, known in (("reads", self.reads, get_args(Reading)), ("weights", self.weights, WEIGHTS)):
+        for name, given, known in (("reads", self.reads, READS), ("weights", self.weights, WEIGHTS)):
             several = listed(given)
             if several is None:
                 raise TypeError(f"{name} of a Utility is a tuple of names ({', '.join(known)}), got {shown(given)}")

@@ -160,6 +160,14 @@ class BoundGroup:
         total = torch.stack([part.magnitude(self.dtype).sum(2) for part in parts]).sum(0)
         return total / sum(part.repeat * prod(part.row) for part in parts)
 
+    def incoming_gradient(self) -> Tensor:
+        """Mean |gradient| over the incoming weights of each unit, (runs, units); NaN where there is none."""
+        parts = [part for part in self.incoming_weights() if part.parameter.grad is not None]
+        if not parts:
+            return torch.full((self.runs, self.units), torch.nan, dtype=self.dtype, device=self.first.device)
+        total = torch.stack([part.magnitude(self.dtype, part.parameter.grad).sum(2) for part in parts]).sum(0)
+        return total / sum(part.repeat * prod(part.row) for part in parts)
+
     # -- where the mean goes -----------------------------------------------------------------------------------
 
     def absorbers(self) -> list[tuple[BoundSlice, slice, Tensor, float]]:

@@ -24,7 +24,8 @@ from pliant.units.groups import Slice
 class SelectedUnits:
     """The units that are replaced in one step, as three (count,) tensors; `counts` says how many in each run.
 
-    `all_at_full_strength` is known on the host: True if `strength` is 1 for every unit, which costs less.
+    Two things are known on the host: `all_at_full_strength`, that `strength` is 1 for every unit, which costs less; and
+    `none_at_full_strength`, that it is less than 1 for every unit, so that none of them is new.
     """
 
     runs: Tensor
@@ -32,6 +33,7 @@ class SelectedUnits:
     strength: Tensor  # 1 = full replacement
     counts: list[int]
     all_at_full_strength: bool = False
+    none_at_full_strength: bool = False
 
     @property
     def where(self) -> tuple[Tensor, Tensor]:
@@ -101,9 +103,9 @@ class BoundSlice:
         front, places = self.front(tensor), self._places(chosen)
         front[places] = fresh if chosen.all_at_full_strength else blend(front[places], fresh, chosen.strength)
 
-    def magnitude(self, dtype: torch.dtype) -> Tensor:
-        """Sum of |w| over the row of each position, (runs, units, repeat)."""
-        front = self.front()
+    def magnitude(self, dtype: torch.dtype, tensor: Tensor | None = None) -> Tensor:
+        """Sum of |w| over the row of each position, (runs, units, repeat); of the parameter, or of `tensor` of its shape."""
+        front = self.front(tensor)
         axes = tuple(range(1 + len(self.leading), front.dim()))
         sums = front.abs().sum(axes, dtype=dtype) if axes else front.abs().to(dtype)
         by_position = sums.flatten(1)

@@ -80,14 +80,14 @@ def _has_stepped(state: dict[str, Any]) -> bool:
 
 def _of_norms(names: NamedModel) -> str:
     for path, module in _modules(names):
-        for leaf, held in _parameters(module) if _is_norm(module) else ():
+        for leaf, held in _parameters(module) if is_norm(module) else ():
             start = (0.0,) if any(word in leaf for word in _SHIFTS) else (1.0, 0.0)
             if not any(bool((held == value).all()) for value in start):
                 return f"the norm '{path}' has a {leaf} that is not {start[0]:g}"
     return ""
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     """One of torch's, or one by its name that holds nothing but vectors."""
     vectors = all(held.squeeze().dim() <= 1 for _, held in _parameters(module))
     return isinstance(module, _NORMS) or ("norm" in type(module).__name__.lower() and vectors)
@@ -104,7 +104,7 @@ def _of_biases(names: NamedModel, groups: Sequence[BoundGroup]) -> str:
 def _biases(names: NamedModel) -> Iterator[tuple[str, Tensor, float]]:
     """Names of biases of modules, the biases, and the bounds that their resets keep."""
     for path, module in _modules(names):
-        for leaf, held in _parameters(module) if not _is_norm(module) else ():
+        for leaf, held in _parameters(module) if not is_norm(module) else ():
             bound = _bound(module, leaf, held) if "bias" in leaf else None
             if bound is not None:
                 yield f"{path}.{leaf}".lstrip("."), held, bound

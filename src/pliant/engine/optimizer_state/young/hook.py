@@ -63,7 +63,9 @@ class YoungEntries:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def rejuvenate(self, optimizer: Optimizer, part: BoundSlice, chosen: SelectedUnits) -> None:
-        """The chosen units' entries begin anew; their moments are 0."""
+        """The chosen units' entries begin anew; their moments are 0. Those at less than full strength go on."""
+        if chosen.none_at_full_strength:
+            return
         batch, ages = self._find(optimizer, part)
         ages.renew(part, chosen, self._converged_after(batch, part))
 

@@ -51,6 +51,10 @@ class DenseUpdate:
     def move(self, towards: AverageTarget, moment: Tensor, maximum: Tensor | None) -> None:
         share = self._share()
         moment.lerp_(towards(cast(Tensor, self.parameter.grad), self.parameter), share)
+        if towards.squared:
+            moment.clamp_(
+                min=0.0
+            )  # W may round to more than 1, and another method may have filled a size just forgotten
         if maximum is not None:
             maximum.addcmul_(maximum, share, value=-1.0)
 
@@ -81,6 +85,8 @@ class SparseUpdate:
             share = reduce(torch.maximum, [self._shares[number].index_select(*cut), *self._shares[number + 1 :]])
             entries = moment.index_select(*cut)
             entries.lerp_(towards(gradient.index_select(*cut), self.parameter.index_select(*cut)), share)
+            if towards.squared:
+                entries.clamp_(min=0.0)
             largest = None if maximum is None else maximum.index_select(*cut)
             moved.append((entries, None if largest is None else largest.addcmul_(largest, share, value=-1.0)))
         for cut, (entries, largest) in reversed(list(zip(self._cuts, moved, strict=True))):
