@@ -81,6 +81,10 @@ def at_least(low):
     return lambda value: real(value) and low <= value < float("inf")
 
 
+def above(low):
+    return lambda value: real(value) and low < value < float("inf")
+
+
 def whole(low):
     return lambda value: real(value) and low <= value < 2**62 and value == value // 1
 
@@ -129,6 +133,20 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "noise_std": at_least(0),
     "shrink": between(0, 1),
     "hand_over_mean": flag,
+    "biases": flag,
+    "of": nothing,
+    "gaps": nothing,
+    "transform": nothing,
+    "rejection": between(0, 1),
+    "shortest": whole(0),
+    "longest": whole(1),
+    "sharpness": at_least(0),
+    "threshold": at_least(0),
+    "power": above(0),
+    "target": at_least(0),
+    "bias_power": at_least(2),
+    "scale": at_least(0),
+    "kappa": above(0),
     "utility": nothing,
     "count": nothing,
     "eligible": nothing,
@@ -189,7 +207,6 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "to": or_none(lambda value: isinstance(value, list) and not value),
     "state": or_none(nothing),
     "reference": lambda value: value is None or module(value),
-    "sharpness": lambda value: value is False,  # True needs a loss
     "examples": whole(1),
     "update": nothing,
     "weight": nothing,
@@ -212,6 +229,11 @@ FITS = {  # by the name of a parameter: which odd values it may well take
 OTHERS = {  # where the same name takes something else
     ("ReDo", "period"): whole(1),
     ("Threshold", "period"): whole(1),
+    ("diagnose", "sharpness"): lambda value: value is False,  # True needs a loss
+    ("GraMa", "period"): whole(1),
+    ("FIRE", "optimizer"): or_none(nothing),
+    ("SelfNormalizedResets", "period"): whole(1),
+    ("PartialResets", "period"): whole(1),
     ("UnitReset", "period"): whole(1),
     ("reset_network", "seed"): seed,
     ("reset_head", "seed"): seed,
@@ -251,6 +273,16 @@ CALLS = {
     "Monitor": (pliant.Monitor, attached(example_inputs=X)),
     "L2": (methods.L2, attached(strength=0.1)),
     "ShrinkAndPerturb": (methods.ShrinkAndPerturb, attached(noise_std=0.1)),
+    "GraMa": (methods.GraMa, attached(example_inputs=X)),
+    "SelfNormalizedResets": (methods.SelfNormalizedResets, attached(example_inputs=X)),
+    "PartialResets": (methods.PartialResets, attached(example_inputs=X)),
+    "Spectral": (methods.Spectral, attached(strength=0.1)),
+    "Parseval": (methods.Parseval, attached(strength=0.1, parameters="*.weight")),
+    "WeightClipping": (methods.WeightClipping, attached()),
+    "NormalizeAndProject": (methods.NormalizeAndProject, attached(parameters="*.weight")),
+    "HareAndTortoise": (methods.HareAndTortoise, attached()),
+    "SelectiveReinitialization": (methods.SelectiveReinitialization, attached()),
+    "FIRE": (methods.FIRE, attached()),
     "reset_network": (methods.reset_network, attached(seed=1)),
     "reset_head": (methods.reset_head, lambda model, optimizer: {"head": model[4], "optimizer": optimizer, "seed": 1}),
     "reset_optimizer": (methods.reset_optimizer, lambda model, optimizer: {"optimizer": optimizer}),

@@ -26,6 +26,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[r
 from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
 from pliant.engine.whole_parameters import Place
+from pliant.units.models import checked
 
 
 class FIRE(AfterStep):
@@ -49,7 +50,11 @@ class FIRE(AfterStep):
 
     def __init__(self, model: nn.Module, optimizer: Optimizers | None = None, **period: Unpack[Period]) -> None:
         if period.get("parameters") is None:
-            layers = [each for each in model.modules() if isinstance(each, nn.Linear | _ConvNd | nn.MultiheadAttention)]
+            layers = [
+                each
+                for each in checked(model).modules()
+                if isinstance(each, nn.Linear | _ConvNd | nn.MultiheadAttention)
+            ]
             found = {id(each) for layer in layers for each in layer.parameters(recurse=False) if each.dim() > 1}
             period["parameters"] = lambda name, parameter: id(parameter) in found
         period.setdefault("period", None)

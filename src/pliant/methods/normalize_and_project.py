@@ -33,7 +33,7 @@ from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
 from pliant.engine.fresh_weights.untrained import is_norm
 from pliant.engine.whole_parameters import Place
-from pliant.units.models import arguments, tensors_in, unwrapped
+from pliant.units.models import arguments, checked, tensors_in, unwrapped
 from pliant.units.verify.double import double_copy, long
 
 CHANGE = 1e-6  # of the output, relative to its size: from here on it is no rounding in float64
@@ -86,7 +86,7 @@ class NormalizeAndProject(AfterStep):
             raise ValueError(
                 "give example_inputs=x, on which it is tried which layers may be projected, or name parameters="
             )
-        self._named, self._examples, self._network = named, example_inputs, unwrapped(model)
+        self._named, self._examples, self._network = named, example_inputs, unwrapped(checked(model))
         super().__init__(model, optimizer, **period)
         self.restart()
 
