@@ -440,10 +440,13 @@ def test_completion_of_shells_is_on(shell):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "module",
-    ["typer", "typer.core", "pliant.commands.data", "pliant.commands", "pydantic", "pliant.lab.errors", "numpy"],
+    ("command", "module"),
+    [
+        *(("run", module) for module in ("typer", "typer.core", "pliant.commands.data", "pliant.commands", "numpy")),
+        *(("resume", module) for module in ("pydantic", "pliant.lab.errors")),
+        *((command, "pliant.commands") for command in ("list", "report")),
+    ],
 )
-@pytest.mark.parametrize("command", ["run", "list", "report", "resume"])
 def test_ctrl_c_while_python_imports_is_a_line(command, module, finished, tmp_path):
     """The process tells what it has imported; from the import of `pliant.cli` on, Ctrl-C is answered by the library."""
     arguments = {

@@ -15,7 +15,10 @@ def study(name, out, **changes):
     return finish(["run", *command_of(name, **changes), "--out", str(out)], out)
 
 
-@pytest.mark.parametrize(("name", "field", "half"), [("rewired-cart-pole", "tasks", 2), ("slippery-ant", "steps", 640)])
+@pytest.mark.parametrize(
+    ("name", "field", "half"),
+    [pytest.param("rewired-cart-pole", "tasks", 2, marks=pytest.mark.slow), ("slippery-ant", "steps", 640)],
+)
 def test_runs_made_longer_are_those_that_were_asked_for_as_long(name, field, half, tmp_path):
     whole = study(name, tmp_path / "whole")
     part = study(name, tmp_path / "part", **{field: half})  # of the ant: two rows and a half

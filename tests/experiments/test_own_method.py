@@ -58,7 +58,12 @@ def learned(experiment, config, data, state=None):
         state = to_bytes(at.state_dict())
 
 
-@pytest.mark.parametrize("name", CUT)
+COSTLY = ("slowly-changing-regression", "class-incremental-cifar-100")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in COSTLY else []) for name in CUT]
+)
 def test_at_strength_0_it_learns_as_the_plain_method_and_otherwise_by_itself(name, file, data):
     experiment = joined(name, file)
     both = f"{experiment.plain},weight-noise"

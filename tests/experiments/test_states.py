@@ -104,7 +104,7 @@ def refusal(own, state) -> str | None:
 
 SUBJECTS = [*((name, "cbp") for name in CUT), ("slowly-changing-regression", "bp"), ("warm-starting", "bp")]
 SUBJECTS += [("switching-markov-chain", "bp"), ("slowly-changing-regression", "decay"), ("rewired-cart-pole", "ppo")]
-COSTLY = [("class-incremental-cifar-100", "cbp"), ("warm-starting", "cbp")]  # without a method, warm starting stays
+COSTLY = [("class-incremental-cifar-100", "cbp"), ("warm-starting", "cbp"), ("slowly-changing-regression", "decay")]
 
 
 @pytest.mark.parametrize(

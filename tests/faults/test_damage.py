@@ -294,7 +294,9 @@ def command_line(*arguments, **options):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
-@pytest.mark.parametrize("most", [0, 300, 5000, 12_000, 20_000])
+@pytest.mark.parametrize(
+    "most", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in (300, 5000, 20_000)), 12_000]
+)
 def test_a_file_that_cannot_grow_is_told_and_what_was_committed_stays(most, original, study, tmp_path):
     """A limit on the size of files stands for a full disk: it fails writes at any place, also inside a commit."""
     for name in ("jobs", "logs"):

@@ -16,7 +16,13 @@ from tests.kill_and_resume import die_inside_a_commit, kill_and_resume, rows_in
 
 SEED = int(os.environ.get("PLIANT_KILL_SEED", "20241122"))
 MANY = 13  # of each of eight experiments: 104
-OTHERS = ("class-incremental-cifar-100", "warm-starting", "rewired-cart-pole")  # costly, and like those beside them
+OTHERS = (  # costly, and like those beside them: a network of torch, agents and bodies, compiled learners
+    "class-incremental-cifar-100",
+    "warm-starting",
+    "rewired-cart-pole",
+    "continual-imagenet",
+    "permuted-mnist",
+)
 
 
 def test_no_experiment_is_left_out():

@@ -102,7 +102,16 @@ def go_on(name, method, folder):
 OTHERS = [("PPO", "l2"), ("PPO", "monitor")]
 
 
-@pytest.mark.parametrize(("name", "method"), [*((name, "continual backprop") for name in ALGORITHMS), *OTHERS])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(
+            pytest.param(name, "continual backprop", marks=[pytest.mark.slow] if name in ("SAC", "TD3") else [])
+            for name in ALGORITHMS
+        ),
+        *OTHERS,
+    ],
+)
 def test_what_was_killed_goes_on_to_the_bit(name, method, tmp_path):
     assert process("test_sb3_checkpoint", f"start_and_die({name!r}, {method!r}, {str(tmp_path)!r})") == -signal.SIGKILL
 

@@ -254,7 +254,7 @@ def test_a_page_that_is_written_again_waits_for_the_first_row(tmp_path, pliant):
     command = [sys.executable, "-m", "pliant", "report", str(folder), "--html", str(file), "--refresh", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writing:
         with pytest.raises(subprocess.TimeoutExpired):
-            writing.wait(5)
+            writing.wait(3)
         assert not file.exists()
         assert pliant("resume", folder)[0] == 0
         until(file.exists)
