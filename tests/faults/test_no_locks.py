@@ -17,10 +17,9 @@ def test_without_locks_a_study_is_begun_only_if_that_was_said(subject):
     assert not (subject.folder / "study.json").exists()
     said = {**NO_LOCKS, "PLIANT_NO_LOCKS": "1"}
     with subject.running(**said, TOY_PAUSE="1") as runner:
-        status = ran(
-            "status", str(subject.folder), **said
-        )  # whoever reads meanwhile undoes nothing that a worker writes
-        assert status.returncode == 0, status.stderr
+        if subject.name == "toy":  # which pauses: the others would have ended before
+            status = ran("status", str(subject.folder), **said)
+            assert status.returncode == 0, status.stderr
         os.killpg(runner.pid, signal.SIGKILL)
         runner.wait()
     assert "gives no locks" in one_line(ran(*subject.resume, **NO_LOCKS))
