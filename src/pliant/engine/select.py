@@ -97,58 +97,10 @@ def _first_of_each_run(least: Tensor, due: list[int]) -> SelectedUnits:
     return SelectedUnits(runs, units, torch.ones(len(units), device=least.device), due, all_at_full_strength=True)
 
 
-class Threshold:
-    """Every unit whose score is at most `tau`, each `period` steps. Reads the device at those steps, and only then.
+class _Periodic:
+    """Acts at every `period`-th step of a group; nothing else is remembered."""
 
-    NaN is below no threshold: a layer of which a score says nothing is left alone.
-    """
-
-    def __init__(self, tau: float, period: int) -> None:
-        self.tau, self.period = number("tau", tau), whole("period", period, 1, of="optimizer steps")
-        self._steps: dict[str, int] = {}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
-        self._steps = {group.name: 0 for group in groups}
-
-    def __call__(
-        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
-    ) -> SelectedUnits | None:
-        self._steps[group.name] += 1
-        if self._steps[group.name] % self.period:
-            return None
-        low = value() <= self.tau
-        runs, units = low.nonzero(as_tuple=True)
-        if not len(units):
-            return None
-        counts = [int(count) for count in low.sum(1)]
-        return SelectedUnits(runs, units, torch.ones(len(units), device=low.device), counts, all_at_full_strength=True)
-
-    def stats(self, group: BoundGroup) -> dict[str, Any]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self._steps)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._steps = {name: count_in(state, name) for name in self._steps}
-
-
-Transform = Literal["exponential", "sigmoid"]
-
-
-class Partial:
-    """Every unit, each `period` steps, at a strength that falls as its score rises: `strength`. NaN has none."""
-
-    def __init__(
-        self, replacement_rate: float, sharpness: float, threshold: float, transform: Transform, period: int
-    ) -> None:
-        self.replacement_rate = number("replacement_rate", replacement_rate, 0.0, 1.0, below=True)
-        self.sharpness, self.threshold = number("sharpness", sharpness), number("threshold", threshold)
-        self.transform: Transform = one_of("transform", transform, get_args(Transform))
+    def __init__(self, period: int) -> None:
         self.period = whole("period", period, 1, of="optimizer steps")
         self._steps: dict[str, int] = {}
 
@@ -159,16 +111,9 @@ class Partial:
     def bind(self, groups: Sequence[BoundGroup], seeds: Sequence[int]) -> None:
         self._steps = {group.name: 0 for group in groups}
 
-    def __call__(
-        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
-    ) -> SelectedUnits | None:
+    def _is_due(self, group: BoundGroup) -> bool:
         self._steps[group.name] += 1
-        if self._steps[group.name] % self.period or not self.replacement_rate:
-            return None
-        strengths = strength(value(), self.replacement_rate, self.sharpness, self.threshold, self.transform)
-        runs, units = torch.cartesian_prod(*(torch.arange(size, device=strengths.device) for size in strengths.shape)).T
-        counts = [group.units] * group.runs
-        return SelectedUnits(runs, units, strengths.flatten(), counts, none_at_full_strength=True)
+        return self._steps[group.name] % self.period == 0
 
     def stats(self, group: BoundGroup) -> dict[str, Any]:
         return {}
@@ -178,6 +123,54 @@ class Partial:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = {name: count_in(state, name) for name in self._steps}
+
+
+class Threshold(_Periodic):
+    """Every unit whose score is at most `tau`, each `period` steps. Reads the device at those steps, and only then.
+
+    NaN is below no threshold: a layer of which a score says nothing is left alone.
+    """
+
+    def __init__(self, tau: float, period: int) -> None:
+        self.tau = number("tau", tau)
+        super().__init__(period)
+
+    def __call__(
+        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
+    ) -> SelectedUnits | None:
+        if not self._is_due(group):
+            return None
+        low = value() <= self.tau
+        runs, units = low.nonzero(as_tuple=True)
+        if not len(units):
+            return None
+        counts = [int(count) for count in low.sum(1)]
+        return SelectedUnits(runs, units, torch.ones(len(units), device=low.device), counts, all_at_full_strength=True)
+
+
+Transform = Literal["exponential", "sigmoid"]
+
+
+class Partial(_Periodic):
+    """Every unit, each `period` steps, at a strength that falls as its score rises: `strength`. NaN has none."""
+
+    def __init__(
+        self, replacement_rate: float, sharpness: float, threshold: float, transform: Transform, period: int
+    ) -> None:
+        self.replacement_rate = number("replacement_rate", replacement_rate, 0.0, 1.0, below=True)
+        self.sharpness, self.threshold = number("sharpness", sharpness), number("threshold", threshold)
+        self.transform: Transform = one_of("transform", transform, get_args(Transform))
+        super().__init__(period)
+
+    def __call__(
+        self, group: BoundGroup, age: Callable[[], Tensor], value: Callable[[], Tensor]
+    ) -> SelectedUnits | None:
+        if not self._is_due(group) or not self.replacement_rate:
+            return None
+        strengths = strength(value(), self.replacement_rate, self.sharpness, self.threshold, self.transform)
+        runs, units = torch.cartesian_prod(*(torch.arange(size, device=strengths.device) for size in strengths.shape)).T
+        counts = [group.units] * group.runs
+        return SelectedUnits(runs, units, strengths.flatten(), counts, none_at_full_strength=True)
 
 
 def strength(
