@@ -14,6 +14,7 @@ from pliant.online.compiling import compiled, reordered
 
 RELU, LEAKY_RELU, TANH, SIGMOID, ELU, SWISH, SELU, LINEAR = range(8)
 SQUARED_ERROR, CROSS_ENTROPY = range(2)
+SGD, ADAM, UPGD, OBGD = range(4)  # the optimizer
 NO_ACTIVITY, PLAIN, CENTERED, RANDOM = range(4)  # the form of activity that a utility uses
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from pliant import streams
 from pliant.base.choices import one_of, shortened
 from pliant.base.initial import GAINS, INITS, uniform_bound
+from pliant.online.arithmetic import ADAM, UPGD
 from pliant.online.learner import LearnerState, Net, Rules, aligned
 from pliant.online.norms import MEAN, SCALE, SHIFT, VARIANCE
-from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, UTILITIES, number, per_learner
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, OPTIMIZERS, UTILITIES, number, per_learner
 from pliant.online.vectors import LANES
 
 Array = NDArray[Any]
@@ -34,6 +35,7 @@ def net(
     beta1: float,
     beta2: float,
     eps: float,
+    beta_utility: float,
     utility: str,
     count: str,
     hand_over_mean: bool,
@@ -46,7 +48,7 @@ def net(
         raise ValueError(
             f"online_norm_decay must be two numbers, forward and backward, not {shortened(repr(online_norm_decay))}"
         )
-    decays = {"beta1": beta1, "beta2": beta2}
+    decays = {"beta1": beta1, "beta2": beta2, "beta_utility": beta_utility}
     decays |= {f"online_norm_decay[{i}]": decay for i, decay in enumerate(online_norm_decay)}
     for name, decay in decays.items():
         if not 0.0 <= dtype.type(number(name, decay)) < 1.0:
@@ -57,15 +59,18 @@ def net(
         )
     one_of("init", init, INITS)
     chosen = UTILITIES[one_of("utility", utility, UTILITIES)]
-    beta1, beta2, eps, forward, backward = np.array([beta1, beta2, eps, *online_norm_decay]).astype(dtype)
+    own = np.array([beta1, beta2, eps, beta_utility, *online_norm_decay]).astype(dtype)
+    beta1, beta2, eps, beta_utility, forward, backward = own
     return Net(
         **layout(sizes, kernel, init, activation),
         activation=ACTIVATIONS[activation],
         loss=LOSSES[loss],
-        adam=optimizer == "adam",
+        optimizer=OPTIMIZERS[optimizer],
+        decoupled=optimizer in ("adamw", "upgd"),
         beta1=beta1,
         beta2=beta2,
         eps=eps,
+        beta_utility=beta_utility,
         activity=chosen.activity,
         outgoing=chosen.outgoing,
         incoming=chosen.incoming,
@@ -98,6 +103,10 @@ def rules(
     step_size: ArrayLike,
     weight_decay: ArrayLike,
     noise_std: ArrayLike,
+    l2_init: ArrayLike,
+    weight_clipping: ArrayLike,
+    sigma: ArrayLike,
+    kappa: ArrayLike,
     dropout: ArrayLike,
     replacement_rate: ArrayLike | None,
     maturity_threshold: ArrayLike,
@@ -123,6 +132,10 @@ def rules(
         step_size=per_learner("step_size", step_size, learners).astype(dtype),
         weight_decay=per_learner("weight_decay", weight_decay, learners).astype(dtype),
         noise_std=per_learner("noise_std", noise_std, learners).astype(dtype),
+        l2_init=per_learner("l2_init", l2_init, learners).astype(dtype),
+        weight_clipping=per_learner("weight_clipping", weight_clipping, learners).astype(dtype),
+        sigma=per_learner("sigma", sigma, learners).astype(dtype),
+        kappa=per_learner("kappa", kappa, learners).astype(dtype),
         dropout=out,
         replacement_rate=per_learner("replacement_rate", rate, learners, 0.0, 1.0),
         maturity_threshold=threshold.astype(np.int64),
@@ -132,6 +145,7 @@ def rules(
         fresh_key=keys("fresh weights"),
         count_key=keys("replacement count"),
         score_key=keys("random utility"),
+        initial=np.zeros((learners, 0), dtype),  # until there are weights
     )
 
 
@@ -154,7 +168,7 @@ def bound_of(net: Net, layer: int) -> float:
 def state_without_weights(net: Net, learners: int, dtype: np.dtype[Any], kernel: str, *, noisy: bool) -> LearnerState:
     """The same with weights of zero."""
     hidden, parameters = len(net.sizes) - 2, int(net.weight_at[-1])
-    width, moments = np.diff(net.unit_at), parameters * net.adam
+    width, adam = np.diff(net.unit_at), net.optimizer == ADAM
     inputs, units, outputs = int(width[0]), int(width[1:-1].sum()), int(width[-1])
     rows = int((net.sizes[:-1] + 1).sum()) if kernel == "rows" and noisy else 0
     normed = units if net.normalization != NORMALIZATIONS["none"] else 0
@@ -163,11 +177,11 @@ def state_without_weights(net: Net, learners: int, dtype: np.dtype[Any], kernel:
         shrunk=np.ones(learners),
         settled=np.zeros((learners, rows), np.int64),
         affine=aligned((learners, 2, normed), dtype),
-        affine_moment1=aligned((learners, 2, normed * net.adam), dtype),
-        affine_moment2=aligned((learners, 2, normed * net.adam), dtype),
+        affine_moment1=aligned((learners, 2, normed * adam), dtype),
+        affine_moment2=aligned((learners, 2, normed * adam), dtype),
         statistics=aligned((learners, 4, units if net.normalization == NORMALIZATIONS["online"] else 0), dtype),
-        moment1=aligned((learners, moments), dtype),
-        moment2=aligned((learners, moments), dtype),
+        moment1=aligned((learners, parameters * (net.optimizer in (ADAM, UPGD))), dtype),
+        moment2=aligned((learners, parameters * adam), dtype),
         beta_power=np.ones((learners, 2, units + 1)),
         utility=np.zeros((learners, units), dtype),
         mean=np.zeros((learners, units), dtype),

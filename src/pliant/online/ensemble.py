@@ -3,7 +3,7 @@
 At every step t of its stream a learner predicts, receives the target, and updates:
 
     loss      mean over outputs of (ŷ - y)^2, or cross-entropy, before the update
-    update    p <- p - α (∂loss/∂p + λ p), or Adam's;  then w <- w + σ N(0, 1), weights and biases
+    update    p <- p - α (∂loss/∂p + λ p), or another optimizer's;  then w <- w + σ N(0, 1), weights and biases
     observe   age += 1;  mean h and utility: running averages with decay rate η, of h before and weights after the update
     replace   a share ρ of the units with age > m is due: n = floor(ρ Σ mature) - replaced, an integer;
               the n least useful add their mean contribution to the next bias, get fresh incoming and zero outgoing
@@ -45,15 +45,17 @@ from pliant.online.examples import (
 )
 from pliant.online.gather import gather
 from pliant.online.lanes import lanes_work, learn_lanes
+from pliant.online.learner import aligned
 from pliant.online.rows import learn_rows, rows_work, settle_and_shrink
 from pliant.online.saved import refuse_impossible
 from pliant.online.scores import determination
-from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS
+from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, OPTIMIZERS
 from pliant.online.vectors import LANES
 
 FORMAT = 3  # of `state_dict`
 CHUNK = 2**19  # numbers of X that are converted to floats at a time, so that they stay in the cache,
 MIN_CHUNK = 64  # but no fewer examples than this
+STATES = {"sgd": 1, "adam": 3, "adamw": 3, "upgd": 2, "obgd": 1}  # numbers per weight
 TINY = 4000  # parameters up to which the lanes kernel is faster (20-20-1: 8 times; 20-64-64-1, 5,569 parameters: equal)
 
 
@@ -86,9 +88,16 @@ class OnlineEnsemble:
             shape, the activation's gain and `init` alone, so that learners that differ in other settings start equal.
         activation: "relu", "leaky_relu", "tanh", "sigmoid", "elu", "swish", "selu" or "linear".
         loss: "squared_error" or "cross_entropy".
-        optimizer: "sgd" or "adam" (PyTorch's, with coupled weight decay; the state of a replaced unit starts over).
+        optimizer: "sgd"; "adam" and "adamw" (PyTorch's; the state of a replaced unit starts over); "upgd"
+            (`pliant.online.upgd`), without normalization and `l2_init`; "obgd" (`pliant.optimizers.ObGD`), without decay of
+            either kind.
         step_size, weight_decay, noise_std: one number, or one per learner, like `dropout`. Decay applies to all parameters,
-            also biases and a norm's scale and shift; noise to weights and biases.
+            also biases and a norm's scale and shift; noise to weights and biases. It is coupled, but for "adamw" and "upgd".
+        l2_init: strength of L2 Init, g <- g + strength (p - p at the start) (`pliant.L2`), of all parameters.
+        weight_clipping: κ; after a step no weight or bias leaves ± κ / sqrt(fan_in) (`pliant.WeightClipping`); 0: none. Not
+            with noise.
+        beta_utility, sigma: of "upgd": decay of its utilities, and the standard deviation of its noise.
+        kappa: of "obgd": its factor of the bound on a step.
         dropout: probability that a hidden unit is left out of a step (`pliant.online.dropout`). Losses are those with every unit.
         normalization: "none", "layer" or "online", before each hidden activation, with a learned scale and shift
             (`pliant.online.norms`).
@@ -132,8 +141,13 @@ class OnlineEnsemble:
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
+        beta_utility: float = 0.999,
+        sigma: ArrayLike = 0.001,
+        kappa: ArrayLike = 2.0,
         weight_decay: ArrayLike = 0.0,
         noise_std: ArrayLike = 0.0,
+        l2_init: ArrayLike = 0.0,
+        weight_clipping: ArrayLike = 0.0,
         dropout: ArrayLike = 0.0,
         normalization: settings.Normalization = "none",
         online_norm_decay: tuple[float, float] = (0.99, 0.99),
@@ -154,10 +168,10 @@ class OnlineEnsemble:
         self.dtype = settings.floating(dtype)
         self.activation = one_of("activation", activation, ACTIVATIONS)
         self.loss = one_of("loss", loss, LOSSES)
-        self.optimizer = one_of("optimizer", optimizer, ("sgd", "adam"))
+        self.optimizer = one_of("optimizer", optimizer, OPTIMIZERS)
         weights = self.learners * sum((m + 1) * n for m, n in pairwise(self.sizes))
         what = f"{self.learners:,} learners of layers {' - '.join(f'{size:,}' for size in self.sizes)}"
-        refuse_too_large(what, weights * (1 if self.optimizer == "sgd" else 3), self.dtype.itemsize)
+        refuse_too_large(what, weights * STATES[self.optimizer], self.dtype.itemsize)
         self.seeds = settings.seeds(seed, self.learners)
         if self.loss == "cross_entropy" and outputs < self.least_outputs:
             raise ValueError("cross_entropy needs at least 2 outputs, one for each label")
@@ -166,16 +180,21 @@ class OnlineEnsemble:
         self._method = {"utility_name": utility, "count": count, "init": init, "hand_over_mean": hand_over_mean}
         self._rules = build.rules(
             self.seeds, len(self.sizes) - 2, self.dtype, step_size=step_size, weight_decay=weight_decay,
-            noise_std=noise_std, dropout=dropout, replacement_rate=replacement_rate,
-            maturity_threshold=maturity_threshold, decay_rate=decay_rate,
+            noise_std=noise_std, l2_init=l2_init, weight_clipping=weight_clipping, sigma=sigma, kappa=kappa, dropout=dropout,
+            replacement_rate=replacement_rate, maturity_threshold=maturity_threshold, decay_rate=decay_rate,
         )  # fmt: skip
+        self._refuse_pairs()
         self.kernel = self._choose_kernel(one_of("kernel", kernel, ("auto", "lanes", "rows")))
         self._net = build.net(
             self.sizes, self.kernel, self.dtype, activation=self.activation, loss=self.loss, optimizer=self.optimizer,
-            beta1=beta1, beta2=beta2, eps=eps, utility=utility, count=count, hand_over_mean=hand_over_mean, init=init,
+            beta1=beta1, beta2=beta2, eps=eps, beta_utility=beta_utility,
+            utility=utility, count=count, hand_over_mean=hand_over_mean, init=init,
             normalization=self.normalization, online_norm_decay=online_norm_decay,
         )  # fmt: skip
         self._state = build.initial_state(self._net, self.seeds, self.dtype, self._rules, self.kernel)
+        if (self._rules.l2_init > 0).any():
+            self._rules = self._rules._replace(initial=aligned(self._state.parameters.shape, self.dtype))
+            self._rules.initial[...] = self._state.parameters
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -385,10 +404,29 @@ class OnlineEnsemble:
         """Views of scale and shift, mean and variance of every hidden layer, (learners, units); empty without."""
         return build.norms_of(self._net, self._state)
 
+    def _refuse_pairs(self) -> None:
+        """Raise `ValueError` for settings that do not work together."""
+        rules = self._rules
+        given = {name: getattr(rules, name) > 0 for name in ("noise_std", "l2_init", "weight_clipping", "weight_decay")}
+        given["normalization"] = np.full(self.learners, self.normalization != "none")
+        if (given["weight_clipping"] & given["noise_std"]).any():
+            raise ValueError("weight_clipping does not work with noise_std in these learners: leave one out")
+        for other in {"upgd": ("normalization", "l2_init"), "obgd": ("weight_decay", "l2_init")}.get(
+            self.optimizer, ()
+        ):
+            if given[other].any():
+                raise ValueError(
+                    f"optimizer '{self.optimizer}' does not work with {other} in these learners: leave one out"
+                )
+
     def _choose_kernel(self, kernel: str) -> settings.Kernel:
         """The requested kernel, or the faster one of those that support the settings."""
-        asked = {"normalization": self.normalization != "none", "dropout": bool((self._rules.dropout > 0).any())}
+        asked = {"normalization": self.normalization != "none"}
+        asked |= {
+            name: bool((getattr(self._rules, name) > 0).any()) for name in ("dropout", "l2_init", "weight_clipping")
+        }
         only_rows = [name for name, wanted in asked.items() if wanted]
+        only_rows += [self.optimizer] if self.optimizer not in ("sgd", "adam") else []
         if kernel == "lanes" and only_rows:
             raise ValueError(f"the lanes kernel supports no {' and no '.join(only_rows)}; use kernel='rows' or 'auto'")
         tiny = sum((m + 1) * n for m, n in pairwise(self.sizes)) <= TINY

@@ -103,8 +103,8 @@ class GrowingLearner(OnlineEnsemble):
         for layer, old in enumerate(matrices):
             self._fill_fresh(grown, layer, old.shape[1] - 1, old.shape[2])
             pairs = [(build.matrix_of(self._net, grown.parameters, layer), old)]
-            if self._net.adam:
-                for new_moment, moment in ((grown.moment1, state.moment1), (grown.moment2, state.moment2)):
+            for new_moment, moment in ((grown.moment1, state.moment1), (grown.moment2, state.moment2)):
+                if moment.size:
                     pairs.append(
                         (build.matrix_of(self._net, new_moment, layer), build.matrix_of(before, moment, layer))
                     )

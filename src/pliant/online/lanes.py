@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pliant.online.arithmetic import (
+    ADAM,
     CROSS_ENTROPY,
     SQUARED_ERROR,
     activate,
@@ -34,7 +35,7 @@ from pliant.online.noise import add_noise
 from pliant.online.reference import by_reference, call
 from pliant.online.vectors import LANES, flat, fused, larger, load, root, size, spread, store, unless_zero
 
-NOISE, ADAM, REPLACE = range(3)  # parts compiled on demand
+NOISE, ADAM_STEP, REPLACE = range(3)  # parts compiled on demand
 
 
 class Block(NamedTuple):
@@ -106,7 +107,11 @@ def lanes_work(net: Net, rules: Rules, state: LearnerState) -> tuple[Block, Lane
         *(lanes() for _ in range(5)), lanes(dtype=np.uint64), lanes(dtype=np.float64),
         *(lanes(dtype=np.int64) for _ in range(4)), lanes(dtype=np.bool_), np.zeros(len(PARTS), np.int64),
     )  # fmt: skip
-    wanted = {NOISE: (rules.noise_std > 0).any(), ADAM: net.adam, REPLACE: (rules.replacement_rate > 0).any()}
+    wanted = {
+        NOISE: (rules.noise_std > 0).any(),
+        ADAM_STEP: net.optimizer == ADAM,
+        REPLACE: (rules.replacement_rate > 0).any(),
+    }
     needed = {number: part for number, part in PARTS.items() if wanted[number]}
     work.parts[:] = addresses(needed, len(PARTS), real, net, rules, state, block, work)
     return block, work
@@ -207,14 +212,16 @@ def adam_lanes(w, m, v, begin, x, delta, weight_decay, beta1, beta2, eps, rate_i
         for o in range(outputs):
             p = begin + j * outputs + o
             total = fused(load(w, p), load(delta, o), total)
-            g = load(x, j) * load(delta, o) + decay * load(w, p)
+            old = load(w, p)
+            g = load(x, j) * load(delta, o) + decay * old
             rate, scale = larger(load(rate_in, j), load(rate_out, o)), larger(load(scale_in, j), load(scale_out, o))
-            adam_entry(w, m, v, p, g, beta1, beta2, eps, rate, scale)
+            adam_entry(w, m, v, p, old, g, beta1, beta2, eps, rate, scale)
         store(back, j, total)
     for o in range(outputs):
         p = begin + inputs * outputs + o
-        g = load(delta, o) + decay * load(w, p)
-        adam_entry(w, m, v, p, g, beta1, beta2, eps, load(rate_out, o), load(scale_out, o))
+        old = load(w, p)
+        g = load(delta, o) + decay * old
+        adam_entry(w, m, v, p, old, g, beta1, beta2, eps, load(rate_out, o), load(scale_out, o))
 
 
 @compiled
@@ -459,7 +466,7 @@ def observe_and_replace_lanes(net, rules, state, block, work, b, t, step):
         replace_lanes(net, rules, state, block, step, work.learner, work.running, work.due, work.chosen, work.rank)
 
 
-PARTS = {NOISE: add_noise_lanes, ADAM: adam_block, REPLACE: observe_and_replace_lanes}
+PARTS = {NOISE: add_noise_lanes, ADAM_STEP: adam_block, REPLACE: observe_and_replace_lanes}
 
 
 @compiled
@@ -520,8 +527,8 @@ def learn_lanes(
                 )  # fmt: skip
             if not note_loss(error, learner, running, loss, t):
                 stop_diverged(state, block, error, learner, running, step)
-            if net.adam:
-                call(parts[ADAM], (net, rules, state, block, work), (b, t, step))
+            if net.optimizer == ADAM:
+                call(parts[ADAM_STEP], (net, rules, state, block, work), (b, t, step))
             else:
                 descend_block(
                     net, w, shared, dense, work.x, work.active, count, h, slope, delta, work.step, back,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pliant.online.arithmetic import RANDOM, uniform
+from pliant.online.arithmetic import ADAM, RANDOM, UPGD, uniform
 from pliant.online.compiling import compiled, inlined
 from pliant.online.norms import NONE, forget_norm
 from pliant.online.vectors import load, matrix_view, root, spread, store
@@ -27,10 +27,12 @@ class Net(NamedTuple):
     pairs: int  # of normal numbers that disturb all weights once
     activation: int
     loss: int
-    adam: bool
-    beta1: Any
+    optimizer: int
+    decoupled: bool  # whether weight decay shrinks weights by itself instead of joining the gradient
+    beta1: Any  # of Adam, like the next two
     beta2: Any
     eps: Any
+    beta_utility: Any  # of UPGD
     activity: int  # the utility: which activity, times outgoing, over incoming weight size
     outgoing: bool
     incoming: bool
@@ -48,6 +50,10 @@ class Rules(NamedTuple):
     step_size: Any
     weight_decay: Any
     noise_std: Any
+    l2_init: Any
+    weight_clipping: Any  # κ; 0 clips nothing
+    sigma: Any  # of UPGD
+    kappa: Any  # of ObGD
     dropout: Any  # float64
     replacement_rate: Any  # float64; 0 is not observed
     maturity_threshold: Any
@@ -57,6 +63,7 @@ class Rules(NamedTuple):
     fresh_key: Any  # (learners, hidden layers), like the next two
     count_key: Any
     score_key: Any
+    initial: Any  # (learners, parameters) at the start; (learners, 0) without L2 Init
 
 
 class LearnerState(NamedTuple):
@@ -69,8 +76,8 @@ class LearnerState(NamedTuple):
     affine_moment1: Any  # the same with Adam, else (learners, 2, 0)
     affine_moment2: Any
     statistics: Any  # (learners, 4, units) of online normalization, else (learners, 4, 0)
-    moment1: Any  # the same with Adam, else (learners, 0)
-    moment2: Any
+    moment1: Any  # (learners, parameters) with Adam, and UPGD, whose utilities it holds; else (learners, 0)
+    moment2: Any  # the same with Adam
     beta_power: Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start
     utility: Any  # (learners, units)
     mean: Any
@@ -104,14 +111,14 @@ def place_of(net, layer):
 
 
 @compiled
-def adam_entry(w, m, v, p, g, beta1, beta2, eps, rate, scale):
-    """Adam's step on row `p` of the parameters."""
+def adam_entry(w, m, v, p, old, g, beta1, beta2, eps, rate, scale):
+    """Adam's step from `old` on row `p` of the parameters."""
     one = w.dtype.type(1)
     first = spread(beta1) * load(m, p) + spread(one - beta1) * g
     second = spread(beta2) * load(v, p) + spread(one - beta2) * (g * g)
     store(m, p, first)
     store(v, p, second)
-    store(w, p, load(w, p) - rate * first / (root(second) * scale + spread(eps)))
+    store(w, p, old - rate * first / (root(second) * scale + spread(eps)))
 
 
 @compiled
@@ -184,16 +191,23 @@ def zero_outgoing(net, state, r, layer, i):
 
 
 @compiled
+def forget_entries(net, moment, layer, i):
+    """Zero what the optimizer remembers about a unit's incoming weights, bias and outgoing weights."""
+    matrix(net, moment, layer)[:, i] = 0
+    matrix(net, moment, layer + 1)[i, :] = 0
+
+
+@compiled
 def forget(net, state, r, layer, i):
     """Clear a unit's optimizer state and running averages."""
     u = net.unit_at[layer + 1] - net.unit_at[1] + i
     state.utility[r, u] = state.mean[r, u] = state.age[r, u] = 0
     state.decay_power[r, u] = 1
-    if net.adam:
-        state.beta_power[r, :, u] = 1
-        for moment in (state.moment1, state.moment2):
-            matrix(net, moment[r], layer)[:, i] = 0
-            matrix(net, moment[r], layer + 1)[i, :] = 0
+    state.beta_power[r, :, u] = 1
+    if net.optimizer == ADAM or net.optimizer == UPGD:
+        forget_entries(net, state.moment1[r], layer, i)
+    if net.optimizer == ADAM:
+        forget_entries(net, state.moment2[r], layer, i)
         if net.normalization != NONE:
             state.affine_moment1[r, :, u] = 0
             state.affine_moment2[r, :, u] = 0

@@ -68,15 +68,52 @@ def descend_rows_and_columns(W, x, active, count, delta, step_size, shrunk, back
         back[j], sums[j] = shrunk * added(dot), added(sizes)
 
 
+@apart
+def pass_back(W, active, count, delta, shrunk, back):
+    """(shrunk w) . delta of the rows in use, into `back`, and 0 for all others."""
+    width = W.shape[1] // LANES
+    back[:] = 0
+    for a in range(count):
+        dot = spread(W.dtype.type(0))
+        for c in range(width):
+            dot = fused(load(W, active[a] * width + c), load(delta, c), dot)
+        back[active[a]] = shrunk * added(dot)
+
+
+@compiled
+def pulled_rows(W, initial, x, delta, step_size, decay, pull, back, sums):
+    """SGD's step on every row, toward zero and toward `initial`, w <- w - step_size (x delta + decay w + pull (w - initial));
+    `back` and `sums` as above."""
+    width, zero = W.shape[1] // LANES, spread(W.dtype.type(0))
+    decay, pull, down = spread(decay), spread(pull), spread(-step_size)
+    for j in range(W.shape[0]):
+        bias = j == W.shape[0] - 1
+        xj, dot, sizes = spread(W.dtype.type(1) if bias else x[j]), zero, zero
+        for c in range(width):
+            p = j * width + c
+            d, old = load(delta, c), load(W, p)
+            new = fused(down, fused(xj, d, fused(decay, old, pull * (old - load(initial, p)))), old)
+            dot, sizes = fused(old, d, dot), sizes + size(new)
+            store(W, p, new)
+        if not bias:
+            back[j], sums[j] = added(dot), added(sizes)
+
+
 @compiled
 def adam_rows(
-    W, M, V, x, delta, weight_decay, beta1, beta2, eps, rate_in, rate_out, scale_in, scale_out, back, sums
+    W, initial, M, V, x, delta, keep, decay, pull, beta1, beta2, eps, rate_in, rate_out, scale_in, scale_out, back, sums
 ):  # fmt: skip
-    """Adam's step on every row, and `back` and `sums` as above.
+    """Adam's step on every row, from `keep` w with the gradient x delta + decay w + pull (w - initial); `back`, `sums` as above.
 
     An entry counts its steps from the younger of its two units: the larger rate and scale. A bias has one unit only.
     """
-    width, zero, decay = W.shape[1] // LANES, spread(W.dtype.type(0)), spread(weight_decay)
+    width, zero, decay, pull, keep = (
+        W.shape[1] // LANES,
+        spread(W.dtype.type(0)),
+        spread(decay),
+        spread(pull),
+        spread(keep),
+    )
     for j in range(W.shape[0]):
         bias = j == W.shape[0] - 1
         xj = spread(W.dtype.type(1) if bias else x[j])
@@ -89,7 +126,8 @@ def adam_rows(
             p = j * width + c
             d, old = load(delta, c), load(W, p)
             rate, scale = larger(rate_j, load(rate_out, c)), larger(scale_j, load(scale_out, c))
-            adam_entry(W, M, V, p, fused(xj, d, decay * old), beta1, beta2, eps, rate, scale)
+            g = fused(xj, d, decay * old) + pull * (old - load(initial, p))
+            adam_entry(W, M, V, p, keep * old, g, beta1, beta2, eps, rate, scale)
             dot, sizes = fused(old, d, dot), sizes + size(load(W, p))
         if not bias:
             back[j], sums[j] = added(dot), added(sizes)

@@ -21,9 +21,13 @@ import numpy as np
 
 from pliant.online import norms
 from pliant.online.arithmetic import (
+    ADAM,
     CROSS_ENTROPY,
+    OBGD,
     RELU,
+    UPGD,
     activate,
+    any_above_zero,
     copy,
     count_above,
     count_due,
@@ -40,12 +44,21 @@ from pliant.online.compiling import addresses, cached, compiled, on_demand
 from pliant.online.dropout import drop
 from pliant.online.learner import LearnerState, Net, Rules, adam_entry, aligned, matrix, replace
 from pliant.online.noise import REFRESH, missed_std, padded_pairs, settle_all, settle_rows
-from pliant.online.passes import adam_rows, add_columns, add_rows, descend_rows, descend_rows_and_columns
+from pliant.online.passes import (
+    adam_rows,
+    add_columns,
+    add_rows,
+    descend_rows,
+    descend_rows_and_columns,
+    pass_back,
+    pulled_rows,
+)
 from pliant.online.reference import by_reference, call
+from pliant.online.upgd import protected_rows, utility_rows
 from pliant.online.vectors import LANES, load, spread
 
 SMALLEST = 2.0**-10  # of `LearnerState.shrunk`; below, and above its inverse, the stored weights are scaled themselves
-SETTLE, SETTLE_ALL, DROP, NORMALIZE, NORMALIZE_BACK, ADAM, REPLACE = range(7)  # parts compiled on demand
+SETTLE, SETTLE_ALL, DROP, NORMALIZE, NORMALIZE_BACK, WHOLE, BOUND, REPLACE, CLIP = range(9)  # parts compiled on demand
 NOTHING = 2.0**-60  # in place of a decay factor of 0: stored weights have to be divided by it
 
 
@@ -145,10 +158,10 @@ def normalize_layer_back(net, rules, state, work, r, layer, step):
 
 
 @compiled
-def descend(net, rules, state, work, r):
+def descend(net, rules, state, work, r, step_size):
     """Gradient of every layer and SGD step on its rows, last layer first, each weight read and written once."""
     p, row_sum, column_sum, h, delta = state.parameters[r], state.row_sum[r], state.column_sum[r], work.h, work.delta
-    real, step_size = h.dtype.type, rules.step_size[r]
+    real = h.dtype.type
     keep = 1.0 - np.float64(step_size) * np.float64(rules.weight_decay[r])
     keep = NOTHING if keep == 0 else keep
     before, after = state.shrunk[r], state.shrunk[r] * keep
@@ -170,14 +183,19 @@ def descend(net, rules, state, work, r):
             if net.normalization != norms.NONE:
                 call(work.parts[NORMALIZE_BACK], (net, rules, state, work), (r, layer - 1, 0))
     if net.normalization != norms.NONE:
-        scale, shift = state.affine[r, norms.SCALE], state.affine[r, norms.SHIFT]
-        for u in range(scale.size):
-            scale[u] = real(keep) * scale[u] - step_size * work.d_scale[u]
-            shift[u] = real(keep) * shift[u] - step_size * work.d_shift[u]
+        descend_affine(state.affine[r], real(keep), step_size, work.d_scale, work.d_shift)
     state.shrunk[r] = after
     if not SMALLEST < after < 1 / SMALLEST:
         shrink(net, p, row_sum, column_sum, real(after))
         state.shrunk[r] = 1.0
+
+
+@compiled
+def descend_affine(affine, keep, step_size, d_scale, d_shift):
+    """SGD's step on the scales and shifts of all norms, (2, units)."""
+    for u in range(d_scale.size):
+        affine[norms.SCALE, u] = keep * affine[norms.SCALE, u] - step_size * d_scale[u]
+        affine[norms.SHIFT, u] = keep * affine[norms.SHIFT, u] - step_size * d_shift[u]
 
 
 @compiled
@@ -204,35 +222,170 @@ def adam_rates(beta1, beta2, step_size, power, rate, scale, first):
         scale[first + u] = 1.0 / math.sqrt(1.0 - power[1, u])
 
 
+@compiled
+def pass_slope(net, rules, state, work, r, layer):
+    """The gradient of the pre-activations below `layer` from that of the activations, in `work.delta`."""
+    if layer > 0:
+        begin = net.unit_at[layer]
+        multiply(work.delta[begin : begin + net.sizes[layer]], work.slope[begin : net.unit_at[layer + 1]])
+        if net.normalization != norms.NONE:
+            call(work.parts[NORMALIZE_BACK], (net, rules, state, work), (r, layer - 1, 0))
+
+
+@compiled
+def add_incoming(net, state, r, layer):
+    """Sums of |w| along the columns of `layer`, from scratch, if a utility uses them."""
+    if net.incoming:
+        columns = state.column_sum[r, net.unit_at[layer + 1] - net.unit_at[1] : net.unit_at[layer + 2] - net.unit_at[1]]
+        columns[:] = 0
+        add_columns(matrix(net, state.parameters[r], layer), columns)
+
+
+@on_demand
+def pulled(net, rules, state, work, r, layer, step):
+    """SGD's step with L2 Init, which moves every weight at every step; `layer` and `step` are not read."""
+    delta, step_size, decay, pull = work.delta, rules.step_size[r], rules.weight_decay[r], rules.l2_init[r]
+    p, initial = state.parameters[r], rules.initial[r]
+    for layer in range(net.sizes.size - 2, -1, -1):
+        begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
+        pulled_rows(
+            matrix(net, p, layer), matrix(net, initial, layer), work.h[begin:middle], delta[middle:end], step_size, decay, pull,
+            delta[begin:middle], state.row_sum[r, begin:middle],
+        )  # fmt: skip
+        pass_slope(net, rules, state, work, r, layer)
+        add_incoming(net, state, r, layer)
+    if net.normalization != norms.NONE:
+        pull_affine(state.affine[r], pull, work.d_scale, work.d_shift)
+        descend_affine(state.affine[r], delta.dtype.type(1) - step_size * decay, step_size, work.d_scale, work.d_shift)
+
+
+@compiled
+def pull_affine(affine, pull, d_scale, d_shift):
+    """L2 Init's part of the gradients of scales and shifts, which start at 1 and 0."""
+    for u in range(d_scale.size):
+        d_scale[u] += pull * (affine[norms.SCALE, u] - affine.dtype.type(1))
+        d_shift[u] += pull * affine[norms.SHIFT, u]
+
+
 @on_demand
 def adam(net, rules, state, work, r, layer, step):
     """The same with Adam, whose moments move every weight at every step; `layer` and `step` are not read."""
-    p, delta, rate, scale = state.parameters[r], work.delta, work.rate, work.scale
+    p, delta, rate, scale, pull = state.parameters[r], work.delta, work.rate, work.scale, rules.l2_init[r]
+    initial = rules.initial[r] if pull > 0 else p  # pulled to themselves: not at all
+    decay, keep = rules.weight_decay[r], delta.dtype.type(1)
+    if net.decoupled:
+        decay, keep = delta.dtype.type(0), keep - rules.step_size[r] * decay
     adam_rates(net.beta1, net.beta2, rules.step_size[r], state.beta_power[r], rate, scale, net.unit_at[1])
     for layer in range(net.sizes.size - 2, -1, -1):
         begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
-        W, M, V = matrix(net, p, layer), matrix(net, state.moment1[r], layer), matrix(net, state.moment2[r], layer)
+        M, V = matrix(net, state.moment1[r], layer), matrix(net, state.moment2[r], layer)
         adam_rows(
-            W, M, V, work.h[begin:middle], delta[middle:end], rules.weight_decay[r], net.beta1, net.beta2, net.eps,
-            rate[begin:middle], rate[middle:end], scale[begin:middle], scale[middle:end],
+            matrix(net, p, layer), matrix(net, initial, layer), M, V, work.h[begin:middle], delta[middle:end], keep, decay, pull,
+            net.beta1, net.beta2, net.eps, rate[begin:middle], rate[middle:end], scale[begin:middle], scale[middle:end],
             delta[begin:middle], state.row_sum[r, begin:middle],
         )  # fmt: skip
-        if layer > 0:
-            back = delta[begin : begin + net.sizes[layer]]
-            multiply(back, work.slope[begin:middle])
-            if net.normalization != norms.NONE:
-                call(work.parts[NORMALIZE_BACK], (net, rules, state, work), (r, layer - 1, 0))
-        if net.incoming:
-            columns = state.column_sum[r, middle - net.unit_at[1] : end - net.unit_at[1]]
-            columns[:] = 0
-            add_columns(W, columns)
+        pass_slope(net, rules, state, work, r, layer)
+        add_incoming(net, state, r, layer)
     if net.normalization != norms.NONE:
+        pull_affine(state.affine[r], pull, work.d_scale, work.d_shift)
         for which, gradient in ((norms.SCALE, work.d_scale), (norms.SHIFT, work.d_shift)):
             a, m, v = state.affine[r, which], state.affine_moment1[r, which], state.affine_moment2[r, which]
             for c in range(a.size // LANES):
-                first = net.unit_at[1] // LANES
-                g = load(gradient, c) + spread(rules.weight_decay[r]) * load(a, c)
-                adam_entry(a, m, v, c, g, net.beta1, net.beta2, net.eps, load(rate, first + c), load(scale, first + c))
+                first, old = net.unit_at[1] // LANES, load(a, c)
+                g = load(gradient, c) + spread(decay) * old
+                adam_entry(
+                    a, m, v, c, spread(keep) * old, g, net.beta1, net.beta2, net.eps, load(rate, first + c),
+                    load(scale, first + c),
+                )  # fmt: skip
+
+
+@on_demand
+def upgd(net, rules, state, work, r, layer, step):
+    """UPGD's step: the utilities of all weights, then all weights by their share of the largest; `layer` is not read."""
+    p, delta, rate, layers = state.parameters[r], work.delta, work.rate, net.sizes.size - 1
+    power, hidden, first, real = (
+        state.beta_power[r, 0],
+        state.beta_power.shape[2] - 1,
+        net.unit_at[1],
+        work.h.dtype.type,
+    )
+    for u in range(hidden + 1):
+        power[u] *= net.beta_utility
+    rate[:] = 1.0 / (1.0 - power[hidden])
+    for u in range(hidden):
+        rate[first + u] = 1.0 / (1.0 - power[u])
+    top = real(-np.inf)
+    for layer in range(layers - 1, -1, -1):
+        begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
+        top = utility_rows(
+            matrix(net, p, layer), matrix(net, state.moment1[r], layer), work.h[begin:middle], delta[middle:end],
+            net.beta_utility, rate[begin:middle], rate[middle:end], net.sizes[layer + 1], delta[begin:middle], top, work.most,
+        )  # fmt: skip
+        pass_slope(net, rules, state, work, r, layer)
+    over = real(1) / max(abs(top), np.finfo(real).tiny)
+    keep, row = real(1) - rules.step_size[r] * rules.weight_decay[r], step * (net.sizes[:-1].sum() + layers)
+    for layer in range(layers):
+        begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
+        protected_rows(
+            matrix(net, p, layer), matrix(net, state.moment1[r], layer), work.h[begin:middle], delta[middle:end],
+            rules.step_size[r], keep, over, rate[begin:middle], rate[middle:end], net.sizes[layer + 1], rules.sigma[r],
+            rules.noise_key[r], row, work.normal, work.noise, state.row_sum[r, begin:middle],
+        )  # fmt: skip
+        row += net.sizes[layer] + 1
+        add_incoming(net, state, r, layer)
+
+
+@on_demand
+def bound_step(net, rules, state, work, r, layer, step):
+    """ObGD's step size for this example, into `work.bounded`; `layer` and `step` are not read.
+
+        α / max(1, α κ ||g||₁),     ||g||₁ = Σ over layers (1 + ||x||₁) ||δ||₁, and that of the norms' parameters
+
+    Source: Elsayed, Vasan and Mahmood, 2024 (arXiv 2410.14606), without traces: g is the gradient of the loss.
+    """
+    p, h, delta, real = state.parameters[r], work.h, work.delta, work.h.dtype.type
+    norm = real(0)
+    for layer in range(net.sizes.size - 2, -1, -1):
+        begin, middle, end, units = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2], net.sizes[layer]
+        norm += (total_size(h[begin : begin + units]) + real(1)) * total_size(
+            delta[middle : middle + net.sizes[layer + 1]]
+        )
+        if layer > 0:
+            pass_back(
+                matrix(net, p, layer), work.active[begin:middle], work.count[layer], delta[middle:end],
+                real(state.shrunk[r]), delta[begin : begin + units],
+            )  # fmt: skip
+            pass_slope(net, rules, state, work, r, layer)
+    if net.normalization != norms.NONE:
+        norm += total_size(work.d_scale) + total_size(work.d_shift)
+    work.bounded[0] = rules.step_size[r] / max(real(1), rules.step_size[r] * rules.kappa[r] * norm)
+
+
+@on_demand
+def clip(net, rules, state, work, r, everywhere, step):
+    """Weight clipping of the rows in use and of the biases, or of all rows; `step` is not read.
+
+    Source: `pliant.methods.weight_clipping`. The parameters of norms have no bound.
+    """
+    shrunk, real = abs(state.shrunk[r]), work.h.dtype.type
+    for layer in range(net.sizes.size - 1):
+        W, inputs, outputs = matrix(net, state.parameters[r], layer), net.sizes[layer], net.sizes[layer + 1]
+        columns = state.column_sum[r, net.unit_at[layer + 1] - net.unit_at[1] :]
+        bound, first = rules.weight_clipping[r] / math.sqrt(inputs), net.unit_at[layer]
+        for a in range(inputs if everywhere else work.count[layer]):
+            j = a if everywhere else work.active[first + a]
+            clip_row(W[j], outputs, real(bound / shrunk), columns)
+            state.row_sum[r, first + j] = total_size(W[j])
+        clip_row(W[inputs], outputs, real(bound), work.unused)
+
+
+@compiled
+def clip_row(row, outputs, bound, columns):
+    """Clip a row's numbers; `columns`, sums of their sizes, follow."""
+    for o in range(outputs):
+        old = row[o]
+        row[o] = bound if old > bound else -bound if old < -bound else old
+        columns[o] += abs(row[o]) - abs(old)
 
 
 @compiled
@@ -300,9 +453,11 @@ PARTS = {
     DROP: drop_units,
     NORMALIZE: normalize_layer,
     NORMALIZE_BACK: normalize_layer_back,
-    ADAM: adam,
+    BOUND: bound_step,
     REPLACE: observe_and_replace,
+    CLIP: clip,
 }
+WHOLE_STEPS = {ADAM: adam, UPGD: upgd}  # optimizers that move every weight at every step; with L2 Init SGD does too
 
 
 class RowsWork(NamedTuple):
@@ -329,6 +484,10 @@ class RowsWork(NamedTuple):
     due: Any  # (hidden layers,)
     chosen: Any  # (hidden layers, units) for `replace`, like the next
     rank: Any  # (units,)
+    most: Any  # (2, LANES) for `upgd`
+    noise: Any  # (units,) for the same
+    unused: Any  # (units,) what nobody reads
+    bounded: Any  # (1,) step size of `bound_step`
     parts: Any  # (parts,) addresses of those that these learners need
 
 
@@ -344,14 +503,23 @@ def rows_work(net: Net, rules: Rules, state: LearnerState) -> RowsWork:
         *(aligned((units,), real) for _ in range(9)), *(aligned((hidden,), real) for _ in range(4)),
         np.zeros(layers - 1, real), aligned((2 * max(padded_pairs(int(n)) for n in net.sizes[1:]),), np.float32),
         np.zeros(REFRESH + 1), np.zeros(units + 1, np.int64), np.zeros(layers, np.int64), np.zeros(layers - 1, np.int64),
-        np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden), np.zeros(len(PARTS), np.int64),
+        np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden), aligned((2, LANES), real), aligned((units,), real),
+        np.zeros(units, real), np.zeros(1, real), np.zeros(CLIP + 1, np.int64),
     )  # fmt: skip
     noisy, normed = bool((rules.noise_std > 0).any()), net.normalization != norms.NONE
-    wanted = {SETTLE: noisy, SETTLE_ALL: noisy, NORMALIZE: normed, NORMALIZE_BACK: normed, ADAM: net.adam}
+    wanted = {SETTLE: noisy, SETTLE_ALL: noisy, NORMALIZE: normed, NORMALIZE_BACK: normed, BOUND: net.optimizer == OBGD}
     wanted |= {DROP: (rules.dropout > 0).any(), REPLACE: (rules.replacement_rate > 0).any()}
+    wanted |= {CLIP: (rules.weight_clipping > 0).any()}
     needed = {number: part for number, part in PARTS.items() if wanted[number]}
-    work.parts[:] = addresses(needed, len(PARTS), real, net, rules, state, work)
+    if moves_all(net, rules):
+        needed[WHOLE] = WHOLE_STEPS.get(net.optimizer, pulled)
+    work.parts[:] = addresses(needed, CLIP + 1, real, net, rules, state, work)
     return work
+
+
+def moves_all(net: Net, rules: Rules) -> bool:
+    """Whether a step moves every weight, so that nothing is left for later."""
+    return net.optimizer in WHOLE_STEPS or bool((rules.l2_init > 0).any())
 
 
 @compiled
@@ -359,7 +527,7 @@ def begin_learner(net, rules, state, work, r):
     """Fill what `work` holds for one learner."""
     work.decay[:] = rules.decay_rate[r]
     if rules.noise_std[r] > 0:
-        decay = 0.0 if net.adam else np.float64(rules.step_size[r]) * np.float64(rules.weight_decay[r])
+        decay = 0.0 if work.parts[WHOLE] else np.float64(rules.step_size[r]) * np.float64(rules.weight_decay[r])
         missed_std(rules.noise_std[r], 1.0 - decay, work.missed)
 
 
@@ -379,10 +547,12 @@ def learn_rows(
         r = learners[i]
         s, p, row_sum = stream[r], state.parameters[r], state.row_sum[r]
         noisy, dropping, observed = rules.noise_std[r] > 0, rules.dropout[r] > 0, rules.replacement_rate[r] > 0
+        whole, clipped = work.parts[WHOLE] != 0, rules.weight_clipping[r] > 0
+        growing = abs(1.0 - rules.step_size[r] * rules.weight_decay[r]) > 1
         begin_learner(net, rules, state, work, r)
         for t in range(begin, begin + X.shape[1] if state.diverged_at[r] < 0 else begin):
             step = first_step + t
-            if noisy and (net.adam or step % REFRESH == 0):
+            if noisy and (whole or step % REFRESH == 0):
                 settle_learner(net, rules, state, work, r, step)
             elif step % REFRESH == 0:
                 add_up(net, p, row_sum, state.column_sum[r])
@@ -401,12 +571,18 @@ def learn_rows(
             if not np.isfinite(loss[r, t]):
                 state.diverged_at[r] = step
                 break
-            if net.adam:
-                call(work.parts[ADAM], (net, rules, state, work), (r, 0, step))
+            if whole:
+                call(work.parts[WHOLE], (net, rules, state, work), (r, 0, step))
+            elif net.optimizer == OBGD:
+                call(work.parts[BOUND], (net, rules, state, work), (r, 0, step))
+                descend(net, rules, state, work, r, work.bounded[0])
             else:
-                descend(net, rules, state, work, r)
+                descend(net, rules, state, work, r, rules.step_size[r])
             if observed:
                 call(work.parts[REPLACE], (net, rules, state, work), (r, 0, step))
+            if clipped:
+                every = whole or growing or step == 0 or (observed and any_above_zero(work.due))
+                call(work.parts[CLIP], (net, rules, state, work), (r, np.int64(every), step))
             for layer in range(sums.shape[2] if sums.shape[1] else 0):
                 sums[r, t, layer] = state.shrunk[r] * total(row_sum[net.unit_at[layer] : net.unit_at[layer + 1]])
 

@@ -19,7 +19,7 @@ from pliant.online import arithmetic, norms
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "elu", "swish", "selu", "linear"]
 Loss = Literal["squared_error", "cross_entropy"]
-Optimizer = Literal["sgd", "adam"]
+Optimizer = Literal["sgd", "adam", "adamw", "upgd", "obgd"]
 Count = Literal["accumulate", "bernoulli"]
 Init = Literal["kaiming", "xavier", "lecun", "default"]
 Kernel = Literal["auto", "lanes", "rows"]
@@ -35,6 +35,13 @@ ACTIVATIONS: dict[str, int] = {  # by their number in the kernels
     "swish": arithmetic.SWISH,
     "selu": arithmetic.SELU,
     "linear": arithmetic.LINEAR,
+}
+OPTIMIZERS: dict[str, int] = {  # "adamw" is Adam with decoupled decay
+    "sgd": arithmetic.SGD,
+    "adam": arithmetic.ADAM,
+    "adamw": arithmetic.ADAM,
+    "upgd": arithmetic.UPGD,
+    "obgd": arithmetic.OBGD,
 }
 LOSSES: dict[str, int] = {"squared_error": arithmetic.SQUARED_ERROR, "cross_entropy": arithmetic.CROSS_ENTROPY}
 
