@@ -1,19 +1,30 @@
-"""Layer norm, online normalization and dropout in the compiled learners are those of plain PyTorch, replacements included."""
+"""Optimizers, pulls, norms and dropout of the compiled learners are those of PyTorch, replacements included."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from pliant.optimizers import UPGD, ObGD
 from torch import nn
 
-from pliant import ContinualBackprop, streams
+from pliant import L2, ContinualBackprop, WeightClipping, streams
 from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
 from pliant.units.groups import AffineEntry, Slice, Tap, UnitGroup
 
 SEED, STEPS, HIDDEN = 7, 500, (8, 6)
 CBP = {"replacement_rate": 0.02, "maturity_threshold": 10, "decay_rate": 0.9}
+
+
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
+    "upgd": partial(UPGD, beta_utility=0.9, sigma=0.0),
+    "obgd": partial(ObGD, kappa=2.0),
+}
 
 
 class OneByOne(torch.autograd.Function):
@@ -103,13 +114,13 @@ def compiled(**settings):
 
 
 def torch_run(online, X, y, *, optimizer="sgd", weight_decay=0.0, normalization="none", decays=(0.99, 0.99), dropout=0.0,
-              activation="relu", cbp=False):  # fmt: skip
+              activation="relu", cbp=False, attach=None):  # fmt: skip
     """Losses of the network with every unit, whether it was right, and the network after the last step."""
     torch.set_default_dtype(torch.float64)
     try:
         net = Net(online, normalization, activation, decays)
-        make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
-        opt = make(net.parameters(), lr=0.02, weight_decay=weight_decay)
+        decay = {"weight_decay": weight_decay} if weight_decay else {}
+        opt = OPTIMIZERS[optimizer](net.parameters(), lr=0.02, **decay)
         drawn, replaced = [0] * len(HIDDEN), {}
 
         def init(name, shape, generator):
@@ -122,6 +133,8 @@ def torch_run(online, X, y, *, optimizer="sgd", weight_decay=0.0, normalization=
 
         if cbp:
             ContinualBackprop(net, opt, groups=groups(net), init=init, seed=SEED, strict=False, **CBP)
+        if attach is not None:
+            attach(net, opt)
         units, key = sum(HIDDEN), streams.stream_key(SEED, "dropout")
         losses, hits = [], []
         for t, (x, label) in enumerate(zip(torch.tensor(X[0]), torch.tensor(y[0]), strict=True)):
@@ -238,3 +251,102 @@ def test_what_only_one_kernel_knows_decides_which_one_is_taken():
         compiled(normalization="online", online_norm_decay=(0.9, 1.5))
     with pytest.raises(ValueError, match="unknown normalization 'batch'; known: none, layer, online"):
         compiled(normalization="batch")
+
+
+@pytest.mark.parametrize("cbp", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", ["adamw", "upgd"])
+def test_an_optimizer_with_decoupled_decay_is_that_of_pytorch(optimizer, weight_decay, cbp):
+    own = {"beta_utility": 0.9, "sigma": 0.0} if optimizer == "upgd" else {}
+    online = compiled(optimizer=optimizer, weight_decay=weight_decay, **own, **(CBP if cbp else {}))
+    assert_same(online, optimizer=optimizer, weight_decay=weight_decay, cbp=cbp)
+
+
+@pytest.mark.parametrize("cbp", [False, True])
+@pytest.mark.parametrize("normalization", ["none", "layer"])
+def test_a_step_bounded_by_overshooting_is_that_of_pytorch(normalization, cbp):
+    online = compiled(optimizer="obgd", normalization=normalization, **(CBP if cbp else {}))
+    assert_same(online, optimizer="obgd", normalization=normalization, cbp=cbp)
+    free = compiled(normalization=normalization, **(CBP if cbp else {}))
+    free.partial_fit(*examples())
+    assert np.abs(free.weights(0) - online.weights(0)).max() > 0.01  # steps were bounded
+
+
+@pytest.mark.parametrize("cbp", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("normalization", ["none", "layer"])
+def test_l2_init_pulls_every_parameter_to_where_it_began_as_in_pytorch(normalization, optimizer, cbp):
+    settings = {"normalization": normalization, "optimizer": optimizer, "weight_decay": 0.05}
+    online = compiled(l2_init=0.1, **settings, **(CBP if cbp else {}))
+
+    def attach(net, opt):
+        L2(net, opt, strength=0.1, toward="initial")
+
+    assert_same(online, attach=attach, cbp=cbp, **settings)
+
+
+@pytest.mark.parametrize("cbp", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "obgd"])
+def test_clipped_weights_are_those_of_pytorch(optimizer, decay, cbp):
+    decay = {} if optimizer == "obgd" else {"weight_decay": decay}
+    online = compiled(weight_clipping=0.7, optimizer=optimizer, **decay, **(CBP if cbp else {}))
+
+    def attach(net, opt):
+        WeightClipping(net, opt, kappa=0.7)
+
+    assert_same(online, attach=attach, optimizer=optimizer, cbp=cbp, **decay)
+    free = compiled(optimizer=optimizer, **decay, **(CBP if cbp else {}))
+    free.partial_fit(*examples())
+    bound = 0.7 / np.sqrt(5)
+    assert np.abs(online.weights(0)).max() <= bound + 1e-12 < np.abs(free.weights(0)).max() + 1e-12
+
+
+def test_the_noise_of_upgd_has_the_size_it_should_and_spares_the_useful():
+    X, y = np.zeros((1, 1, 5)), np.zeros((1, 1), np.int64)  # no gradient but that of the biases
+    still, noisy = (compiled(optimizer="upgd", sigma=sigma, hidden=(200,)) for sigma in (0.0, 3.0))
+    for each in (still, noisy):
+        each.partial_fit(X, y)
+    moved = noisy.weights(0) - still.weights(0)  # weights of no utility: half of 0.02 times 3 times a normal number
+    assert moved.std() == pytest.approx(0.03, rel=0.1)
+    assert abs(moved.mean()) < 0.005
+
+
+def test_what_upgd_and_its_noise_learn_resumes_exactly_and_alone_is_as_among_others():
+    X, y = examples()
+    shape = {"learners": 3, "seed": [SEED, 1, 2], "optimizer": "upgd", "sigma": [0.0, 0.5, 1.0], **CBP}
+    straight = compiled(**shape)
+    loss = straight.partial_fit(X, y).loss
+    first = compiled(**shape)
+    first.partial_fit(X[:, :123], y[:, :123])
+    resumed = compiled(**shape)
+    resumed.load_state_dict(first.state_dict())
+    np.testing.assert_array_equal(resumed.partial_fit(X[:, 123:], y[:, 123:]).loss, loss[:, 123:])
+    alone = compiled(**(shape | {"learners": 1, "seed": 2, "sigma": 1.0}))
+    np.testing.assert_array_equal(alone.partial_fit(X, y).loss[0], loss[2])
+
+
+def test_learners_with_and_without_l2_init_and_clipping_share_an_ensemble():
+    X, y = examples()
+    shape = {"learners": 3, "seed": SEED, "l2_init": [0.0, 0.1, 0.0], "weight_clipping": [0.0, 0.0, 1.0], **CBP}
+    together = compiled(**shape)
+    together.partial_fit(X, y)
+    for r in range(3):
+        alone = compiled(
+            **(shape | {"learners": 1, "seed": SEED + r} | {k: shape[k][r] for k in ("l2_init", "weight_clipping")})
+        )
+        alone.partial_fit(X, y)
+        np.testing.assert_allclose(alone.weights(1)[0], together.weights(1)[r], rtol=0, atol=1e-9)
+
+
+def test_settings_that_do_not_work_together_are_refused():
+    for settings, message in (
+        ({"optimizer": "upgd", "normalization": "layer"}, "optimizer 'upgd' does not work with normalization"),
+        ({"optimizer": "upgd", "l2_init": 0.1}, "optimizer 'upgd' does not work with l2_init"),
+        ({"optimizer": "obgd", "weight_decay": 0.1}, "optimizer 'obgd' does not work with weight_decay"),
+        ({"weight_clipping": 1.0, "noise_std": 0.1}, "weight_clipping does not work with noise_std"),
+        ({"optimizer": "upgd", "beta_utility": 1.0}, "beta_utility must be at least 0 and, in float64, below 1"),
+        ({"optimizer": "upgd", "kernel": "lanes"}, "the lanes kernel supports no upgd"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compiled(**settings)

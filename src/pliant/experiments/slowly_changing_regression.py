@@ -40,9 +40,10 @@ TARGET_UNITS, BETA = 100, 0.7
 PATTERNS = (np.arange(2**FAST)[:, None] >> np.arange(FAST) & 1).astype(
     np.uint8
 )  # (32, 5): all settings of the fast bits
+REPLACING = ("cbp", "random")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish")
 
-Method = Literal["bp", "cbp", "linear", "l2", "snp"]
+Method = Literal["bp", "cbp", "linear", "l2", "snp", "l2init", "random", "fresh"]
 Activation = Literal["relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "selu", "linear"]
 
 
@@ -58,11 +59,14 @@ class Config(RunConfig, frozen=True):
     step_size: float = Field(0.01, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
-    replacement_rate: float = Field(0.0, ge=0, le=1, description="share of mature units per example; method cbp")
-    maturity_threshold: int = Field(100, ge=0, description="examples; method cbp")
-    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp")
+    l2_init: float = Field(0.0, ge=0, description="strength of the pull to the initial parameters; method l2init")
+    replacement_rate: float = Field(
+        0.0, ge=0, le=1, description="share of mature units per example; method cbp, random"
+    )
+    maturity_threshold: int = Field(100, ge=0, description="examples; method cbp or random")
+    decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp or random")
     utility: Utility = Field("contribution", description="method cbp")
-    count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp")
+    count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp or random")
     hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
     period: int = Field(10_000, gt=0, description="examples between changes of the slow bits")
     bin: int = Field(20_000, gt=0, description="examples per row; a multiple of the period")
@@ -147,6 +151,7 @@ class Learners:
         seeds = sorted({config.seed for config in configs})
         self.streams = [Stream(seed, first.variant, first.period) for seed in seeds]
         self.stream_of_run = np.array([seeds.index(config.seed) for config in configs])
+        self.configs, self.fresh = configs, first.method == "fresh"
         self.ensemble: OnlineEnsemble | Twin = _ensemble(configs)
         if row.is_own:
             self.ensemble = Twin(_ensemble(configs), row, first)
@@ -169,6 +174,8 @@ class Learners:
     @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.bins_done = count_in(state, "bins_done")
+        if self.fresh:
+            self.ensemble = _ensemble(self.configs, max(self.steps_done // self.period - 1, 0))
         load_part(self.ensemble, state, "ensemble")
         self.errors = []
         if self.by_period:
@@ -189,6 +196,8 @@ class Learners:
         return found
 
     def _learn_a_period(self, number: int) -> NDArray[np.float64]:
+        if self.fresh:
+            self.ensemble = _ensemble(self.configs, number)
         inputs, targets = map(np.stack, zip(*(stream.examples(number) for stream in self.streams), strict=True))
         progress = self.ensemble.partial_fit(inputs, targets, stream=self.stream_of_run)
         return progress.loss.mean(axis=1, dtype=np.float64)
@@ -202,8 +211,12 @@ class Learners:
 
 def _kind(config: Config) -> Hashable:
     """What the learners of one ensemble have in common."""
-    replacement = (config.utility, config.count) if config.method == "cbp" else None
+    replacement = (_utility(config), config.count) if config.method in REPLACING else None
     return config.method == "linear", config.hidden_units, config.activation, config.optimizer, replacement
+
+
+def _utility(config: Config) -> Utility:
+    return "random" if config.method == "random" else config.utility
 
 
 def _shared(config: Config) -> Hashable:
@@ -211,8 +224,10 @@ def _shared(config: Config) -> Hashable:
     return _kind(config), config.method, config.variant, config.period, config.bin, config.steps
 
 
-def _ensemble(configs: Sequence[Config]) -> OnlineEnsemble:
+def _ensemble(configs: Sequence[Config], period: int = 0) -> OnlineEnsemble:
+    """The learners at the start; those of method fresh, at the start of a period."""
     first = configs[0]
+    begun = [int(stream_key(config.seed, "fresh network", period)) if period else config.seed for config in configs]
 
     def each(name: str) -> NDArray[Any]:
         return np.array([getattr(config, name) for config in configs])
@@ -222,16 +237,17 @@ def _ensemble(configs: Sequence[Config]) -> OnlineEnsemble:
         hidden=() if first.method == "linear" else (first.hidden_units,),
         outputs=1,
         learners=len(configs),
-        seed=[config.seed for config in configs],
+        seed=np.array(begun),
         activation=first.activation,
         optimizer=first.optimizer,
         step_size=each("step_size"),
         weight_decay=each("weight_decay"),
         noise_std=each("noise_std"),
-        replacement_rate=each("replacement_rate") if first.method == "cbp" else None,
+        l2_init=each("l2_init"),
+        replacement_rate=each("replacement_rate") if first.method in REPLACING else None,
         maturity_threshold=each("maturity_threshold"),
         decay_rate=each("decay_rate"),
-        utility=first.utility,
+        utility=_utility(first),
         count=first.count,
     )
 
@@ -336,6 +352,37 @@ def _quick() -> list[dict[str, Any]]:
     ]
 
 
+_CHOSEN: dict[
+    str, dict[str, Any]
+] = {}  # by profile `tuning`: docs/experiments/slowly-changing-regression.md has the table
+
+
+def _small() -> list[dict[str, Any]]:
+    common = {"variant": "flip-one", "steps": 3_000_000, "bin": 120_000}
+    return [{**common, "method": method, **chosen} for method, chosen in _CHOSEN.items()]
+
+
+def _tuning() -> list[dict[str, Any]]:
+    """Twelve settings of each method: four step sizes and three values of its own, or twelve step sizes if it has none."""
+    common = {"variant": "flip-one", "steps": 1_000_000, "bin": 100_000}
+    steps, fine = (0.001, 0.003, 0.01, 0.03), np.geomspace(0.0005, 0.05, 12).round(5).tolist()
+    cells: list[dict[str, Any]] = []
+    for method, own, values in (
+        ("l2", "weight_decay", (1e-4, 1e-3, 1e-2)),
+        ("l2init", "l2_init", (1e-4, 1e-3, 1e-2)),
+        ("snp", "noise_std", (1e-4, 1e-3, 1e-2)),
+        ("cbp", "replacement_rate", (1e-5, 1e-4, 1e-3)),
+        ("random", "replacement_rate", (1e-5, 1e-4, 1e-3)),
+    ):
+        shrink = {"weight_decay": 1e-3} if method == "snp" else {}
+        for step_size, value in product(steps, values):
+            cells.append({**common, "method": method, "step_size": step_size, own: value, **shrink})
+    for method in ("bp", "fresh", "linear"):
+        own = {"activation": "linear"} if method == "linear" else {}
+        cells += [{**common, "method": method, "step_size": step_size, **own} for step_size in fine]
+    return cells
+
+
 def _paper() -> list[dict[str, Any]]:
     """Section by section as the released configurations list them."""
     steps = (0.01, 0.003, 0.001)
@@ -384,6 +431,16 @@ _RELEASED_CBP = {
 SlowlyChangingRegression.plans = {
     "quick": Profile(
         "flip-one, ReLU, 3M examples, 20 seeds: backprop, continual backprop, linear; about a minute", _quick, range(20)
+    ),
+    "small": Profile(
+        "flip-one, ReLU, 3M examples, 20 seeds: all methods at the settings that `tuning` chose; some minutes",
+        _small,
+        range(20),
+    ),
+    "tuning": Profile(
+        "flip-one, ReLU, 1M examples, seeds 1000 to 1004, twelve settings of each method; some minutes",
+        _tuning,
+        range(1000, 1005),
     ),
     "paper": Profile("the published cells at their own lengths, 100 seeds", _paper, range(100)),
 }
