@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import pliant
-from pliant import diagnostics, methods
+from pliant import diagnostics, methods, optimizers
 from pliant import nn as layers
 from pliant.engine.after_step import Period
 from pliant.engine.optimizer_state import OptimizerState
@@ -193,6 +193,18 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "decay_forward": between(0, 1, below=True),
     "decay_backward": between(0, 1, below=True),
     "eps": at_least(0),
+    "lr": at_least(0),
+    "weight_decay": at_least(0),
+    "beta_utility": between(0, 1, below=True),
+    "sigma": at_least(0),
+    "protecting": flag,
+    "factor": at_least(0),
+    "maximum": nothing,
+    "gamma": between(0, 1),
+    "lamda": between(0, 1),
+    "beta2": or_none(between(0, 1, below=True)),
+    "betas": nothing,
+    "base_optimizer": lambda value: isinstance(value, torch.optim.Optimizer),
     "inputs": whole(1),
     "outputs": whole(1),
     "kernel": whole(1),
@@ -227,6 +239,9 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "progress": or_none(flag),
 }
 OTHERS = {  # where the same name takes something else
+    **{(name, "eps"): above(0) for name in ("ObGD", "TRAC")},
+    ("TRAC", "scale"): above(0),
+    ("ObGD", "kappa"): at_least(0),
     ("ReDo", "period"): whole(1),
     ("Threshold", "period"): whole(1),
     ("diagnose", "sharpness"): lambda value: value is False,  # True needs a loss
@@ -253,7 +268,7 @@ SAID_AS = {
     "weights": ["argument 0"],
     "gradients": ["argument 0"],
 }  # in errors
-UNTRIED = {"example_inputs", "x"}  # have a test of their own below
+UNTRIED = {"example_inputs", "x", "params"}  # the first two have a test of their own below, the last is torch's own
 
 
 def unit_reset(model, optimizer, **settings):
@@ -286,6 +301,9 @@ CALLS = {
     "reset_network": (methods.reset_network, attached(seed=1)),
     "reset_head": (methods.reset_head, lambda model, optimizer: {"head": model[4], "optimizer": optimizer, "seed": 1}),
     "reset_optimizer": (methods.reset_optimizer, lambda model, optimizer: {"optimizer": optimizer}),
+    "UPGD": (optimizers.UPGD, lambda model, optimizer: {"params": model.parameters()}),
+    "ObGD": (optimizers.ObGD, lambda model, optimizer: {"params": model.parameters()}),
+    "TRAC": (optimizers.TRAC, lambda model, optimizer: {"base_optimizer": optimizer}),
     "RunningUtility": (RunningUtility, lambda model, optimizer: {}),
     "ReplacementRate": (ReplacementRate, lambda model, optimizer: {}),
     "Threshold": (Threshold, lambda model, optimizer: {"tau": 0.1, "period": 2}),
@@ -336,7 +354,7 @@ PAIRS = [(name, parameter) for name in CALLS for parameter in parameters_of(name
 
 
 def test_every_public_method_and_measure_is_tried():
-    missing = {*methods.__all__} - CALLS.keys()
+    missing = {*methods.__all__, *optimizers.__all__} - CALLS.keys()
     assert not missing, f"give right arguments of {missing} in CALLS"
 
 

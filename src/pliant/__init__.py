@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
+    from pliant.optimizers import TRAC as TRAC
+    from pliant.optimizers import UPGD as UPGD
+    from pliant.optimizers import ObGD as ObGD
     from pliant.units import BN as BN
     from pliant.units import AffineEntry as AffineEntry
     from pliant.units import Slice as Slice
@@ -67,6 +70,9 @@ _HOMES = {
     "reset_head": "pliant.methods",
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
+    "TRAC": "pliant.optimizers",
+    "UPGD": "pliant.optimizers",
+    "ObGD": "pliant.optimizers",
     "Monitor": "pliant.diagnostics",
     "diagnose": "pliant.diagnostics",
     "probe_plasticity": "pliant.diagnostics",
@@ -87,12 +93,15 @@ __all__ = [
     "BN",
     "FIRE",
     "L2",
+    "TRAC",
+    "UPGD",
     "AffineEntry",
     "ContinualBackprop",
     "GraMa",
     "HareAndTortoise",
     "Monitor",
     "NormalizeAndProject",
+    "ObGD",
     "Parseval",
     "PartialResets",
     "RandomReplacement",

@@ -9,7 +9,18 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from pliant import ContinualBackprop, ShrinkAndPerturb, chain_groups, reset_head, reset_network, reset_optimizer
+from pliant import (
+    TRAC,
+    UPGD,
+    ContinualBackprop,
+    ObGD,
+    ReDo,
+    ShrinkAndPerturb,
+    chain_groups,
+    reset_head,
+    reset_network,
+    reset_optimizer,
+)
 from pliant.engine.optimizer_state import RULES
 from pliant.streams import stream_key
 from tests.networks import ages, batch, convnet, enough, mlp, replaced, train
@@ -264,6 +275,9 @@ BUILD = {
     "ASGD": lambda p: torch.optim.ASGD(p, lr=0.05, t0=2),
     "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.05),
     "Muon": lambda p: torch.optim.Muon([each for each in p if each.dim() == 2], lr=0.01),
+    "UPGD": lambda p: UPGD(p, lr=0.05, sigma=0.01, seed=1),
+    "ObGD": lambda p: ObGD(p, lr=0.5, lamda=0.5, beta2=0.99),
+    "TRAC": lambda p: TRAC(torch.optim.Adam(p, lr=0.01), scale=0.01),
     "SGDScheduleFree": lambda p: schedulefree.SGDScheduleFree(p, lr=0.5, warmup_steps=3),
     "AdamWScheduleFree": lambda p: schedulefree.AdamWScheduleFree(p, lr=0.05, warmup_steps=3),
     "RAdamScheduleFree": lambda p: schedulefree.RAdamScheduleFree(p, lr=0.05),
@@ -322,6 +336,75 @@ def test_resetting_the_optimizer_leaves_the_weights_and_may_be_for_some_of_them(
     assert [optimizer.state[each]["step"].item() for each in model.parameters()] == [10.0] * 4 + [0.0] * 2
     reset_optimizer(optimizer)
     assert [optimizer.state[each]["step"].item() for each in model.parameters()] == [0.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("gradient", "restarted", "otherwise"),
+    [
+        (1.0, 10.0 / 1000.0**0.5, 1.0),  # m̂ = (0.9 + 0.1 g) / 0.1, v̂ = (0.999 + 0.001 g²) / 0.001
+        (100.0, 109.0 / 10_999.0**0.5, 10.9 / 10.999**0.5),  # about 1 step size, and 3.3
+    ],
+)
+def test_counts_that_start_over_make_the_next_steps_small_and_keep_averages(gradient, restarted, otherwise):
+    """Adam-Rel, of an entry whose averages had come to m = v = 1."""
+
+    def moved(restart):
+        weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = torch.optim.Adam([weight], lr=1.0, eps=0.0)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        for key, value in (("exp_avg", 1.0), ("exp_avg_sq", 1.0), ("step", 1e6)):
+            optimizer.state[weight][key].fill_(value)
+        if restart:
+            reset_optimizer(optimizer, optimizer_state="counts")
+            held = {key: value.item() for key, value in optimizer.state[weight].items()}
+            assert held == {"exp_avg": 1.0, "exp_avg_sq": 1.0, "step": 0.0}
+        before = weight.item()
+        weight.grad.fill_(gradient)
+        optimizer.step()
+        return before - weight.item()
+
+    assert moved(restart=True) == pytest.approx(restarted)
+    assert moved(restart=False) == pytest.approx(otherwise)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adamax", "NAdam", "RAdam", "TRAC"])
+def test_counts_start_over_of_all_that_correct_averages_by_them(name):
+    model = mlp()
+    optimizer = built(name, model)
+    train(model, optimizer, range(10))
+    counting = getattr(optimizer, "base_optimizer", optimizer)
+    before = copy.deepcopy(dict(counting.state[model[0].weight]))
+    outside = copy.deepcopy(dict(optimizer.state[model[0].weight]))
+    reset_optimizer(optimizer, optimizer_state="counts")
+    after = counting.state[model[0].weight]
+    assert after["step"] == 0.0
+    assert after.get("mu_product", 1.0) == 1.0
+    assert all(torch.equal(after[key], before[key]) for key in before if key not in ("step", "mu_product"))
+    if name == "TRAC":
+        assert all(torch.equal(outside[key], held) for key, held in optimizer.state[model[0].weight].items())
+
+
+def test_entries_of_young_units_are_corrected_by_the_count_that_starts_over():
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    redo = ReDo(model, optimizer, example_inputs=torch.zeros(2, 6), tau=1.0, period=13, seed=1, trial=False)
+    train(model, optimizer, range(15))
+    reset_optimizer(optimizer, optimizer_state="counts")
+    twin, plain = copy.deepcopy((model, optimizer))
+    train(model, optimizer, range(15, 22))
+    train(twin, plain, range(15, 22))
+    assert sum(sum(group["replaced"]) for group in redo.stats().values()) > 3
+    assert same(model, twin)
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "UPGD"])
+def test_without_a_count_to_correct_by_counts_are_refused(name):
+    model = mlp()
+    with pytest.raises(ValueError, match=f"optimizer_state='counts': {name} corrects no averages by a count of steps"):
+        reset_optimizer(built(name, model), optimizer_state="counts")
+    with pytest.raises(ValueError, match="unknown optimizer_state 'counts'"):
+        reset_network(model, built("Adam", model), seed=1, optimizer_state="counts")
 
 
 @pytest.mark.parametrize(

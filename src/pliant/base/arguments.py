@@ -38,6 +38,18 @@ def number(name: str, value: Any, least: float = 0.0, most: float = inf, *, belo
     raise ValueError(f"{name} must {range_}, got {shown(value)}")
 
 
+def positive(name: str, value: Any) -> float:
+    """`value`, if it is a finite number above 0.
+
+    >>> positive("kappa", 0)
+    Traceback (most recent call last):
+    ValueError: kappa must be above 0, got 0
+    """
+    if not number(name, value):
+        raise ValueError(f"{name} must be above 0, got {shown(value)}")
+    return float(value)
+
+
 def whole(name: str, value: Any, least: int = 0, *, of: str = "", otherwise: str = "") -> int:
     """`value`, if it is a whole number (2000.0 too) of `least` or more.
 

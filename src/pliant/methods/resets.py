@@ -6,7 +6,8 @@
 
 Source: Dohare et al., Nature 632 (2024), the released code: the head is zeroed at each task of Continual ImageNet, redrawn on
 class-incremental CIFAR-100, where the retrained network has every parameter redrawn. The released code keeps momentum and
-running statistics all the while: `optimizer_state="keep"`, `statistics=False`. Optimizer resets: Asadi et al., NeurIPS 2023.
+running statistics all the while: `optimizer_state="keep"`, `statistics=False`. Optimizer resets: Asadi et al., NeurIPS 2023;
+Adam-Rel: Ellis et al., NeurIPS 2024 (arXiv 2412.17113), at each change of the loss (in PPO, at each new batch of experience).
 
 Draws are made on a CPU under a seed given, so they are the same on every device, and the global random state is not
 touched. State is written in place, so a captured CUDA graph goes on with what it was captured with.
@@ -18,7 +19,7 @@ touched. State is written in place, so a captured CUDA graph goes on with what i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from pliant.base.choices import one_of
 from pliant.engine.attached import Optimizers, each_of
 from pliant.engine.feedback import written
 from pliant.engine.fresh_copy import FreshCopy, Init
-from pliant.engine.optimizer_state.whole import Policy, WholeState
+from pliant.engine.optimizer_state.whole import Policy, PolicyOrCounts, WholeState
 from pliant.units.models import checked, copied, unwrapped
 
 
@@ -59,6 +60,7 @@ def reset_head(
     False
     """
     checked(head, "head")
+    one_of("optimizer_state", optimizer_state, get_args(Policy))
     if one_of("how", how, ("draw", "zero")) == "draw":
         if seed is None:
             raise ValueError("reset_head(how='draw') needs a seed, a number or a generator")
@@ -104,6 +106,7 @@ def reset_network(
     >>> bool((model[0].weight == nn.Linear(4, 3).weight).all())
     True
     """
+    one_of("optimizer_state", optimizer_state, get_args(Policy))
     memory = WholeState(optimizer, list(checked(model).parameters()), optimizer_state)
     fresh_copy, statistics = FreshCopy(model, init), flag("statistics", statistics)
     if isinstance(seed, torch.Generator):
@@ -123,9 +126,13 @@ def reset_optimizer(
     optimizer: Optimizers,
     parameters: Iterable[nn.Parameter] | None = None,
     *,
-    optimizer_state: Policy = "fresh",
+    optimizer_state: PolicyOrCounts = "fresh",
 ) -> None:
     """Forget what the optimizer remembers of these parameters, or of all; the parameters stay as they are.
+
+    `optimizer_state="counts"` is Adam-Rel, of Adam, AdamW, Adamax, NAdam and RAdam: the count of steps starts over, averages go
+    on, and are corrected as if they had just begun. The next step is (1 - β2)^½ / (1 - β1) = 0.32 of Adam's where gradients stay
+    as they were, and at most about one step size where they have suddenly grown, in place of 3.2.
 
     >>> weight = nn.Parameter(torch.ones(2))
     >>> optimizer = torch.optim.Adam([weight])

@@ -27,7 +27,7 @@ from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
 from pliant.engine.fresh_copy import FreshCopy
 from pliant.engine.optimizer_state import forget_entries
-from pliant.engine.optimizer_state.rules import check_keys, rule_of
+from pliant.engine.optimizer_state.rules import check_keys, layers, rule_of
 from pliant.engine.whole_parameters import Place
 
 Usefulness = Literal["gradient", "magnitude"]
@@ -94,8 +94,9 @@ class SelectiveReinitialization(AfterStep):
         super().check_fit()
         self._fresh.draw(0, [place.path for place in self.places])
         for place in self.places if self.optimizers and self.optimizer_state != "keep" else ():
-            optimizer, otherwise = self.optimizers[place.optimizer], "Use optimizer_state='keep'"
-            check_keys(optimizer, rule_of(optimizer, otherwise), place.parameter, otherwise)
+            for optimizer in layers(self.optimizers[place.optimizer]):
+                otherwise = "Use optimizer_state='keep'"
+                check_keys(optimizer, rule_of(optimizer, otherwise), place.parameter, otherwise)
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "utility": self.utility}

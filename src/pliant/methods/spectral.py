@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pliant.base.arguments import number
+from pliant.base.arguments import number, positive
 from pliant.base.saving import fill
 from pliant.engine.attached import Optimizers
 from pliant.engine.fresh_weights.untrained import is_norm
@@ -68,10 +68,8 @@ class Spectral(Pull):
         parameters: Which = None,
     ) -> None:
         super().__init__(model, optimizer, strength=strength, parameters=parameters)
-        self.power, self.target = number("power", power), number("target", target)
+        self.power, self.target = positive("power", power), number("target", target)
         self.bias_power = number("bias_power", bias_power, 2.0)
-        if not self.power:
-            raise ValueError("power must be above 0, got 0")
         self._scales = {place.parameter for place in self.places if place.leaf == "weight" and is_norm(place.home)}
         self._left: dict[nn.Parameter, Tensor] = {}  # u of each matrix
         self._next: dict[nn.Parameter, Tensor] = {}  # u after the step that is being made

@@ -18,7 +18,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from pliant.base.arguments import number
+from pliant.base.arguments import positive
 from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
 from pliant.engine.whole_parameters import Place
@@ -47,9 +47,7 @@ class WeightClipping(AfterStep):
     def __init__(
         self, model: nn.Module, optimizer: Optimizers | None = None, *, kappa: float = 1.0, **period: Unpack[Period]
     ) -> None:
-        self.kappa = number("kappa", kappa)
-        if not self.kappa:
-            raise ValueError("kappa must be above 0, got 0")
+        self.kappa = positive("kappa", kappa)
         self._all = period.get("parameters") is None
         super().__init__(model, optimizer, **period)
 

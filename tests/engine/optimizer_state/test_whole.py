@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from pliant import TRAC
 from pliant.engine.optimizer_state import forget_entries
 
 MASK = torch.tensor([[True, False, False], [False, False, True]])
@@ -65,6 +66,18 @@ def test_momentum_of_an_entry_that_was_forgotten_no_longer_moves_it():
     sgd.step()
     assert torch.equal(weight[MASK], before[MASK])
     assert (weight[~MASK] != before[~MASK]).all()
+
+
+def test_of_an_optimizer_around_another_both_forget():
+    weight, trac = stepped(lambda p: TRAC(torch.optim.Adam(p, lr=0.1), scale=1.0))
+    displaced = trac.state[weight]["displacement"].clone()
+    with torch.no_grad():
+        weight[MASK] = 7.0
+    forget_entries(trac, weight, MASK)
+    assert (trac.state[weight]["start"][MASK] == 7.0).all()
+    assert_close(trac.state[weight]["displacement"], torch.where(MASK, 0.0, displaced), rtol=0, atol=0)
+    assert not trac.base_optimizer.state[weight]["exp_avg"][MASK].any()
+    assert trac.base_optimizer.state[weight]["exp_avg"][~MASK].all()
 
 
 def test_an_optimizer_without_a_rule_is_an_error_before_anything_is_written():

@@ -39,6 +39,7 @@ class Rule:
     counted: Averages | None = None  # what "fresh" counts by entry
     lacks: Mapping[str, int] | None = None  # the axis of the parameter that a key's state does without
     fills: bool = False  # "fresh" cannot be exact
+    restarts: str = ""  # a method of the optimizer, called where all of its parameters start over
     note: str = ""
 
     @property
@@ -69,6 +70,11 @@ RULES: dict[str, Rule] = {  # package.class
     "transformers.Adafactor": Rule(("exp_avg",), ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"), shared=("step", "RMS"),
                                    lacks={"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}, fills=True),
     "torch.Muon": Rule(("momentum_buffer",), note=_WHOLE),
+    "pliant.UPGD": Rule(("avg_utility",), note="the utility of a fresh weight grows from 0 as that of an old one would, and is "
+                        "compared with the largest of all"),
+    "pliant.ObGD": Rule(("trace",), ("exp_avg_sq",), fills=True, note="the bound of a step is of all parameters together"),
+    "pliant.TRAC": Rule(("displacement",), value=("start",), shared=("scale",), restarts="restart", note="how far to follow the "
+                        "inner optimizer is learned of all parameters together"),
     "schedulefree.SGDScheduleFree": Rule(value=("z",), note=_X),
     "schedulefree.AdamWScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), counted=_FREE, note=_X),
     "schedulefree.RAdamScheduleFree": Rule(size=("exp_avg_sq",), value=("z",), fills=True, note=_X),
@@ -139,6 +145,12 @@ def check_keys(optimizer: Optimizer, rule: Rule, parameter: nn.Parameter, otherw
             f"{type(optimizer).__name__} keeps {', '.join(map(repr, unknown))}{of}, and no rule says how to forget it. "
             f"{otherwise}"
         )
+
+
+def layers(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """The optimizer, and those inside of it, which remember something about the same parameters too."""
+    found = wrapped(optimizer)
+    return (optimizer,) if found is None else (optimizer, *layers(found[1]))
 
 
 def settings_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:

@@ -18,6 +18,8 @@ What "fresh" takes beyond that:
     Adafactor (torch's, transformers')             filled: one row or column is part of every entry's scale
     RAdamScheduleFree                              filled, as RAdam
     ASGD                                           nothing: its decaying step size is the parameter's
+    UPGD, ObGD, TRAC                               nothing, or filled sizes: what bounds or gates a step is of all parameters;
+                                                   of TRAC, the optimizer inside forgets by its own rule
 
 State of a broadcast shape (Adafactor's row and column sizes) is a unit's own only along an axis that is there.
 """
@@ -36,7 +38,7 @@ from torch.optim import Optimizer
 from pliant.base.choices import one_of
 from pliant.base.saving import entry
 from pliant.engine.attached import home_of_parameters
-from pliant.engine.optimizer_state.rules import check_keys, rule_of, settings_of
+from pliant.engine.optimizer_state.rules import check_keys, layers, rule_of, settings_of
 from pliant.engine.optimizer_state.young import YoungEntries
 from pliant.units.bound import BoundGroup
 from pliant.units.entries import BoundSlice, SelectedUnits
@@ -61,7 +63,8 @@ class OptimizerState:
         for group in self._groups:
             for part in group.slices():
                 self._check(group, part)
-                used.setdefault(self._optimizer(part), []).append(part)
+                for optimizer in self._optimizers(part):
+                    used.setdefault(optimizer, []).append(part)
         self._rules = {optimizer: rule_of(optimizer, _OTHERWISE) for optimizer in used if self.policy != "keep"}
         for optimizer, rule in self._rules.items():
             if rule.counted is not None and self.policy == "fresh":
@@ -87,23 +90,31 @@ class OptimizerState:
     def optimizer_of(self, parameter: nn.Parameter) -> Optimizer:
         return self._home[parameter]
 
-    def _optimizer(self, part: BoundSlice) -> Optimizer:
-        return self._home[part.parameter]
+    def _optimizers(self, part: BoundSlice) -> tuple[Optimizer, ...]:
+        """The one that steps it, and those inside of it."""
+        return layers(self._home[part.parameter])
+
+    def _counting(self, part: BoundSlice) -> Optimizer | None:
+        """The one for which entries count their own steps."""
+        return next((each for each in self._optimizers(part) if each in self._young), None)
 
     # -- what can be forgotten ------------------------------------------------------------------------------------
 
     def _check(self, group: BoundGroup, part: BoundSlice) -> None:
         parameter = cast(nn.Parameter, part.parameter)
-        optimizer = self._home.get(parameter)
-        if optimizer is None:
+        home = self._home.get(parameter)
+        if home is None:
             raise ValueError(
                 f"group '{group.name}': no optimizer given steps '{part.part.parameter}'. Pass the optimizer that was built "
                 f"from this model's parameters, or leave the group out"
             )
         if self.policy == "keep":
             return
-        check_keys(optimizer, rule_of(optimizer, _OTHERWISE), parameter, _OTHERWISE, f" for '{part.part.parameter}'")
-        self._check_settings(settings_of(optimizer, parameter))
+        for optimizer in layers(home):
+            check_keys(
+                optimizer, rule_of(optimizer, _OTHERWISE), parameter, _OTHERWISE, f" for '{part.part.parameter}'"
+            )
+            self._check_settings(settings_of(optimizer, parameter))
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """At construction and, since a schedule may have changed them, at every reset."""
@@ -119,8 +130,8 @@ class OptimizerState:
         """Forget what is remembered about the chosen units' entries, whose new weights are in place."""
         if self.policy == "keep":
             return
-        for part in group.slices():
-            optimizer = self._optimizer(part)
+        slices = [(part, optimizer) for part in group.slices() for optimizer in self._optimizers(part)]
+        for part, optimizer in slices:
             state: dict[str, Any] = optimizer.state.get(part.parameter, {})
             if not state:
                 continue
@@ -163,15 +174,15 @@ class OptimizerState:
             f"{group.name}|{number}": self._young[optimizer].state_of(optimizer, part)
             for group in self._groups
             for number, part in enumerate(group.slices())
-            if (optimizer := self._optimizer(part)) in self._young
+            if (optimizer := self._counting(part)) is not None
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """An empty one: no entry was ever reset."""
         for group in self._groups:
             for number, part in enumerate(group.slices()):
-                optimizer = self._optimizer(part)
-                if optimizer in self._young:
+                optimizer = self._counting(part)
+                if optimizer is not None:
                     self._young[optimizer].load(
                         optimizer, part, entry(state, f"{group.name}|{number}", {}) if state else None
                     )

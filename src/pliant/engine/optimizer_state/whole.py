@@ -2,6 +2,7 @@
 
     fresh   goes on as a newly built optimizer would, counts of steps included
     zero    averages and sizes 0, the count goes on
+    counts  the count 0, averages and sizes go on: of Adam and its kin, which correct these by it
     keep    nothing is touched
 
 State is written in place, so that a captured CUDA graph goes on with what it was captured with.
@@ -14,26 +15,31 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 
 from pliant.base.choices import one_of
 from pliant.engine.attached import Optimizers, each_of
-from pliant.engine.optimizer_state.rules import Rule, check_keys, rule_of, settings_of
+from pliant.engine.optimizer_state.rules import Rule, check_keys, layers, rule_of, settings_of
 from pliant.engine.optimizer_state.young import YoungEntries
 
 Policy = Literal["fresh", "zero", "keep"]
+PolicyOrCounts = Literal["fresh", "zero", "counts", "keep"]
 
-_FIRST_COUNTS = {"step": 0.0, "mu_product": 1.0, "mu": 1.0, "RMS": 0.0}  # the others start at a setting
+_FIRST_COUNTS = {"step": 0.0, "mu_product": 1.0, "mu": 1.0, "RMS": 0.0, "scale": 0.0}  # the others start at a setting
 _COUNTS_OF_GROUP = ("k", "weight_sum", "lr_max")  # schedule-free's, one for all parameters of a group
+_CORRECTED = Adam, AdamW, Adamax, NAdam, RAdam  # averages, by a count of steps
 _OTHERWISE = "Use optimizer_state='keep', and build a new optimizer"
 
 
 class WholeState:
     """What optimizers remember of some parameters, known to be forgettable."""
 
-    def __init__(self, optimizer: Optimizers | None, parameters: Sequence[nn.Parameter], policy: Policy) -> None:
-        one_of("optimizer_state", policy, get_args(Policy))
-        optimizers = () if optimizer is None else each_of(optimizer)
+    def __init__(
+        self, optimizer: Optimizers | None, parameters: Sequence[nn.Parameter], policy: PolicyOrCounts
+    ) -> None:
+        one_of("optimizer_state", policy, get_args(PolicyOrCounts))
+        given = () if optimizer is None else each_of(optimizer)
+        optimizers = [layer for each in given for layer in layers(each)]
         self.policy, self.parameters = policy, set(parameters)
         self.held = [
             (each, settings, [p for p in settings["params"] if p in self.parameters])
@@ -45,6 +51,12 @@ class WholeState:
         if policy != "keep":
             for each, settings, mine in self.held:
                 self._check(each, settings, mine)
+        for each in given if policy == "counts" else ():
+            if not any(isinstance(layer, _CORRECTED) for layer in layers(each)):
+                raise ValueError(
+                    f"optimizer_state='counts': {type(each).__name__} corrects no averages by a count of steps, as Adam, AdamW, "
+                    f"Adamax, NAdam and RAdam do: use 'fresh'"
+                )
 
     def _check(self, optimizer: Optimizer, settings: dict[str, Any], mine: Sequence[nn.Parameter]) -> None:
         rule = rule_of(optimizer, _OTHERWISE) if mine else Rule()
@@ -63,19 +75,28 @@ class WholeState:
     def forget(self) -> None:
         """Forget it. The parameters have their new values."""
         for optimizer, settings, mine in self.held if self.policy != "keep" else ():
+            if not mine or (self.policy == "counts" and not isinstance(optimizer, _CORRECTED)):
+                continue
+            rule = rule_of(optimizer, _OTHERWISE)
             for parameter in mine:
                 if parameter in optimizer.state:
-                    self._forget(rule_of(optimizer, _OTHERWISE), settings, parameter, optimizer.state[parameter])
-            if mine and self.policy == "fresh":
+                    self._forget(rule, settings, parameter, optimizer.state[parameter])
+            if self.policy == "fresh":
                 settings.update({key: optimizer.defaults[key] for key in _COUNTS_OF_GROUP if key in settings})
-                _look_at_counts_again(optimizer, rule_of(optimizer, _OTHERWISE))
+            if self.policy != "zero":
+                _look_at_counts_again(optimizer, rule)
+            stepped = {p for each in optimizer.param_groups for p in each["params"]}
+            if self.policy == "fresh" and rule.restarts and stepped <= self.parameters:
+                getattr(optimizer, rule.restarts)()
 
     def _forget(self, rule: Rule, settings: dict[str, Any], parameter: nn.Parameter, state: dict[str, Any]) -> None:
         undampened = self.policy == "fresh" and settings.get("momentum") and settings.get("dampening")
         for key, held in state.items():
             if key in rule.shared:
-                if self.policy == "fresh":
+                if self.policy != "zero":
                     state[key] = _filled(held, _FIRST_COUNTS.get(key, settings["lr"]))
+            elif self.policy == "counts":
+                continue
             elif key == "momentum_buffer" and undampened:
                 state[key] = None  # its first step is undampened only without a buffer
             elif key in rule.value:
@@ -122,6 +143,13 @@ def forget_entries(
     """
     if one_of("policy", policy, ("fill", "zero", "keep")) == "keep":
         return
+    for layer in layers(optimizer):
+        _forget_entries(layer, parameter, mask, policy)
+
+
+def _forget_entries(
+    optimizer: Optimizer, parameter: nn.Parameter, mask: Tensor, policy: Literal["fill", "zero", "keep"]
+) -> None:
     rule, state = rule_of(optimizer, _OTHERWISE), optimizer.state.get(parameter, {})
     check_keys(optimizer, rule, parameter, _OTHERWISE)
     for key, held in state.items():
