@@ -29,14 +29,38 @@ TABLE: dict[str, Entry] = {
     "slowly-changing-regression": Entry(
         target="pliant.experiments.slowly_changing_regression:SlowlyChangingRegression",
         question="does a small network go on fitting a target that drifts?",
-        methods=("bp", "cbp", "linear", "l2", "snp"),
-        profiles=("quick", "paper"),
+        methods=("bp", "cbp", "linear", "l2", "snp", "l2init", "random", "fresh"),
+        profiles=("quick", "small", "tuning", "paper"),
     ),
     "permuted-mnist": Entry(
         target="pliant.experiments.permuted_mnist:PermutedMnist",
         question="is the 800th permutation of the pixels learned as well as the first, online?",
         methods=("bp", "adam", "l2", "snp", "dropout", "onlinenorm", "layernorm", "cbp", "linear"),
         profiles=("quick", "small", "medium", "tuning", "paper"),
+    ),
+    "input-permuted-mnist": Entry(
+        target="pliant.experiments.input_permuted_mnist:InputPermutedMnist",
+        question="is the 200th order of the pixels learned from 5,000 images as fast as the first?",
+        methods=("bp", "l2", "l2init", "snp", "layernorm", "upgd", "cbp", "random", "linear", "fresh"),
+        profiles=("quick", "tuning"),
+    ),
+    "label-permutation": Entry(
+        target="pliant.experiments.label_permutation:LabelPermutation",
+        question="when the names of 47 classes change but the images do not, is what was learned used?",
+        methods=("bp", "l2", "l2init", "snp", "layernorm", "upgd", "cbp", "random", "linear", "fresh"),
+        profiles=("quick", "tuning"),
+    ),
+    "rare-context": Entry(
+        target="pliant.experiments.rare_context:RareContext",
+        question="is what is needed at one example in a hundred kept while the rest of the stream changes?",
+        methods=("bp", "l2", "l2init", "snp", "layernorm", "upgd", "cbp", "random", "linear", "fresh"),
+        profiles=("quick",),
+    ),
+    "random-labels": Entry(
+        target="pliant.experiments.random_labels:RandomLabels",
+        question="is the 50th set of meaningless labels memorized as well as the first?",
+        methods=("bp", "l2", "l2init", "snp", "cbp", "random", "fresh"),
+        profiles=("quick",),
     ),
     "continual-imagenet": Entry(
         target="pliant.experiments.continual_imagenet:ContinualImageNet",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead
-from pliant.experiments.base import ShippedExperiment, is_own
+from pliant.experiments.base import Cell, ShippedExperiment, is_own
 from pliant.experiments.images.glyphs import glyphs
 from pliant.experiments.methods import Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words, examples_per_advance
@@ -53,8 +53,7 @@ class StreamConfig(RunConfig, frozen=True):
     hidden: tuple[int, ...] = Field((300, 150), description="units of each hidden layer; none for method linear")
     pixels: Literal["unit", "standard", "online"] = Field(
         "unit",
-        description="from 0 to 1, less the set's mean and over its deviation, or each pixel less a running mean and over a running "
-        "deviation (decay 0.99)",
+        description="0 to 1; or standardized, by mean and deviation of the set, or by running ones of each pixel (decay 0.99)",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="not for method upgd, which is one")
     step_size: float = Field(0.01, gt=0)
@@ -244,14 +243,15 @@ class Learner(Generic[ConfigT]):
     def _network(self, task: int) -> Any:
         """The network that the run starts with; for method fresh, that of a task."""
         config, row = self.config, method_of(self.config, get_args(Method))
-        seed = stream_key(config.seed, "fresh network", task) if task and config.method == "fresh" else config.seed
+        anew = task and config.method == "fresh"
+        seed = stream_key(config.seed, "fresh network", task) >> 1 if anew else config.seed
         replacing = config.method in ("cbp", "random")
         learner = OnlineEnsemble(
             inputs=self.experiment.inputs(config, self.data),
             hidden=config.hidden,
             outputs=len(self.data.train.classes),
             learners=1,
-            seed=int(seed),
+            seed=seed,
             loss="cross_entropy",
             optimizer="upgd" if config.method == "upgd" else config.optimizer,
             step_size=config.step_size,
@@ -324,6 +324,27 @@ class ImageStream(ShippedExperiment, Generic[ConfigT]):
         curves = self.curves(table)
         part = Part(curves, [("task", y) for y in self.panels], "", BINS, ("hidden",))
         return figure_of([part], self.look, LABELS, bounds=self.bounds(percent))
+
+
+def nine_each(**common: Any) -> list[Cell]:
+    """Nine settings of each method: three step sizes and three values of its own, or nine step sizes if it has none."""
+    steps, fine = (0.003, 0.01, 0.03), (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2)
+    cells: list[Cell] = []
+    for method, own, values in (
+        ("l2", "weight_decay", (1e-5, 1e-4, 1e-3)),
+        ("l2init", "l2_init", (1e-4, 1e-3, 1e-2)),
+        ("snp", "noise_std", (1e-5, 1e-4, 1e-3)),
+        ("upgd", "sigma", (0.0, 0.01, 0.1)),
+        ("cbp", "replacement_rate", (1e-5, 1e-4, 1e-3)),
+        ("random", "replacement_rate", (1e-5, 1e-4, 1e-3)),
+    ):
+        decay = {"weight_decay": {"snp": 1e-4, "upgd": 1e-3}[method]} if method in ("snp", "upgd") else {}
+        for step_size, value in product(steps, values):
+            cells.append({**common, "method": method, "step_size": step_size, own: value, **decay})
+    for method in ("bp", "fresh", "layernorm", "linear"):
+        none = {"hidden": ()} if method == "linear" else {}
+        cells += [{**common, **none, "method": method, "step_size": step_size} for step_size in fine]
+    return cells
 
 
 BINS = 40

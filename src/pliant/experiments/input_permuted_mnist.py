@@ -9,9 +9,11 @@ Online permuted MNIST (`pliant.experiments.permuted_mnist`) has 60,000 images pe
 
 from __future__ import annotations
 
+from itertools import product
+
 from pliant.data import ImageSet
 from pliant.experiments.base import Cell, Profile
-from pliant.experiments.image_streams import Batch, ImageStream, StreamConfig, shuffled, unit
+from pliant.experiments.image_streams import Batch, ImageStream, StreamConfig, nine_each, shuffled, unit
 from pliant.streams import generator
 
 
@@ -39,4 +41,22 @@ def _quick() -> list[Cell]:
     return [{"method": "bp"}]
 
 
-InputPermutedMnist.plans = {"quick": Profile("pilot", _quick, range(1))}
+def _tuning() -> list[Cell]:
+    """And with AdamW, with and without continual backprop, and with standardized pixels."""
+    adamw = {"optimizer": "adamw", "tasks": 40}
+    steps = (3e-5, 1e-4, 3e-4, 1e-3)
+    cells = nine_each(tasks=40)
+    cells += [{**adamw, "method": "bp", "step_size": step_size} for step_size in steps]
+    cells += [{**adamw, "method": "cbp", "step_size": step_size, "replacement_rate": 1e-4} for step_size in steps]
+    for pixels, step_size in product(("standard", "online"), (3e-4, 1e-3, 3e-3)):
+        cells.append({"method": "bp", "tasks": 40, "pixels": pixels, "step_size": step_size})
+        cells.append({"method": "l2init", "tasks": 40, "pixels": pixels, "step_size": step_size, "l2_init": 1e-2})
+    return cells
+
+
+InputPermutedMnist.plans = {
+    "quick": Profile("pilot", _quick, range(1)),
+    "tuning": Profile(
+        "40 tasks, seed 1000, nine settings of each method; a quarter of an hour", _tuning, range(1000, 1001)
+    ),
+}

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pliant.data import ImageSet
 from pliant.experiments.base import Cell, Profile
-from pliant.experiments.image_streams import GLYPHS, Batch, ImageStream, StreamConfig, shuffled, unit
+from pliant.experiments.image_streams import GLYPHS, Batch, ImageStream, StreamConfig, nine_each, shuffled, unit
 from pliant.streams import generator
 
 
@@ -41,4 +41,15 @@ def _quick() -> list[Cell]:
     return [{"method": "bp"}]
 
 
-LabelPermutation.plans = {"quick": Profile("pilot", _quick, range(1))}
+def _tuning() -> list[Cell]:
+    return nine_each(tasks=80)
+
+
+LabelPermutation.plans = {
+    "quick": Profile("pilot", _quick, range(1)),
+    "tuning": Profile(
+        "80 tasks, seed 1000, nine settings of each method; a quarter of an hour on one core",
+        _tuning,
+        range(1000, 1001),
+    ),
+}

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from pliant.lab import RunConfig, check_method, check_owners
-from pliant.methods import ContinualBackprop, ShrinkAndPerturb
+from pliant.methods import L2, ContinualBackprop, RandomReplacement, ShrinkAndPerturb
 from pliant.methods.continual_backprop import parameters_of
 
 Utility = Literal[
@@ -92,6 +92,16 @@ def _continual_backprop(site: Site) -> ContinualBackprop:
     return ContinualBackprop(site.network, site.optimizer, seed=site.seed("fresh units"), attach=site.hooks, **settings)
 
 
+def _random_replacement(site: Site) -> RandomReplacement:
+    settings: dict[str, Any] = {**parameters_of(site.config), **site.units()}
+    known = {name: value for name, value in settings.items() if name not in ("utility", "eligible")}
+    return RandomReplacement(site.network, site.optimizer, seed=site.seed("fresh units"), attach=site.hooks, **known)
+
+
+def _l2_init(site: Site) -> L2:
+    return L2(site.network, site.optimizer, strength=site.config.l2_init, toward="initial")
+
+
 def _shrink_and_perturb(site: Site) -> ShrinkAndPerturb:
     return ShrinkAndPerturb(
         site.network,
@@ -147,13 +157,13 @@ METHODS: dict[str, Method] = {
         Method("bp", "backprop", "#D55E00"),
         Method("adam", "Adam", "#CC79A7"),
         Method("l2", "L2", "#E69F00", ("weight_decay",)),
-        Method("l2init", "L2 Init", "#DDCC77", ("l2_init",)),
+        Method("l2init", "L2 Init", "#DDCC77", ("l2_init",), make=_l2_init),
         Method("snp", "shrink+perturb", "#56B4E9", ("noise_std",), _SNP_READS, _shrink_and_perturb),
         Method("dropout", "dropout", "#999933", ("dropout",)),
         Method("onlinenorm", "online norm", "#882255", reads=("norm_decay", "norm_backward_decay")),
         Method("layernorm", "layer norm", "#009E73"),
         Method("cbp", "cbp", "#0072B2", ("replacement_rate",), _CBP_READS, _continual_backprop),
-        Method("random", "random replacement", "#88CCEE", ("replacement_rate",), _CBP_READS),
+        Method("random", "random replacement", "#88CCEE", ("replacement_rate",), _CBP_READS, _random_replacement),
         Method("upgd", "UPGD", "#AA4499", reads=("sigma", "beta_utility")),
         Method("redo", "ReDo", "#117733", ("tau",), ("redo_period", "optimizer_state")),
         Method("head", "head reset", "#44AA99", reads=("reset",)),

@@ -227,7 +227,7 @@ def _shared(config: Config) -> Hashable:
 def _ensemble(configs: Sequence[Config], period: int = 0) -> OnlineEnsemble:
     """The learners at the start; those of method fresh, at the start of a period."""
     first = configs[0]
-    begun = [int(stream_key(config.seed, "fresh network", period)) if period else config.seed for config in configs]
+    begun = [stream_key(config.seed, "fresh network", period) >> 1 if period else config.seed for config in configs]
 
     def each(name: str) -> NDArray[Any]:
         return np.array([getattr(config, name) for config in configs])
@@ -237,7 +237,7 @@ def _ensemble(configs: Sequence[Config], period: int = 0) -> OnlineEnsemble:
         hidden=() if first.method == "linear" else (first.hidden_units,),
         outputs=1,
         learners=len(configs),
-        seed=np.array(begun),
+        seed=begun,
         activation=first.activation,
         optimizer=first.optimizer,
         step_size=each("step_size"),
@@ -363,7 +363,10 @@ def _small() -> list[dict[str, Any]]:
 
 
 def _tuning() -> list[dict[str, Any]]:
-    """Twelve settings of each method: four step sizes and three values of its own, or twelve step sizes if it has none."""
+    """Twelve settings of each method: four step sizes and three values of its own, or twelve step sizes if it has none.
+
+    Where the best of those lay at an edge, six more followed beyond it.
+    """
     common = {"variant": "flip-one", "steps": 1_000_000, "bin": 100_000}
     steps, fine = (0.001, 0.003, 0.01, 0.03), np.geomspace(0.0005, 0.05, 12).round(5).tolist()
     cells: list[dict[str, Any]] = []
@@ -377,6 +380,14 @@ def _tuning() -> list[dict[str, Any]]:
         shrink = {"weight_decay": 1e-3} if method == "snp" else {}
         for step_size, value in product(steps, values):
             cells.append({**common, "method": method, "step_size": step_size, own: value, **shrink})
+    beyond = (0.001, 0.003, 0.01)
+    for step_size, value in product(beyond, (3e-2, 1e-1)):
+        cells.append({**common, "method": "l2", "step_size": step_size, "weight_decay": value})
+        cells.append({**common, "method": "l2init", "step_size": step_size, "l2_init": value})
+    for step_size, noise in product(beyond, (3e-4, 1e-3)):
+        cells.append({**common, "method": "snp", "step_size": step_size, "weight_decay": 1e-2, "noise_std": noise})
+    for step_size, rate in product(beyond, (1e-6, 3e-6)):
+        cells.append({**common, "method": "random", "step_size": step_size, "replacement_rate": rate})
     for method in ("bp", "fresh", "linear"):
         own = {"activation": "linear"} if method == "linear" else {}
         cells += [{**common, "method": method, "step_size": step_size, **own} for step_size in fine]

@@ -59,7 +59,7 @@ def _drawing(font: str, character: str) -> NDArray[np.float32]:
     face: Any = ImageFont.truetype(str(file), HEIGHT)
     left, top, right, bottom = pen.textbbox((0, 0), character, font=face)
     pen.text(((DRAWN - left - right) / 2, (DRAWN - top - bottom) / 2), character, fill=255, font=face)
-    return np.asarray(square, np.float32) / 255
+    return np.multiply(np.asarray(square), np.float32(1 / 255), dtype=np.float32)
 
 
 def _warped(drawings: NDArray[np.float32], which: NDArray[np.int64], draw: np.random.Generator) -> NDArray[np.uint8]:
