@@ -12,7 +12,15 @@ from sphinx.util.inventory import InventoryFile
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = (
-    *("pliant", "pliant.units", "pliant.methods", "pliant.diagnostics", "pliant.doctor", "pliant.nn"),
+    *(
+        "pliant",
+        "pliant.units",
+        "pliant.methods",
+        "pliant.diagnostics",
+        "pliant.doctor",
+        "pliant.conformance",
+        "pliant.nn",
+    ),
     *(
         "pliant.online",
         "pliant.lab",
