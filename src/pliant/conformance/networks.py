@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.conformance.outcomes import expect
-from pliant.conformance.trial import Event, Kind, Trial, even, named, normal, perceptron, signs, silent
+from pliant.conformance.trial import Event, Kind, Trial, even, named, normal, perceptron, signs
 
 RATE, MATURITY = 1.0 / 8.0, 5
 
@@ -40,7 +40,7 @@ def branches(kind: Kind) -> None:
 
     So replacing one that never fires leaves the output as it was. Layers are registered in another order than they run in.
     """
-    _output_stays(kind, silent(Branched(), layer="first"), "first", normal(16, 8))
+    _output_stays(kind, Branched(), "first", normal(16, 8))
 
 
 def convolution(kind: Kind) -> None:
@@ -49,12 +49,12 @@ def convolution(kind: Kind) -> None:
     So replacing one that never fires leaves the output as it was.
     """
     model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-    _output_stays(kind, silent(model), "0", normal(16, 2, 4, 4))
+    _output_stays(kind, model, "0", normal(16, 2, 4, 4))
 
 
 def _output_stays(kind: Kind, model: nn.Module, layer: str, inputs: Tensor) -> None:
     """No unit of the layer fires, so whichever go, nothing is lost and nothing may be gained."""
-    trial = Trial(kind, model, [layer], inputs, rate=RATE, maturity=MATURITY, may_refuse=True)
+    trial = Trial(kind, model, [layer], inputs, rate=RATE, maturity=MATURITY, silent=range(8), may_refuse=True)
     before = trial.output()
     units = trial.next().units[layer]
     off = float((trial.output() - before).abs().max())
@@ -66,7 +66,8 @@ def tokens(kind: Kind) -> None:
 
     Of 8 units on 5 tokens the last two never fire.
     """
-    trial = Trial(kind, silent(even(), [6, 7]), ["0"], normal(4, 5, 6), rate=RATE, maturity=MATURITY, may_refuse=True)
+    inputs = normal(4, 5, 6)
+    trial = Trial(kind, even(), ["0"], inputs, rate=RATE, maturity=MATURITY, silent=[6, 7], may_refuse=True)
     before = trial.output()
     _silent_ones(kind, trial.next(), [6, 7])
     off = float((trial.output() - before).abs().max())
@@ -75,7 +76,7 @@ def tokens(kind: Kind) -> None:
 
 def smaller_batch(kind: Kind) -> None:
     """A batch may be smaller than the one before, also of one example."""
-    trial = Trial(kind, silent(even(), [1, 5]), ["0"], normal(16, 6), rate=RATE, maturity=MATURITY)
+    trial = Trial(kind, even(), ["0"], normal(16, 6), rate=RATE, maturity=MATURITY, silent=[1, 5])
     for size in (16, 5, 16, 1):
         trial.step(normal(16, 6)[:size])
     _silent_ones(kind, trial.next(), [1, 5])

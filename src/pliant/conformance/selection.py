@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from pliant.conformance.outcomes import NotApplicable, expect
-from pliant.conformance.trial import Kind, Trial, even, named, normal, silent
+from pliant.conformance.trial import Kind, Trial, even, named, normal
 
 INPUTS = normal(16, 6)
 MATURITY = 5
@@ -25,12 +23,12 @@ def least_useful(kind: Kind) -> None:
         for rank, unit in enumerate(order):
             model[2].weight[:, unit] *= 2.0 ** (rank - 3)
             model[0].bias[unit] += 0.1 * (7 - rank)
-    _in_order(kind, model, order)
+    _in_order(Trial(kind, model, ["0"], INPUTS, rate=ONE_PER_STEP, maturity=MATURITY), order)
 
 
 def silent_first(kind: Kind) -> None:
     """A unit that never fires goes first, though its weights are as large as those of others."""
-    found = Trial(kind, silent(even(), [3]), ["0"], INPUTS, rate=ONE_PER_STEP, maturity=MATURITY).next()
+    found = Trial(kind, even(), ["0"], INPUTS, rate=ONE_PER_STEP, maturity=MATURITY, silent=[3]).next()
     expect(found.units["0"] == [3], "unit 3, which never fires", named(found.units["0"]))
 
 
@@ -39,12 +37,11 @@ def ties(kind: Kind) -> None:
 
     No unit fires: all utilities are exactly 0.
     """
-    _in_order(kind, silent(even()), list(range(8)))
+    _in_order(Trial(kind, even(), ["0"], INPUTS, rate=ONE_PER_STEP, maturity=MATURITY, silent=range(8)), list(range(8)))
 
 
-def _in_order(kind: Kind, model: Any, order: list[int]) -> None:
+def _in_order(trial: Trial, order: list[int]) -> None:
     """As many as go before the first of them is mature again."""
-    trial = Trial(kind, model, ["0"], INPUTS, rate=ONE_PER_STEP, maturity=MATURITY)
     gone = list(trial.next().units["0"])
     for units in trial.run(MATURITY - 1):
         gone += units.get("0", [])

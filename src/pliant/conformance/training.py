@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pliant.conformance.outcomes import Failed, NotApplicable, expect
-from pliant.conformance.trial import Kind, Trial, adam, even, normal, silent
+from pliant.conformance.trial import Kind, Trial, adam, even, normal
 
 RATE, MATURITY, HALF = 1.0 / 8.0, 5, 10
 
@@ -20,11 +20,13 @@ RATE, MATURITY, HALF = 1.0 / 8.0, 5, 10
 def copies(kind: Kind) -> None:
     """The network can be copied after a forward, and what the copy is shown changes nothing."""
     trial, alone = (_trial(kind) for _ in range(2))
+    torch.manual_seed(1)  # so that one that draws from the global generator fails for that alone, elsewhere
     trial.run(3)
     copied = copy.deepcopy(trial.adapter.model)
     for _ in range(3):
         copied(3.0 * trial.inputs).sum().backward()
     _replaced_in(trial, HALF - 3)
+    torch.manual_seed(1)
     _replaced_in(alone, HALF)
     _equal(trial, alone, "training as without the copy")
 
@@ -47,9 +49,11 @@ def seed(kind: Kind) -> None:
     runs: list[Trial] = []
     for number, its_seed in enumerate((1, 1, 2)):
         torch.manual_seed(7)
-        model = silent(even(), [1, 5])
+        model = even()
         torch.manual_seed(100 + number)
-        runs.append(Trial(kind, model, ["0"], normal(16, 6), rate=RATE, maturity=MATURITY, seed=its_seed))
+        runs.append(
+            Trial(kind, model, ["0"], normal(16, 6), rate=RATE, maturity=MATURITY, seed=its_seed, silent=[1, 5])
+        )
         _replaced_in(runs[-1], HALF)
     _equal(runs[0], runs[1], "the same weights by the same seed")
     differ = not torch.equal(runs[0].weights()["0.weight"], runs[2].weights()["0.weight"])
@@ -58,9 +62,9 @@ def seed(kind: Kind) -> None:
 
 def global_random_state(kind: Kind) -> None:
     """The global generators are left alone, so that dropout has the same masks as without it."""
-    model, inputs = silent(even(), [1, 5]), normal(16, 6)
+    model = even()
     before = _global_states()
-    _replaced_in(Trial(kind, model, ["0"], inputs, rate=RATE, maturity=MATURITY), HALF)
+    _replaced_in(Trial(kind, model, ["0"], normal(16, 6), rate=RATE, maturity=MATURITY, silent=[1, 5]), HALF)
     changed = [name for name, value in _global_states().items() if value != before[name]]
     expect(not changed, "the global generators as they were", f"numbers drawn from that of {', '.join(changed)}")
 
@@ -83,6 +87,7 @@ def resume(kind: Kind) -> None:
     resumed.adapter.optimizer.load_state_dict(saved[1])
     resumed.adapter.load_state_dict(saved[2])
     for trial in (straight, resumed):
+        torch.manual_seed(1)
         trial.silence([2, 6])
         _replaced_in(trial, HALF)
     _equal(resumed, straight, "training as without stopping")
@@ -90,8 +95,8 @@ def resume(kind: Kind) -> None:
 
 def _trial(kind: Kind, seed: int = 0) -> Trial:
     """Adam; two units never fire."""
-    model = silent(even(), [1, 5])
-    return Trial(kind, model, ["0"], normal(16, 6), rate=RATE, maturity=MATURITY, seed=seed, optimizer=adam)
+    inputs = normal(16, 6)
+    return Trial(kind, even(), ["0"], inputs, rate=RATE, maturity=MATURITY, seed=seed, silent=[1, 5], optimizer=adam)
 
 
 def _replaced_in(trial: Trial, steps: int) -> None:

@@ -58,6 +58,7 @@ class Event:
 class Trial:
     """An adapter attached to a network whose layers `hidden` compute hidden units, a weight's row each.
 
+    `silent`: units of the first of these layers that do not fire, from when the implementation is attached.
     `patience`: steps in which units must be replaced, three times the earliest step unless given.
 
     Raises `NotApplicable` where `may_refuse` and the implementation does not take this network or these settings.
@@ -74,6 +75,7 @@ class Trial:
         maturity: int,
         decay: float = 0.5,
         seed: int = 0,
+        silent: Iterable[int] = (),
         optimizer: Make = still,
         may_refuse: bool = False,
         patience: int | None = None,
@@ -94,6 +96,7 @@ class Trial:
                 raise
             raise NotApplicable(f"refused by it: {shortened(error, 300)}") from error
         self.steps = 0
+        self.silence(silent, hidden[0])
 
     # -- stepping ----------------------------------------------------------------------------------------------
 
@@ -130,8 +133,9 @@ class Trial:
 
     def silence(self, units: Iterable[int], layer: str = "0") -> None:
         """From here on these units do not fire."""
-        with torch.no_grad():
-            self._held[f"{layer}.bias"][list(units)] = SILENT
+        listed = list(units)
+        if listed:
+            self.write(f"{layer}.bias", listed, SILENT)
 
     def write(self, name: str, index: Any, values: Tensor | float) -> None:
         """Write entries of a parameter, as learning could have."""
@@ -189,13 +193,6 @@ def even() -> Any:
         model[0].bias.fill_(1.0)
         model[2].weight.copy_(0.3 * signs(3, 8))
         model[2].bias.zero_()
-    return model
-
-
-def silent(model: nn.Module, units: Iterable[int] = range(8), layer: str = "0") -> Any:
-    """The model, with units of a layer that do not fire."""
-    with torch.no_grad():
-        model.get_submodule(layer).bias[list(units)] = SILENT  # pyright: ignore
     return model
 
 

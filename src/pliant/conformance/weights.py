@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import log, sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pliant.conformance.outcomes import expect
-from pliant.conformance.trial import Kind, Trial, adam, even, named, normal, perceptron, silent, warmed
+from pliant.conformance.trial import SILENT, Kind, Trial, adam, even, named, normal, perceptron, warmed
 
 INPUTS = normal(16, 6)
 MATURITY, RATE = 5, 1.0 / 8.0
@@ -24,8 +23,7 @@ def incoming(kind: Kind) -> None:
     million exceeds.
     """
     inputs, bound = normal(4, 64), 1.0 / 8.0
-    model = silent(perceptron(64, 100, 2), range(100))
-    trial = Trial(kind, model, ["0"], inputs, rate=1.0, maturity=2)
+    trial = Trial(kind, perceptron(64, 100, 2), ["0"], inputs, rate=1.0, maturity=2, silent=range(100))
     event = trial.next()
     units = event.units["0"]
     expect(len(units) >= 20, "most of 100 silent units replaced at rate 1", named(units))
@@ -60,7 +58,7 @@ def outgoing(kind: Kind) -> None:
 
 def others(kind: Kind) -> None:
     """No weight changes but the replaced units' own, and the bias that takes over their contribution."""
-    event = Trial(kind, silent(even(), [1, 5]), ["0"], INPUTS, rate=RATE, maturity=MATURITY).next()
+    event = Trial(kind, even(), ["0"], INPUTS, rate=RATE, maturity=MATURITY, silent=[1, 5]).next()
     units = event.units["0"]
     expected = "weights of all other units as they were"
     for name, before in event.before.items():
@@ -102,8 +100,8 @@ def output_layer(kind: Kind) -> None:
 
     Its weights are those it started with, or zero where they leave a replaced unit. Layers 6-8-8-8: as wide as hidden ones.
     """
-    model = silent(silent(perceptron(6, 8, 8, 8), [1, 4]), [2, 7], "2")
-    trial = Trial(kind, model, ["0", "2"], INPUTS, rate=0.25, maturity=3)
+    trial = Trial(kind, perceptron(6, 8, 8, 8), ["0", "2"], INPUTS, rate=0.25, maturity=3, silent=[1, 4])
+    trial.silence([2, 7], "2")
     start, gone = trial.weights()["4.weight"], {"0": 0, "2": 0}
     for units in trial.run(20):
         for layer in gone:
@@ -118,11 +116,11 @@ def output_layer(kind: Kind) -> None:
 
 def norm(kind: Kind) -> None:
     """What a batch norm holds of a replaced unit starts over: scale 1, shift 0, mean 0, variance 1."""
-    model: Any = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-    with torch.no_grad():
-        model[1].weight.fill_(1.7)
-        model[1].bias.fill_(-50.0)  # no unit fires
-    event = Trial(kind, model, ["0"], INPUTS, rate=RATE, maturity=MATURITY, may_refuse=True).next()
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    trial = Trial(kind, model, ["0"], INPUTS, rate=RATE, maturity=MATURITY, may_refuse=True)
+    trial.write("1.weight", slice(None), 1.7)
+    trial.write("1.bias", slice(None), SILENT)
+    event = trial.next()
     units = event.units["0"]
     for name, start in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
         found = event.after[f"1.{name}"][units]
