@@ -18,7 +18,7 @@ from tests.experiments.small_pictures import make_pictures
 TOY = str(Path(__file__).parent / "toy_experiment.py") + ":Toy"
 
 
-FILES = ("data", "doctor", "known", "listing", "reading", "running", "shared", "watching")
+FILES = ("conformance", "data", "doctor", "known", "listing", "reading", "running", "shared", "watching")
 HEAVY = {name for name in EXTRAS if name not in ("typer", "pydantic")} | {"torch", "numpy", "stable_baselines3"}
 
 
@@ -392,6 +392,8 @@ COMMANDS = [
     "report",
     "export",
     "watch",
+    "doctor",
+    "conformance",
     "data",
     "data list",
     "data fetch",

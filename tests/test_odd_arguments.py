@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import pliant
-from pliant import diagnostics, methods, optimizers
+from pliant import conformance, diagnostics, methods, optimizers
 from pliant import nn as layers
 from pliant.engine.after_step import Period
 from pliant.engine.optimizer_state import OptimizerState
@@ -235,6 +235,7 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "factors": lambda value: value in ([1, 2], {3}) if isinstance(value, list | set) else tensor(1)(value),
     "examples_used": whole(2),
     "batch_size": or_none(whole(1)),
+    "adapter": nothing,
     "margin": at_least(0),
     "progress": or_none(flag),
 }
@@ -314,6 +315,7 @@ CALLS = {
         pliant.probe_plasticity,
         attached(x=X, y=torch.zeros(4).long(), tasks="own", seeds=3, factors=(1.0,), budget=240, progress=False),
     ),
+    "check": (conformance.check, lambda model, optimizer: {"adapter": methods.ContinualBackprop}),
     "OnlineNorm1d": (layers.OnlineNorm1d, lambda model, optimizer: {"units": 3}),
     "StackedLinear": (layers.StackedLinear, lambda model, optimizer: {"runs": 2, "inputs": 3, "outputs": 2}),
     "StackedConv2d": (

@@ -19,6 +19,7 @@ PUBLIC = (
         "pliant.optimizers",
         "pliant.diagnostics",
         "pliant.doctor",
+        "pliant.conformance",
         "pliant.nn",
     ),
     *(

@@ -1,7 +1,7 @@
 """The command `pliant`: what it ends with, whatever happens in a command (`pliant.commands`).
 
     0     all runs finished (a diverged run is a result)
-    1     a run failed
+    1     a run failed, or a check of `pliant conformance`
     2     the request cannot be met: one line on standard error says why
     130   Ctrl-C; 143 SIGTERM
 

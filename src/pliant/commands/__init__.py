@@ -1,4 +1,4 @@
-"""The commands: `pliant list | run | resume | merge | status | plot | report | export | watch | doctor | data`.
+"""The commands: `pliant list | run | resume | merge | status | plot | report | export | watch | doctor | conformance | data`.
 
 The laboratory is imported inside the commands: `pliant list` answers at once.
 """
@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from pliant import __version__
+from pliant.commands.conformance import conformance
 from pliant.commands.data import data
 from pliant.commands.doctor import doctor
 from pliant.commands.listing import list_experiments
@@ -52,6 +53,6 @@ def pliant(
 
 
 app.command(name="list")(list_experiments)
-for command in (run, resume, merge, status, plot, report, export, watch, doctor):
+for command in (run, resume, merge, status, plot, report, export, watch, doctor, conformance):
     app.command()(command)
 app.add_typer(data, name="data", cls=WholeLines)

@@ -60,7 +60,7 @@ def function_of(address: str, what: str) -> Callable[..., Any]:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:
             raise LabError(f"no module {shown(place)} for the {what}: {error}") from None
-    own = [
+    own: list[str] = getattr(module, "__all__", None) or [
         each
         for each, item in vars(module).items()
         if callable(item) and getattr(item, "__module__", "") == module.__name__
