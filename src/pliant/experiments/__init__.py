@@ -54,7 +54,7 @@ TABLE: dict[str, Entry] = {
         target="pliant.experiments.rare_context:RareContext",
         question="is what is needed at one example in a hundred kept while the rest of the stream changes?",
         methods=("bp", "l2", "l2init", "snp", "layernorm", "upgd", "cbp", "random", "linear", "fresh"),
-        profiles=("quick",),
+        profiles=("quick", "small", "paper"),
     ),
     "random-labels": Entry(
         target="pliant.experiments.random_labels:RandomLabels",

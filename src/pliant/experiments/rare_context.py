@@ -12,7 +12,7 @@ utility of short memory finds the units that they need useless.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -55,8 +55,39 @@ class RareContext(ImageStream[Config]):
         return Batch(np.concatenate([unit(seen), context], axis=1), data.train.labels[order], marked)
 
 
+def _cells(tasks: int) -> list[Cell]:
+    """At one step size; each method at two strengths, and continual backprop with a short and with a long memory."""
+    common: dict[str, Any] = {"tasks": tasks, "step_size": 0.01}
+    long = {"decay_rate": 0.9999}
+    return [
+        {**common, "method": "bp"},
+        {**common, "method": "bp", "step_size": 0.003},
+        *({**common, "method": "l2", "weight_decay": decay} for decay in (1e-4, 1e-3)),
+        *({**common, "method": "l2init", "l2_init": strength} for strength in (1e-4, 1e-3)),
+        *({**common, "method": "snp", "weight_decay": 1e-4, "noise_std": noise} for noise in (1e-5, 1e-4)),
+        *({**common, "method": "cbp", "replacement_rate": 1e-4, **memory} for memory in ({}, long)),
+        *({**common, "method": "random", "replacement_rate": rate} for rate in (1e-5, 1e-4)),
+        {**common, "method": "linear", "hidden": ()},
+        {**common, "method": "fresh"},
+    ]
+
+
 def _quick() -> list[Cell]:
-    return [{"method": "bp"}]
+    return [cell for cell in _cells(40) if cell["method"] in ("bp", "cbp") and cell["step_size"] == 0.01]
 
 
-RareContext.plans = {"quick": Profile("pilot", _quick, range(1))}
+def _small() -> list[Cell]:
+    return _cells(100)
+
+
+def _long() -> list[Cell]:
+    return _cells(200)
+
+
+RareContext.plans = {
+    "quick": Profile(
+        "40 tasks, 3 seeds: backprop, and continual backprop with a short and a long memory; a minute", _quick, range(3)
+    ),
+    "small": Profile("100 tasks, 10 seeds, all methods; half an hour on two cores", _small, range(10)),
+    "paper": Profile("200 tasks, 20 seeds, all methods", _long, range(20)),
+}
