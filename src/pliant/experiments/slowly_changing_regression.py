@@ -352,14 +352,22 @@ def _quick() -> list[dict[str, Any]]:
     ]
 
 
-_CHOSEN: dict[
-    str, dict[str, Any]
-] = {}  # by profile `tuning`: docs/experiments/slowly-changing-regression.md has the table
+_CHOSEN: dict[str, dict[str, Any]] = {  # by `tuning`: docs/experiments/slowly-changing-regression.md has the table
+    "bp": {"step_size": 0.00176},
+    "l2": {"step_size": 0.003, "weight_decay": 1e-2},
+    "l2init": {"step_size": 0.003, "l2_init": 1e-2},
+    "snp": {"step_size": 0.01, "weight_decay": 1e-2, "noise_std": 1e-3},
+    "cbp": {"step_size": 0.01, "replacement_rate": 1e-4},
+    "random": {"step_size": 0.003, "replacement_rate": 1e-6},
+    "fresh": {"step_size": 0.00937},
+    "linear": {"step_size": 0.00267, "activation": "linear"},
+}
 
 
 def _small() -> list[dict[str, Any]]:
     common = {"variant": "flip-one", "steps": 3_000_000, "bin": 120_000}
-    return [{**common, "method": method, **chosen} for method, chosen in _CHOSEN.items()]
+    control = {**_CHOSEN["cbp"], "method": "random"}  # the same in number, at the same step size
+    return [*({**common, "method": method, **chosen} for method, chosen in _CHOSEN.items()), {**common, **control}]
 
 
 def _tuning() -> list[dict[str, Any]]:
