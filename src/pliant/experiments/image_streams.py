@@ -55,6 +55,9 @@ class StreamConfig(RunConfig, frozen=True):
         "unit",
         description="0 to 1; or standardized, by mean and deviation of the set, or by running ones of each pixel (decay 0.99)",
     )
+    init: Literal["kaiming", "default"] = Field(
+        "kaiming", description="of hidden layers: ± sqrt(6 / fan_in), or torch's ± sqrt(1 / fan_in)"
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="not for method upgd, which is one")
     step_size: float = Field(0.01, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="coupled, with adamw and upgd decoupled; method l2, snp or upgd")
@@ -266,6 +269,7 @@ class Learner(Generic[ConfigT]):
             decay_rate=config.decay_rate,
             utility="random" if config.method == "random" else config.utility,
             hand_over_mean=config.hand_over_mean,
+            init=config.init,
             kernel="rows",
         )
         return Twin(learner, row, config) if row.is_own else learner
