@@ -165,6 +165,8 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "attach": flag,
     "affine": flag,
     "layer_scaling": flag,
+    "layer_norm": flag,
+    "input_norm": flag,
     "include": lambda value: isinstance(value, list) and not value,
     "exclude": lambda value: isinstance(value, list) and not value,
     "seed": or_none(seed),
@@ -310,6 +312,7 @@ CALLS = {
     "AID": (layers.AID, lambda model, optimizer: {}),
     "SmoothLeakyReLU": (layers.SmoothLeakyReLU, lambda model, optimizer: {}),
     "InputNorm": (layers.InputNorm, lambda model, optimizer: {"shape": 3}),
+    "convert": (layers.convert, lambda model, optimizer: {"model": model, "example_inputs": X, "activation": "aid"}),
     "decay_groups": (layers.decay_groups, lambda model, optimizer: {"model": model, "weight_decay": 0.1}),
     "OnlineNorm1d": (layers.OnlineNorm1d, lambda model, optimizer: {"units": 3}),
     "StackedLinear": (layers.StackedLinear, lambda model, optimizer: {"runs": 2, "inputs": 3, "outputs": 2}),
@@ -443,7 +446,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
-@pytest.mark.parametrize("name", ["ContinualBackprop", "ReDo", "diagnose"])
+@pytest.mark.parametrize("name", ["ContinualBackprop", "ReDo", "diagnose", "convert"])
 def test_odd_examples_are_named_and_nothing_is_changed(name, kind):
     """What the model itself raises on them is passed on with a word on where."""
     function, right = CALLS[name]

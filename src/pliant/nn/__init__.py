@@ -1,6 +1,8 @@
 """Networks, layers and activations."""
 
 from pliant.nn.aid import AID as AID
+from pliant.nn.convert import Conversion as Conversion
+from pliant.nn.convert import convert as convert
 from pliant.nn.crelu import CReLU as CReLU
 from pliant.nn.decay_groups import decay_groups as decay_groups
 from pliant.nn.deep_fourier import DeepFourier as DeepFourier
