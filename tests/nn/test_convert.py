@@ -258,6 +258,18 @@ def test_a_chain_that_begins_with_a_linear_layer_needs_no_examples():
     assert kinds(convert(mlp(), activation="crelu").model, CReLU) == ["1", "3"]
     with pytest.raises(ValueError, match=r"^give example_inputs: what this Block takes is not known"):
         convert(Block(), activation="crelu")
+    with pytest.raises(ValueError, match=r"^give example_inputs: what this Sequential takes is not known"):
+        convert(nn.Sequential(nn.Flatten()), activation="crelu")
+
+
+def test_several_examples_show_every_branch():
+    model = Net(
+        lambda net, x: net.head(net.act(net.a(x)) if len(x) > 3 else net.other(net.b(x))),
+        a=nn.Linear(6, 8), b=nn.Linear(6, 8), act=nn.ReLU(), other=nn.ReLU(), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    assert len(convert(model, [VECTOR, VECTOR[:2]], activation="aid").changes) == 2
+    with pytest.raises(ValueError, match=r"^convert: 'other' \(ReLU\) never ran with the example inputs"):
+        convert(model, VECTOR, activation="aid")
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def _examples(network: nn.Module, given: Any) -> list[Any]:
         return cast(list[Any], given) if isinstance(given, list) else [given]
     first = network
     while isinstance(first, nn.Sequential) and len(first):
-        first = next(each for each in first if not isinstance(each, nn.Flatten | nn.Identity))
+        first = next((each for each in first if not isinstance(each, nn.Flatten | nn.Identity)), nn.Identity())
     if first is network or not isinstance(first, nn.Linear):
         raise ValueError(
             f"give example_inputs: what this {type(network).__name__} takes is not known, as it is of an nn.Sequential that "
@@ -180,33 +180,29 @@ def _exchange(
     found = functions(network, examples, (*POINTWISE, *DOUBLING, *GATES, *CELLS, *NORMS))
     _refuse_functions(network, found)
     applied, left = _hidden(network, found)
-    doubles = make in DOUBLING
-    for name in applied:
-        kind = type(network.get_submodule(name)).__name__
-        if make is not None and kind in (each.__name__ for each in DOUBLING):
-            raise ValueError(
-                f"convert: '{name}' is a {kind} already, to which the layer before it is fitted: leave activation out"
-            )
+    if make is not None:
+        _refuse_doubled(network, applied)
     every = [each for calls in applied.values() for each in calls]
-    halving = Halving(network, examples, found, every) if doubles else None
-    sizes = {name: _place_of_norm(network, name, calls, found) for name, calls in applied.items() if layer_norm}
+    halving = Halving(network, examples, found, every) if make in DOUBLING else None
+    norms = {name: _norm(network, name, found, halved=make in DOUBLING) for name in applied if layer_norm}
     with random_state(seed), torch.device("cpu"):
-        new = {} if halving is None else dict(halving.modules())
-    drawn = set(new)
-    for name, calls in applied.items():
-        axis = _axis(name, calls) if doubles else -1
-        act = network.get_submodule(name) if make is None else make(axis)
-        if name in sizes:
-            like = network.get_parameter(calls[0].layers[0])
-            norm = _norm(sizes[name], calls[0].axis, halved=doubles).to(like)
-            act = nn.Sequential(norm, act)
-        new[name] = act.train(network.get_submodule(name).training)
-    changes = _put(network, new, drawn)
+        halved = {} if halving is None else dict(halving.modules())
+    new = {name: _activation(network, name, calls, make, norms.get(name)) for name, calls in applied.items()}
+    changes = _put(network, halved, new)
     if _shapes(network, examples, " as converted") != before:
         raise ValueError(f"convert: {type(network).__name__} as converted returns tensors of other shapes")
     if halving is not None:
         halving.check(network)
     return changes, left
+
+
+def _activation(
+    network: nn.Module, name: str, calls: Sequence[Function], make: Make | None, norm: nn.Module | None
+) -> nn.Module:
+    """What takes the place of the activation of this name."""
+    old = network.get_submodule(name)
+    act = old if make is None else make(_axis(name, calls) if make in DOUBLING else -1)
+    return (act if norm is None else nn.Sequential(norm, act)).train(old.training)
 
 
 def _refuse_functions(network: nn.Module, found: Iterable[Function]) -> None:
@@ -220,6 +216,16 @@ def _refuse_functions(network: nn.Module, found: Iterable[Function]) -> None:
             f"convert: {where} calls {each.operation} as a function, which cannot be exchanged: make it a module of its own, "
             f"such as nn.ReLU()"
         )
+
+
+def _refuse_doubled(network: nn.Module, applied: Iterable[str]) -> None:
+    """Raise `ValueError` for an activation that is twice as wide as what it is applied to: no other fits in its place."""
+    for name in applied:
+        if isinstance(module := network.get_submodule(name), DOUBLING):
+            raise ValueError(
+                f"convert: '{name}' is a {type(module).__name__} already, to which the layer before it is fitted: leave "
+                f"activation out"
+            )
 
 
 def _hidden(network: nn.Module, found: Sequence[Function]) -> tuple[dict[str, list[Function]], list[tuple[str, str]]]:
@@ -257,48 +263,45 @@ def _axis(name: str, calls: Sequence[Function]) -> int:
     return axis
 
 
-def _place_of_norm(network: nn.Module, name: str, calls: Sequence[Function], found: Sequence[Function]) -> int:
-    """Units that a layer norm before this activation normalizes. Raises `ValueError` where it cannot."""
-    layers = {each.layers for each in calls}
+def _norm(network: nn.Module, name: str, found: Sequence[Function], *, halved: bool) -> nn.Module:
+    """A layer norm to stand before this activation. Raises `ValueError` where none can."""
+    calls = [each for each in found if each.module == name and each.operation is None]
+    layers = sorted({each.layers for each in calls})
     if len(layers) > 1:
-        served = " and ".join(f"'{each[0]}'" for each in sorted(layers))
+        served = " and ".join(f"'{', '.join(each)}'" for each in layers)
         raise ValueError(
             f"convert: '{name}' serves {served}, which need a layer norm each: give each an activation of its own"
         )
     for each in found[: found.index(calls[0])]:
-        if each.layers == calls[0].layers and normalizes(network, each):
+        if each.layers == layers[0] and normalizes(network, each):
             module = network.get_submodule(each.module)
             raise ValueError(
                 f"convert: '{each.module}' ({type(module).__name__}) normalizes already what '{name}' is applied to: remove it, "
                 f"or leave layer_norm out"
             )
-    axis, first = _axis(name, calls), calls[0]
-    if axis != -1 and axis + first.dims != 1:
+    axis, dims, units = _axis(name, calls), calls[0].dims, calls[0].units
+    if axis not in (-1, 1 - dims):
         raise ValueError(
-            f"convert: no layer norm fits before '{name}': its units lie along axis {axis + first.dims} of {first.dims}, neither "
-            f"the last nor that of channels"
+            f"convert: no layer norm fits before '{name}': its units lie along axis {axis + dims} of {dims}, neither the last "
+            f"nor that of channels"
         )
-    return first.units
-
-
-def _norm(units: int, axis: int | None, *, halved: bool) -> nn.Module:
     units = units // 2 if halved else units
-    return nn.LayerNorm(units) if axis == -1 else nn.GroupNorm(1, units)
+    norm = nn.LayerNorm(units) if axis == -1 else nn.GroupNorm(1, units)
+    return norm.to(network.get_parameter(layers[0][0]))
 
 
-def _put(network: nn.Module, new: Mapping[str, nn.Module], drawn: set[str]) -> list[Change]:
+def _put(network: nn.Module, drawn: Mapping[str, nn.Module], others: Mapping[str, nn.Module]) -> list[Change]:
     """Put modules in the place of those of these names, wherever these are held."""
-    old = {name: network.get_submodule(name) for name in new}
+    new = {network.get_submodule(name): module for name, module in {**drawn, **others}.items()}
     changes = [
-        Change(name, _said(module), _said(new[name]), "drawn" if name in drawn else "")
+        Change(name, _said(module), _said(new[module]), "drawn" if name in drawn else "")
         for name, module in cast(Iterator[tuple[str, nn.Module]], network.named_modules())
-        if name in new
+        if module in new
     ]
-    names = {module: name for name, module in old.items()}
     for parent in list(network.modules()):
         for leaf, child in list(parent._modules.items()):  # named_children names a module once
-            if child in names:
-                setattr(parent, leaf, new[names[child]])
+            if child in new:
+                setattr(parent, leaf, new[child])
                 if isinstance(parent, nn.TransformerEncoderLayer):
                     parent.activation_relu_or_gelu = 0  # else its fast path for evaluation computes the old one
     return changes
