@@ -296,6 +296,13 @@ def read_raw():
     )  # fmt: skip
 
 
+def read_raw_at_any_width():
+    return Net(
+        lambda net, x: net.head(net.act(net.a(x))) + net.skip(net.a(x).view(len(x), 4, -1).mean(-1)),
+        a=nn.Linear(6, 8), act=nn.ReLU(), head=nn.Linear(8, 2), skip=nn.Linear(4, 2),
+    )  # fmt: skip
+
+
 def tied():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
     model[2].weight = model[0].weight
@@ -375,6 +382,11 @@ REFUSED = {
     "a residual sum": (residual, VECTOR, f"'inner' {NO}it is applied to units of 'a.weight' and 'b.weight' together"),
     "a gate": (gated, VECTOR, rf"'act' {NO}the units of 'gate' are not its alone \('up.bias', 'up.weight'"),
     "units read before the activation": (read_raw, VECTOR, "'skip' cannot run as converted with the example inputs"),
+    "means of units read before it": (
+        read_raw_at_any_width,
+        VECTOR,
+        "'a' cannot be halved: some of what reads its units",
+    ),
     "a shared weight": (tied, VECTOR, f"'1' {NO}the weight of '0' is computed, or shared with another layer"),
     "a layer before a computed weight": (computed, VECTOR, f"'1' {NO}the units of '0' are left alone by trace"),
     "a computed weight": (lambda: computed()[2:], torch.ones(4, 12), f"'3' {NO}'2.parametrizations.weight' is a Param"),
