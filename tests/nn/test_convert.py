@@ -448,6 +448,12 @@ def test_inputs_that_are_not_one_tensor_of_real_numbers_are_refused(x):
         convert(model, x, input_norm=True)
 
 
+@pytest.mark.parametrize(("x", "said"), [([], "is an empty list"), (torch.ones(0, 6), "holds no example")])
+def test_examples_that_show_nothing_are_refused(x, said):
+    with pytest.raises(ValueError, match=f"^convert: example_inputs {said}"):
+        convert(mlp(), x, input_norm=True)
+
+
 def test_settings_that_convert_nothing_or_are_unknown_are_refused():
     with pytest.raises(ValueError, match=r"^nothing to convert: give activation="):
         convert(mlp(), VECTOR)

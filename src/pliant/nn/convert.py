@@ -34,7 +34,7 @@ from pliant.nn.deep_fourier import DeepFourier
 from pliant.nn.halving import NORMING, NORMS, Halving, normalizes
 from pliant.nn.input_norm import InputNorm
 from pliant.nn.smooth_leaky_relu import SmoothLeakyReLU
-from pliant.units.models import arguments, checked, copied, tensors_in, unwrapped
+from pliant.units.models import arguments, check_examples, checked, copied, tensors_in, unwrapped
 from pliant.units.trace.functions import Function, functions
 
 DOUBLING = (CReLU, DeepFourier)
@@ -156,7 +156,11 @@ def _maker(activation: str | nn.Module) -> Make:
 
 def _examples(network: nn.Module, given: Any) -> list[Any]:
     if given is not None:
-        return cast(list[Any], given) if isinstance(given, list) else [given]
+        examples = cast(list[Any], given) if isinstance(given, list) else [given]
+        check_examples("convert: example_inputs", examples)
+        if not examples:
+            raise ValueError("convert: example_inputs is an empty list; give at least one example")
+        return examples
     first = network
     while isinstance(first, nn.Sequential) and len(first):
         first = next((each for each in first if not isinstance(each, nn.Flatten | nn.Identity)), nn.Identity())
@@ -350,6 +354,6 @@ def _input_norm(network: nn.Module, examples: list[Any], given: bool | InputNorm
             f"input_norm: {type(network).__name__} does not take one tensor of real numbers, examples first: put an InputNorm "
             f"into its forward by hand"
         )
-    norm = deepcopy(given) if isinstance(given, InputNorm) else InputNorm(tuple(x.shape[1:]))
+    norm = (deepcopy(given) if isinstance(given, InputNorm) else InputNorm(tuple(x.shape[1:]))).to(x)
     norm.eval()(x)  # raises where the shape does not fit
-    return norm.to(x)
+    return norm

@@ -71,7 +71,7 @@ class InputNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., *shape) -> (..., *shape)."""
-        if tuple(x.shape[x.dim() - len(self.shape) :]) != self.shape or x.dim() < len(self.shape):
+        if tuple(x.shape[x.dim() - len(self.shape) :]) != self.shape:
             raise ValueError(
                 f"InputNorm({self.shape}) takes inputs whose last axes are {self.shape}, got {tuple(x.shape)}"
             )
