@@ -165,6 +165,8 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "attach": flag,
     "affine": flag,
     "layer_scaling": flag,
+    "layer_norm": flag,
+    "input_norm": flag,
     "include": lambda value: isinstance(value, list) and not value,
     "exclude": lambda value: isinstance(value, list) and not value,
     "seed": or_none(seed),
@@ -237,6 +239,13 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "batch_size": or_none(whole(1)),
     "adapter": nothing,
     "margin": at_least(0),
+    "dim": seed,
+    "a": between(0, 1),
+    "c": above(0),
+    "p": above(0),
+    "shape": lambda value: value in ([1, 2], {3}) if isinstance(value, list | set) else whole(1)(value),
+    "decay": between(0, 1),
+    "weight_decay": at_least(0),
     "progress": or_none(flag),
 }
 OTHERS = {  # where the same name takes something else
@@ -258,6 +267,8 @@ OTHERS = {  # where the same name takes something else
     ("reset_network", "optimizer"): or_none(nothing),
     ("reset_head", "optimizer"): or_none(nothing),
     ("diagnose", "optimizer"): or_none(nothing),
+    ("AID", "p"): between(0, 1),
+    ("InputNorm", "eps"): above(0),
     ("StackedLinear", "runs"): whole(1),
     ("StackedConv2d", "runs"): whole(1),
     ("features", "h"): lambda value: tensor(1)(value) or (isinstance(value, torch.Tensor) and not value.numel()),
@@ -316,6 +327,13 @@ CALLS = {
         attached(x=X, y=torch.zeros(4).long(), tasks="own", seeds=3, factors=(1.0,), budget=240, progress=False),
     ),
     "check": (conformance.check, lambda model, optimizer: {"adapter": methods.ContinualBackprop}),
+    "CReLU": (layers.CReLU, lambda model, optimizer: {}),
+    "DeepFourier": (layers.DeepFourier, lambda model, optimizer: {}),
+    "AID": (layers.AID, lambda model, optimizer: {}),
+    "SmoothLeakyReLU": (layers.SmoothLeakyReLU, lambda model, optimizer: {}),
+    "InputNorm": (layers.InputNorm, lambda model, optimizer: {"shape": 3}),
+    "convert": (layers.convert, lambda model, optimizer: {"model": model, "example_inputs": X, "activation": "aid"}),
+    "decay_groups": (layers.decay_groups, lambda model, optimizer: {"model": model, "weight_decay": 0.1}),
     "OnlineNorm1d": (layers.OnlineNorm1d, lambda model, optimizer: {"units": 3}),
     "StackedLinear": (layers.StackedLinear, lambda model, optimizer: {"runs": 2, "inputs": 3, "outputs": 2}),
     "StackedConv2d": (
@@ -448,7 +466,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
-@pytest.mark.parametrize("name", ["ContinualBackprop", "ReDo", "diagnose"])
+@pytest.mark.parametrize("name", ["ContinualBackprop", "ReDo", "diagnose", "convert"])
 def test_odd_examples_are_named_and_nothing_is_changed(name, kind):
     """What the model itself raises on them is passed on with a word on where."""
     function, right = CALLS[name]

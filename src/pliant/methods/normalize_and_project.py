@@ -31,9 +31,8 @@ from torch import Tensor, nn
 from pliant.base.saving import fill
 from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
-from pliant.engine.fresh_weights.untrained import is_norm
 from pliant.engine.whole_parameters import Place
-from pliant.units.models import arguments, checked, tensors_in, unwrapped
+from pliant.units.models import arguments, checked, is_norm, tensors_in, unwrapped
 from pliant.units.verify.double import double_copy, long
 
 CHANGE = 1e-6  # of the output, relative to its size: from here on it is no rounding in float64

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from pliant.base.arguments import number, positive
 from pliant.base.saving import fill
 from pliant.engine.attached import Optimizers
-from pliant.engine.fresh_weights.untrained import is_norm
 from pliant.engine.pull import Pull
 from pliant.engine.taken_steps import Outcome
 from pliant.engine.whole_parameters import Which
+from pliant.units.models import is_norm
 
 FORMAT = 1
 

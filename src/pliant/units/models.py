@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 from torch._ops import OpOverload
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -88,6 +89,15 @@ def checked(model: nn.Module, name: str = "model") -> nn.Module:
     if lazy is not None:
         raise ValueError(f"{name} has no shapes yet, as '{lazy}' is lazy: run one forward first")
     return model
+
+
+def is_norm(module: nn.Module) -> bool:
+    """One of torch's norms, or one by its name that holds nothing but vectors."""
+    vectors = all(held.squeeze().dim() <= 1 for held in module.parameters(recurse=False))
+    return isinstance(module, _NORMS) or ("norm" in type(module).__name__.lower() and vectors)
+
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:

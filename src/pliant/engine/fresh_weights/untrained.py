@@ -28,13 +28,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 
 from pliant.engine.fresh_weights.laws import has_reset, like_linear, reset_copy
 from pliant.units.bound import BoundGroup, NamedModel
+from pliant.units.models import is_norm
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MOST = 512  # units, and weights of each, that are looked at
 _SHIFTS = ("bias", "beta", "shift", "offset")
 
@@ -85,12 +84,6 @@ def _of_norms(names: NamedModel) -> str:
             if not any(bool((held == value).all()) for value in start):
                 return f"the norm '{path}' has a {leaf} that is not {start[0]:g}"
     return ""
-
-
-def is_norm(module: nn.Module) -> bool:
-    """One of torch's, or one by its name that holds nothing but vectors."""
-    vectors = all(held.squeeze().dim() <= 1 for _, held in _parameters(module))
-    return isinstance(module, _NORMS) or ("norm" in type(module).__name__.lower() and vectors)
 
 
 def _of_biases(names: NamedModel, groups: Sequence[BoundGroup]) -> str:

@@ -7,6 +7,7 @@ sources    numbers computed from parameters: the entries that they depend on
 record     the record of one forward; taps: where activity can be recorded
 table      units from labels; verdicts: which must be left alone; lanes: their entries as slices
 grouping   the plan, with what was left alone (leftovers)
+functions  where activation functions and norms meet units, which `pliant.nn.convert` exchanges
 """
 
 from pliant.units.trace.tracing import trace

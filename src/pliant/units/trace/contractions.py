@@ -271,6 +271,7 @@ def weigh(call: Call, operands: Operands, bias: Tensor | None) -> None:
     product.during = {frame.name: frame.call for frame in record.stack}
     product.data = record.memory.shadow(operands.activation).data
     record.products.append(product)
+    record.weighed_steps |= record.memory.shadow(operands.activation).ancestors
     record.unexplained([operands.activation])
     call.followed = True
     if inputs is None or outputs is None:
@@ -458,6 +459,7 @@ def _computed_weight(call: Call, activation: Tensor, weight: Tensor) -> None:
     for number in sorted(made_of):
         record.elsewhere[number] = f"computed weight ({record.computation(number)})"
     reason = record.elsewhere[min(made_of)] if made_of else f"computed weight in {call.where}"
+    record.weighed_steps |= record.memory.shadow(activation).ancestors
     record.kill([*record.live(activation), *record.live(weight)], reason)
     call.followed = True
 

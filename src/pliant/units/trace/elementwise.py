@@ -30,7 +30,7 @@ SELU_SCALE = 1.0507009873554805
 
 def elementwise(call: Call) -> None:
     """The rule of every operation that PyTorch tags as pointwise."""
-    _note_gain(call)
+    _note_activation(call)
     if _is_root(call) or any(call.record.memory.shadow(tensor).rooted for tensor in call.inputs):
         for output in call.outputs:
             call.record.memory.shadow(output).rooted = True
@@ -105,11 +105,12 @@ def _is_root(call: Call) -> bool:
     return call.name in ("sqrt", "rsqrt") or (isinstance(exponent, float) and abs(exponent) == 0.5)
 
 
-def _note_gain(call: Call) -> None:
+def _note_activation(call: Call) -> None:
     if call.name not in ACTIVATIONS:
         return
     selu = call.name == "elu" and call.argument("scale") == SELU_SCALE
     gain = GAINS["selu"] if selu else ACTIVATIONS[call.name](call)
+    call.record.note(call.inputs[0], call.name)
     for tensor in call.inputs:
         for family in call.record.live(tensor):
             call.record.gains.setdefault(family, set()).add(gain)

@@ -25,6 +25,7 @@ _ROLES: tuple[Role, Role] = ("scale", "shift")
 def batch_norm(call: Call) -> None:
     """Each channel has its own mean, variance, scale and shift."""
     record, x = call.record, call.args[0]
+    record.note(x, call.name)
     call.lose_others(x)
     arrays = record.arrays(x)
     channels = {family: by_position(labels, 1) for family, labels in arrays.items()}
@@ -52,6 +53,7 @@ def batch_norm(call: Call) -> None:
 
 def layer_norm(call: Call) -> None:
     x = call.args[0]
+    call.record.note(x, call.name)
     call.lose_others(x)
     dims = list(range(x.dim() - len(call.argument("normalized_shape")), x.dim()))
     arrays = call.record.arrays(x)
@@ -62,6 +64,7 @@ def layer_norm(call: Call) -> None:
 
 def group_norm(call: Call) -> None:
     x, groups = call.args[0], call.argument("group")
+    call.record.note(x, call.name)
     call.lose_others(x)
     arrays = call.record.arrays(x)
     _mix(call, {f: by_group(labels, x.shape[1], groups) for f, labels in arrays.items()}, list(range(2, x.dim() + 1)))

@@ -77,6 +77,18 @@ class Product:
 
 
 @dataclass(eq=False)
+class Applied:
+    """A function or a norm that met units, as a module of the kinds that are noted, or as an operation outside of these."""
+
+    steps: range  # the operations that it ran
+    module: str
+    operation: str | None  # None for a module
+    labels: Arrays
+    shape: torch.Size
+    computed: bool  # what it met depends on parameters, whether or not its units are known
+
+
+@dataclass(eq=False)
 class Owned:
     """Entries of a parameter, one label each."""
 
@@ -132,6 +144,9 @@ class TraceRecord:
             tuple[int, int, int]
         ] = []  # first atoms of two families and their size: row i of both is one unit
         self.gains: dict[int, set[float]] = {}
+        self.noted: tuple[type[nn.Module], ...] = ()  # kinds of modules that are noted in `applied`; none: nothing is
+        self.applied: list[Applied] = []
+        self.weighed_steps = 0  # bit set of the operations on which the operands of weights depend
         self.dead: dict[int, str] = {}
         self.residual: set[int] = set()
         self.multiplied: set[int] = set()  # families that met another in an activation product: attention
@@ -185,6 +200,23 @@ class TraceRecord:
     def kill(self, families: list[int], reason: str) -> None:
         for family in families:
             self.dead.setdefault(family, reason)
+
+    def note(self, tensor: Tensor, operation: str | None = None) -> None:
+        """Note that the module that runs, or an operation in it, is applied to a tensor."""
+        module = self.stack[-1].module if self.stack else None
+        if self.noted and isinstance(module, self.noted) == (operation is None):
+            shadow = self.memory.shadow(tensor)
+            steps = range(self.step + 1, self.step + 1) if operation is None else range(self.step, self.step + 1)
+            self.applied.append(
+                Applied(steps, self.module, operation, self.arrays(tensor), tensor.shape, bool(shadow.computed_from))
+            )
+
+    def returned(self, module: str) -> None:
+        """Note that a module has run all its operations."""
+        for each in self.applied[::-1]:
+            if each.operation is None and each.module == module:
+                each.steps = range(each.steps.start, self.step + 1)
+                return
 
     def computed(self, found: list[Lanes], rows: int) -> Arrays:
         """New labels for the rows that a weight computes; the same row of the same weight is always the same atom."""

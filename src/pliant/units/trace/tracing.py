@@ -92,6 +92,24 @@ def trace(
         strict=flag("strict", strict),
         activity=flag("activity", activity),
     )
+    records, traced = recorded(model, example_inputs)
+    maps = [unit_map(record, traced, options) for record in records]
+    found = maps[0] if len(maps) == 1 else _agreed(maps)
+    if trial:
+        found = found.without(tried(found.groups, model, example_inputs))
+    if not found.rows:
+        raise ValueError(f"trace: no resettable unit found in {type(model).__name__}.\n{found}")
+    return found
+
+
+@torch.inference_mode(False)
+def recorded(
+    model: nn.Module, example_inputs: Any, noted: tuple[type[nn.Module], ...] = ()
+) -> tuple[list[TraceRecord], nn.Module]:
+    """The record of a forward with each example, and the model that ran, on the CPU: `model`, or a copy of it.
+
+    Activation functions and norms are noted in `TraceRecord.applied` if `noted` lists the modules that stand for such.
+    """
     examples = cast(list[Any], example_inputs) if isinstance(example_inputs, list) else [example_inputs]
     if not examples:
         raise ValueError("trace: example_inputs is an empty list; give at least one example")
@@ -101,15 +119,8 @@ def trace(
         _check_devices(model, example)
     on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
     traced = model if on_cpu else copy.deepcopy(model).cpu()
-    maps = [
-        unit_map(_run(traced, _to_cpu(example), branches=len(examples) > 1), traced, options) for example in examples
-    ]
-    found = maps[0] if len(maps) == 1 else _agreed(maps)
-    if trial:
-        found = found.without(tried(found.groups, model, example_inputs))
-    if not found.rows:
-        raise ValueError(f"trace: no resettable unit found in {type(model).__name__}.\n{found}")
-    return found
+    branches = len(examples) > 1
+    return [_run(traced, _to_cpu(example), branches=branches, noted=noted) for example in examples], traced
 
 
 FEW, MANY, MOST = (
@@ -190,12 +201,13 @@ def _note_ancestry(call: Call, *, constant: bool) -> None:
             shadow.made_by = record.step
 
 
-def _run(model: nn.Module, example: Any, *, branches: bool) -> TraceRecord:
+def _run(model: nn.Module, example: Any, *, branches: bool, noted: tuple[type[nn.Module], ...]) -> TraceRecord:
     """One forward under the mode."""
     inner = unwrapped(model)
     args, kwargs = arguments(example)
     modules: Mapping[str, nn.Module] = dict(cast(Any, model.named_modules(remove_duplicate=False)))
     record = TraceRecord(dict(model.named_parameters()), modules, prefix_of(model))
+    record.noted = noted
     for record.step, tensor in enumerate(_dense((args, kwargs))):
         shadow = record.memory.shadow(tensor)
         shadow.data, shadow.made_by, shadow.ancestors = True, record.step, 1 << record.step
@@ -296,9 +308,12 @@ def _watched(record: TraceRecord) -> Generator[None]:
             name = record.module_names[module]
             record.stack.append(Frame(module, name, cast(Any, inputs), record.calls[name]))
             record.calls[name] += 1
+            if inputs:
+                record.note(inputs[0][1])
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         with _disable_current_modes():
+            record.returned(record.stack[-1].name)
             note_outputs(record, record.stack.pop(), output)
 
     with ExitStack() as stack:
