@@ -245,7 +245,6 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "p": above(0),
     "shape": lambda value: value in ([1, 2], {3}) if isinstance(value, list | set) else whole(1)(value),
     "decay": between(0, 1),
-    "weight_decay": at_least(0),
     "progress": or_none(flag),
 }
 OTHERS = {  # where the same name takes something else
