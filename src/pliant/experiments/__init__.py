@@ -42,7 +42,7 @@ TABLE: dict[str, Entry] = {
         target="pliant.experiments.input_permuted_mnist:InputPermutedMnist",
         question="is the 200th order of the pixels learned from 5,000 images as fast as the first?",
         methods=("bp", "l2", "l2init", "snp", "layernorm", "upgd", "cbp", "random", "linear", "fresh"),
-        profiles=("quick", "tuning"),
+        profiles=("quick", "small", "paper"),
     ),
     "label-permutation": Entry(
         target="pliant.experiments.label_permutation:LabelPermutation",

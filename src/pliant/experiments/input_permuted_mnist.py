@@ -9,11 +9,9 @@ Online permuted MNIST (`pliant.experiments.permuted_mnist`) has 60,000 images pe
 
 from __future__ import annotations
 
-from itertools import product
-
 from pliant.data import ImageSet
 from pliant.experiments.base import Cell, Profile
-from pliant.experiments.image_streams import Batch, ImageStream, StreamConfig, nine_each, shuffled, unit
+from pliant.experiments.image_streams import Batch, ImageStream, StreamConfig, shuffled, unit
 from pliant.streams import generator
 
 
@@ -34,29 +32,44 @@ class InputPermutedMnist(ImageStream[Config]):
         return Batch(unit(flat[order[:, None], permutation]), data.train.labels[order])
 
 
-_CHOSEN: dict[str, Cell] = {}
+# -- what the profiles run -------------------------------------------------------------------------------------------
+
+_ONLINE: Cell = {"pixels": "online", "init": "default"}
+_STANDARD: Cell = {"pixels": "standard", "init": "default"}
+
+
+def _cells(tasks: int) -> list[Cell]:
+    """With inputs normalized online, and, of the methods published with them, with the set's mean and deviation."""
+    cells: list[Cell] = [
+        {**_ONLINE, "method": "bp", "step_size": 0.01},
+        {**_ONLINE, "method": "bp", "step_size": 0.003},
+        {**_ONLINE, "method": "l2", "weight_decay": 1e-2},
+        {**_ONLINE, "method": "l2init", "l2_init": 1e-2},
+        {**_ONLINE, "method": "snp", "weight_decay": 1e-2, "noise_std": 1e-4},
+        {**_ONLINE, "method": "layernorm", "step_size": 0.003},
+        {**_ONLINE, "method": "cbp", "step_size": 0.003, "replacement_rate": 1e-4},
+        {**_ONLINE, "method": "random", "step_size": 0.003, "replacement_rate": 1e-4},
+        {**_ONLINE, "method": "fresh"},
+        {**_ONLINE, "method": "linear", "hidden": (), "step_size": 0.003},
+        {**_STANDARD, "method": "bp", "step_size": 0.001},
+        {**_STANDARD, "method": "bp", "optimizer": "adamw", "step_size": 1e-4},
+        {**_STANDARD, "method": "bp", "optimizer": "adamw", "step_size": 1e-3},
+        {**_STANDARD, "method": "cbp", "optimizer": "adamw", "step_size": 1e-4, "replacement_rate": 1e-4},
+        {**_STANDARD, "method": "upgd", "sigma": 0.1, "weight_decay": 1e-2},
+    ]
+    return [{"step_size": 0.01, "tasks": tasks, **cell} for cell in cells]
 
 
 def _quick() -> list[Cell]:
-    return [{"method": "bp"}]
-
-
-def _tuning() -> list[Cell]:
-    """And with AdamW, with and without continual backprop, and with standardized pixels."""
-    adamw = {"optimizer": "adamw", "tasks": 40}
-    steps = (3e-5, 1e-4, 3e-4, 1e-3)
-    cells = nine_each(tasks=40)
-    cells += [{**adamw, "method": "bp", "step_size": step_size} for step_size in steps]
-    cells += [{**adamw, "method": "cbp", "step_size": step_size, "replacement_rate": 1e-4} for step_size in steps]
-    for pixels, step_size in product(("standard", "online"), (3e-4, 1e-3, 3e-3)):
-        cells.append({"method": "bp", "tasks": 40, "pixels": pixels, "step_size": step_size})
-        cells.append({"method": "l2init", "tasks": 40, "pixels": pixels, "step_size": step_size, "l2_init": 1e-2})
-    return cells
+    return [
+        {**cell, "tasks": 20}
+        for cell in _cells(20)
+        if cell["method"] in ("bp", "l2init", "cbp") and "optimizer" not in cell
+    ]
 
 
 InputPermutedMnist.plans = {
-    "quick": Profile("pilot", _quick, range(1)),
-    "tuning": Profile(
-        "40 tasks, seed 1000, nine settings of each method; a quarter of an hour", _tuning, range(1000, 1001)
-    ),
+    "quick": Profile("20 tasks, 2 seeds: backprop, L2 Init, continual backprop; a minute", _quick, range(2)),
+    "small": Profile("100 tasks, 3 seeds, all methods; half an hour on two cores", lambda: _cells(100), range(3)),
+    "paper": Profile("200 tasks, 20 seeds, all methods; seven hours on two cores", lambda: _cells(200), range(20)),
 }
