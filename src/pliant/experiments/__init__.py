@@ -48,7 +48,7 @@ TABLE: dict[str, Entry] = {
         target="pliant.experiments.label_permutation:LabelPermutation",
         question="when the names of 47 classes change but the images do not, is what was learned used?",
         methods=("bp", "l2", "l2init", "snp", "layernorm", "upgd", "cbp", "random", "linear", "fresh"),
-        profiles=("quick", "tuning"),
+        profiles=("quick", "small", "tuning", "paper"),
     ),
     "rare-context": Entry(
         target="pliant.experiments.rare_context:RareContext",

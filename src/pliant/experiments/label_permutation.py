@@ -37,19 +37,55 @@ class LabelPermutation(ImageStream[Config]):
         return Batch(unit(data.train.pixels[order].reshape(end - begin, -1)), permutation[data.train.labels[order]])
 
 
+_CHOSEN: dict[str, Cell] = {  # by profile `tuning`: docs/experiments/label-permutation.md has the table
+    "bp": {"step_size": 0.03},
+    "l2": {"step_size": 0.03, "weight_decay": 1e-3},
+    "l2init": {"step_size": 0.03, "l2_init": 1e-3},
+    "snp": {"step_size": 0.03, "weight_decay": 1e-4, "noise_std": 1e-5},
+    "layernorm": {"step_size": 0.01},
+    "cbp": {"step_size": 0.03, "replacement_rate": 1e-3},
+    "random": {"step_size": 0.03, "replacement_rate": 1e-5},
+    "fresh": {"step_size": 0.03},
+    "linear": {"step_size": 0.06, "hidden": ()},
+}
+
+
+def _small() -> list[Cell]:
+    cells: list[Cell] = [{"method": method, "tasks": 200, **chosen} for method, chosen in _CHOSEN.items()]
+    upgd = {"method": "upgd", "tasks": 200, "step_size": 0.01, "sigma": 0.0, "weight_decay": 1e-3}
+    control = {**_CHOSEN["cbp"], "method": "random", "tasks": 200}  # the same in number, at the same step size
+    return [*cells, control, upgd]
+
+
 def _quick() -> list[Cell]:
-    return [{"method": "bp"}]
+    return [{"method": method, "tasks": 40, **_CHOSEN[method]} for method in ("bp", "l2init", "cbp", "fresh")]
+
+
+def _paper() -> list[Cell]:
+    return [{**cell, "tasks": 400} for cell in _small()]
 
 
 def _tuning() -> list[Cell]:
-    return nine_each(tasks=80)
+    """And, where the best of nine lay at an edge, some more beyond it."""
+    beyond: list[Cell] = [{"method": "l2", "step_size": step_size, "weight_decay": 3e-3} for step_size in (0.01, 0.03)]
+    for step_size, noise in ((0.01, 1e-5), (0.03, 1e-5), (0.01, 1e-4), (0.03, 1e-4)):
+        beyond.append({"method": "snp", "step_size": step_size, "weight_decay": 1e-3, "noise_std": noise})
+    beyond += [{"method": "cbp", "step_size": 0.06, "replacement_rate": rate} for rate in (1e-4, 1e-3)]
+    beyond += [{"method": "random", "step_size": step_size, "replacement_rate": 1e-6} for step_size in (0.01, 0.03)]
+    beyond += [{"method": "linear", "step_size": step_size, "hidden": ()} for step_size in (0.1, 0.2)]
+    beyond += [{"method": method, "step_size": 0.1} for method in ("bp", "fresh")]
+    return [*nine_each(tasks=80), *({"tasks": 80, **cell} for cell in beyond)]
 
 
 LabelPermutation.plans = {
-    "quick": Profile("pilot", _quick, range(1)),
+    "quick": Profile(
+        "40 tasks, 3 seeds: backprop, L2 Init, continual backprop, fresh networks; a minute", _quick, range(3)
+    ),
+    "small": Profile("200 tasks, 5 seeds, all methods; half an hour on two cores", _small, range(5)),
     "tuning": Profile(
-        "80 tasks, seed 1000, nine settings of each method; a quarter of an hour on one core",
+        "80 tasks, seed 1000, nine settings of each method or more; a quarter of an hour on one core",
         _tuning,
         range(1000, 1001),
     ),
+    "paper": Profile("400 tasks, 20 seeds, all methods; five hours on two cores", _paper, range(20)),
 }
