@@ -11,6 +11,24 @@ CUT = {  # continual backpropagation on small images: at least four commits, and
         "probe": 50,
         "replacement_rate": 0.05,
     },
+    "label-permutation": {
+        "dataset": "small",
+        "tasks": 5,
+        "period": 300,
+        "hidden": "[20,10]",
+        "probe": 50,
+        "replacement_rate": 0.05,
+    },
+    "random-labels": {
+        "dataset": "small",
+        "images": 60,
+        "epochs": 40,
+        "batch_size": 10,
+        "tasks": 5,
+        "hidden": "[16,16]",
+        "maturity_threshold": 10,
+        "replacement_rate": 0.05,
+    },
     "continual-imagenet": {
         **PICTURES,
         "tasks": 5,
@@ -66,6 +84,8 @@ CUT = {  # continual backpropagation on small images: at least four commits, and
     },
     "switching-markov-chain": {"period": 50, "steps": 250, "replacement_rate": 0.02},
 }
+
+LIKE = {"input-permuted-mnist": "label-permutation", "rare-context": "label-permutation"}  # the same learners
 
 
 def command_of(name, **changes):

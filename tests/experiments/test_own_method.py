@@ -20,7 +20,7 @@ from tests.experiments.cut import CUT
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-method.md"
 CODE = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
 OF_CBP = ("replacement_rate", "maturity_threshold")
-COMPILED = ("slowly-changing-regression", "permuted-mnist")
+COMPILED = ("slowly-changing-regression", "permuted-mnist", "label-permutation")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def learned(experiment, config, data, state=None):
         state = to_bytes(at.state_dict())
 
 
-COSTLY = ("slowly-changing-regression", "class-incremental-cifar-100")
+COSTLY = ("slowly-changing-regression", "class-incremental-cifar-100", "label-permutation", "random-labels")
 
 
 @pytest.mark.parametrize(

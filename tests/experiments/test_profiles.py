@@ -9,7 +9,7 @@ from pliant.data import Images, ImageSet
 from pliant.experiments import TABLE
 from pliant.lab import Context
 from pliant.lab.study.target import load, target
-from tests.experiments.cut import CUT
+from tests.experiments.cut import CUT, LIKE
 
 ON_PICTURES = ("continual-imagenet", "class-incremental-cifar-100", "warm-starting")
 OF_METHOD = ("replacement_rate", "maturity_threshold")  # settings that are not of how long it learns
@@ -40,7 +40,7 @@ def test_profiles_on_tiny_imagenet_have_enough_pictures(name, published):
 
 def cut_short(name):
     """Settings that make a run short; the bodies that have none of their own learn as the ant does, on one ground."""
-    cut = dict(CUT.get(name, CUT["slippery-ant"]))
+    cut = dict(CUT.get(name, CUT[LIKE.get(name, "slippery-ant")]))
     for field in (*OF_METHOD, *(() if name in CUT else ("friction_period",))):
         cut.pop(field, None)
     lists = {field: json.loads(value) for field, value in cut.items() if str(value).startswith("[")}

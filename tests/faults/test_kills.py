@@ -15,13 +15,15 @@ from tests.faults.studies import COMMANDS
 from tests.kill_and_resume import die_inside_a_commit, kill_and_resume, rows_in
 
 SEED = int(os.environ.get("PLIANT_KILL_SEED", "20241122"))
-MANY = 13  # of each of eight experiments: 104
+MANY = 11  # of each of ten experiments: 110
 OTHERS = (  # costly, and like those beside them: a network of torch, agents and bodies, compiled learners
     "class-incremental-cifar-100",
     "warm-starting",
     "rewired-cart-pole",
     "continual-imagenet",
     "permuted-mnist",
+    "label-permutation",
+    "random-labels",
 )
 
 

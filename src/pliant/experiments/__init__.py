@@ -60,7 +60,7 @@ TABLE: dict[str, Entry] = {
         target="pliant.experiments.random_labels:RandomLabels",
         question="is the 50th set of meaningless labels memorized as well as the first?",
         methods=("bp", "l2", "l2init", "snp", "cbp", "random", "fresh"),
-        profiles=("quick",),
+        profiles=("quick", "small", "paper"),
     ),
     "continual-imagenet": Entry(
         target="pliant.experiments.continual_imagenet:ContinualImageNet",

@@ -41,7 +41,7 @@ _CHOSEN: dict[str, Cell] = {  # by profile `tuning`: docs/experiments/label-perm
     "bp": {"step_size": 0.03},
     "l2": {"step_size": 0.03, "weight_decay": 1e-3},
     "l2init": {"step_size": 0.03, "l2_init": 1e-3},
-    "snp": {"step_size": 0.03, "weight_decay": 1e-4, "noise_std": 1e-5},
+    "snp": {"step_size": 0.03, "weight_decay": 1e-3, "noise_std": 1e-4},
     "layernorm": {"step_size": 0.01},
     "cbp": {"step_size": 0.03, "replacement_rate": 1e-3},
     "random": {"step_size": 0.03, "replacement_rate": 1e-5},

@@ -265,8 +265,34 @@ LABELS = {
 }
 
 
+def _cells(**common: Any) -> list[Cell]:
+    """Adam's step size as usual; strengths and rate as published for this problem."""
+    return [
+        {**common, "method": "bp"},
+        *({**common, "method": "l2", "weight_decay": decay} for decay in (1e-5, 1e-4, 1e-3)),
+        *({**common, "method": "l2init", "l2_init": strength} for strength in (1e-3, 1e-2)),
+        {**common, "method": "snp", "weight_decay": 1e-4, "noise_std": 1e-4},
+        {**common, "method": "cbp", "replacement_rate": 1e-3},
+        {**common, "method": "random", "replacement_rate": 1e-3},
+        {**common, "method": "fresh"},
+    ]
+
+
 def _quick() -> list[Cell]:
-    return [{"method": "bp"}]
+    few = _cells(images=400, epochs=50, tasks=10)
+    return [cell for cell in few if cell["method"] in ("bp", "cbp") or cell.get("l2_init") == 1e-2]
 
 
-RandomLabels.plans = {"quick": Profile("pilot", _quick, range(1))}
+RandomLabels.plans = {
+    "quick": Profile(
+        "400 images, 10 tasks of 50 epochs, 1 seed: backprop, L2 Init, continual backprop; a minute", _quick, range(1)
+    ),
+    "small": Profile(
+        "400 images, 30 tasks of 100 epochs, 3 seeds, all methods; an hour on two cores",
+        lambda: _cells(images=400, epochs=100, tasks=30),
+        range(3),
+    ),
+    "paper": Profile(
+        "1,200 images, 50 tasks of 400 epochs, 10 seeds, all methods; a day on two cores", _cells, range(10)
+    ),
+}

@@ -102,10 +102,10 @@ class Standardizer:
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Load what a standardizer of as many columns gave. Raises `ValueError`, with nothing changed, for anything else."""
-        held = {name: np.array(state.get(name, ()), np.float64) for name in STATISTICS}
+        held = {name: np.array(state.get(name, ())) for name in STATISTICS}
         for name, values in held.items():
             if (
-                values.shape != self.mean.shape
+                (values.shape, values.dtype) != (self.mean.shape, self.mean.dtype)
                 or not np.isfinite(values).all()
                 or (name != "mean" and (values < 0).any())
             ):
