@@ -54,7 +54,7 @@ def test_the_site_builds_without_a_warning_is_complete_and_needs_nothing_from_el
 
     pages = {str(page.relative_to(tmp_path / "site")): page.read_text() for page in (tmp_path / "site").rglob("*.html")}
     assert "U[i] &lt;- η U[i] + (1 - η) |h[i]| mean_k |V[k, i]|" in pages["api/methods.html"]  # as in the docstring
-    assert 'href="api/methods.html#pliant.ContinualBackprop"' in pages["methods.html"]
+    assert 'href="../api/methods.html#pliant.ContinualBackprop"' in pages["methods/continual-backpropagation.html"]
     assert '<span class="title-on-a-phone">how it shows</span>' in pages["traps.html"]  # a table of sentences
     for page, text in pages.items():
         loaded = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"(https?:[^\"]*)\"", text)

@@ -29,8 +29,8 @@ LINK = re.compile(r"(!?)\[((?:[^][]|\[[^]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 def on_site(text: str, file: str, page: str) -> str:
     """`text` of `file` with links as they are from `page`, both paths from the root of the project.
 
-    >>> on_site("[all](docs/methods.md#redo), [log](CHANGELOG.md), [cases](tests/)", "README.md", "docs/api/index.md")
-    '[all](../methods.md#redo), [log](../changelog.md), cases'
+    >>> on_site("[all](docs/methods/l2.md#l2), [log](CHANGELOG.md), [cases](tests/)", "README.md", "docs/api/index.md")
+    '[all](../methods/l2.md#l2), [log](../changelog.md), cases'
     """
 
     def moved(link: re.Match[str]) -> str:

@@ -490,7 +490,7 @@ def detached_it_leaves_no_hook_and_training_is_plain(cell):
 
 
 def a_construction_that_fails_leaves_no_hook(cell):
-    """Its own settings, then an optimizer of another network."""
+    """Of wrong settings, then of an optimizer of another network."""
     run, other = Run(cell, []), Run(cell, [])
     before, row, x = hooks(run), cell.method, torch.zeros(2, *run.shape)
     for optimizers, wrong in ((run.optimizers, row.wrong), (other.optimizers, {})):
@@ -571,7 +571,7 @@ def accumulated_gradients_are_those_of_the_joint_batch(cell):
 
 
 def a_step_that_a_grad_scaler_skips_is_none(cell, fused=False, then=lambda run: None):
-    """Training is that without the batches that overflow: every third, and two in a row. `then` follows each of those."""
+    """Training is that without the batches that overflow: every third, and two in a row."""
 
     def overflows(number):
         return number % 3 == 1 or number in (20, 21)
