@@ -88,6 +88,6 @@ RareContext.plans = {
     "quick": Profile(
         "40 tasks, 3 seeds: backprop, and continual backprop with a short and a long memory; a minute", _quick, range(3)
     ),
-    "small": Profile("100 tasks, 10 seeds, all methods; half an hour on two cores", _small, range(10)),
+    "small": Profile("100 tasks, 5 seeds, all methods; a quarter of an hour on two cores", _small, range(5)),
     "paper": Profile("200 tasks, 20 seeds, all methods", _long, range(20)),
 }
