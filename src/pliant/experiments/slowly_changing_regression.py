@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.experiments.base import Profile, ShippedExperiment, is_own
-from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words
 from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
@@ -245,7 +245,8 @@ class SlowlyChangingRegression(ShippedExperiment):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("dead", "saturated")
-    methods = get_args(Method)
+    rivals = RIVALS
+    methods = (*get_args(Method), *rivals)
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
     def stack_key(self, config: Config, device: str) -> Hashable:
