@@ -19,7 +19,7 @@ from tests.experiments.cut import CUT
 OF_CBP = ("replacement_rate", "maturity_threshold")
 SLOWER = {  # of compiled learners, which are steps of PyTorch here; and of the small network, which jumps at its own step size
     "continual-imagenet": {"step_size": 0.001},
-    "slowly-changing-regression": {"steps": 40_000, "bin": 20_000, "period": 5_000},
+    "slowly-changing-regression": {"steps": 4_000, "bin": 1_000, "period": 500},
     "permuted-mnist": {"tasks": 2, "period": 100},
 }
 OFTEN = {  # settings under which a rival acts within seconds
@@ -87,8 +87,8 @@ CELLS = [
 def test_a_rival_learns_acts_and_goes_on_from_a_state(name, rival, data):
     of = config(name, rival, **OFTEN.get(rival, {}))
     straight, rows = learned(name, of, data, advances=4)
-    half, first = learned(name, of, data, advances=2)
-    _, second = learned(name, of, data, to_bytes(half.state_dict()), advances=2)
+    half, first = learned(name, of, data, advances=1)
+    _, second = learned(name, of, data, to_bytes(half.state_dict()), advances=3)
     for column in rows:
         joined = np.concatenate([first[column], second[column]])
         assert np.array_equal(rows[column], joined, equal_nan=True), column
