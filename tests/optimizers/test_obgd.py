@@ -84,6 +84,14 @@ def test_running_sizes_divide_the_trace_in_the_step_and_in_the_bound():
     assert_close((w - before).tolist(), [0.0, -z / max(1.0, 2.0 * z)])
 
 
+def test_running_sizes_are_those_of_the_step_with_its_error():
+    """Unbounded, a first step is α whatever the gradient and the error."""
+    w = weight(0.0, 0.0)
+    give(w, 3.0, -0.01)
+    ObGD([w], lr=0.01, beta2=0.999, eps=1e-30).step(delta=2.0)
+    assert_close(w.tolist(), [-0.01, 0.01])
+
+
 @pytest.mark.parametrize("settings", [{}, {"lamda": 0.9}, {"beta2": 0.999}, {"lamda": 0.5, "beta2": 0.9}], ids=str)
 def test_no_step_is_longer_than_one_over_kappa(settings):
     """||Δθ||₁ = α / max(1, M) |δ| ||z||₁ <= 1 / κ, whatever the gradients; and it is reached."""

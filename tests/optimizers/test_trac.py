@@ -85,6 +85,27 @@ def test_steps_that_agree_are_followed_and_steps_that_lead_astray_are_taken_back
     assert weight.item() == 0.0
 
 
+def test_no_step_is_followed_backward():
+    """A gradient of -9: h = +2.7, σ = 0.3 - 2.7, so the tuner is below 0, and counts as 0."""
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = TRAC(torch.optim.SGD([weight], lr=0.1), betas=(1.0,), scale=1.0)
+    for gradient in (1.0, 1.0, 1.0, -9.0):
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+    assert optimizer.state["tuners"]["sigma"].item() == pytest.approx(-2.4)
+    assert weight.item() == 1.0
+
+
+def test_after_loading_a_state_the_step_size_is_that_of_the_inner_optimizer_still():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = TRAC(torch.optim.SGD([weight], lr=0.1), scale=1.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.5
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    assert_close(optimizer.state[weight]["displacement"].item(), -0.5)
+
+
 def test_at_first_parameters_do_not_move_and_what_the_optimizer_did_is_not_lost():
     """At 1e-8 of it a step is lost in the rounding of float32, where the released code would forget it."""
     weight = nn.Parameter(torch.ones(1))

@@ -21,12 +21,13 @@ from torch.optim import Optimizer
 
 from pliant.base.saving import all_or_nothing, load_part
 from pliant.experiments.base import ShippedExperiment, is_own
+from pliant.experiments.makers import Attached, Site
 from pliant.experiments.methods import METHODS as ROWS
 from pliant.experiments.methods import (
-    Attached,
-    Site,
+    UNIT_RESETS,
     Utility,
     check_fields,
+    is_own_field,
     readers,
     replaced,
     rows_of,
@@ -77,6 +78,8 @@ class AgentConfig(RunConfig, frozen=True):
         for name in READ_BY:
             field = _FIELDS[name]
             methods = readers(rows_of(METHODS), field)
+            if is_own_field(self, field):
+                continue
             if self.method not in methods and getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{field} is read by method {' or '.join(methods)}, not {self.method}: leave it out")
         if self.method == "tuned-adam" and self.beta1 != self.beta2:
@@ -98,7 +101,8 @@ class AgentConfig(RunConfig, frozen=True):
 class AgentExperiment(ShippedExperiment):
     """What the experiments on agents share."""
 
-    methods = METHODS
+    rivals = UNIT_RESETS  # others know no stack
+    methods = (*METHODS, *rivals)
     plain = "ppo"
     words = {"cbp": "cbp + L2", "redo": "ReDo + L2"}  # noqa: RUF012  (both with a little weight decay)
 

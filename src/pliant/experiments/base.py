@@ -3,8 +3,9 @@
     profile     words (what it shows and costs), cells (the settings of its runs), seeds, and what all cells have in common
     runs        every cell with every seed
     own         methods of a user's files beside the shipped ones: they run where the plain method does, at its settings
+    rivals      shipped ones that do so where they are asked for by name
 
-Shipped runs are the same whether a user's method is there or not: its fields are in a config of its own.
+Shipped runs are the same whether such a method is there or not: its fields are in a config of its own.
 """
 
 # pyright: reportMissingTypeStubs=false
@@ -15,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import create_model
+from pydantic import BaseModel, create_model
 
-from pliant.experiments.methods import FIELD_WORDS, METHODS, Attached, Method, Site
+from pliant.experiments.makers import Attached, Site
+from pliant.experiments.methods import FIELD_WORDS, METHODS, Method
 from pliant.lab import LabError, RunConfig
 from pliant.lab.curves import with_curves
 from pliant.lab.figures import Style, looks
@@ -71,8 +73,9 @@ class ShippedExperiment:
     plans: ClassVar[Mapping[str, Profile]]
     shares: ClassVar[Sequence[str]] = ()
     plain: ClassVar[str] = "bp"  # the method that does nothing against loss of plasticity
+    rivals: ClassVar[tuple[str, ...]] = ()  # of `METHODS`; they are among `methods` too
     own: tuple[Method, ...] = ()
-    own_configs: Mapping[str, type[RunConfig]] = {}
+    joined_configs: Mapping[str, type[RunConfig]] = {}
 
     @property
     def profiles(self) -> Mapping[str, str]:
@@ -81,11 +84,19 @@ class ShippedExperiment:
     def runs(self, profile: str) -> list[Any]:
         """Those of the profile; and of each method of a user's own as many as of the plain one, at the same settings."""
         every: list[dict[str, Any]] = self.plans[profile].settings()
-        plain = [each for each in every if each["method"] == self.plain]
-        own: list[RunConfig] = [
-            kind.model_validate({**each, "method": name}) for name, kind in self.own_configs.items() for each in plain
-        ]
+        own = [run for name in self.joined_configs for run in self.runs_of(profile, name)]
         return [*(self.Config(**each) for each in every), *own]
+
+    @property
+    def own_configs(self) -> Mapping[str, type[RunConfig]]:
+        """Method -> the class of its configs, of those that have one of their own."""
+        return {**{name: _kind_of(self.Config, METHODS[name]) for name in self.rivals}, **self.joined_configs}
+
+    def runs_of(self, profile: str, method: str) -> list[RunConfig]:
+        """A run of such a method for each of the plain one, at its settings."""
+        kind = self.own_configs[method]
+        plain = [each for each in self.plans[profile].settings() if each["method"] == self.plain]
+        return [kind.model_validate({**each, "method": method}) for each in plain]
 
     # -- in figures -------------------------------------------------------------------------------------------------
 
@@ -122,14 +133,14 @@ class ShippedExperiment:
         for method in methods:
             kind = config_of(self, method)
             joined.own = (*joined.own, row_of_own(method))
-            joined.own_configs = {**joined.own_configs, method.name: kind}
+            joined.joined_configs = {**joined.joined_configs, method.name: kind}
             joined.methods = (*joined.methods, method.name)
         return joined
 
 
 def row_of_own(method: OwnMethod) -> Method:
     """A user's method as a row."""
-    return Method(method.name, method.words, method.color, make=partial(_made, method), is_own=True)
+    return Method(method.name, method.words, method.color, make=partial(_made, method), fields=method.fields)
 
 
 def config_of(experiment: ShippedExperiment, method: OwnMethod) -> type[RunConfig]:
@@ -144,9 +155,19 @@ def config_of(experiment: ShippedExperiment, method: OwnMethod) -> type[RunConfi
             f"method '{method.name}': the experiment has a field or a column {taken[0]} already: read it as config.{taken[0]}, "
             "or give yours another name"
         )
+    return _kind_of(experiment.Config, row_of_own(method))
+
+
+@lru_cache(maxsize=256)
+def _kind_of(config: type[RunConfig], row: Method) -> type[RunConfig]:
+    """The experiment's `Config` with the method's own fields, for the method alone; those that both have are the method's."""
     make: Any = create_model
-    kind = make("Config", __base__=(experiment.Config, method.fields), method=(Literal[method.name], method.name))
-    kind.own_method = row_of_own(method)
+    fields: type[BaseModel] = row.fields or BaseModel
+    both: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in fields.model_fields.items() if name in config.model_fields
+    }
+    kind = make("Config", __base__=(config, fields), method=(Literal[row.name], row.name), **both)
+    kind.own_method = row
     return kind
 
 
@@ -164,5 +185,5 @@ def _made(method: OwnMethod, site: Site) -> Attached | None:
 
 
 def is_own(config: RunConfig) -> bool:
-    """Whether the run's method is a user's own: such a run learns by itself, in no stack."""
+    """Whether the run's method has a config of its own: such a run learns by itself, in no stack."""
     return getattr(type(config), "own_method", None) is not None

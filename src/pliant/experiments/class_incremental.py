@@ -33,7 +33,8 @@ from pliant.experiments.images.batches import Augmentation
 from pliant.experiments.images.residual import initialize
 from pliant.experiments.images.residual_learner import Learner
 from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.experiments.methods import check_fields, method_of
+from pliant.experiments.makers import act_at_event
+from pliant.experiments.methods import RIVALS, check_fields, method_of
 from pliant.lab import Context
 from pliant.lab.curves import less_reference
 from pliant.lab.figures import Part, figure_of
@@ -154,6 +155,7 @@ class Growth(ResidualRun[EpochPlan]):
         self.found = probe(self.learner, self.data.train.batch(np.sort(drawn))[0])
         if self.task:
             self._start_over()
+            act_at_event(self.learner.method)
 
     def _start_over(self) -> None:
         """Of methods head and full."""
@@ -264,7 +266,8 @@ class ClassIncremental(ResidualExperiment[Config, Growth]):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("test_accuracy", "best_test_accuracy", "validation_accuracy", "dormant")
-    methods = get_args(Method)
+    rivals = (*RIVALS, "fire")
+    methods = (*get_args(Method), *rivals)
     integers: ClassVar[Sequence[str]] = ("task", "classes", "best_epoch", "replaced")
 
     def start(self, configs: Sequence[Config], context: Context) -> Growth:

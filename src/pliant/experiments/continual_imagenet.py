@@ -32,7 +32,8 @@ from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
 from pliant.experiments.images.captured_step import captured
 from pliant.experiments.images.class_pairs import SIDE, Order, Pairs
 from pliant.experiments.images.convolutional import ConvNet, normalized
-from pliant.experiments.methods import ReplacementConfig, Site, check_fields, method_of, replaced
+from pliant.experiments.makers import Site
+from pliant.experiments.methods import UNIT_RESETS, ReplacementConfig, check_fields, method_of, replaced
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged, shared_config
 from pliant.lab.figures import Part, figure_of
 
@@ -117,7 +118,9 @@ class Learners:
         self.momentum = {name: torch.zeros_like(parameter) for name, parameter in self.net.named_parameters()}
         for name, parameter in self.net.named_parameters():  # there from the start, so that it never moves in memory
             self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
-        self.steps_method = not row.is_own  # so that a replayed graph is no different; a user's hangs on the optimizer
+        self.steps_method = (
+            not row.is_own
+        )  # so that a replayed graph is no different; one of its own hangs on the optimizer
         self.method: Any = row.make(
             Site(
                 self.net,
@@ -321,7 +324,8 @@ class ContinualImageNet(ShippedExperiment):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("test_accuracy", "train_accuracy", "dead")
-    methods = get_args(Method)
+    rivals = UNIT_RESETS  # others know no stack
+    methods = (*get_args(Method), *rivals)
 
     def data_sets(self, config: Config) -> Sequence[str]:
         return (config.dataset,)

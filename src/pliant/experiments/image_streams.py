@@ -27,7 +27,7 @@ from pliant.data import ImageSet, load
 from pliant.diagnostics import dead
 from pliant.experiments.base import Cell, ShippedExperiment, is_own
 from pliant.experiments.images.glyphs import glyphs
-from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words, examples_per_advance
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
@@ -272,7 +272,7 @@ class Learner(Generic[ConfigT]):
             init=config.init,
             kernel="rows",
         )
-        return Twin(learner, row, config) if row.is_own else learner
+        return Twin(learner, row, config) if is_own(config) else learner
 
 
 def segment(config: StreamConfig, sizes: Sequence[int]) -> int:
@@ -288,7 +288,8 @@ class ImageStream(ShippedExperiment, Generic[ConfigT]):
 
     columns: ClassVar[Mapping[str, str]] = COLUMNS
     shares: ClassVar[Sequence[str]] = ("accuracy", "dead")
-    methods = get_args(Method)
+    rivals = tuple(name for name in RIVALS if name not in get_args(Method))
+    methods = (*get_args(Method), *rivals)
     devices: ClassVar[Sequence[str]] = ("cpu",)
     panels: ClassVar[Sequence[str]] = ("accuracy", "weight_magnitude", "dead")
 

@@ -2,27 +2,28 @@
 
     row = Method(name, words, color, needs, reads, make)
     owners        field -> the methods that read it, the one that needs it first; of those methods that an experiment has
-    attached      what a run's method is, once `make` has hung it on the network and the optimizer
+    rivals        methods with a config of their own, which run where they are asked for by name
 
-A method that acts on a PyTorch network is one row here, and its name in the `method` of the experiments that offer it. What has
-no `make` is no more than its fields: an optimizer's weight decay, a layer, an experiment's own way to start over. The
-experiments on compiled learners (`pliant.online`) take name, words, color and fields from the rows, and give the learners
-keyword arguments.
+A method that acts on a PyTorch network is one row here, made in `makers`, and its name in the `method` of the experiments that
+offer it, or, of a rival, in their `rivals`. What has no `make` is no more than its fields: an optimizer's weight decay, a layer,
+an experiment's own way to start over. The experiments on compiled learners (`pliant.online`) take name, words, color and fields
+from the rows, and give the learners keyword arguments; a rival's learner is `pliant.experiments.twin`.
+
+The fields of a rival are in a class of configs of its own, as those of a user's method are: the shipped configs stay as they are,
+and so do studies that were begun with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal
 
-from pydantic import Field
-from torch import nn
-from torch.optim import Optimizer
+from pydantic import BaseModel, Field
 
+from pliant.experiments import makers
+from pliant.experiments.makers import Maker, StepMaker
 from pliant.lab import RunConfig, check_method, check_owners
-from pliant.methods import L2, ContinualBackprop, RandomReplacement, ShrinkAndPerturb
-from pliant.methods.continual_backprop import parameters_of
 
 Utility = Literal[
     "contribution", "adaptable_contribution", "zero_contribution", "weight", "adaptation", "feature_by_input", "random"
@@ -41,80 +42,6 @@ class ReplacementConfig(RunConfig, frozen=True):
     optimizer_state: Literal["fresh", "keep"] = Field("fresh", description="of replaced units; method cbp")
 
 
-# -- how a method is attached ---------------------------------------------------------------------------------------
-
-
-class Attached(Protocol):
-    """A method that acts on a network as its optimizer steps."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
-
-
-def _no_units() -> Mapping[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a run's method is attached.
-
-    Args:
-        network: what learns, a stack of runs where `runs` says so.
-        optimizer: what steps it.
-        config: of the run; of any of them, in a stack.
-        seed: purpose ("fresh units", "noise") -> the seed of its random numbers, or those of the runs of a stack.
-        units: gives the arguments of a reset of units (`groups` or `example_inputs`, `init`); asked only by such a method.
-        runs: in the stack; None where the network is of one run.
-        hooks: whether the method hangs on the optimizer; otherwise the experiment calls its `step()`.
-        event: whether the experiment itself says when a method acts that changes whole parameters.
-    """
-
-    network: nn.Module
-    optimizer: Optimizer
-    config: Any
-    seed: Callable[[str], int | Sequence[int]]
-    units: Callable[[], Mapping[str, Any]] = _no_units
-    runs: int | None = None
-    hooks: bool = True
-    event: bool = False
-
-
-Maker: TypeAlias = Callable[[Site], Attached | None]
-
-
-def _nothing(site: Site) -> None:
-    return None
-
-
-def _continual_backprop(site: Site) -> ContinualBackprop:
-    settings: dict[str, Any] = {**parameters_of(site.config), **site.units()}
-    return ContinualBackprop(site.network, site.optimizer, seed=site.seed("fresh units"), attach=site.hooks, **settings)
-
-
-def _random_replacement(site: Site) -> RandomReplacement:
-    settings: dict[str, Any] = {**parameters_of(site.config), **site.units()}
-    known = {name: value for name, value in settings.items() if name not in ("utility", "eligible")}
-    return RandomReplacement(site.network, site.optimizer, seed=site.seed("fresh units"), attach=site.hooks, **known)
-
-
-def _l2_init(site: Site) -> L2:
-    return L2(site.network, site.optimizer, strength=site.config.l2_init, toward="initial")
-
-
-def _shrink_and_perturb(site: Site) -> ShrinkAndPerturb:
-    return ShrinkAndPerturb(
-        site.network,
-        site.optimizer,
-        noise_std=site.config.noise_std,
-        shrink=getattr(site.config, "shrink", 1.0),  # elsewhere it is left to weight decay, as in Dohare et al. (2024)
-        period=None if site.event else 1,
-        seed=site.seed("noise"),
-        runs=site.runs,
-        attach=site.hooks,
-    )
-
-
 # -- the rows -------------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +50,8 @@ class Method:
     """A method, the same in every experiment that offers it.
 
     `needs` are the fields without which it would be another method, `reads` those that it may have besides; `color` is the one
-    that it has in all figures.
+    that it has in all figures. `fields` are those of a config of its own; such a method learns by itself, in no stack, and hangs
+    on the optimizer. `stepped_by` puts its own optimizer in the place of the plain one.
     """
 
     name: str
@@ -131,13 +59,19 @@ class Method:
     color: str
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    make: Maker = _nothing
-    is_own: bool = field(default=False, kw_only=True)  # of a user's file
+    make: Maker = makers.nothing
+    fields: type[BaseModel] | None = field(default=None, kw_only=True)
+    stepped_by: StepMaker = field(default=makers.plain_steps, kw_only=True)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it has a config of its own."""
+        return self.fields is not None
 
     @property
     def acts(self) -> bool:
         """Whether something hangs on the network and its optimizer, made here."""
-        return self.make is not _nothing
+        return self.make is not makers.nothing
 
 
 _CBP_READS = (
@@ -151,20 +85,30 @@ _CBP_READS = (
 )
 _SNP_READS = ("weight_decay", "shrink")
 
+
+def _rival(
+    name: str,
+    words: str,
+    color: str,
+    fields: type[BaseModel],
+    make: Maker = makers.nothing,
+    stepped_by: StepMaker = makers.plain_steps,
+    needs: tuple[str, ...] = (),
+) -> Method:
+    return Method(name, words, color, needs, make=make, fields=fields, stepped_by=stepped_by)
+
+
 METHODS: dict[str, Method] = {
     row.name: row
     for row in (  # colors of Okabe and Ito (2008) and of Tol (2021), told apart by the color-blind; greys for what is no rival
         Method("bp", "backprop", "#D55E00"),
         Method("adam", "Adam", "#CC79A7"),
         Method("l2", "L2", "#E69F00", ("weight_decay",)),
-        Method("l2init", "L2 Init", "#DDCC77", ("l2_init",), make=_l2_init),
-        Method("snp", "shrink+perturb", "#56B4E9", ("noise_std",), _SNP_READS, _shrink_and_perturb),
+        Method("snp", "shrink+perturb", "#56B4E9", ("noise_std",), _SNP_READS, makers.shrink_and_perturb),
         Method("dropout", "dropout", "#999933", ("dropout",)),
         Method("onlinenorm", "online norm", "#882255", reads=("norm_decay", "norm_backward_decay")),
         Method("layernorm", "layer norm", "#009E73"),
-        Method("cbp", "cbp", "#0072B2", ("replacement_rate",), _CBP_READS, _continual_backprop),
-        Method("random", "random replacement", "#88CCEE", ("replacement_rate",), _CBP_READS, _random_replacement),
-        Method("upgd", "UPGD", "#AA4499", reads=("sigma", "beta_utility")),
+        Method("cbp", "cbp", "#0072B2", ("replacement_rate",), _CBP_READS, makers.continual_backprop),
         Method("redo", "ReDo", "#117733", ("tau",), ("redo_period", "optimizer_state")),
         Method("head", "head reset", "#44AA99", reads=("reset",)),
         Method("linear", "linear", "#777777"),
@@ -172,8 +116,46 @@ METHODS: dict[str, Method] = {
         Method("full", "new network", "#444444", reads=("reset",)),  # in another experiment what `fresh` is
         Method("ppo", "standard PPO", "#D55E00"),  # what `bp` is to agents
         Method("tuned-adam", "tuned Adam", "#CC79A7", reads=("beta1", "beta2")),
+        _rival("l2init", "L2 Init", "#DDCC77", makers.L2Init, makers.l2_init, needs=("l2_init",)),
+        _rival(
+            "random",
+            "random replacement",
+            "#88CCEE",
+            makers.Random,
+            makers.random_replacement,
+            needs=("replacement_rate",),
+        ),
+        _rival("grama", "GraMa", "#332288", makers.GraMa, makers.grama),
+        _rival("snr", "self-normalized resets", "#661100", makers.SelfNormalized, makers.self_normalized_resets),
+        _rival("ccbp", "ccbp", "#77AADD", makers.Exponential, makers.partial_resets("exponential")),
+        _rival("cpr", "cpr", "#EE8866", makers.Sigmoid, makers.partial_resets("sigmoid")),
+        _rival("spectral", "spectral", "#BBCC33", makers.Spectral, makers.spectral),
+        _rival("parseval", "Parseval", "#AAAA00", makers.Parseval, makers.parseval),
+        _rival("clipping", "weight clipping", "#EE3377", makers.Clipping, makers.weight_clipping),
+        _rival("swr", "selective reinit.", "#CC3311", makers.Selective, makers.selective_reinitialization),
+        _rival("hare", "hare+tortoise", "#33BBEE", makers.Hare, makers.hare_and_tortoise),
+        _rival("fire", "FIRE", "#DDAA33", makers.NoFields, makers.fire),
+        _rival("upgd", "UPGD", "#228833", makers.UtilityPerturbed, stepped_by=makers.upgd),
+        _rival("trac", "TRAC", "#004488", makers.NoFields, stepped_by=makers.trac),
     )
 }
+UNIT_RESETS = (
+    "random",
+    "grama",
+    "snr",
+    "ccbp",
+    "cpr",
+)  # on any network of which the units are known, a stack of them too
+RIVALS = (
+    *UNIT_RESETS,
+    "spectral",
+    "parseval",
+    "clipping",
+    "swr",
+    "upgd",
+    "trac",
+    "l2init",
+)  # on linear layers and convolutions
 FIELD_WORDS: dict[str, str] = {  # what figures call fields; "" where the value says it all
     "step_size": "",
     "weight_decay": "decay",
@@ -217,11 +199,19 @@ def check_fields(config: RunConfig, known: Collection[str], **also: tuple[str, .
 
     `known` are the experiment's methods; `also`: field -> methods that read it in this experiment beside those of the rows.
     """
-    check_owners(config, {name: (*own, *also.get(name, ())) for name, own in owners(rows_of(known)).items()})
+    found = owners(rows_of(known))
+    mine = {name: (config.method,) for name in found if is_own_field(config, name)}
+    check_owners(config, {name: (*own, *also.get(name, ()), *mine.get(name, ())) for name, own in found.items()})
+
+
+def is_own_field(config: RunConfig, name: str) -> bool:
+    """Whether a field of the experiment is one that a run's method with a config of its own reads as its own."""
+    own: Method | None = getattr(type(config), "own_method", None)
+    return own is not None and own.fields is not None and name in own.fields.model_fields
 
 
 def method_of(config: RunConfig, known: Collection[str]) -> Method:
-    """The row of a run's method. Raises `LabError` where it is neither among the `known` nor a user's own."""
+    """The row of a run's method. Raises `LabError` where it is neither among the `known` nor has a config of its own."""
     own: Method | None = getattr(type(config), "own_method", None)
     if own is not None and own.name == config.method:
         return own

@@ -27,7 +27,7 @@ from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, effective_rank, singular_values
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
-from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words, examples_per_advance
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
@@ -288,7 +288,8 @@ class PermutedMnist(ShippedExperiment):
         "effective_rank_first",
         "effective_rank_last",
     )
-    methods = get_args(Method)
+    rivals = RIVALS
+    methods = (*get_args(Method), *rivals)
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
     def data_sets(self, config: Config) -> tuple[str]:

@@ -28,7 +28,8 @@ from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
 from pliant.diagnostics import dead, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment
-from pliant.experiments.methods import ReplacementConfig, Site, check_fields, method_of, replaced
+from pliant.experiments.makers import Site
+from pliant.experiments.methods import RIVALS, ReplacementConfig, check_fields, method_of, replaced
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
 from pliant.streams import generator, stream_key
@@ -104,9 +105,8 @@ class Learner:
             layers = [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), nn.ReLU())]
         self.network = nn.Sequential(*layers[:-1])
         kind = torch.optim.Adam if self.config.optimizer == "adam" else torch.optim.SGD
-        self.optimizer = kind(
-            self.network.parameters(), lr=self.config.step_size, weight_decay=self.config.weight_decay
-        )
+        plain = kind(self.network.parameters(), lr=self.config.step_size, weight_decay=self.config.weight_decay)
+        self.optimizer = self._row.stepped_by(plain, self.config)
         self.method = self._row.make(
             Site(
                 self.network,
@@ -222,7 +222,8 @@ class RandomLabels(ShippedExperiment):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("accuracy", "end_accuracy", "dead")
-    methods = get_args(Method)
+    rivals = tuple(name for name in RIVALS if name not in get_args(Method))
+    methods = (*get_args(Method), *rivals)
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
     def data_sets(self, config: Config) -> tuple[str]:

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.experiments.base import Profile, ShippedExperiment, is_own
-from pliant.experiments.methods import Utility, check_fields, method_of
+from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words
 from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
@@ -153,10 +153,10 @@ class Learners:
         self.stream_of_run = np.array([seeds.index(config.seed) for config in configs])
         self.configs, self.fresh = configs, first.method == "fresh"
         self.ensemble: OnlineEnsemble | Twin = _ensemble(configs)
-        if row.is_own:
+        if is_own(first):
             self.ensemble = Twin(_ensemble(configs), row, first)
         self.bins_done = 0
-        self.by_period = row.is_own  # a bin takes a user's method several advances
+        self.by_period = is_own(first)  # a bin takes a user's method several advances
         self.errors: list[NDArray[np.float64]] = []  # of the periods of the bin at hand
 
     @property
@@ -261,7 +261,8 @@ class SlowlyChangingRegression(ShippedExperiment):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("dead", "saturated")
-    methods = get_args(Method)
+    rivals = tuple(name for name in RIVALS if name not in get_args(Method))
+    methods = (*get_args(Method), *rivals)
     devices: ClassVar[Sequence[str]] = ("cpu",)
 
     def stack_key(self, config: Config, device: str) -> Hashable:

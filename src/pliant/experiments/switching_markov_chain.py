@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.diagnostics import dormant_by_activity, effective_rank, singular_values, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment
-from pliant.experiments.methods import FIELD_WORDS, ReplacementConfig, Site, check_fields, method_of, replaced
+from pliant.experiments.makers import Site
+from pliant.experiments.methods import FIELD_WORDS, ReplacementConfig, check_fields, method_of, replaced
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
 from pliant.streams import generator, stream_key, uniform
@@ -192,7 +193,7 @@ class Learner:
     def _start_network(self, number: int) -> None:
         self.network = fresh_network(self.config, number)
         self.carried = torch.zeros(1, self.config.sequences, self.config.hidden_units)
-        self.optimizer = _optimizer(self.config, self.network)
+        self.optimizer = self._row.stepped_by(_optimizer(self.config, self.network), self.config)
         symbols = torch.zeros(2, 2, self.config.symbols)
         self.method = self._row.make(
             Site(
@@ -313,7 +314,18 @@ class SwitchingMarkovChain(ShippedExperiment):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("saturated", "gates_saturated", "dormant")
-    methods = get_args(Method)
+    rivals = (
+        "random",
+        "grama",
+        "ccbp",
+        "cpr",
+        "spectral",
+        "clipping",
+        "swr",
+        "upgd",
+        "trac",
+    )  # no unit of a GRU is silent
+    methods = (*get_args(Method), *rivals)
     field_words = {**FIELD_WORDS, "utility": ""}  # noqa: RUF012
     devices: ClassVar[Sequence[str]] = ("cpu",)
 

@@ -1,4 +1,4 @@
-"""What learns in place of a compiled learner where a user's method is to act on it: the same network, stepped by PyTorch.
+"""What learns in place of a compiled learner where a user's method or a rival is to act on it: the same network in PyTorch.
 
     network     of the weights that the compiled learner of the seed starts from
     example     forward, loss, backward, optimizer.step(), one at a time; so the numbers are the compiled ones, to rounding
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from pliant.base.saving import all_or_nothing, counts_in, load_part
 from pliant.experiments.base import is_own
-from pliant.experiments.methods import Attached, Method, Site, replaced
+from pliant.experiments.makers import Attached, Site
+from pliant.experiments.methods import Method, replaced
 from pliant.lab import RunConfig
 from pliant.online import OnlineEnsemble
 from pliant.online.ensemble import Progress
@@ -56,7 +57,7 @@ class Twin:
         self.dtype, self.steps, self._diverged_at = ensemble.dtype, 0, -1
         self.network = _network(ensemble)
         kind = torch.optim.Adam if getattr(config, "optimizer", "sgd") == "adam" else torch.optim.SGD
-        self.optimizer = kind(self.network.parameters(), lr=config.step_size)
+        self.optimizer = method.stepped_by(kind(self.network.parameters(), lr=config.step_size), config)
         one = torch.zeros(2, self.sizes[0], dtype=next(self.network.parameters()).dtype)
         site = Site(
             self.network,

@@ -24,12 +24,13 @@ from torch import Tensor
 from pliant.base.saving import all_or_nothing, count_in, entry
 from pliant.experiments.base import Cell, Profile
 from pliant.experiments.images.residual_run import EVALUATED, ResidualExperiment, ResidualRun, RunConfig
-from pliant.experiments.methods import FIELD_WORDS, method_of
+from pliant.experiments.makers import act_at_event
+from pliant.experiments.methods import FIELD_WORDS, RIVALS, is_own_field, method_of
 from pliant.lab import Context
 from pliant.lab.curves import less_reference
 from pliant.lab.figures import Part, Style, figure_of
 from pliant.lab.statistics import estimate
-from pliant.methods import ShrinkAndPerturb, reset_optimizer
+from pliant.methods import reset_optimizer
 from pliant.streams import generator
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Config(RunConfig, frozen=True):
         used = {"cbp": self.replacement_rate > 0, "snp": self.shrink < 1 or self.noise_std > 0}
         names = {"cbp": "replacement_rate", "snp": "shrink and noise_std"}
         for method, name in names.items():
-            if used[method] and self.method != method:
+            if used[method] and self.method != method and not is_own_field(self, name):
                 raise ValueError(f"{name}: for method {method}, not {self.method}: add --methods {method}")
             if not used[method] and self.method == method:
                 raise ValueError(f"method {method} needs {name}: add --set {name.split()[0]}=...")
@@ -179,8 +180,7 @@ class Training(ResidualRun[NDArray[np.int64]]):
             return
         self.stage, self.epoch = ALL, 0
         reset_optimizer(self.learner.optimizer)
-        if isinstance(self.learner.method, ShrinkAndPerturb):
-            self.learner.method.apply()
+        act_at_event(self.learner.method)
 
     # -- storing ----------------------------------------------------------------------------------------------------
 
@@ -202,7 +202,8 @@ class WarmStarting(ResidualExperiment[Config, Training]):
     Config = Config
     columns = COLUMNS
     shares: ClassVar[Sequence[str]] = ("test_accuracy", "train_accuracy")
-    methods = get_args(Method)
+    rivals = (*RIVALS, "fire", "hare")
+    methods = (*get_args(Method), *rivals)
     field_words = {**FIELD_WORDS, "start": ""}  # noqa: RUF012
     integers: ClassVar[Sequence[str]] = ("stage", "epoch", "step", "replaced", "last")
 

@@ -227,6 +227,7 @@ class Experiment(Protocol[ConfigT, StateT]):
         note(configs)                lines to be said before these runs start, such as what they cost
         with_methods(methods)        the experiment that methods of a user's own have joined (`pliant.lab.study.own_method`)
         own_configs                  the name of such a method -> the class of its configs, a subclass of `Config`
+        runs_of(profile, method)     runs of a method of `own_configs` that a profile has none of, for --methods that name it
         watch(state, run)            yields the scenes of a film (`pliant.lab.film.Scene`) of what a run's agent does
     """
 
@@ -269,7 +270,7 @@ AnyExperiment: TypeAlias = Experiment[Any, Any]
 
 
 def own_configs(experiment: AnyExperiment) -> Mapping[str, type[RunConfig]]:
-    """The classes of configs of the methods of a user's own that have joined the experiment."""
+    """The classes of configs of the methods that have one of their own, such as a user's that have joined the experiment."""
     return getattr(experiment, "own_configs", {})
 
 

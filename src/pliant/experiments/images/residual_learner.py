@@ -13,19 +13,22 @@ released (which also never decays a unit's activity, nor forgets it at a replace
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from pliant.base.saving import all_or_nothing, load_part
 from pliant.experiments.images.residual import ResidualNet, article_groups, he_normal, initialize
-from pliant.experiments.methods import Attached, Method, ReplacementConfig, Site, replaced
-from pliant.methods import reset_network
+from pliant.experiments.makers import Attached, Site
+from pliant.experiments.methods import Method, ReplacementConfig, replaced
+from pliant.methods import HareAndTortoise, reset_network
 from pliant.streams import stream_key
 from pliant.units import UnitMap, trace
 from pliant.units.groups import UnitGroup
@@ -57,9 +60,10 @@ class Learner:
         self.config, self.device = config, torch.device(device)
         self.network = ResidualNet(classes, config.width, channels).to(self.device)
         self.start_over()
-        self.optimizer = torch.optim.SGD(
+        plain = torch.optim.SGD(
             self.network.parameters(), lr=config.step_size, momentum=config.momentum, weight_decay=config.weight_decay
         )
+        self.optimizer = method.stepped_by(plain, config)
         site = Site(
             self.network,
             self.optimizer,
@@ -93,8 +97,12 @@ class Learner:
         return (logits.argmax(1) == labels).sum(), (~logits.isfinite().all(1)).sum()
 
     def _logits(self, x: Tensor, seen: int) -> Tensor:
+        """Of the network; in evaluation of its slow average, where it has one."""
+        network: Callable[[Tensor], Tensor] = self.network
+        if isinstance(self.method, HareAndTortoise) and not self.network.training:
+            network = partial(functional_call, self.network, self.method.tortoise())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return self.network(x)[:, :seen].float()
+            return network(x)[:, :seen].float()
 
     def replaced(self) -> int:
         """Hidden units replaced so far."""

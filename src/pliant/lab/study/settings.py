@@ -106,9 +106,16 @@ def _of_methods(
     for method in wanted:
         if method not in known and method not in present:
             raise unknown("method", method, known or present)
-        if method not in present:
+        if method not in present and not _on_request(experiment, method):
             raise LabError(f"profile '{profile}' has no runs of method '{method}': it has {', '.join(present)}")
-    return [config for config in configs if config.method in wanted]
+    more = [name for name in dict.fromkeys(wanted) if name not in present]
+    of_more = [run for name in more for run in cast(Any, experiment).runs_of(profile, name)]
+    return [*(config for config in configs if config.method in wanted), *of_more]
+
+
+def _on_request(experiment: AnyExperiment, method: str) -> bool:
+    """Whether the experiment makes runs of a method that no profile has."""
+    return method in own_configs(experiment) and hasattr(experiment, "runs_of")
 
 
 def seed_range(text: str) -> list[int]:
