@@ -147,8 +147,9 @@ class Reader:
 
     def _add_rows(self, values: Tensor) -> None:
         """`_add` for (examples, entries): a sum over rows is a product with ones, at a third of its cost."""
-        if len(self._ones) != len(values):
-            self._ones = values.new_ones(len(values))
+        examples = values.shape[0]
+        if self._ones.shape[0] != examples:
+            self._ones = values.new_ones(examples)
         self.sums["mean"].addmv_(values.t(), self._ones)
         if self.reads_magnitude:
             self.sums["magnitude"].addmv_(values.abs().t(), self._ones)

@@ -166,9 +166,12 @@ class Redraw:
         for part, columns, absorber, sign in group.absorbers():
             weights = part.read(chosen)  # (count, columns, next units, ...)
             per_next = weights.flatten(3).sum(3) if weights.dim() > 3 else weights
-            contribution = (per_next * mean[chosen.where][:, columns].to(per_next.dtype).unsqueeze(-1)).sum(1)
-            finite = torch.where(contribution.isfinite(), contribution, 0.0)
-            shares = sign * chosen.strength.to(finite.dtype).unsqueeze(-1) * finite
+            contribution = (per_next * chosen.read(mean)[:, columns].to(per_next.dtype).unsqueeze(-1)).sum(1)
+            shares = torch.where(contribution.isfinite(), contribution, 0.0)
+            if not chosen.all_at_full_strength:
+                shares *= chosen.strength.to(shares.dtype).unsqueeze(-1)
+            if sign < 0:
+                shares = -shares
             _add_by_run(absorber, chosen, shares.to(absorber.dtype))
 
     def incoming(self, group: BoundGroup, chosen: SelectedUnits, generators: Sequence[torch.Generator]) -> None:

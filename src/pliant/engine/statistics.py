@@ -93,7 +93,7 @@ class ActivityStatistics:
             units, columns = self.units, self.columns
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
-        self._all_spans = _joined(self._spans.values())
+        self.all_spans = _joined(self._spans.values())
         # at which step of its group each unit was new: ages follow without an operation per step
         self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
@@ -199,7 +199,7 @@ class ActivityStatistics:
     def spans(self, groups: Sequence[BoundGroup]) -> list[Span]:
         """The spans that these groups make, given in their order here."""
         if len(groups) == len(self.groups):
-            return self._all_spans
+            return self.all_spans
         return _joined(self._spans[group] for group in groups)
 
     def by_unit(self, columns: Tensor, group: BoundGroup) -> Tensor:
@@ -218,9 +218,10 @@ class ActivityStatistics:
         """The age of chosen units that are fully replaced is 0 again."""
         born = self._born[:, self._spans[group].units]
         now = self.steps[group]
-        born[chosen.where] = (
-            now if chosen.all_at_full_strength else torch.where(chosen.strength >= 1.0, now, born[chosen.where])
-        )
+        if chosen.all_at_full_strength:
+            chosen.fill(born, now)
+        else:
+            born[chosen.where] = torch.where(chosen.strength >= 1.0, now, born[chosen.where])
 
     def count_step(self, groups: Iterable[BoundGroup]) -> None:
         """These groups made a step."""

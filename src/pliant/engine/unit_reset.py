@@ -111,6 +111,10 @@ class UnitReset(Attached):
         self._late = LateSteps[ActivityStatistics, BoundGroup]()  # owed: groups whose units are yet to be chosen
         self.score.bind(self.all_statistics)
         self.select.bind(self.groups, self.seeds)
+        self._measures = {  # of each group, what computes the ages and the scores of its units
+            group: (partial(self._home[group].age_of, group), partial(score.value, group, self.generators))
+            for group in self.groups
+        }
         self.redraw.bind(names, self.groups, self.optimizers, self._ranks.agree_on)
         rows = [group.plan_row(hand_over=redraw.hand_over_mean) for group in self.groups]
         with self._or_nothing_left():
@@ -134,8 +138,10 @@ class UnitReset(Attached):
         step are chosen as they would be at once and replaced after the next one.
         """
         stepped = [each for each in self.all_statistics if optimizer is None or each.clock is inner(optimizer)]
-        self._settle()
-        late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
+        late: dict[BoundGroup, SelectedUnits] = {}
+        if self._late:
+            self._settle()
+            late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
         outcomes = {clock: self._clocks[clock].ask() for clock in dict.fromkeys(map(_clock, stepped))}
         taken = [group for statistics in stepped for group in self._observe(statistics, outcomes[_clock(statistics)])]
         if late:
@@ -147,12 +153,7 @@ class UnitReset(Attached):
 
     def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, SelectedUnits]:
         """The units to replace in groups that made a step."""
-        found = {
-            group: self.select(
-                group, partial(self._home[group].age_of, group), partial(self.score.value, group, self.generators)
-            )
-            for group in groups
-        }
+        found = {group: self.select(group, *self._measures[group]) for group in groups}
         return {group: units for group, units in found.items() if units is not None}
 
     def _replace(self, chosen: dict[BoundGroup, SelectedUnits]) -> None:
