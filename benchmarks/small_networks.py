@@ -6,15 +6,17 @@
 
     plain       the training loop, twice: the ratio of the two is the noise of the measurement
     by hand     the same with `ByHand`: three hooks and the fewest calls of PyTorch that we could find
-    attached    the same with `pliant.ContinualBackprop`
+    eager       the same with `pliant.ContinualBackprop` without Numba (PLIANT_NO_NUMBA=1)
+    compiled    ... with Numba
 
 All but the plain ones have trained for `WARMUP` steps before, so that units are being replaced all the time, at least 20 in each
 group while the clock runs: once or more in every turn. An added share is the median over turns of processor time / that of the
-plain ones in the turn, less 1. The last column is what `ContinualBackprop` adds / what `ByHand` adds.
+plain ones in the turn, less 1; "ratio" is what the eager `ContinualBackprop` adds / what `ByHand` adds.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from math import floor
@@ -166,7 +168,8 @@ class Contestant:
         self.method: ByHand | ContinualBackprop | None = None
         if kind == "by hand":
             self.method = ByHand(self.model, self.optimizer, rate)
-        elif kind == "attached":
+        elif kind != "plain":
+            os.environ["PLIANT_NO_NUMBA"] = "1" if kind == "eager" else ""
             self.method = ContinualBackprop(
                 self.model, self.optimizer, example_inputs=self.x, replacement_rate=rate, maturity_threshold=MATURITY
             )
@@ -188,7 +191,7 @@ class Contestant:
 
 
 def measure(optimizer: str, rate: float) -> None:
-    kinds = ("plain", "plain", "by hand", "attached")
+    kinds = ("plain", "plain", "by hand", "eager", "compiled")
     contestants = [Contestant(optimizer, rate, kind) for kind in kinds]
     for each in contestants:
         each.train(WARMUP if each.method else 100)
@@ -200,12 +203,12 @@ def measure(optimizer: str, rate: float) -> None:
         times.append([taken[id(each)] for each in contestants])
     plain = [(row[0] + row[1]) / 2 for row in times]
     noise = median(row[0] / row[1] for row in times) - 1
-    added = [median(row[place] / base for row, base in zip(times, plain, strict=True)) - 1 for place in (2, 3)]
+    added = [median(row[place] / base for row, base in zip(times, plain, strict=True)) - 1 for place in (2, 3, 4)]
     least = min(each.replaced() - then for each, then in zip(contestants[2:], before[2:], strict=True))
     assert least >= 20, f"only {least} replacements in one group while the clock ran"
     print(
         f"{optimizer:<5} {rate:>6g} {median(plain) / STEPS * 1e6:>10,.0f} {100 * noise:>+6.1f}% "
-        f"{100 * added[0]:>+8.1f}% {100 * added[1]:>+8.1f}% {added[1] / added[0]:>8.2f} {least:>9}",
+        f"{100 * added[0]:>+8.1f}% {100 * added[1]:>+8.1f}% {added[1] / added[0]:>8.2f} {100 * added[2]:>+8.1f}% {least:>9}",
         flush=True,
     )
 
@@ -213,7 +216,7 @@ def measure(optimizer: str, rate: float) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
-    print("        rate  plain, us  noise  by hand  attached    ratio  replaced")
+    print("        rate  plain, us   noise   by hand     eager    ratio  compiled  replaced")
     for optimizer in OPTIMIZERS:
         for rate in (1e-4, 1e-3):
             if not wanted or any(each in f"{optimizer} {rate:g}" for each in wanted):

@@ -59,6 +59,7 @@ class Reader:
         self.calls = self.read = 0  # of the module in the forward that runs: all, and those that were read
         self.centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
         self.sums: dict[Reading, Tensor] = {}
+        self.sum_rows: Callable[[Tensor], bool] | None = None  # compiled; says whether it could
 
     def allocate(self, sums: dict[Reading, Tensor]) -> None:
         """Where to sum the activity, by reading: (entries,), or (runs, entries) for a stack. Views of the group statistics'."""
@@ -147,6 +148,8 @@ class Reader:
 
     def _add_rows(self, values: Tensor) -> None:
         """`_add` for (examples, entries): a sum over rows is a product with ones, at a third of its cost."""
+        if self.sum_rows is not None and self.sum_rows(values):
+            return
         examples = values.shape[0]
         if self._ones.shape[0] != examples:
             self._ones = values.new_ones(examples)

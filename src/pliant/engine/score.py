@@ -38,17 +38,21 @@ class RunningUtility:
         self.rule = named_utility(utility)
         self.decay_rate = number("decay_rate", decay_rate, 0.0, 1.0, below=True)
         self.reads: Sequence[Reading] = self.rule.reads
-        self._kept: dict[ActivityStatistics, _Averages] = {}
+        self._kept: dict[ActivityStatistics, Averages] = {}
 
     def bind(self, all_statistics: Sequence[ActivityStatistics]) -> None:
         self._home = home_of_groups(all_statistics)
         for statistics in all_statistics:
-            self._kept[statistics] = _Averages(statistics)
+            self._kept[statistics] = Averages(statistics)
             if "centred" in self.reads:
                 for reader in statistics.readers:
                     reader.centre = partial(
                         self._centre, statistics, *statistics.columns_of(reader), statistics.unit_of_column()
                     )
+
+    def kept(self, statistics: ActivityStatistics) -> Averages:
+        """What is remembered of these groups."""
+        return self._kept[statistics]
 
     def update(
         self, statistics: ActivityStatistics, spans: Sequence[Span], means: Means, skipped: Tensor | None
@@ -156,15 +160,15 @@ class RunningUtility:
         self._kept[statistics].to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in _Averages.names}
+        return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in Averages.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in _Averages.names:
+        for name in Averages.names:
             for kept, held in zip(self._kept.values(), state[name], strict=True):
                 fill(getattr(kept, name), held, name)
 
 
-class _Averages:
+class Averages:
     """Running averages of utility (runs, units) and of mean activity (runs, columns); the steps that a column was seen.
 
     Steps in which every column was seen are counted on the host until they are asked for, which saves an operation per step.
