@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from pliant import ContinualBackprop
 
-TURNS, STEPS, WARMUP = 60, 100, 6_000
+TURNS, STEPS, WARMUP = 40, 100, 6_000
 DECAY, MATURITY = 0.99, 1000
 SIZES = (784, 100, 100, 100, 10)
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
 from pliant.engine.activity import Reader
 from pliant.engine.score import RunningUtility
@@ -74,16 +75,35 @@ class RowSums:
 
     def __init__(self, kernels: Any, reader: Reader) -> None:
         self._add, self._reader = kernels.add_rows, reader
+        self._entries, self._most = reader.entries, LARGEST // reader.entries
         self._scratch = np.empty(reader.entries)
+        self._sums: object = None  # those that the addresses are of
+        self._mean = self._magnitude = 0
 
-    def __call__(self, values: Tensor) -> bool:
-        """Whether it could."""
-        rows, entries, sums = values.shape[0], self._reader.entries, self._reader.sums
-        mean = sums["mean"]
-        if rows * entries > LARGEST or not (lies_plainly(values) and lies_plainly(mean)):
+    def __call__(self, values: Tensor) -> int:
+        """How many it has summed; 0 if it could not."""
+        if values.dim() != 2:
+            return 0
+        rows, entries = values.shape
+        if (
+            rows > self._most
+            or entries != self._entries
+            or is_functorch_wrapped_tensor(values)
+            or not lies_plainly(values)
+        ):
+            return 0
+        if self._reader.sums is not self._sums and not self._find():
+            return 0
+        self._add(values.data_ptr(), rows, entries, self._mean, self._magnitude, self._scratch)
+        return rows
+
+    def _find(self) -> bool:
+        """The addresses of the sums; False where they are not on the CPU."""
+        sums = self._reader.sums
+        if not all(map(lies_plainly, sums.values())):
             return False
-        magnitude = sums["magnitude"].data_ptr() if self._reader.reads_magnitude else 0
-        self._add(values.data_ptr(), rows, entries, mean.data_ptr(), magnitude, self._scratch)
+        self._sums, self._mean = sums, sums["mean"].data_ptr()
+        self._magnitude = sums["magnitude"].data_ptr() if self._reader.reads_magnitude else 0
         return True
 
 
@@ -94,7 +114,7 @@ class InOneCall:
         self._average = kernels.average
         self._statistics, self._score = statistics, score
         self._weights = [magnitude.part.parameter for magnitude in statistics.outgoing]
-        self._sizes = [weight.numel() for weight in self._weights]
+        self._addresses = [0] * len(self._weights)  # those in the table
         spans = [statistics.span(group) for group in statistics.groups]
         rows = [
             [0, *weight.shape, span.units.start, all(each.tap.nonnegative for each in statistics.readers_of(group))]
@@ -109,14 +129,15 @@ class InOneCall:
         examples = statistics.examples_of_all()
         if examples is None or not statistics.sums.is_cpu:
             return False
-        table = self._table
-        for row, (weight, size) in enumerate(zip(self._weights, self._sizes, strict=True)):
-            if not lies_plainly(weight) or weight.numel() != size:
-                return False
-            table[row, 0] = weight.data_ptr()
+        for row, weight in enumerate(self._weights):
+            address = weight.data_ptr()
+            if address != self._addresses[row] or not weight.is_contiguous() or weight.dtype is not torch.float32:
+                if not lies_plainly(weight):
+                    return False
+                self._addresses[row] = self._table[row, 0] = address
         kept = self._score.kept(statistics)
         self._average(
-            table,
+            self._table,
             statistics.units,
             statistics.sums.data_ptr(),
             statistics.sums.shape[0],
@@ -141,6 +162,9 @@ def in_one_call(statistics: ActivityStatistics, score: object) -> InOneCall | No
         and statistics.one_column_each
         and statistics.sums.is_cpu
         and statistics.sums.dtype is torch.float32
+        and all(
+            each.axis in (-1, 1) and each.tap.dims in (None, 2) and each.forwards is None for each in statistics.readers
+        )
     ):
         return None
     simple = len(statistics.outgoing) == len(statistics.groups) and all(

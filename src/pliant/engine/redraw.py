@@ -252,7 +252,8 @@ def _fresh(law: Law, part: BoundSlice, chosen: SelectedUnits, generators: Sequen
         if count:
             drawn.append(law.draw(chosen, slice(first, first + count), generator))
         first += count
-    return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
+    fresh = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+    return fresh.to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
 
 
 def _own(group: BoundGroup, part: BoundSlice) -> Reset | Borrowed:

@@ -100,10 +100,12 @@ class BoundSlice:
         whole = self.index.numel() == prod(self.leading)  # all positions: no copy
         return float((self.front() if whole else self.entries()).double().std(correction=0))
 
+    def _along(self, chosen: SelectedUnits) -> Tensor:
+        """The positions of the chosen units, one unit after another, (count x repeat,)."""
+        return chosen.units if self._one_each else self._positions(chosen).flatten()
+
     def _positions(self, chosen: SelectedUnits) -> Tensor:
         """Those of the chosen units, (count, repeat)."""
-        if self._one_each:
-            return chosen.units.unsqueeze(1)
         if self.index.device != chosen.units.device:
             self.index = self.index.to(chosen.units.device)
         return self.index.index_select(0, chosen.units)
@@ -118,20 +120,21 @@ class BoundSlice:
         if self._axis is None:
             return self.front(tensor)[self._places(chosen)]
         source = self.parameter.detach() if tensor is None else tensor
-        positions = self._positions(chosen)
-        found = source.index_select(self._axis, positions.flatten())
-        return found.movedim(self._axis, 0).reshape(*positions.shape, *self.row)
+        found = source.index_select(self._axis, self._along(chosen))
+        return (found.movedim(self._axis, 0) if self._axis else found).reshape(-1, self.repeat, *self.row)
 
     def write(self, chosen: SelectedUnits, fresh: Tensor | float, tensor: Tensor | None = None) -> None:
         """Move the chosen units' entries to `fresh`, by their strength."""
         if self._axis is not None and chosen.all_at_full_strength:
             target = self.parameter.detach() if tensor is None else tensor
-            positions = self._positions(chosen)
             if not isinstance(fresh, Tensor):
-                target.index_fill_(self._axis, positions.flatten(), fresh)
+                target.index_fill_(self._axis, self._along(chosen), fresh)
                 return
-            if fresh.shape == (*positions.shape, *self.row):
-                target.index_copy_(self._axis, positions.flatten(), fresh.flatten(0, 1).movedim(0, self._axis))
+            if fresh.shape == (chosen.units.shape[0], self.repeat, *self.row):
+                entries = fresh.flatten(0, 1)
+                target.index_copy_(
+                    self._axis, self._along(chosen), entries.movedim(0, self._axis) if self._axis else entries
+                )
                 return
         front, places = self.front(tensor), self._places(chosen)
         front[places] = fresh if chosen.all_at_full_strength else blend(front[places], fresh, chosen.strength)
