@@ -1,3 +1,6 @@
+from math import prod
+
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -68,3 +71,28 @@ def test_magnitude_is_the_sum_of_sizes_over_the_row_of_each_position():
     part = bound(Slice("w", 1), 2, 2)
     part.parameter.data = torch.tensor([[1.0, -2.0], [-3.0, 4.0]])
     assert part.magnitude(torch.float64).flatten().tolist() == [4.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [
+        (Slice("w", 0), (4, 3)),
+        (Slice("w", 1), (3, 4)),
+        (Slice("w", 1, repeat=2), (3, 8, 2)),
+        (Slice("w", 0, repeat=2, index=((0, 2), (7, 3), (1, 4), (6, 5))), (8, 2)),
+        (Slice("b", 0), (4,)),
+    ],
+)
+def test_units_replaced_in_full_are_written_where_a_strength_of_1_writes_them(part, shape):
+    full, by_strength = bound(part, *shape), bound(part, *shape)
+    units, runs = torch.tensor([3, 1]), torch.tensor([0, 0])
+    fresh = -1.0 - torch.arange(2.0 * full.repeat * prod(full.row)).view(2, full.repeat, *full.row)
+    for each, known in ((full, True), (by_strength, False)):
+        chosen = SelectedUnits(runs, units, torch.ones(2), [2], known)
+        each.write(chosen, fresh)
+        assert torch.equal(each.read(chosen), fresh)
+    assert torch.equal(full.parameter, by_strength.parameter)
+    assert int((full.parameter < 0).sum()) == fresh.numel()
+    full.write(SelectedUnits(runs, units, torch.ones(2), [2], True), 0.0)
+    by_strength.write(SelectedUnits(runs, units, torch.ones(2), [2], False), 0.0)
+    assert torch.equal(full.parameter, by_strength.parameter)

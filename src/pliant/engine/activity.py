@@ -59,6 +59,7 @@ class Reader:
         self.calls = self.read = 0  # of the module in the forward that runs: all, and those that were read
         self.centre: Callable[[Tensor], Tensor] | None = None  # mean of the passes so far -> what `centred` subtracts
         self.sums: dict[Reading, Tensor] = {}
+        self.sum_rows: Callable[[Tensor], int] | None = None  # `RowSums` of `pliant.engine.compiled`
 
     def allocate(self, sums: dict[Reading, Tensor]) -> None:
         """Where to sum the activity, by reading: (entries,), or (runs, entries) for a stack. Views of the group statistics'."""
@@ -69,8 +70,12 @@ class Reader:
 
     def observe(self, values: Tensor, *, packed: bool = False) -> None:
         """Add one forward pass; a packed sequence holds no padding."""
-        shown, values = values, values.detach()
         compiling = torch.compiler.is_compiling()
+        if self.sum_rows is not None and not compiling and (examples := self.sum_rows(values)):
+            self.ran = True
+            self._count(examples, on_device=False)
+            return
+        shown, values = values, values.detach()
         if not compiling:
             self._refuse_what_cannot_be_read(values)
         by_entry = self._entries_last(values)
@@ -147,8 +152,9 @@ class Reader:
 
     def _add_rows(self, values: Tensor) -> None:
         """`_add` for (examples, entries): a sum over rows is a product with ones, at a third of its cost."""
-        if len(self._ones) != len(values):
-            self._ones = values.new_ones(len(values))
+        examples = values.shape[0]
+        if self._ones.shape[0] != examples:
+            self._ones = values.new_ones(examples)
         self.sums["mean"].addmv_(values.t(), self._ones)
         if self.reads_magnitude:
             self.sums["magnitude"].addmv_(values.abs().t(), self._ones)

@@ -166,9 +166,12 @@ class Redraw:
         for part, columns, absorber, sign in group.absorbers():
             weights = part.read(chosen)  # (count, columns, next units, ...)
             per_next = weights.flatten(3).sum(3) if weights.dim() > 3 else weights
-            contribution = (per_next * mean[chosen.where][:, columns].to(per_next.dtype).unsqueeze(-1)).sum(1)
-            finite = torch.where(contribution.isfinite(), contribution, 0.0)
-            shares = sign * chosen.strength.to(finite.dtype).unsqueeze(-1) * finite
+            contribution = (per_next * chosen.read(mean)[:, columns].to(per_next.dtype).unsqueeze(-1)).sum(1)
+            shares = torch.where(contribution.isfinite(), contribution, 0.0)
+            if not chosen.all_at_full_strength:
+                shares *= chosen.strength.to(shares.dtype).unsqueeze(-1)
+            if sign < 0:
+                shares = -shares
             _add_by_run(absorber, chosen, shares.to(absorber.dtype))
 
     def incoming(self, group: BoundGroup, chosen: SelectedUnits, generators: Sequence[torch.Generator]) -> None:
@@ -249,7 +252,8 @@ def _fresh(law: Law, part: BoundSlice, chosen: SelectedUnits, generators: Sequen
         if count:
             drawn.append(law.draw(chosen, slice(first, first + count), generator))
         first += count
-    return torch.cat(drawn).to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
+    fresh = drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+    return fresh.to(part.parameter.dtype).to(part.parameter.device, non_blocking=True)
 
 
 def _own(group: BoundGroup, part: BoundSlice) -> Reset | Borrowed:

@@ -63,6 +63,7 @@ class SameModel:
             ]
             for group in groups
         }
+        self._all_held = [held.parameter for of_group in self._held.values() for held in of_group]
         self._tapped = {tap.module: names.modules[tap.module] for group in groups for tap in group.spec.taps}
         never_ran = {name: names.parameters[name] for name in unreached}
         self.newcomers = Newcomers(unwrapped(model), never_ran, groups, ranks)
@@ -91,9 +92,9 @@ class SameModel:
     def training(self, groups: Sequence[BoundGroup]) -> Sequence[BoundGroup]:
         """Those of which nothing is frozen now, and whose units nobody meets that the plan does not know."""
         groups = self.newcomers.apart(groups)
-        free = [all([held.parameter.requires_grad for held in self._held[group]]) for group in groups]  # noqa: C419
-        if all(free):
+        if all([parameter.requires_grad for parameter in self._all_held]):  # noqa: C419  (a list is quicker)
             return groups
+        free = [all(held.parameter.requires_grad for held in self._held[group]) for group in groups]
         for group in (group for group, trains in zip(groups, free, strict=True) if not trains):
             if group not in self._told:
                 self._told.add(group)

@@ -38,17 +38,21 @@ class RunningUtility:
         self.rule = named_utility(utility)
         self.decay_rate = number("decay_rate", decay_rate, 0.0, 1.0, below=True)
         self.reads: Sequence[Reading] = self.rule.reads
-        self._kept: dict[ActivityStatistics, _Averages] = {}
+        self._kept: dict[ActivityStatistics, Averages] = {}
 
     def bind(self, all_statistics: Sequence[ActivityStatistics]) -> None:
         self._home = home_of_groups(all_statistics)
         for statistics in all_statistics:
-            self._kept[statistics] = _Averages(statistics)
+            self._kept[statistics] = Averages(statistics)
             if "centred" in self.reads:
                 for reader in statistics.readers:
                     reader.centre = partial(
                         self._centre, statistics, *statistics.columns_of(reader), statistics.unit_of_column()
                     )
+
+    def kept(self, statistics: ActivityStatistics) -> Averages:
+        """What is remembered of these groups."""
+        return self._kept[statistics]
 
     def update(
         self, statistics: ActivityStatistics, spans: Sequence[Span], means: Means, skipped: Tensor | None
@@ -73,7 +77,6 @@ class RunningUtility:
                 of_units = of_units.view(statistics.runs, -1, span.width).sum(-1)
             averages = [span.of_units(kept.utility), span.of_columns(kept.mean)]
             values = [of_units, span.of_columns(mean)]
-            seen = span.of_columns(kept.seen)
             if means.masked and means.ran is not None:
                 known = corrected(
                     kept.utility, statistics.ages() - 1, self.decay_rate
@@ -81,11 +84,14 @@ class RunningUtility:
                 unseen = ~means.ran[span.columns].view(-1, span.width).any(-1)
                 values[0] = torch.where(unseen, span.of_units(known), of_units)
             if skipped is None and means.ran is None:
-                torch._foreach_mul_(averages, self.decay_rate)  # pyright: ignore  (`running_average`, in place)
-                torch._foreach_add_(averages, values, alpha=1.0 - self.decay_rate)  # pyright: ignore
-                seen.add_(1)
+                for average, value in zip(averages, values, strict=True):  # `running_average`, in place
+                    average.mul_(self.decay_rate).add_(value, alpha=1.0 - self.decay_rate)
+                if spans is not statistics.all_spans:
+                    span.of_columns(kept.seen).add_(1)
             else:
-                self._take_in_part(averages, values, seen, means.ran, span, skipped)
+                self._take_in_part(averages, values, span.of_columns(kept.seen), means.ran, span, skipped)
+        if spans is statistics.all_spans and skipped is None and means.ran is None:
+            kept.count_step()
 
     def _take_in_part(
         self,
@@ -144,7 +150,7 @@ class RunningUtility:
         utility = kept.utility[:, statistics.span(group).units]
         for held in (utility, *(statistics.by_unit(each, group) for each in (kept.mean, kept.seen))):
             if chosen.all_at_full_strength:
-                held[chosen.where] = 0.0
+                chosen.fill(held, 0.0)
                 continue
             old = held[chosen.where]
             keep = (chosen.strength < 1.0).reshape(-1, *[1] * (old.dim() - 1))
@@ -154,27 +160,41 @@ class RunningUtility:
         self._kept[statistics].to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in _Averages.names}
+        return {name: [getattr(kept, name).clone() for kept in self._kept.values()] for name in Averages.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in _Averages.names:
+        for name in Averages.names:
             for kept, held in zip(self._kept.values(), state[name], strict=True):
                 fill(getattr(kept, name), held, name)
 
 
-class _Averages:
-    """Running averages of utility (runs, units) and of mean activity (runs, columns); the steps that a column was seen."""
+class Averages:
+    """Running averages of utility (runs, units) and of mean activity (runs, columns); the steps that a column was seen.
+
+    Steps in which every column was seen are counted on the host until they are asked for, which saves an operation per step.
+    """
 
     names = ("utility", "mean", "seen")
 
     def __init__(self, statistics: ActivityStatistics) -> None:
         self.utility = torch.zeros(statistics.runs, statistics.units, dtype=statistics.dtype, device=statistics.device)
         self.mean = torch.zeros(statistics.runs, statistics.columns, dtype=statistics.dtype, device=statistics.device)
-        self.seen = torch.zeros_like(self.mean)
+        self._seen, self._ahead = torch.zeros_like(self.mean), 0
         self.shares = statistics.shares()
 
+    @property
+    def seen(self) -> Tensor:
+        if self._ahead:
+            self._seen.add_(self._ahead)
+            self._ahead = 0
+        return self._seen
+
+    def count_step(self) -> None:
+        """Every column was seen in one more step."""
+        self._ahead += 1
+
     def to(self, device: torch.device) -> None:
-        for name in ("utility", "mean", "seen", *(() if self.shares is None else ("shares",))):
+        for name in ("utility", "mean", "_seen", *(() if self.shares is None else ("shares",))):
             setattr(self, name, getattr(self, name).to(device))
 
 

@@ -93,7 +93,7 @@ class ActivityStatistics:
             units, columns = self.units, self.columns
             self.units, self.columns = units + group.units, columns + group.units * group.columns
             self._spans[group] = Span(slice(units, self.units), slice(columns, self.columns), group.columns)
-        self._all_spans = _joined(self._spans.values())
+        self.all_spans = _joined(self._spans.values())
         # at which step of its group each unit was new: ages follow without an operation per step
         self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
@@ -180,15 +180,15 @@ class ActivityStatistics:
     def _place_outgoing(self) -> None:
         """Where each outgoing slice's mean |w| goes."""
         self._outgoing_means = torch.zeros(self.runs, self.columns, dtype=self.dtype, device=self.device)
-        self._outgoing: list[Magnitude] = []
+        self.outgoing: list[Magnitude] = []
         for group in self.groups:
             of_group = self.by_unit(self._outgoing_means, group)
             for each in group.consumers:
                 target = of_group[:, :, each.columns]
-                self._outgoing += [Magnitude(each, part, target) for part in each.slices]
-        small = [each.part.parameter.numel() for each in self._outgoing if each.is_matrix]
+                self.outgoing += [Magnitude(each, part, target) for part in each.slices]
+        small = [each.part.parameter.numel() for each in self.outgoing if each.is_matrix]
         scratch = self._outgoing_means.new_empty(min(max(small, default=0), SCRATCH))
-        for each in self._outgoing:
+        for each in self.outgoing:
             each.share(scratch)
 
     # -- places -------------------------------------------------------------------------------------------------
@@ -196,10 +196,18 @@ class ActivityStatistics:
     def span(self, group: BoundGroup) -> Span:
         return self._spans[group]
 
+    def readers_of(self, group: BoundGroup) -> Sequence[Reader]:
+        return self._readers_of[group]
+
+    @property
+    def one_column_each(self) -> bool:
+        """Whether entries, columns and units are the same, in one order."""
+        return self._identity and self.columns == self.units
+
     def spans(self, groups: Sequence[BoundGroup]) -> list[Span]:
         """The spans that these groups make, given in their order here."""
         if len(groups) == len(self.groups):
-            return self._all_spans
+            return self.all_spans
         return _joined(self._spans[group] for group in groups)
 
     def by_unit(self, columns: Tensor, group: BoundGroup) -> Tensor:
@@ -218,9 +226,10 @@ class ActivityStatistics:
         """The age of chosen units that are fully replaced is 0 again."""
         born = self._born[:, self._spans[group].units]
         now = self.steps[group]
-        born[chosen.where] = (
-            now if chosen.all_at_full_strength else torch.where(chosen.strength >= 1.0, now, born[chosen.where])
-        )
+        if chosen.all_at_full_strength:
+            chosen.fill(born, now)
+        else:
+            born[chosen.where] = torch.where(chosen.strength >= 1.0, now, born[chosen.where])
 
     def count_step(self, groups: Iterable[BoundGroup]) -> None:
         """These groups made a step."""
@@ -245,10 +254,9 @@ class ActivityStatistics:
         if not self._all_ran:
             quiet = [number for number, reader in enumerate(self.readers) if not (reader.ran or reader.captured)]
         ran = self._saw_examples() if self.masked else None
-        means = self._sums / self._counts()
-        self._sums.zero_()
-        for reader in self.readers:
-            reader.clear()
+        means = self.sums / self._counts()
+        self.sums.zero_()
+        self.clear_readers()
         by_reading: dict[Reading, Tensor] = dict(zip(self._readings, means.unbind(), strict=True))
         if self._all_nonnegative:
             by_reading["magnitude"] = by_reading["mean"]
@@ -260,6 +268,11 @@ class ActivityStatistics:
             ran = ~torch.isin(self.reader_of_column, torch.tensor(quiet, device=self.device))
         return Means(by_reading, ran, self.masked)
 
+    def clear_readers(self) -> None:
+        """Start afresh, with sums that are 0."""
+        for reader in self.readers:
+            reader.clear()
+
     def drop(self) -> None:
         """Forget what was summed since the last step."""
         if any(reader.ran for reader in self.readers):
@@ -270,6 +283,13 @@ class ActivityStatistics:
         readers = self._readers_of[group]
         return int(readers[0].count()) if readers else 0
 
+    def examples_of_all(self) -> int | None:
+        """How many each reader has summed; None if they differ, or only the device knows."""
+        if True in [reader.compiled for reader in self.readers]:
+            return None
+        known = [reader.examples for reader in self.readers]
+        return known[0] if known.count(known[0]) == len(known) else None
+
     def _saw_examples(self) -> Tensor:
         """Whether each column was shown any example, (columns,), as the device knows; True where nothing is read."""
         counts = [torch.as_tensor(reader.count(), device=self.device, dtype=self.dtype) for reader in self.readers]
@@ -277,10 +297,9 @@ class ActivityStatistics:
 
     def _counts(self) -> Tensor | int:
         """What to divide the sums by: one number if the host knows it, as a rule, or one for each entry."""
-        if True not in [reader.compiled for reader in self.readers]:
-            known = [reader.examples for reader in self.readers]
-            if known.count(known[0]) == len(known):
-                return known[0]
+        known = self.examples_of_all()
+        if known is not None:
+            return known
         counts = [reader.count() for reader in self.readers]
         each = [torch.as_tensor(n, dtype=self.dtype).to(self.device, non_blocking=True) for n in counts]
         widths = [each.expand(reader.entries) for each, reader in zip(each, self.readers, strict=True)]
@@ -292,7 +311,7 @@ class ActivityStatistics:
 
     def outgoing_magnitude(self) -> Tensor:
         """Mean |w| over all weights that leave each column, (runs, columns); the same memory at every call."""
-        for magnitude in self._outgoing:
+        for magnitude in self.outgoing:
             magnitude.write()
         return self._outgoing_means
 
@@ -343,7 +362,7 @@ class ActivityStatistics:
 
     def _allocate(self, sums: Tensor) -> None:
         """Give every reader its part of `sums` (readings, runs, entries), which is zeroed and shared in one operation."""
-        self._sums = sums
+        self.sums = sums
         first = 0
         for reader in self.readers:
             of_reader = sums[:, :, first : first + reader.entries]
@@ -362,7 +381,7 @@ class ActivityStatistics:
         for reader in self.readers:
             reader.counted += reader.examples
             reader.examples, reader.compiled = 0, True
-        tensors = [self._sums, *(reader.counted for reader in self.readers)]
+        tensors = [self.sums, *(reader.counted for reader in self.readers)]
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat, group=process_group)
         for tensor, piece in zip(tensors, _split(flat, tensors), strict=True):
@@ -379,7 +398,7 @@ class ActivityStatistics:
             setattr(self, name, getattr(self, name).to(device))
         self._place_outgoing()
         counted = [reader.counted for reader in self.readers]
-        self._allocate(self._sums.to(device))
+        self._allocate(self.sums.to(device))
         for reader, held in zip(self.readers, counted, strict=True):
             reader.counted.copy_(held)
 
@@ -387,7 +406,7 @@ class ActivityStatistics:
         return {
             "steps": list(self.steps.values()),
             "born": self._born.clone(),
-            "sums": self._sums.clone(),
+            "sums": self.sums.clone(),
             "activity": [reader.state_dict() for reader in self.readers],
         }
 
@@ -396,7 +415,7 @@ class ActivityStatistics:
         fill(self._born, state["born"], "born")
         if self._born.numel() and int(self._born.min()) < 0:
             raise ValueError("'born' of this state holds steps below 0")
-        fill(self._sums, state["sums"], "sums")
+        fill(self.sums, state["sums"], "sums")
         for reader, held in zip(self.readers, state["activity"], strict=True):
             reader.load_state_dict(held)
 

@@ -30,6 +30,7 @@ from pliant.base.arguments import called_with, is_a, known_names, shown
 from pliant.base.saving import entry
 from pliant.engine import interfaces
 from pliant.engine.attached import Attached, Optimizers, each_of, inner, seeds_of_runs, uncompiled
+from pliant.engine.compiled import in_one_call
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import Feedback, written
 from pliant.engine.interfaces import Forget, Redraw, Score, Select
@@ -111,6 +112,10 @@ class UnitReset(Attached):
         self._late = LateSteps[ActivityStatistics, BoundGroup]()  # owed: groups whose units are yet to be chosen
         self.score.bind(self.all_statistics)
         self.select.bind(self.groups, self.seeds)
+        self._measures = {  # of each group, what computes the ages and the scores of its units
+            group: (partial(self._home[group].age_of, group), partial(score.value, group, self.generators))
+            for group in self.groups
+        }
         self.redraw.bind(names, self.groups, self.optimizers, self._ranks.agree_on)
         rows = [group.plan_row(hand_over=redraw.hand_over_mean) for group in self.groups]
         with self._or_nothing_left():
@@ -120,6 +125,7 @@ class UnitReset(Attached):
             for statistics in self.all_statistics:
                 self._handles.extend(statistics.listen(score.reads))
             self._handles.extend(() if forwards is None else follow(forwards))
+            self._in_one_call = {each: in_one_call(each, score) for each in self.all_statistics}
             self._start = [statistics.state_dict() for statistics in self.all_statistics]
             self._follow_steps()
 
@@ -133,9 +139,15 @@ class UnitReset(Attached):
         A step that a GradScaler leaves out is none, see `taken_steps`. Where only a CUDA device knows, units due by a
         step are chosen as they would be at once and replaced after the next one.
         """
+        self._step(optimizer)
+
+    def _step(self, optimizer: Optimizer | None) -> None:
+        """The same inside of a hook, which is not compiled anyway: leaving the compiler twice takes as long as the sums."""
         stepped = [each for each in self.all_statistics if optimizer is None or each.clock is inner(optimizer)]
-        self._settle()
-        late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
+        late: dict[BoundGroup, SelectedUnits] = {}
+        if self._late:
+            self._settle()
+            late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
         outcomes = {clock: self._clocks[clock].ask() for clock in dict.fromkeys(map(_clock, stepped))}
         taken = [group for statistics in stepped for group in self._observe(statistics, outcomes[_clock(statistics)])]
         if late:
@@ -147,12 +159,7 @@ class UnitReset(Attached):
 
     def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, SelectedUnits]:
         """The units to replace in groups that made a step."""
-        found = {
-            group: self.select(
-                group, partial(self._home[group].age_of, group), partial(self.score.value, group, self.generators)
-            )
-            for group in groups
-        }
+        found = {group: self.select(group, *self._measures[group]) for group in groups}
         return {group: units for group, units in found.items() if units is not None}
 
     def _replace(self, chosen: dict[BoundGroup, SelectedUnits]) -> None:
@@ -193,6 +200,10 @@ class UnitReset(Attached):
         if not groups:
             statistics.drop()
             return []
+        one_call = self._in_one_call[statistics] if outcome is True and len(groups) == len(statistics.groups) else None
+        if one_call is not None and one_call.update():
+            statistics.count_step(groups)
+            return [*groups]
         means, skipped = statistics.pop_means(), None
         if isinstance(outcome, Tensor):
             taken = outcome.to(statistics.device, non_blocking=True)
@@ -221,7 +232,8 @@ class UnitReset(Attached):
 
     def _ended(self, optimizer: Optimizer) -> None:
         if self._steps_by_itself:
-            self.step(optimizer)
+            with torch.no_grad():
+                self._step(optimizer)
         else:
             self._feedback.leave()
 

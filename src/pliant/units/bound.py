@@ -63,6 +63,7 @@ class BoundGroup:
         self.own = self._own()
         self.units = self._count_units()
         self.consumers = self._consumers()
+        self.columns = sum(consumer.repeat for consumer in self.consumers)  # per unit, over all taps
         self.statistics()  # raises where there are none
         self._check_absorbers()
 
@@ -72,11 +73,6 @@ class BoundGroup:
     def first(self) -> nn.Parameter:
         """The first incoming parameter: its optimizer is the group's clock, its device the group's device."""
         return cast(nn.Parameter, self.incoming[0].parameter)
-
-    @property
-    def columns(self) -> int:
-        """Columns per unit, over all taps."""
-        return sum(consumer.repeat for consumer in self.consumers)
 
     @property
     def dtype(self) -> torch.dtype:

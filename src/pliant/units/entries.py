@@ -40,6 +40,17 @@ class SelectedUnits:
         """Index of the first two axes of any (runs, units, ...) tensor."""
         return self.runs, self.units
 
+    def read(self, held: Tensor) -> Tensor:
+        """The chosen units' entries of `held` (runs, units, ...), (count, ...), a copy."""
+        return held[0].index_select(0, self.units) if len(self.counts) == 1 else held[self.where]
+
+    def fill(self, held: Tensor, value: float) -> None:
+        """These entries become `value`, whatever the strength."""
+        if len(self.counts) == 1:
+            held[0].index_fill_(0, self.units, value)
+        else:
+            held[self.where] = value
+
 
 class BoundSlice:
     """A `Slice` of a live parameter, or of a vector of its shape (a running mean, a moment): `tensor` in the methods."""
@@ -54,6 +65,9 @@ class BoundSlice:
         if part.index is not None and (int(index.min()) < 0 or int(index.max()) >= positions):
             raise ValueError(f"the index of {part} leaves its {positions} positions")
         self.index = index.to(parameter.device)  # (units, repeat)
+        # most slices are entries of one axis, for which PyTorch has operations that cost half of an index of several axes
+        self._axis = part.axes[0] if len(part.axes) == 1 and part.shape is None and not stacked else None
+        self._one_each = part.index is None and part.repeat == 1  # unit i is at position i
 
     @property
     def units(self) -> int:
@@ -86,20 +100,42 @@ class BoundSlice:
         whole = self.index.numel() == prod(self.leading)  # all positions: no copy
         return float((self.front() if whole else self.entries()).double().std(correction=0))
 
-    def _places(self, chosen: SelectedUnits) -> tuple[Tensor, ...]:
-        """Index of the chosen units' positions in `front`."""
+    def _along(self, chosen: SelectedUnits) -> Tensor:
+        """The positions of the chosen units, one unit after another, (count x repeat,)."""
+        return chosen.units if self._one_each else self._positions(chosen).flatten()
+
+    def _positions(self, chosen: SelectedUnits) -> Tensor:
+        """Those of the chosen units, (count, repeat)."""
         if self.index.device != chosen.units.device:
             self.index = self.index.to(chosen.units.device)
-        positions = self.index[chosen.units]  # (count, repeat)
-        axes = unraveled(positions, self.leading)
+        return self.index.index_select(0, chosen.units)
+
+    def _places(self, chosen: SelectedUnits) -> tuple[Tensor, ...]:
+        """Index of the chosen units' positions in `front`."""
+        axes = unraveled(self._positions(chosen), self.leading)
         return chosen.runs.unsqueeze(1), *axes
 
     def read(self, chosen: SelectedUnits, tensor: Tensor | None = None) -> Tensor:
         """The chosen units' entries, (count, repeat, *row), a copy."""
-        return self.front(tensor)[self._places(chosen)]
+        if self._axis is None:
+            return self.front(tensor)[self._places(chosen)]
+        source = self.parameter.detach() if tensor is None else tensor
+        found = source.index_select(self._axis, self._along(chosen))
+        return (found.movedim(self._axis, 0) if self._axis else found).reshape(-1, self.repeat, *self.row)
 
     def write(self, chosen: SelectedUnits, fresh: Tensor | float, tensor: Tensor | None = None) -> None:
         """Move the chosen units' entries to `fresh`, by their strength."""
+        if self._axis is not None and chosen.all_at_full_strength:
+            target = self.parameter.detach() if tensor is None else tensor
+            if not isinstance(fresh, Tensor):
+                target.index_fill_(self._axis, self._along(chosen), fresh)
+                return
+            if fresh.shape == (chosen.units.shape[0], self.repeat, *self.row):
+                entries = fresh.flatten(0, 1)
+                target.index_copy_(
+                    self._axis, self._along(chosen), entries.movedim(0, self._axis) if self._axis else entries
+                )
+                return
         front, places = self.front(tensor), self._places(chosen)
         front[places] = fresh if chosen.all_at_full_strength else blend(front[places], fresh, chosen.strength)
 

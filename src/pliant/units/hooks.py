@@ -90,16 +90,16 @@ class _Hook:
         return now if forwards is None else forwards.shows(self.recorder, now)
 
     def _observe(self, values: Any) -> None:
-        tap = self.recorder.tap
-        packed = isinstance(values, PackedSequence)
-        if packed:
-            values = values.data
-        if not isinstance(values, Tensor):
+        if isinstance(values, Tensor):
+            self.recorder.observe(values)
+        elif isinstance(values, PackedSequence):
+            self.recorder.observe(values.data, packed=True)
+        else:
+            tap = self.recorder.tap
             raise ValueError(
                 f"the {tap} (argument {tap.argument!r}) is a {type(values).__name__}, not a tensor: name the one to read with "
                 f"Tap(argument=...)"
             )
-        self.recorder.observe(values, packed=packed)
 
 
 class BeginHook:

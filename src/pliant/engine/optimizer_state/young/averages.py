@@ -105,19 +105,26 @@ class MissingWeights:
         """W of the step after `count` (a number or one for each position), `ahead` steps after the look."""
         if isinstance(count, float) and count >= self.converged_after:
             torch.index_select(self._of_age[ahead], 0, self._places, out=out)
-        else:
-            out.copy_(self._beside(self._newest[ahead].index_select(0, self._places), count))
-
-    def _beside(self, own: Tensor, count: float | Tensor) -> Tensor:
-        """W beside a shared average that is not of age."""
+            return
+        shared: float | Tensor
         scale: float | Tensor
         if isinstance(count, Tensor):
-            shared = weight_of_newest(count + 1.0, self.beta, own.dtype)
+            shared = weight_of_newest(count + 1.0, self.beta, self._newest[ahead].dtype)
             scale = torch.where(count > 0, 1.0 / (1.0 - shared), 0.0)
         else:
-            shared = (1.0 - self.beta) / -expm1((count + 1.0) * log(self.beta))
-            scale = 1.0 / (1.0 - shared) if count else 0.0
-        return own.sub_(shared).clamp_(min=0.0).mul_(scale)
+            shared, scale = self._beside(count)
+        out.copy_(self._newest[ahead].index_select(0, self._places).sub_(shared).clamp_(min=0.0).mul_(scale))
+
+    def _beside(self, count: float) -> tuple[float, float]:
+        """W = max(w - shared, 0) x scale beside a shared average that is not of age: these two."""
+        shared = (1.0 - self.beta) / -expm1((count + 1.0) * log(self.beta))
+        return shared, 1.0 / (1.0 - shared) if count else 0.0
+
+    def looked_up(self, ahead: int, count: float) -> tuple[Tensor, Tensor, float, float]:
+        """What `find` computes from where the host knows the count: W = max(table[places] - shared, 0) x scale, these four."""
+        if count >= self.converged_after:
+            return self._of_age[ahead], self._places, 0.0, 1.0
+        return self._newest[ahead], self._places, *self._beside(count)
 
     def scale(self, count: float | Tensor) -> float | Tensor | None:
         """1 - β^count, the shared correction; None once it is 1."""

@@ -20,6 +20,7 @@ from pliant.engine.optimizer_state.young.averages import (
     change_of_scale,
     steps_of_youth,
 )
+from pliant.engine.optimizer_state.young.compiled import MovesInOneCall, in_one_call
 from pliant.engine.optimizer_state.young.moves import AverageTarget, Plan, Prepare
 from pliant.engine.taken_steps import will_be_taken
 
@@ -29,8 +30,9 @@ States = dict[nn.Parameter, dict[str, Any]]
 class Batch:
     """Parameters with common settings, device and dtype. Their ages lie in one tensor, and so does their W."""
 
-    def __init__(self, averages: Averages, settings: dict[str, Any], members: list[Ages]) -> None:
+    def __init__(self, averages: Averages, settings: dict[str, Any], members: list[Ages], compiled: Any = None) -> None:
         self.averages, self.settings, self.members = averages, settings, members
+        self._compiled = compiled  # the module of `pliant.engine.compiled.kernels()`
         like = members[0].parameter
         sizes = [member.size for member in members]
         self._ages = torch.empty(sum(sizes), dtype=torch.int64, device=like.device)
@@ -65,6 +67,7 @@ class Batch:
         self._stepped: list[Ages] = []
         self._betas = (0.0, 0.0)
         self._plans: list[Plan] = []
+        self._in_one_call: list[MovesInOneCall | None] = []
         self._agree = False  # on a count that the host knows
         self._until = 0  # steps for which it holds
 
@@ -88,6 +91,7 @@ class Batch:
                 self._plans += [Plan(key, maximum, row == 1, weights, self._shares[row], pieces)] if pieces else []
         counts = list(self._counts(states).values()) if self._plans else []
         self._agree = all(isinstance(count, float) and count == counts[0] for count in counts)
+        self._in_one_call = [in_one_call(self._compiled, plan) if self._agree else None for plan in self._plans]
 
     def _follow(self, stepped: list[Ages], states: States, betas: tuple[float, float]) -> None:
         """Bring moments that were averaged with other betas into the scale of these."""
@@ -156,7 +160,12 @@ class Batch:
         counts = {} if self._agree else self._counts(states)
         count = self.averages.count_of(self.settings, first) if self._agree else self._by_position(counts)
         prepare = self._prepare(optimizer, kept)
-        for plan in self._plans:
+        gradients: dict[nn.Parameter, int] = {}
+        for plan, one_call in zip(self._plans, self._in_one_call, strict=True):
+            if one_call is not None and prepare is None and not isinstance(count, Tensor):
+                moved = one_call.move(self._ahead, count, states, gradients)
+                if moved:
+                    continue
             plan.find_shares(self._ahead, count, kept)
             towards = AverageTarget(plan.squared, plan.weights.scale(count) if self._agree else None, prepare)
             for piece in plan.pieces:

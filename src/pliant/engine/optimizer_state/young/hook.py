@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from pliant.engine.attached import before_step, when_gradients_are_there
+from pliant.engine.compiled import kernels, lies_plainly
 from pliant.engine.optimizer_state.young.ages import Ages
 from pliant.engine.optimizer_state.young.averages import Averages, steps_of_youth
 from pliant.engine.optimizer_state.young.batch import Batch
@@ -33,6 +34,7 @@ class YoungEntries:
         self._batches: list[Batch] = []
         self._settings: list[dict[str, Any]] | None = None  # the optimizer's, when the batches were made
         self._handles: list[RemovableHandle] = []
+        self._compiled: Any = None
 
     @classmethod
     def of(cls, optimizer: Optimizer, averages: Averages) -> YoungEntries:
@@ -46,6 +48,8 @@ class YoungEntries:
         for part in parts:
             parameter = cast(nn.Parameter, part.parameter)
             self._members.setdefault(parameter, Ages(parameter)).add(part)
+        if self.users == 1 and any(map(lies_plainly, self._members)):
+            self._compiled = kernels()
         self._settings = None
         if self.users == 1:
             self._handles.append(before_step(optimizer, self._before_step))
@@ -114,7 +118,7 @@ class YoungEntries:
             for parameter in settings["params"]:
                 if parameter in self._members:
                     alike.setdefault((parameter.device, parameter.dtype), []).append(self._members[parameter])
-            self._batches += [Batch(self.averages, settings, members) for members in alike.values()]
+            self._batches += [Batch(self.averages, settings, members, self._compiled) for members in alike.values()]
 
     def _settle(self) -> None:
         for batch in self._batches:

@@ -45,8 +45,17 @@ class DenseUpdate:
     """All entries of a parameter, and W from each set of units they lie between."""
 
     def __init__(self, parameter: nn.Parameter, parts: Sequence[BoundSlice], shares: Sequence[Tensor]) -> None:
-        self.parameter, self._shares = parameter, shares
+        self.parameter, self.shares = parameter, shares
         self._parts = parts if any(part.part.shape is not None for part in parts) else None
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether it is a vector or a matrix, with W along its axes."""
+        alone = len(self.shares) == 1 and self.shares[0].dim() == self.parameter.dim()
+        crossed = len(self.shares) == 2 and {each.shape[1] == 1 for each in self.shares} == {True, False}
+        return self._parts is None and (
+            (self.parameter.dim() == 2 and (alone or crossed)) or (self.parameter.dim() == 1 and alone)
+        )
 
     def move(self, towards: AverageTarget, moment: Tensor, maximum: Tensor | None) -> None:
         share = self._share()
@@ -65,7 +74,7 @@ class DenseUpdate:
             moment.mul_(ratio)
 
     def _share(self, farthest: Combine = torch.maximum) -> Tensor:
-        shares = self._shares
+        shares = self.shares
         if self._parts is not None:
             shares = [_unsplit(part, share) for part, share in zip(self._parts, shares, strict=True)]
         return shares[0] if len(shares) == 1 else reduce(farthest, shares)
