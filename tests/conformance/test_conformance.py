@@ -75,7 +75,7 @@ def test_a_plain_implementation_passes_and_refuses_the_networks_it_is_not_made_f
         ({"optimizer_state": "fill"}, {"state", "state-by-parameter", "fresh-units-learn"}),
         ({"init": "xavier"}, {"incoming"}),
     ],
-    ids=str,
+    ids=lambda each: " and ".join(sorted(each)) if isinstance(each, set) else str(each),  # sets have no order
 )
 def test_published_variants_pass_and_others_fail_where_they_differ(setting, fails):
     class Variant(OfContinualBackprop):
