@@ -59,7 +59,7 @@ def test_a_probability_of_improvement_has_a_stratified_interval():
 
 
 def test_nine_in_ten_intervals_of_ten_normal_runs_hold_the_mean():
-    """95% are meant; ten runs give about 90 (`benchmarks/coverage.py`)."""
+    """95% are meant; ten runs give about 90 (`benchmarks/interval_coverage.py`)."""
     draw = np.random.default_rng(4)
     held = [low < 0 < high for low, high in (bca_interval(draw.normal(size=10), resamples=500) for _ in range(300))]
     assert 0.84 < np.mean(held) < 0.96

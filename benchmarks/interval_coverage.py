@@ -1,7 +1,7 @@
 """How often does a 95% interval hold the true value? By simulation, for few runs and for distributions that results really have.
 
-    python benchmarks/coverage.py                   the table of docs/statistics.md
-    python benchmarks/coverage.py --repeats 500     a rougher one
+    python benchmarks/interval_coverage.py                   the table of docs/statistics.md
+    python benchmarks/interval_coverage.py --repeats 500     a rougher one
 
 Runs are drawn from a normal distribution, from one with a tail (lognormal, sigma 1: errors), and from two modes (a run in five
 fails: returns). What should be held is the distribution's mean, or the expected interquartile mean of as many runs; the bootstrap
