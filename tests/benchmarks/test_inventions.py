@@ -22,7 +22,7 @@ def column(*numbers: float) -> np.ndarray:
 
 def test_the_cost_of_a_replacement_is_gradient_times_distance_from_the_mean():
     h, g = column(1.0, 3.0), column(2.0, -1.0)  # costs 2 (1 - 2) = -2 and -1 (3 - 2) = -1
-    assert kernel.replacement_cost(h[:, 0], g[:, 0], 2.0) == (1.5, 2.5)
+    assert kernel.replacement_cost(h, g, 0, 2.0) == (1.5, 2.5)
 
 
 def test_the_two_sided_utility_is_the_largest_over_horizons_of_the_share_of_the_layer_s_mean():
