@@ -297,8 +297,8 @@ def table(name: str) -> None:
 YOUNG = 1000  # steps
 NETWORKS = {  # trained by CBP: seeds, and how many periods at the end whose last state is examined
     "regression": (REGRESSION, 20, 10),
-    "permuted": (replace(PERMUTED, periods=50), 5, 3),
-    "permuted, width 100, Adam": (replace(ADAM, periods=50), 5, 3),
+    "permuted": (replace(PERMUTED, periods=50), 3, 3),
+    "permuted, width 100, Adam": (replace(ADAM, periods=50), 3, 3),
 }
 
 

@@ -49,9 +49,9 @@ def test_a_rescaled_draw_varies_as_the_layer_s_units_do():
 
 
 def test_the_future_gradient_is_that_of_the_outgoing_weights_per_deviation():
-    activity = np.column_stack([[1.0, 3.0], [0.0, 0.0]])  # deviation 1; a dead draw
-    delta = np.array([[1.0, 0.0], [-1.0, 2.0]])  # E[delta A] = (-1, 3)
-    assert_allclose(kernel.future_gradient(activity, delta), [10**0.5, 0.0])
+    activity = np.column_stack([[1.0, 5.0], [0.0, 0.0]])  # deviation 2; a dead draw
+    delta = np.array([[1.0, 0.0], [-1.0, 2.0]])  # E[delta A] = (-2, 5)
+    assert_allclose(kernel.future_gradient(activity, delta), [29**0.5 / 2, 0.0])
 
 
 def test_a_copy_is_explained_and_what_is_orthogonal_is_not():
