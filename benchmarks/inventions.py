@@ -246,13 +246,18 @@ def learn_study(name: str, seeds: range, only: Sequence[str]) -> None:
             if (only and words not in only) or len(runs_of(stored(), name, arm, seed)):
                 continue
             rows = pd.concat([stored(), rows_of(name, problem, arm, seed)], ignore_index=True)
-            unfinished = ROWS.with_suffix(f".{os.getpid()}")
-            rows.to_parquet(unfinished)
-            unfinished.replace(ROWS)
+            save(rows, ROWS)
             print(
                 f"{name}  seed {seed}  {words}  {rows['value'].iloc[-1]:.4f}  {rows['seconds'].iloc[-1]:.1f} s",
                 flush=True,
             )
+
+
+def save(rows: pd.DataFrame, file: Path) -> None:
+    """A run that is killed leaves the file as it was."""
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    rows.to_parquet(unfinished)
+    unfinished.replace(file)
 
 
 def stored() -> pd.DataFrame:
@@ -297,8 +302,8 @@ def table(name: str) -> None:
 YOUNG = 1000  # steps
 NETWORKS = {  # trained by CBP: seeds, and how many periods at the end whose last state is examined
     "regression": (REGRESSION, 20, 10),
-    "permuted": (replace(PERMUTED, periods=50), 3, 3),
-    "permuted, width 100, Adam": (replace(ADAM, periods=50), 3, 3),
+    "permuted": (replace(PERMUTED, periods=50), 2, 2),
+    "permuted, width 100, Adam": (replace(ADAM, periods=50), 2, 2),
 }
 
 
@@ -325,22 +330,30 @@ def true_costs(state: kernel.State, examples: Examples, layer: int, means: np.nd
     )
 
 
-def referee() -> pd.DataFrame:
-    """A row for each unit of each state that is examined: its age, true cost, and every utility."""
-    found = []
-    for words, (problem, seeds, states) in NETWORKS.items():
-        for seed in range(seeds):
-            run = Run(problem, CBP, seed)
-            for number, _ in enumerate(run.periods()):
-                if number < problem.periods - states:
-                    continue
-                others = problem.examples(seed, number, held_out=True)
-                for layer, age in enumerate(run.state.age):
-                    means = run.state.mean[layer] / (1 - kernel.DECAYS[0] ** age)
-                    told = {"network": words, "seed": seed, "period": number, "layer": layer + 1, "age": age}
-                    told |= {name: kernel.usefulness(run.state, layer, kind) for name, kind in UTILITIES.items()}
-                    found.append(pd.DataFrame({**told, "cost": true_costs(run.state, others, layer, means)}))
+def examined(words: str, seed: int) -> pd.DataFrame:
+    """A row for each unit of each state that is examined of a network: its age, true cost, and every utility."""
+    problem, _, states = NETWORKS[words]
+    run, found = Run(problem, CBP, seed), []
+    for number, _ in enumerate(run.periods()):
+        if number < problem.periods - states:
+            continue
+        others = problem.examples(seed, number, held_out=True)
+        for layer, age in enumerate(run.state.age):
+            means = run.state.mean[layer] / (1 - kernel.DECAYS[0] ** age)
+            told = {"network": words, "seed": seed, "period": number, "layer": layer + 1, "age": age}
+            told |= {name: kernel.usefulness(run.state, layer, kind) for name, kind in UTILITIES.items()}
+            found.append(pd.DataFrame({**told, "cost": true_costs(run.state, others, layer, means)}))
     return pd.concat(found, ignore_index=True)
+
+
+def judge() -> None:
+    """Examines the networks that `REFEREE` lacks, and writes the rows after each."""
+    for words, (_, seeds, _) in NETWORKS.items():
+        for seed in range(seeds):
+            rows = pd.read_parquet(REFEREE) if REFEREE.exists() else None
+            if rows is None or not ((rows["network"] == words) & (rows["seed"] == seed)).any():
+                save(pd.concat([rows, examined(words, seed)], ignore_index=True), REFEREE)
+                print(f"{words}  seed {seed}", flush=True)
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -359,6 +372,22 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
                 mean = estimate([r for r in each if np.isfinite(r)])
                 told = {"network": network, "layer": layer, "age": age, "units": len(part), "utility": name}
                 found.append({**told, "correlation": float(mean.mean), "error": float(mean.standard_error)})
+    return pd.DataFrame(found)
+
+
+def prices(rows: pd.DataFrame) -> pd.DataFrame:
+    """True cost of the tenth of a layer's mature units that is least useful, over that of its mean unit; over seeds."""
+    mature, found = rows[rows["age"] > kernel.Rules().maturity_threshold], []
+    for (network, layer), own in mature.groupby(["network", "layer"], sort=False):
+        for name in UTILITIES:
+            shares = []
+            for _, one in own.groupby("seed"):
+                states = [state for _, state in one.groupby("period")]
+                least = [state.nsmallest(-(-len(state) // 10), name)["cost"].mean() for state in states]
+                shares.append(np.mean(least) / np.mean([state["cost"].mean() for state in states]))
+            mean = estimate(shares)
+            told = {"network": network, "layer": layer, "utility": name}
+            found.append({**told, "share": float(mean.mean), "error": float(mean.standard_error)})
     return pd.DataFrame(found)
 
 
@@ -383,14 +412,18 @@ def draw(table: pd.DataFrame) -> None:
 
 
 def report_referee() -> None:
-    if not REFEREE.exists():
-        referee().to_parquet(REFEREE)
-    found = verdicts(pd.read_parquet(REFEREE))
+    judge()
+    rows = pd.read_parquet(REFEREE)
+    found = verdicts(rows)
     draw(found)
     print(f"| network | layer | age | units | {' | '.join(UTILITIES)} |\n|{'---|' * (4 + len(UTILITIES))}")
     for (network, layer, age, units), own in found.groupby(["network", "layer", "age", "units"], sort=False):
         cells = [f"{one.correlation:.2f} ± {one.error:.2f}" for one in own.itertuples()]
         print(f"| {network} | {layer} | {age} | {units} | {' | '.join(cells)} |")
+    print(f"\n| network | layer | {' | '.join(UTILITIES)} |\n|{'---|' * (2 + len(UTILITIES))}")
+    for (network, layer), own in prices(rows).groupby(["network", "layer"], sort=False):
+        cells = [f"{one.share:.2f} ± {one.error:.2f}" for one in own.itertuples()]
+        print(f"| {network} | {layer} | {' | '.join(cells)} |")
 
 
 def main() -> None:

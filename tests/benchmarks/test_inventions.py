@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
@@ -94,6 +95,13 @@ def test_the_true_cost_of_a_unit_is_the_loss_with_its_mean_in_its_place_less_the
 def test_ranks_correlate_whatever_the_numbers():
     assert inventions.rank_correlation(np.array([1.0, 2.0, 900.0]), np.array([-1.0, 0.0, 0.1])) == pytest.approx(1.0)
     assert np.isnan(inventions.rank_correlation(np.ones(3), np.arange(3.0)))
+
+
+def test_the_price_is_the_cost_of_the_least_useful_tenth_of_mature_units_over_their_mean():
+    cost = np.array([5.0, 1.0, 9.0, 0.0])  # of the three mature ones the mean is 5, the least useful the second
+    told = {"network": "n", "layer": 1, "seed": [0] * 4, "period": 0, "age": [101, 101, 101, 100], "cost": cost}
+    found = inventions.prices(pd.DataFrame({**told, **dict.fromkeys(inventions.UTILITIES, cost)}))
+    assert found["share"].tolist() == [0.2] * len(inventions.UTILITIES)
 
 
 def best_by_hand(state: kernel.State, draws: int) -> tuple[np.ndarray, float]:
