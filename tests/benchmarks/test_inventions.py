@@ -16,6 +16,8 @@ import inventions_kernel as kernel
 from pliant.online import OnlineEnsemble
 from pliant.streams import generator, stream_key, uniform
 
+pytestmark = pytest.mark.slow  # research code, which takes a while to compile
+
 
 def column(*numbers: float) -> np.ndarray:
     return np.array(numbers)[:, None]

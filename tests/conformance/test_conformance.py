@@ -66,11 +66,11 @@ def test_a_plain_implementation_passes_and_refuses_the_networks_it_is_not_made_f
 @pytest.mark.parametrize(
     ("setting", "fails"),
     [
-        ({"utility": "adaptable_contribution"}, set()),
-        ({"count": "bernoulli"}, set()),
+        pytest.param({"utility": "adaptable_contribution"}, set(), marks=pytest.mark.slow),
+        pytest.param({"count": "bernoulli"}, set(), marks=pytest.mark.slow),
         ({"eligible": "all"}, set()),
-        ({"hand_over_mean": False}, set()),
-        ({"optimizer_state": "zero"}, set()),
+        pytest.param({"hand_over_mean": False}, set(), marks=pytest.mark.slow),
+        pytest.param({"optimizer_state": "zero"}, set(), marks=pytest.mark.slow),
         ({"optimizer_state": "keep"}, {"state", "state-by-parameter"}),
         ({"optimizer_state": "fill"}, {"state", "state-by-parameter", "fresh-units-learn"}),
         ({"init": "xavier"}, {"incoming"}),

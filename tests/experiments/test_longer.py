@@ -17,7 +17,7 @@ def study(name, out, **changes):
 
 @pytest.mark.parametrize(
     ("name", "field", "half"),
-    [pytest.param("rewired-cart-pole", "tasks", 2, marks=pytest.mark.slow), ("slippery-ant", "steps", 640)],
+    [("rewired-cart-pole", "tasks", 2), pytest.param("slippery-ant", "steps", 640, marks=pytest.mark.slow)],
 )
 def test_runs_made_longer_are_those_that_were_asked_for_as_long(name, field, half, tmp_path):
     whole = study(name, tmp_path / "whole")

@@ -159,7 +159,7 @@ def test_what_is_no_method_is_refused(change, message, file):
 
 
 def test_a_setting_of_it_is_for_it_alone(file):
-    with pytest.raises(LabError, match="strength is for method weight-noise: add --methods weight-noise"):
+    with pytest.raises(LabError, match="strength is for method spectral or weight-noise: add --methods spectral"):
         selected(joined("switching-markov-chain", file), "quick", "bp", overrides=["strength=1"])
 
 

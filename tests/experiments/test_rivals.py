@@ -77,7 +77,6 @@ BY_DEFAULT = {  # each rival once, and a reset of units on a network of each kin
     "class-incremental-cifar-100": ("parseval", "fire"),
     "warm-starting": ("hare",),
     "continual-imagenet": ("grama",),
-    "rewired-cart-pole": ("random",),
     "permuted-mnist": ("snr", "l2init"),
 }
 CELLS = [
@@ -148,6 +147,7 @@ def test_its_fields_are_set_and_are_no_one_else_s():
         selected(asked, "quick", methods="l2")
 
 
+@pytest.mark.slow
 def test_a_study_of_a_rival_runs_resumes_and_is_reported(tmp_path, pliant):
     study, short = tmp_path / "study", [("--set", each) for each in ("steps=300", "period=100", "reset_period=20")]
     status, said, errors = pliant(

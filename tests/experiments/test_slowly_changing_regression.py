@@ -157,7 +157,7 @@ def test_the_paper_profile_has_the_published_cells():
     [
         ({"bin": 15_000}, "bin of period"),
         ({"steps": 30_000}, "steps .30000. must be a multiple of bin"),
-        ({"replacement_rate": 1e-3}, "replacement_rate is for method cbp, not bp: add --methods cbp"),
+        ({"replacement_rate": 1e-3}, "replacement_rate is for method cbp or random, not bp: add --methods cbp"),
         ({"weight_decay": 1e-3}, "weight_decay is for method l2 or snp, not bp"),
         ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),
         ({"method": "snp", "weight_decay": 1e-3}, "method snp needs noise_std > 0"),

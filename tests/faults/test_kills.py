@@ -21,6 +21,7 @@ OTHERS = (  # costly, and like those beside them: a network of torch, agents and
     "warm-starting",
     "rewired-cart-pole",
     "continual-imagenet",
+    "slippery-ant",
     "permuted-mnist",
     "label-permutation",
     "random-labels",

@@ -50,6 +50,8 @@ Activation = Literal["relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "s
 class Config(RunConfig, frozen=True):
     """One learner on one stream."""
 
+    added: ClassVar[Mapping[str, Any]] = {"l2_init": 0.0}
+
     method: Method = "bp"
     variant: Literal["flip-one", "redraw-all"] = Field("flip-one", description="what the slow bits do at a change")
     activation: Activation = Field(

@@ -36,10 +36,12 @@ class RunConfig(BaseModel, frozen=True):
     """All that decides what one run learns. Subclasses narrow `method` and add fields, units in their descriptions.
 
     `renamed` are the names that fields had in the version before, and have now: studies, exports and `--set` of then are read.
+    `added` are fields that came later, with the value at which a run is what it was without them: studies of before go on.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
     renamed: ClassVar[Mapping[str, str]] = {}
+    added: ClassVar[Mapping[str, Any]] = {}
 
     method: str
     seed: int = Field(0, ge=0, description="names the run's random streams")

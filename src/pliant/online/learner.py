@@ -78,7 +78,9 @@ class LearnerState(NamedTuple):
     statistics: Any  # (learners, 4, units) of online normalization, else (learners, 4, 0)
     moment1: Any  # (learners, parameters) with Adam, and UPGD, whose utilities it holds; else (learners, 0)
     moment2: Any  # the same with Adam
-    beta_power: Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start
+    beta_power: (
+        Any  # (learners, 2, units + 1) beta^steps since the unit was reset; last: since the start (UPGD: that alone)
+    )
     utility: Any  # (learners, units)
     mean: Any
     decay_power: Any  # decay_rate^age

@@ -302,34 +302,25 @@ def adam(net, rules, state, work, r, layer, step):
 @on_demand
 def upgd(net, rules, state, work, r, layer, step):
     """UPGD's step: the utilities of all weights, then all weights by their share of the largest; `layer` is not read."""
-    p, delta, rate, layers = state.parameters[r], work.delta, work.rate, net.sizes.size - 1
-    power, hidden, first, real = (
-        state.beta_power[r, 0],
-        state.beta_power.shape[2] - 1,
-        net.unit_at[1],
-        work.h.dtype.type,
-    )
-    for u in range(hidden + 1):
-        power[u] *= net.beta_utility
-    rate[:] = 1.0 / (1.0 - power[hidden])
-    for u in range(hidden):
-        rate[first + u] = 1.0 / (1.0 - power[u])
-    top = real(-np.inf)
+    p, delta, layers, real = state.parameters[r], work.delta, net.sizes.size - 1, work.h.dtype.type
+    power = state.beta_power[r, 0]
+    power[-1] *= net.beta_utility
+    correction, top = real(1.0 / (1.0 - power[-1])), real(-np.inf)
     for layer in range(layers - 1, -1, -1):
         begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
         top = utility_rows(
             matrix(net, p, layer), matrix(net, state.moment1[r], layer), work.h[begin:middle], delta[middle:end],
-            net.beta_utility, rate[begin:middle], rate[middle:end], net.sizes[layer + 1], delta[begin:middle], top, work.most,
+            net.beta_utility, correction, net.sizes[layer + 1], delta[begin:middle], top, work.most,
         )  # fmt: skip
         pass_slope(net, rules, state, work, r, layer)
-    over = real(1) / max(abs(top), np.finfo(real).tiny)
+    top = max(abs(top), np.finfo(real).tiny)
     keep, row = real(1) - rules.step_size[r] * rules.weight_decay[r], step * (net.sizes[:-1].sum() + layers)
     for layer in range(layers):
         begin, middle, end = net.unit_at[layer], net.unit_at[layer + 1], net.unit_at[layer + 2]
         protected_rows(
             matrix(net, p, layer), matrix(net, state.moment1[r], layer), work.h[begin:middle], delta[middle:end],
-            rules.step_size[r], keep, over, rate[begin:middle], rate[middle:end], net.sizes[layer + 1], rules.sigma[r],
-            rules.noise_key[r], row, work.normal, work.noise, state.row_sum[r, begin:middle],
+            rules.step_size[r], keep, correction, real(top), net.sizes[layer + 1], rules.sigma[r], rules.noise_key[r], row,
+            work.normal, work.noise, state.row_sum[r, begin:middle],
         )  # fmt: skip
         row += net.sizes[layer] + 1
         add_incoming(net, state, r, layer)

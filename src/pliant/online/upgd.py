@@ -4,8 +4,8 @@
     U <- β U + (1 - β) (-g w)                    a weight's utility, to first order;  Û = U / (1 - β^t)
     w <- (1 - α λ) w - α (g + σ ξ) (1 - a)       a = sigmoid(Û / |max Û|), the maximum over all weights;  ξ ~ N(0, 1)
 
-`pliant.optimizers.UPGD` is the same method in PyTorch: its page has the source, its other forms and the departures. As with Adam,
-an entry counts its steps t from the younger of its two units.
+`pliant.optimizers.UPGD` is the same method in PyTorch: its page has the source, its other forms and the departures. Of a replaced
+unit, the utilities of its weights start over at 0; t counts the steps of the network.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ HALVINGS, FARTHEST = 6, 32.0  # exp(x) = exp(x / 2^6)^(2^6), for |x| up to 32: t
 
 
 @compiled
-def utility_rows(W, U, x, delta, beta, rate_in, rate_out, outputs, back, top, scratch):
-    """New utilities on every row; `back` gets w . delta. Returns the largest of `top` and all Û; `scratch` is (2, LANES).
+def utility_rows(W, U, x, delta, beta, correction, outputs, back, top, scratch):
+    """New utilities on every row; `back` gets w . delta. Returns the largest of `top` and all Û.
 
-    `rate_in` and `rate_out` are 1 / (1 - β^t) of the units at both ends of a weight; a bias has one.
+    `correction` is 1 / (1 - β^t), `scratch` (2, LANES).
     """
     width, zero, one = W.shape[1] // LANES, spread(W.dtype.type(0)), W.dtype.type(1)
-    kept, new = spread(beta), spread(beta - one)
+    kept, new, corrected = spread(beta), spread(beta - one), spread(correction)
     whole, last = (
         spread(top),
         spread(top),
     )  # a row's last vector by itself: beyond the last of `outputs` columns is no weight
     for j in range(W.shape[0]):
         bias = j == W.shape[0] - 1
-        xj, rate_j, dot = spread(one if bias else x[j]), spread(W.dtype.type(0) if bias else rate_in[j]), zero
+        xj, dot = spread(one if bias else x[j]), zero
         for c in range(width):
             p = j * width + c
             d, w = load(delta, c), load(W, p)
             u = fused(kept, load(U, p), new * (xj * d * w))
             store(U, p, u)
             dot = fused(w, d, dot)
-            u = u * larger(rate_j, load(rate_out, c))
+            u = u * corrected
             if c + 1 < width:
                 whole = larger(u, whole)
             else:
@@ -74,28 +74,26 @@ def unprotected(W, x):
 
 
 @compiled
-def protected_rows(
-    W, U, x, delta, step_size, keep, over_top, rate_in, rate_out, outputs, sigma, key, place, normal, noise, sums
-):  # fmt: skip
-    """The step on every row; `sums` gets the sums of |new w|.
+def protected_rows(W, U, x, delta, step_size, keep, correction, top, outputs, sigma, key, place, normal, noise, sums):
+    """The step on every row; `sums` gets the sums of |new w|; `top` is |max Û|.
 
     The noise of row j is the normal numbers from place (`place` + j) times the length of `normal` on; `normal` and `noise` are
     scratch memory, as long as the longest row or longer.
     """
     width, zero, real = W.shape[1] // LANES, spread(W.dtype.type(0)), W.dtype.type
-    down, kept, over = spread(-step_size), spread(keep), spread(over_top)
+    down, kept, over = spread(-step_size), spread(keep), spread(min(correction / top, real(np.finfo(real).max)))
     numbers = normal[: 2 * (-(-outputs // (2 * LANES)) * LANES)]
     noise[:] = 0
     for j in range(W.shape[0]):
         bias = j == W.shape[0] - 1
-        xj, rate_j, sizes = spread(real(1) if bias else x[j]), spread(real(0) if bias else rate_in[j]), zero
+        xj, sizes = spread(real(1) if bias else x[j]), zero
         if sigma > 0:
             fill_normals(key, np.uint64(place + j) * np.uint64(normal.size // 2), numbers)
             for o in range(outputs):
                 noise[o] = sigma * real(numbers[o])
         for c in range(width):
             p = j * width + c
-            free = unprotected(W, load(U, p) * larger(rate_j, load(rate_out, c)) * over)
+            free = unprotected(W, load(U, p) * over)
             new = fused(down * fused(xj, load(delta, c), load(noise, c)), free, kept * load(W, p))
             sizes = sizes + size(new)
             store(W, p, new)

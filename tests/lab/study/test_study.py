@@ -81,6 +81,19 @@ def test_an_experiment_whose_fields_changed_is_refused(empty):
         first_configs(study.folder)
 
 
+def test_a_study_from_before_a_field_was_added_goes_on_where_it_is_said_what_it_was(empty, monkeypatch):
+    study = with_runs(empty, asked(empty, seeds="0"))
+    study.save()
+    text = (study.folder / "study.json").read_text()
+    (study.folder / "study.json").write_text(text.replace('"drift": 0.01,', ""))
+    kind = open_study(study.folder).experiment.Config
+    monkeypatch.setattr(kind, "added", {"drift": 0.01})
+    assert [config.drift for config in first_configs(study.folder)][:1] == [0.01]
+    monkeypatch.setattr(kind, "added", {"drift": 0.5})
+    with pytest.raises(LabError, match=r"has changed since this study began: drift was 0\.5, is 0\.01"):
+        first_configs(study.folder)
+
+
 def test_a_plan_of_another_format_or_damaged_is_refused(empty):
     empty.save()
     file = empty.folder / "study.json"

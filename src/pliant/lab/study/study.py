@@ -295,7 +295,8 @@ class Study:
             config = kind.model_validate(settings)
         except ValidationError as error:
             raise LabError(f"{self.folder}: the experiment has changed: {why(error, kind)}") from None
-        changed = changed_settings(of_today(settings, kind.renamed), as_settings(config))
+        before = {**kind.added, **of_today(settings, kind.renamed)}
+        changed = changed_settings(before, as_settings(config))
         if changed:
             raise LabError(f"{self.folder}: the experiment has changed since this study began: {changed}")
         return config
