@@ -135,7 +135,6 @@ class Learner(Generic[ConfigT]):
         self.hits = np.zeros(2, np.int64)  # of this task: unmarked, marked
         self.counts = np.zeros(2, np.int64)
         self.dead = np.nan  # when the task began
-        self.replaced_before = 0  # by networks that are gone
         self.statistics = Standardizer(experiment.inputs(config, data), decay=0.99)
         if config.pixels == "standard":
             self.level, self.spread = (
