@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from pliant.optimizers import UPGD, ObGD
 from torch import nn
 
 from pliant import L2, ContinualBackprop, WeightClipping, streams
 from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineEnsemble, fresh_weights
+from pliant.optimizers import UPGD, ObGD
 from pliant.units.groups import AffineEntry, Slice, Tap, UnitGroup
 
 SEED, STEPS, HIDDEN = 7, 500, (8, 6)
