@@ -17,6 +17,9 @@ from pliant.rl.ppo.settings import preset
 AGENTS = ("rewired-cart-pole", "slippery-ant", "slippery-cheetah", "ant", "hopper", "walker2d")
 SMALL: dict[str, dict[str, Any]] = {
     "permuted-mnist": {"dataset": "small"},
+    "input-permuted-mnist": {"dataset": "small"},
+    "rare-context": {"dataset": "small"},
+    "random-labels": {"dataset": "small", "images": 60, "batch_size": 10},
     "continual-imagenet": {"dataset": "small", "train_images": 20, "test_images": 6, "batch_size": 20},
 }
 
