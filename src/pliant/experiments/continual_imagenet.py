@@ -118,9 +118,8 @@ class Learners:
         self.momentum = {name: torch.zeros_like(parameter) for name, parameter in self.net.named_parameters()}
         for name, parameter in self.net.named_parameters():  # there from the start, so that it never moves in memory
             self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[name]
-        self.steps_method = (
-            not row.is_own
-        )  # so that a replayed graph is no different; one of its own hangs on the optimizer
+        # By hand, so that a replayed graph is no different; a method with a config of its own hangs on the optimizer.
+        self.steps_method = not is_own(self.config)
         self.method: Any = row.make(
             Site(
                 self.net,

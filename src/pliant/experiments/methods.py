@@ -139,23 +139,9 @@ METHODS: dict[str, Method] = {
         _rival("trac", "TRAC", "#004488", makers.NoFields, stepped_by=makers.trac),
     )
 }
-UNIT_RESETS = (
-    "random",
-    "grama",
-    "snr",
-    "ccbp",
-    "cpr",
-)  # on any network of which the units are known, a stack of them too
-RIVALS = (
-    *UNIT_RESETS,
-    "spectral",
-    "parseval",
-    "clipping",
-    "swr",
-    "upgd",
-    "trac",
-    "l2init",
-)  # on linear layers and convolutions
+# On any network of which the units are known, a stack of them too; and on linear layers and convolutions.
+UNIT_RESETS = ("random", "grama", "snr", "ccbp", "cpr")
+RIVALS = (*UNIT_RESETS, "spectral", "parseval", "clipping", "swr", "upgd", "trac", "l2init")
 FIELD_WORDS: dict[str, str] = {  # what figures call fields; "" where the value says it all
     "step_size": "",
     "weight_decay": "decay",

@@ -125,7 +125,7 @@ class Learner:
         self.stream = Stream(config.seed, self.images.shape[2], self.images.shape[1])
         row = method_of(config, get_args(Method))
         learner = _network(config, self.stream.pixels, len(data.train.classes), dtype)
-        self.network = Twin(learner, row, config) if row.is_own else learner
+        self.network = Twin(learner, row, config) if is_own(config) else learner
         self.examples = self.hits = 0  # seen so far; predicted in this task
         self.loss = 0.0  # sum over this task
         self.dead = self.rank = np.full(config.hidden_layers, np.nan)  # of each hidden layer when the task began

@@ -30,10 +30,8 @@ def utility_rows(W, U, x, delta, beta, correction, outputs, back, top, scratch):
     """
     width, zero, one = W.shape[1] // LANES, spread(W.dtype.type(0)), W.dtype.type(1)
     kept, new, corrected = spread(beta), spread(beta - one), spread(correction)
-    whole, last = (
-        spread(top),
-        spread(top),
-    )  # a row's last vector by itself: beyond the last of `outputs` columns is no weight
+    # The last vector of a row goes by itself: beyond the last of `outputs` columns is no weight.
+    whole, last = spread(top), spread(top)
     for j in range(W.shape[0]):
         bias = j == W.shape[0] - 1
         xj, dot = spread(one if bias else x[j]), zero
