@@ -23,6 +23,7 @@ VARIANTS = [
     {"noise_std": 1e-3, "weight_decay": 1e-3},
     {"normalization": "online", "dropout": 0.2, "utility": "adaptable_contribution"},
     {"normalize": False, "missing": "zero", "step_size": 1e-5},
+    {"candidates": 3, "weight_decay": 1e-3},
 ]
 BOTH = [(OnlineClassifier, LABELS), (OnlineRegressor, NUMBERS)]
 
