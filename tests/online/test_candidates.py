@@ -10,7 +10,7 @@ from numba import njit
 from pliant import streams
 from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineClassifier, OnlineEnsemble, OnlineMLP, fresh_weights
-from pliant.online.candidates import EXAMPLES, middle, score_of
+from pliant.online.candidates import EXAMPLES, middle, product, score_of
 
 SEED, HIDDEN, INPUTS, LABELS = 7, (8, 6), 5, 3
 RATE, MATURITY, DECAY, STEP_SIZE = 0.02, 10, 0.9, 0.02
@@ -19,8 +19,13 @@ SLOPE = {"relu": lambda h: (h > 0) * 1.0, "tanh": lambda h: 1 - h * h}
 
 
 @njit
-def score_in_numba(a, deltas, feeding):  # what it calls is compiled for compiled functions alone
-    return score_of(a, deltas, 32, feeding)
+def score_in_numba(a, feeding):  # what it calls is compiled for compiled functions alone
+    return score_of(a, feeding)
+
+
+@njit
+def product_in_numba(A, place, count, B, first, C):
+    product(A, place, count, B, first, C)
 
 
 @njit
@@ -198,14 +203,19 @@ def test_the_draw_that_the_loss_asks_for_is_chosen_and_is_on_for_what_lies_above
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_compiled_score_is_a_gradient_over_a_deviation(dtype):
-    deltas = np.zeros((3, 48), dtype)
-    deltas[:, 32] = [2, 0, -1]
-    feeding = np.zeros(16, dtype)
-
-    for a, expected in (((0, 0, 1), np.sqrt(0.5)), ((1, 0, 0), np.sqrt(2)), ((0, 1, 0), 0.0)):
-        assert score_in_numba(np.array(a, dtype), deltas, feeding) == pytest.approx(expected, rel=1e-6)
+    for a, feeding, expected in (((0, 0, 1), -1, np.sqrt(0.5)), ((1, 0, 0), 2, np.sqrt(2)), ((0, 1, 0), 0, 0.0)):
+        score = score_in_numba(np.array(a, dtype), np.array([0, feeding], dtype))
+        assert score == pytest.approx(expected, rel=1e-6)
     for loses in ((3, 3, 3), (0, 0, 0), (np.nan, 1, 2), (np.inf, 1, 2)):
-        assert score_in_numba(np.array(loses, dtype), deltas, feeding) == -1.0
+        assert score_in_numba(np.array(loses, dtype), np.ones(2, dtype)) == -1.0
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_the_compiled_product_is_that_of_matrices(rows):
+    rng = np.random.default_rng(0)
+    A, B, C = rng.normal(size=(rows, 30)), rng.normal(size=(20, 64)), np.zeros((rows, 32))
+    product_in_numba(A, 3, 20, B, 16, C)
+    np.testing.assert_allclose(C, A[:, 3:23] @ B[:, 16:48], rtol=0, atol=1e-13)
 
 
 def test_the_compiled_median_is_the_lower_of_two():

@@ -25,10 +25,9 @@ import math
 
 import numpy as np
 
-from pliant.online.arithmetic import RELU, activate, copy, list_active, total, uniform
+from pliant.online.arithmetic import activate, copy, total, uniform
 from pliant.online.compiling import apart, compiled, on_demand
 from pliant.online.learner import redraw
-from pliant.online.passes import add_rows
 from pliant.online.vectors import LANES, fused, load, matrix_view, spread, store
 
 EXAMPLES = 256  # that are remembered
@@ -61,50 +60,43 @@ def redraw_best(net, rules, state, work, r, layer, step):
 @compiled
 def best_draw(net, rules, state, work, r, layer, first, examples):
     """The best of the draws from number `first` on, counted from there, and its bias."""
-    products(net, rules, state, work, r, layer, first, examples)
-    begin, end = net.unit_at[layer + 2] - net.unit_at[2], net.unit_at[layer + 3] - net.unit_at[2]
-    zero, draws = work.h.dtype.type(0), rules.candidates[r]
-    a, slope, width = work.of_draw[:examples], work.slope_of_draw[:examples], work.products.size // EXAMPLES
-    best, highest, bias = 0, -1.0, zero
+    draws, inputs, width = rules.candidates[r], net.sizes[layer], work.products.size // EXAMPLES
+    above, end = net.unit_at[layer + 2] - net.unit_at[2], net.unit_at[layer + 3] - net.unit_at[2]
+    w, z = matrix_view(work.draws, (0, inputs, width)), matrix_view(work.products, (0, examples, width))
+    a, feeding = matrix_view(work.activity, (0, draws, EXAMPLES)), matrix_view(work.feeding, (0, draws, end - above))
     for n in range(draws):
-        for e in range(examples):
-            a[e] = slope[e] = work.products[e * width + n]
-        own = -middle(slope)
-        for e in range(examples):
-            a[e] += own
-        activate(net.activation, a, slope)
-        score = score_of(a, state.past_deltas[r], begin, work.feeding[: end - begin])
+        for j in range(inputs):
+            w[j, n] = (2.0 * uniform(rules.fresh_key[r, layer], (first + n) * inputs + j) - 1.0) * net.bound[layer]
+    product(state.past_inputs[r], net.unit_at[layer], inputs, w, 0, z)
+    for n in range(draws):
+        work.bias_of_draw[n] = center(net.activation, z, n, a[n, :examples], work.slope_of_draw[:examples])
+    product(a, 0, examples, state.past_deltas[r], above, feeding)
+    best, highest, bias = 0, -1.0, w.dtype.type(0)
+    for n in range(draws):
+        score = score_of(a[n, :examples], feeding[n])
         if score > highest:
-            best, highest, bias = n, score, own
+            best, highest, bias = n, score, work.bias_of_draw[n]
     return best, bias
 
 
 @compiled
-def products(net, rules, state, work, r, layer, first, examples):
-    """w' x of every draw at every example, (examples, draws padded), flat, into `work.products`."""
-    inputs, key, begin = net.sizes[layer], rules.fresh_key[r, layer], net.unit_at[layer]
-    width, one, active = work.products.size // EXAMPLES, work.h.dtype.type(1), work.active_inputs
-    W = matrix_view(work.draws, (0, inputs + 1, width))  # the last row is the bias
-    work.draws[: (inputs + 1) * width] = 0
-    for n in range(rules.candidates[r]):
-        for j in range(inputs):
-            W[j, n] = (2.0 * uniform(key, (first + n) * inputs + j) - 1.0) * net.bound[layer]
-    for e in range(examples):
-        x = state.past_inputs[r, e, begin : begin + inputs]
-        count = list_active(x, layer == 0 or net.activation == RELU, active)
-        add_rows(W, x, active, count, one, work.products[e * width : (e + 1) * width])
+def center(kind, z, n, a, scratch):
+    """The bias of draw n, with which its activity `a`, (examples,), begins at the median of z, (examples, draws)."""
+    for e in range(a.size):
+        a[e] = scratch[e] = z[e, n]
+    bias = -middle(scratch)
+    for e in range(a.size):
+        a[e] += bias
+    activate(kind, a, scratch)
+    return bias
 
 
 @compiled
-def score_of(a, deltas, begin, feeding):
-    """norm(mean(δ a)) / std(a) of activity a, (examples,), or -1 where it loses; `feeding` is scratch memory.
-
-    `deltas` (examples or more, places), of which δ are those from place `begin` on, as many as `feeding` has.
-    """
+def score_of(a, feeding):
+    """norm(mean(δ a)) / std(a) of activity a, (examples,), of which `feeding` is Σ δ a; -1 where it loses."""
     level, squares, norm = total(a) / a.dtype.type(a.size), 0.0, 0.0
     for e in range(a.size):
         squares += np.float64(a[e] - level) * np.float64(a[e] - level)
-    add_weighted(deltas, begin, a, feeding)
     for k in range(feeding.size):
         norm += np.float64(feeding[k]) * np.float64(feeding[k])
     if not squares > 0:
@@ -114,14 +106,27 @@ def score_of(a, deltas, begin, feeding):
 
 
 @apart
-def add_weighted(rows, begin, a, sums):
-    """sums = Σ a[e] rows[e, begin : begin + sums.size], all of them whole vectors."""
-    width, first = rows.shape[1] // LANES, begin // LANES
-    for c in range(sums.size // LANES):
-        result = spread(a.dtype.type(0))
-        for e in range(a.size):
-            result = fused(spread(a[e]), load(rows, e * width + first + c), result)
-        store(sums, c, result)
+def product(A, place, count, B, first, C):
+    """C[i, k] = Σ A[i, place + j] B[j, first + k] over j < count. Rows of B and C are whole vectors, and so is `first`."""
+    stride, width, zero = B.shape[1] // LANES, C.shape[1] // LANES, spread(C.dtype.type(0))
+    tiles = C.shape[0] // 4 * 4
+    for c in range(width):
+        p = first // LANES + c
+        for i in range(0, tiles, 4):  # four at a time, so that B is read less often
+            s, t, u, v = zero, zero, zero, zero
+            for j in range(place, place + count):
+                b = load(B, (j - place) * stride + p)
+                s, t = fused(spread(A[i, j]), b, s), fused(spread(A[i + 1, j]), b, t)
+                u, v = fused(spread(A[i + 2, j]), b, u), fused(spread(A[i + 3, j]), b, v)
+            store(C, i * width + c, s)
+            store(C, (i + 1) * width + c, t)
+            store(C, (i + 2) * width + c, u)
+            store(C, (i + 3) * width + c, v)
+        for i in range(tiles, C.shape[0]):
+            s = zero
+            for j in range(place, place + count):
+                s = fused(spread(A[i, j]), load(B, (j - place) * stride + p), s)
+            store(C, i * width + c, s)
 
 
 @compiled

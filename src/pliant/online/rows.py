@@ -497,12 +497,12 @@ class RowsWork(NamedTuple):
     noise: Any  # (units,) for the same
     unused: Any  # (units,) what nobody reads
     bounded: Any  # (1,) step size of `bound_step`
-    draws: Any  # (inputs + 1 times draws,) of `candidates`, like all but the last that follow: none without
+    draws: Any  # (inputs times draws,) of `candidates`, like all but the last that follow: none without
     products: Any  # (EXAMPLES times draws,)
-    of_draw: Any  # (EXAMPLES,) activity of one draw, and
-    slope_of_draw: Any
-    feeding: Any  # (units,) the gradient of its outgoing weights
-    active_inputs: Any  # (units,)
+    activity: Any  # (draws times EXAMPLES,)
+    feeding: Any  # (draws times units,) gradients of outgoing weights
+    bias_of_draw: Any  # (draws,)
+    slope_of_draw: Any  # (EXAMPLES,)
     parts: Any  # (parts,) addresses of those that these learners need
 
 
@@ -534,13 +534,14 @@ def rows_work(net: Net, rules: Rules, state: LearnerState) -> RowsWork:
 
 def candidates_work(net: Net, rules: Rules, real: Any) -> tuple[Any, ...]:
     """The part of it for `candidates`."""
-    draws, units = padded(int(rules.candidates.max())), int(net.unit_at[-1])
-    some = draws > 0
-    return (
-        aligned(((int(net.sizes[:-1].max()) + 1) * draws,), real), aligned((EXAMPLES * draws,), real),
-        *(aligned((EXAMPLES * some,), real) for _ in range(2)), aligned((units * some,), real),
-        np.zeros(units * some, np.int64),
-    )  # fmt: skip
+    draws = padded(int(rules.candidates.max()))
+    numbers = (
+        draws * int(net.sizes[:-1].max()),
+        draws * EXAMPLES,
+        draws * EXAMPLES,
+        draws * int(np.diff(net.unit_at).max()),
+    )
+    return tuple(aligned((size,), real) for size in (*numbers, draws, EXAMPLES))
 
 
 def moves_all(net: Net, rules: Rules) -> bool:
