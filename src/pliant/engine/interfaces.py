@@ -15,6 +15,7 @@ from pliant.engine.activity import Reading
 from pliant.engine.statistics import ActivityStatistics, Means, Span
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import SelectedUnits
+from pliant.units.forwards import Recorder
 
 
 class Score(Protocol):
@@ -88,6 +89,11 @@ class Redraw(Protocol):
     """What takes the place of replaced units, in three phases, each over all groups before the next."""
 
     hand_over_mean: bool  # whether `hand_over` is called, with the score's means
+
+    @property
+    def recorders(self) -> Sequence[Recorder]:
+        """What reads tensors of the model in training, from `bind` on; none as a rule."""
+        ...
 
     @property
     def notes(self) -> Sequence[str]:

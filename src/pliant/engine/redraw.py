@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from math import prod, sqrt
 from typing import Any
 
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 
-from pliant.base.arguments import called_with, flag, is_a, shown
+from pliant.base.arguments import called_with, flag, is_a, shown, whole
 from pliant.base.choices import did_you_mean
 from pliant.base.initial import INITS, uniform_bound
 from pliant.base.saving import entry, fill
+from pliant.engine.candidates import Candidates, obstacle
 from pliant.engine.fresh_weights.initializer import Initializers
 from pliant.engine.fresh_weights.laws import (
     Borrowed,
@@ -45,6 +47,7 @@ from pliant.engine.fresh_weights.laws import (
 from pliant.engine.fresh_weights.start import INITIALIZER, INITIALIZER_BY_UNIT, RESET, Start, Started, started
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import BoundSlice, SelectedUnits
+from pliant.units.forwards import Recorder
 
 log = logging.getLogger("pliant")
 
@@ -77,9 +80,13 @@ class Redraw:
             `pliant.base.initial`; or a callable (parameter name, (count, *row shape), CPU generator) -> tensor of that shape.
         hand_over_mean: move a replaced unit's mean contribution into its consumer.
         biases: False leaves the biases of replaced units as they are.
+        candidates: 0 draws each fresh unit once and gives it the bias 0; N takes the best of N draws and matches its bias, see
+            `pliant.engine.candidates`, in groups where it can: the plan names the others.
     """
 
-    def __init__(self, init: Init = "module", *, hand_over_mean: bool = True, biases: bool = True) -> None:
+    def __init__(
+        self, init: Init = "module", *, hand_over_mean: bool = True, biases: bool = True, candidates: int = 0
+    ) -> None:
         if callable(init):
             called_with("init", init, "parameter name", "shape", "generator")
         elif not is_a(init, str) or init not in KNOWN:
@@ -90,6 +97,10 @@ class Redraw:
             )
         self.init = init
         self.hand_over_mean, self.biases = flag("hand_over_mean", hand_over_mean), flag("biases", biases)
+        self.candidates = whole("candidates", candidates, 0)
+        if self.candidates and not self.biases:
+            raise ValueError("candidates come with biases of their own; not with biases=False")
+        self._candidates: dict[BoundGroup, Candidates] = {}
         self.notes: list[str] = []  # for the plan: where a module's own reset is not what it started from
 
     def bind(
@@ -107,6 +118,8 @@ class Redraw:
         self._parts = {part: group for group in groups for part in group.incoming_weights()}
         self._own = {part: _own(group, part) for group in groups for part, value in group.own if value is None}
         self._initializers = Initializers(names)
+        self._compared = self._compare(agree) if self.candidates else []
+        self.notes = self._compared
         if self.init not in ("module", "reset"):
             self._laws: dict[BoundSlice, Law] = {part: self._named(group, part) for part, group in self._parts.items()}
             return
@@ -117,9 +130,10 @@ class Redraw:
         found = started(names, groups, optimizers, self._resets, self._initializers)
         self._begin(agree([found.starts.get(part, RESET) for part in self._parts]))
         if found.trained is not None:
-            self.notes = [self._doubt(found)]
+            doubt = self._doubt(found)
+            self.notes = [doubt, *self._compared]
             if not _STATE_FOLLOWS.get():
-                log.warning(self.notes[0])
+                log.warning(doubt)
 
     def fresh_std(self, group: BoundGroup) -> float | None:
         """Standard deviation of the fresh first incoming weight; None for a callable `init`, which is not called to find out."""
@@ -131,7 +145,9 @@ class Redraw:
         """How the incoming weights of each group started (not for an `init` of another name, which does not depend on it), and
         the entries of single units as they were when the method was attached, where fresh units get such.
         """
-        borrowed = {"borrowed": [law.entries for law in self._borrowed()]}
+        borrowed: dict[str, Any] = {"borrowed": [law.entries for law in self._borrowed()]}
+        if self._candidates:
+            borrowed["candidates"] = [each.state_dict() for each in self._candidates.values()]
         if self.init != "module":
             return {"starts": None, **borrowed}
         starts = [[self._starts.get(part, RESET) for part in group.incoming_weights()] for group in self._groups]
@@ -155,6 +171,34 @@ class Redraw:
             held = law.entries.clone()
             fill(held, entries, "borrowed")
             law.entries = held
+        if self._candidates and "candidates" in state:  # else they begin without examples
+            rings = entry(state, "candidates", [])
+            if len(rings) != len(self._candidates):
+                raise ValueError(
+                    f"'candidates' of this state holds examples of {len(rings)} groups, not of {len(self._candidates)}"
+                )
+            for each, held in zip(self._candidates.values(), rings, strict=True):
+                each.load_state_dict(held)
+
+    @property
+    def recorders(self) -> list[Recorder]:
+        return [recorder for each in self._candidates.values() for recorder in each.recorders]
+
+    def _compare(self, agree: Callable[[Sequence[Any]], list[Any]]) -> list[str]:
+        """Set up the comparison of candidates, group by group; lines for the plan about those that cannot be compared."""
+        obstacles = {group: found for group in self._groups if (found := obstacle(group)) is not None}
+        self._candidates = {
+            group: Candidates(group, self.candidates, agree) for group in self._groups if group not in obstacles
+        }
+        if not self._candidates:
+            group, why = next(iter(obstacles.items()))
+            raise ValueError(
+                f"candidates={self.candidates}: there is no group whose fresh units can be compared, as '{group.name}': {why}. "
+                f"Take candidates=0"
+            )
+        return [
+            f"candidates: fresh units of '{group.name}' are drawn plainly: {why}" for group, why in obstacles.items()
+        ]
 
     def _borrowed(self) -> list[Borrowed]:
         return [law for law in self._own.values() if isinstance(law, Borrowed)]
@@ -176,10 +220,16 @@ class Redraw:
 
     def incoming(self, group: BoundGroup, chosen: SelectedUnits, generators: Sequence[torch.Generator]) -> None:
         """Redraw what computes the chosen units."""
+        biases: Tensor | float = 0.0
         for part in group.incoming_weights():
-            part.write(chosen, _fresh(self._laws[part], part, chosen, generators))
+            draw = partial(_fresh, self._laws[part], part, chosen, generators)
+            if group in self._candidates:
+                fresh, biases = self._candidates[group].best(draw)
+            else:
+                fresh = draw()
+            part.write(chosen, fresh)
         for part in group.incoming_biases() if self.biases else ():
-            part.write(chosen, 0.0)
+            part.write(chosen, biases)
         for part, value in group.own:
             part.write(chosen, _fresh(self._own[part], part, chosen, generators) if value is None else value)
         for part, vector, value in group.statistics():
@@ -222,7 +272,8 @@ class Redraw:
         for part in own:
             by_name.setdefault(str(self._initializers.of(part.part.parameter)), []).append(part)
         self.notes = [
-            f"init: {name} draws fresh units of {self._named_groups(parts)}" for name, parts in by_name.items()
+            *self._compared,
+            *(f"init: {name} draws fresh units of {self._named_groups(parts)}" for name, parts in by_name.items()),
         ]
         if found:
             self.notes.append(

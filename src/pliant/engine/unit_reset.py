@@ -45,7 +45,7 @@ from pliant.streams import stream_key
 from pliant.units.bound import BoundGroup, NamedModel
 from pliant.units.entries import SelectedUnits
 from pliant.units.forwards import told
-from pliant.units.hooks import follow
+from pliant.units.hooks import attach, follow
 from pliant.units.map import UnitMap
 from pliant.units.models import checked, unwrapped
 
@@ -103,8 +103,6 @@ class UnitReset(Attached):
         self.generators = [torch.Generator().manual_seed(stream_key(each, "fresh units")) for each in self.seeds]
         self.all_statistics = side_by_side(self.groups, names, self.optimizers, masked=mask is not None)
         self._home = home_of_groups(self.all_statistics)
-        readers = [reader for statistics in self.all_statistics for reader in statistics.readers]
-        forwards = told(unwrapped(model), mask, readers)
         self._on_replace = where.get("on_replace")
         if self._on_replace is not None:
             called_with("on_replace", self._on_replace, "replacement")
@@ -117,6 +115,8 @@ class UnitReset(Attached):
             for group in self.groups
         }
         self.redraw.bind(names, self.groups, self.optimizers, self._ranks.agree_on)
+        readers = [reader for statistics in self.all_statistics for reader in statistics.readers]
+        forwards = told(unwrapped(model), mask, [*readers, *redraw.recorders])
         rows = [group.plan_row(hand_over=redraw.hand_over_mean) for group in self.groups]
         with self._or_nothing_left():
             self.forget.bind(self.optimizers, self.groups)
@@ -124,6 +124,7 @@ class UnitReset(Attached):
             self.plan = self._with_fresh(UnitMap(rows, units.skipped, unreached=units.unreached))
             for statistics in self.all_statistics:
                 self._handles.extend(statistics.listen(score.reads))
+            self._handles.extend(map(attach, redraw.recorders))
             self._handles.extend(() if forwards is None else follow(forwards))
             self._in_one_call = {each: in_one_call(each, score) for each in self.all_statistics}
             self._start = [statistics.state_dict() for statistics in self.all_statistics]

@@ -56,6 +56,10 @@ class Config(ReplacementConfig, frozen=True):
     weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
     l2_init: float = Field(0.0, ge=0, description="strength of the pull to the initial parameters; method l2init")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
+    candidates: int = Field(
+        0, ge=0, description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp"
+    )
+    added: ClassVar[Mapping[str, Any]] = {"candidates": 0}
 
     @property
     def steps_per_epoch(self) -> int:

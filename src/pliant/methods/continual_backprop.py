@@ -46,6 +46,7 @@ class Parameters(TypedDict, total=False):
     hand_over_mean: bool
     optimizer_state: Policy
     init: Init
+    candidates: int
 
 
 def parameters_of(settings: object) -> Parameters:
@@ -75,6 +76,8 @@ class ContinualBackprop(UnitReset):
         optimizer_state: "fresh", "fill", "zero" or "keep", see `pliant.engine.optimizer_state.units`.
         init: what fresh incoming weights are drawn from: "module" (as the layer's own reset, or as the network started, where
             that is another scale), a name, or a callable, see `pliant.engine.redraw.Redraw`.
+        candidates: 0 draws a fresh unit once, as Dohare et al.; N takes of N draws the one that will learn fastest, with a bias
+            that lets it be active for half of the examples, for Linear, activation, Linear: ours, see `pliant.engine.candidates`.
         where: `example_inputs=x` finds the units by running the model once; `groups`, `include`, `exclude`, `strict`,
             `residual`, `heads`, `trial`, `seed`, `attach`, `process_group` and `mask` as in `pliant.engine.planning.Where`.
 
@@ -107,6 +110,7 @@ class ContinualBackprop(UnitReset):
         hand_over_mean: bool = True,
         optimizer_state: Policy = "fresh",
         init: Init = "module",
+        candidates: int = 0,
         **where: Unpack[Where],
     ) -> None:
         super().__init__(
@@ -114,7 +118,7 @@ class ContinualBackprop(UnitReset):
             optimizer,
             score=RunningUtility(utility, decay_rate),
             select=ReplacementRate(replacement_rate, maturity_threshold, count, eligible),
-            redraw=Redraw(init, hand_over_mean=hand_over_mean),
+            redraw=Redraw(init, hand_over_mean=hand_over_mean, candidates=candidates),
             forget=OptimizerState(optimizer_state),
             **where,
         )

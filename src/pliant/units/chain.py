@@ -25,6 +25,13 @@ _GAINS: dict[type[nn.Module], float] = {
     **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.ELU, nn.CELU, nn.SiLU, nn.GELU, nn.Mish, nn.Softplus), GAINS["relu"]),
     **dict.fromkeys((nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softsign, nn.LogSigmoid), 1.0),
 }
+_NAMES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Mish: "mish",
+}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _TRANSPARENT = (
     *(nn.Dropout, nn.Dropout2d, nn.AlphaDropout),
@@ -55,6 +62,7 @@ class _WeightLayer:
     name: str
     module: nn.Linear | nn.Conv2d
     gain: float = 1.0
+    activations: list[str | None] = field(default_factory=list[str | None])  # that follow
     norms: list[tuple[str, int]] = field(
         default_factory=list[tuple[str, int]]
     )  # batch norms that follow: name, channels
@@ -115,8 +123,10 @@ def _pass_through(layer: _WeightLayer, name: str, module: nn.Module) -> None:
     kind = type(module)
     if kind in _GAINS:
         layer.gain = _GAINS[kind]
+        layer.activations += [] if kind is nn.Identity else [_name(module)]
     elif isinstance(module, nn.LeakyReLU):
         layer.gain = leaky_relu_gain(module.negative_slope)
+        layer.activations.append(None)
     elif isinstance(module, _NORMS):
         layer.feeds_norm |= layer.followers == 0 and module.running_mean is not None  # without one it centers by itself
         layer.norms.append((name, module.num_features))
@@ -152,7 +162,15 @@ def _group(producer: _WeightLayer, consumer: _WeightLayer) -> UnitGroup:
         affine=[BN(name, channels // producer.units) for name, channels in producer.norms],
         hand_over=_absorber(consumer),
         gain=producer.gain,
+        activation=producer.activations[0] if len(producer.activations) == 1 else None,
     )
+
+
+def _name(activation: nn.Module) -> str | None:
+    """That of a function which has nothing to be set, or is set as by default."""
+    if isinstance(activation, nn.GELU):
+        return "gelu" if activation.approximate == "none" else None
+    return _NAMES.get(type(activation))
 
 
 def _absorber(consumer: _WeightLayer) -> dict[str, str | BN]:

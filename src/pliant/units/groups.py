@@ -224,6 +224,9 @@ class UnitGroup:
 
     `gain` is that of the activation, for `init="kaiming"` and `"xavier"`; ReLU's by default.
 
+    `activation` is the function of torch between incoming weights and tap, by name ("relu", "gelu"), where there is one alone and
+    it is known; it is read by `ContinualBackprop(candidates=...)`.
+
     `runs` says that axis 0 of every parameter, statistic and tapped tensor is the run: networks that train side by side.
 
     >>> UnitGroup("fc1", incoming=[Slice("fc1.weight", 0), Slice("fc1.bias", 0)],
@@ -240,6 +243,7 @@ class UnitGroup:
     gain: float = GAINS["relu"]
     runs: int | None = None
     kind: Kind = "exact"
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         where = f"UnitGroup({shown(self.name)})"
@@ -265,6 +269,8 @@ class UnitGroup:
                 f"{where}: hand_over maps outgoing parameters to a bias's name or a BN, got {shown(self.hand_over)}"
             )
         number(f"{where}: gain", self.gain)
+        if self.activation is not None:
+            _name(f"{where}: activation", self.activation)
         if self.runs is not None:
             whole(f"{where}: runs", self.runs, 1)
         one_of(f"kind of {where}", self.kind, ("exact", "approximate", "recurrent"))

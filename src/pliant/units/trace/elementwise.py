@@ -10,7 +10,7 @@ from torch import Tensor
 from pliant.base.initial import GAINS, leaky_relu_gain
 from pliant.units.trace.call import Call
 from pliant.units.trace.labels import compress
-from pliant.units.trace.record import Role, TraceRecord
+from pliant.units.trace.record import Activation, Role, TraceRecord
 from pliant.units.trace.shadows import Arrays
 from pliant.units.trace.sources import Sources, followed, leave, meet, sources
 
@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Call], float]] = {
     "hardtanh": lambda call: GAINS["relu"] if call.argument("min_val") == 0 else GAINS["linear"],
     "_prelu_kernel": lambda call: leaky_relu_gain(0.25),
 }
+PLAIN = ("relu", "tanh", "sigmoid", "silu", "mish")  # their names say all of them
 SELU_SCALE = 1.0507009873554805
 
 
@@ -110,10 +111,11 @@ def _note_activation(call: Call) -> None:
         return
     selu = call.name == "elu" and call.argument("scale") == SELU_SCALE
     gain = GAINS["selu"] if selu else ACTIVATIONS[call.name](call)
+    name = call.name if call.name in PLAIN or (call.name == "gelu" and call.argument("approximate") == "none") else None
     call.record.note(call.inputs[0], call.name)
     for tensor in call.inputs:
         for family in call.record.live(tensor):
-            call.record.gains.setdefault(family, set()).add(gain)
+            call.record.activations.setdefault(family, set()).add(Activation(name, gain))
 
 
 def _note_residual(record: TraceRecord, operands: Sequence[Tensor], arrays: list[Arrays]) -> None:

@@ -17,7 +17,7 @@ from pliant.units.map import UnitMap
 from pliant.units.trace.labels import ints
 from pliant.units.trace.lanes import Lane, Lanes
 from pliant.units.trace.leftovers import left_alone
-from pliant.units.trace.record import Product, TraceRecord
+from pliant.units.trace.record import Activation, Product, TraceRecord
 from pliant.units.trace.table import PartRole, Signature, UnitTable
 from pliant.units.trace.taps import example_calls, returns_always
 from pliant.units.trace.verdicts import Facts, Options, Verdicts
@@ -123,6 +123,7 @@ class _Builder:
             hand_over=self._hand_over(outgoing),
             gain=self._gain(),
             kind=kind,
+            activation=self._activation(),
         )
 
     def _parameter(self, part: int) -> str:
@@ -259,9 +260,16 @@ class _Builder:
                 if lanes.lane == self._lane(part) and bool(torch.isin(lanes.positions, positions).any()):
                     yield product, lanes
 
-    def _gain(self) -> float:
+    def _activations(self) -> set[Activation]:
         families = set[int]().union(*(self.table.families[unit] for unit in self.units))
-        gains = set[float]().union(*(self.record.gains.get(family, set[float]()) for family in families))
+        return set[Activation]().union(*(self.record.activations.get(family, ()) for family in families))
+
+    def _activation(self) -> str | None:
+        found = self._activations()
+        return found.pop().name if len(found) == 1 else None
+
+    def _gain(self) -> float:
+        gains = {each.gain for each in self._activations()}
         if not gains:
             return GAINS["linear"]
         return gains.pop() if len(gains) == 1 else GAINS["relu"]

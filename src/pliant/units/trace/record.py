@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from re import sub
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ from pliant.units.trace.lanes import Lane, Lanes, lanes, own_lanes
 from pliant.units.trace.shadows import Arrays, Key, Memory
 
 Role = Literal["shift", "scale", "slope", "own"]  # "own" for what reaches its unit through a function
+
+
+class Activation(NamedTuple):
+    """A function of single numbers: its name, where that says all of it, and its gain."""
+
+    name: str | None
+    gain: float
 
 
 @dataclass(eq=False)
@@ -143,7 +150,7 @@ class TraceRecord:
         self.same: list[
             tuple[int, int, int]
         ] = []  # first atoms of two families and their size: row i of both is one unit
-        self.gains: dict[int, set[float]] = {}
+        self.activations: dict[int, set[Activation]] = {}
         self.noted: tuple[type[nn.Module], ...] = ()  # kinds of modules that are noted in `applied`; none: nothing is
         self.applied: list[Applied] = []
         self.weighed_steps = 0  # bit set of the operations on which the operands of weights depend
