@@ -5,9 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numba import njit
+from torch import nn
 
-from pliant import streams
+from pliant import ContinualBackprop, streams
 from pliant.base.initial import GAINS, uniform_bound
 from pliant.online import OnlineClassifier, OnlineEnsemble, OnlineMLP, fresh_weights
 from pliant.online.candidates import EXAMPLES, middle, product, score_of
@@ -190,6 +192,52 @@ def test_learning_is_that_of_the_method_written_out(optimizer, activation, candi
 
 def test_with_dropout_too():
     assert_as_in_numpy(5, "relu", "sgd", dropout=0.2)
+
+
+class AsDrawnHere:
+    """An `init` of `pliant.ContinualBackprop` that draws what the compiled learner does: N draws of a unit after one another."""
+
+    def __init__(self, online, candidates, activation):
+        self.sizes, self.candidates, self.gain = online.sizes, candidates, GAINS[activation]
+        self.asked, self.begun = [0, 0], [0, 0]  # draws of the units at hand; units before them
+
+    def __call__(self, name, shape, generator):
+        layer, fan_in = int(name.split(".")[0]) // 2, shape[1]
+        bound, which = uniform_bound("kaiming", fan_in, self.sizes[layer + 1], self.gain), self.asked[layer]
+        places = [(self.begun[layer] + unit) * self.candidates + which for unit in range(shape[0])]
+        self.asked[layer] = (which + 1) % self.candidates
+        self.begun[layer] += shape[0] * (self.asked[layer] == 0)
+        return torch.tensor(np.array([fresh_weights(SEED, layer, place, fan_in, bound) for place in places]))
+
+
+@pytest.mark.parametrize("candidates", [1, 5])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_learning_is_that_of_pytorch(activation, optimizer, candidates):
+    X, y = examples()
+    online = compiled(candidates=candidates, optimizer=optimizer, activation=activation)
+    act = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]
+    net = nn.Sequential(nn.Linear(5, 8), act(), nn.Linear(8, 6), act(), nn.Linear(6, 3)).double()
+    for layer in range(3):
+        net[2 * layer].weight.data = torch.tensor(online.weights(layer)[0].T.copy())
+        net[2 * layer].bias.data = torch.tensor(online.biases(layer)[0])
+    opt = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](net.parameters(), lr=STEP_SIZE)
+    cbp = ContinualBackprop(
+        net, opt, example_inputs=torch.zeros(2, INPUTS, dtype=torch.float64), replacement_rate=RATE, candidates=candidates,
+        maturity_threshold=MATURITY, decay_rate=DECAY, init=AsDrawnHere(online, candidates, activation),
+    )  # fmt: skip
+    losses = []
+    for x, label in zip(torch.tensor(X[0]), torch.tensor(y[0]), strict=True):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x[None]), label[None])
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(online.partial_fit(X, y).loss[0], losses, rtol=0, atol=1e-8)
+    assert min(sum(group["replaced"]) for group in cbp.stats().values()) >= 20
+    for layer in range(3):
+        np.testing.assert_allclose(online.weights(layer)[0].T, net[2 * layer].weight.detach(), rtol=0, atol=1e-8)
+        np.testing.assert_allclose(online.biases(layer)[0], net[2 * layer].bias.detach(), rtol=0, atol=1e-8)
 
 
 def test_the_draw_that_the_loss_asks_for_is_chosen_and_is_on_for_what_lies_above_the_median():

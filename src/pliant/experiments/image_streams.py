@@ -76,7 +76,7 @@ class StreamConfig(RunConfig, frozen=True):
     candidates: int = Field(
         0,
         ge=0,
-        description="draws of which a fresh unit is the best, each on for half of the last 256; 0: one, plain; method cbp",
+        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
     )
     hand_over_mean: bool = Field(True, description="to the next bias, of a replaced unit; method cbp or random")
     probe: int = Field(500, gt=0, description="examples of a new task on which hidden units are measured")

@@ -78,7 +78,6 @@ _CBP_READS = (
     "maturity_threshold",
     "decay_rate",
     "utility",
-    "candidates",
     "count",
     "eligible",
     "hand_over_mean",

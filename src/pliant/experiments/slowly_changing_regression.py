@@ -71,7 +71,7 @@ class Config(RunConfig, frozen=True):
     candidates: int = Field(
         0,
         ge=0,
-        description="draws of which a fresh unit is the best, each on for half of the last 256; 0: one, plain; method cbp",
+        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
     )
     count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp or random")
     hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
