@@ -413,6 +413,7 @@ def test_settings_that_do_not_work_together_are_refused():
         ({"kernel": "lanes"}, "the lanes kernel supports no candidates"),
         ({"candidates": 2.5}, r"candidates must be whole draws, not 2\.5"),
         ({"candidates": -1}, "candidates must be finite and between 0"),
+        ({"maturity_threshold": 1e300}, "maturity_threshold must be finite and between 0"),
         ({"candidates": 10**12}, r"candidates=1,000,000,000,000 of 1 learners would take .* GB of memory"),
         ({"candidates": [1, 2]}, "candidates has shape"),
     ):

@@ -2,10 +2,10 @@
 # pyright: reportGeneralTypeIssues=false
 """The best of N fresh units, each with the bias at which it is on for half of the last examples.
 
-    w_n  the draws of `pliant.online.fresh`, n = 1 ... N                 x  inputs of the unit's layer
-    b_n = -median(w_n' x)                                               a = phi(w_n' x + b_n), phi the layer's activation
-    n   = argmax  norm(mean(δ a)) / std(a)                              δ  gradient of an example's loss with respect to the
-                                                                           pre-activations of the layer that the unit feeds
+    w_n    the draws of `pliant.online.fresh`, n = 0 ... N - 1      x  inputs of the unit's layer
+    b_n  = -median(w_n' x)                                          a  activity of draw n, phi(w_n' x + b_n)
+    best = argmax_n norm(mean(δ a)) / std(a)                        δ  gradient of an example's loss with respect to the
+                                                                       pre-activations of the layer that the unit feeds
 
 over the last `EXAMPLES` examples, with x and δ as the step from each of them found them. Outgoing weights of a fresh unit are 0,
 so mean(δ a) is their gradient: a unit of a large one begins to move at its first step. Draws whose std is 0, or whose score is

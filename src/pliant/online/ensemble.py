@@ -448,7 +448,7 @@ class OnlineEnsemble:
         """Raise `ValueError` where what is remembered for them, or the draws of one unit, take too much memory."""
         most, kept = int(self._rules.candidates.max()), sum(self.sizes[:-2]) + sum(self.sizes[2:])
         if most:
-            numbers = self.learners * EXAMPLES * kept + most * (max(self.sizes) + EXAMPLES)
+            numbers = self.learners * EXAMPLES * kept + 2 * most * (max(self.sizes) + EXAMPLES)
             refuse_too_large(f"candidates={most:,} of {self.learners:,} learners", numbers, self.dtype.itemsize)
 
     def _choose_kernel(self, kernel: str) -> settings.Kernel:
