@@ -124,6 +124,13 @@ def test_every_method_learns_and_goes_on_exactly_where_it_was(method, monkeypatc
     checked_rows({"run": np.zeros(3, int), **expected}, straight.experiment.columns, 1)
 
 
+def test_fresh_units_may_be_the_best_of_several():
+    plain, best = (rows_of(learner(method="cbp", candidates=candidates)) for candidates in (0, 8))
+    assert (plain["replaced"] == best["replaced"]).all()
+    assert best["replaced"][-1] > 20
+    assert (plain["loss"] != best["loss"]).all()
+
+
 def test_a_fresh_network_begins_every_task_anew():
     state = learner(method="fresh")
     weights = []
@@ -157,6 +164,7 @@ def test_pixels_are_standardized_by_the_set_or_as_they_come():
         ({"probe": 101}, "a probe of 101 is no part of a task of 100 examples"),
         ({"l2_init": 0.1}, "l2_init is for method l2init, not bp"),
         ({"replacement_rate": 0.1}, "replacement_rate is for method cbp or random, not bp"),
+        ({"method": "random", "replacement_rate": 0.1, "candidates": 4}, "candidates is for method cbp, not random"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

@@ -257,6 +257,13 @@ def test_continual_backprop_replaces_units_on_schedule_and_the_others_none():
     assert not rows_of(learner())["replaced"].any()
 
 
+def test_fresh_units_may_be_the_best_of_several():
+    plain, best = (rows_of(learner(method="cbp", candidates=candidates)) for candidates in (0, 8))
+    assert (plain["replaced"] == best["replaced"]).all()
+    assert best["replaced"][0] >= 60
+    assert (plain["loss"] != best["loss"]).all()
+
+
 def test_a_diverged_run_is_a_result():
     state = learner(step_size=1e20)
     rows = rows_of(state)
@@ -314,6 +321,7 @@ def test_the_paper_profile_has_the_published_cells():
     ("settings", "message"),
     [
         ({"replacement_rate": 1e-4}, "replacement_rate is for method cbp, not bp: add --methods cbp"),
+        ({"candidates": 4}, "candidates is for method cbp, not bp: add --methods cbp"),
         ({"weight_decay": 1e-4}, "weight_decay is for method l2 or snp, not bp"),
         ({"dropout": 0.1}, "dropout is for method dropout, not bp"),
         ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),

@@ -101,6 +101,18 @@ def test_stopping_and_resuming_changes_nothing():
         assert np.array_equal(values, straight[name][1], equal_nan=True)
 
 
+def test_fresh_units_may_be_the_best_of_several_and_share_no_job_with_plain_ones():
+    cbp = {"method": "cbp", "replacement_rate": 1e-2, **SHORT}
+    plain, few, many = (Config(candidates=candidates, **cbp) for candidates in (0, 4, 40))
+    assert EXPERIMENT.stack_key(few, "cpu") == EXPERIMENT.stack_key(many, "cpu") != EXPERIMENT.stack_key(plain, "cpu")
+    together, alone = rows_of([few, many]), [rows_of([config]) for config in (few, many, plain)]
+    assert together["replaced"].min(axis=1)[-1] >= 20
+    for name in ("squared_error", "replaced"):
+        for run in (0, 1):
+            assert np.array_equal(together[name][:, run], alone[run][name][:, 0])
+    assert len({float(rows["squared_error"][-1, 0]) for rows in alone}) == 3
+
+
 def test_a_diverged_run_is_a_result_and_leaves_its_sibling_alone():
     wild, tame = (
         Config(method="linear", activation="linear", step_size=step_size, **SHORT) for step_size in (1.0, 0.01)
@@ -158,6 +170,8 @@ def test_the_paper_profile_has_the_published_cells():
         ({"bin": 15_000}, "bin of period"),
         ({"steps": 30_000}, "steps .30000. must be a multiple of bin"),
         ({"replacement_rate": 1e-3}, "replacement_rate is for method cbp or random, not bp: add --methods cbp"),
+        ({"candidates": 4}, "candidates is for method cbp, not bp: add --methods cbp"),
+        ({"method": "random", "replacement_rate": 0.1, "candidates": 4}, "candidates is for method cbp, not random"),
         ({"weight_decay": 1e-3}, "weight_decay is for method l2 or snp, not bp"),
         ({"method": "cbp"}, "method cbp needs replacement_rate > 0"),
         ({"method": "snp", "weight_decay": 1e-3}, "method snp needs noise_std > 0"),

@@ -96,6 +96,15 @@ def test_a_run_diverges_at_a_step(step):
         diverged(step)
 
 
+def test_a_field_that_methods_can_do_without_is_refused_with_the_others_alone():
+    for method in ("a", "b"):
+        check_owners(RunConfig(method=method, seed=0), {}, {"seed": ["a", "b"]})
+        check_owners(RunConfig(method=method, seed=1), {}, {"seed": ["a", "b"]})
+    check_owners(RunConfig(method="c", seed=0), {}, {"seed": ["a", "b"]})
+    with pytest.raises(ValueError, match="seed is for method a or b, not c: add --methods a"):
+        check_owners(RunConfig(method="c", seed=1), {}, {"seed": ["a", "b"]})
+
+
 def test_a_job_without_runs_and_owners_of_no_field_are_refused():
     with pytest.raises(LabError, match="no configs: a job has at least one run"):
         shared_config([])

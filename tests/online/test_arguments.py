@@ -29,7 +29,7 @@ MAY_BE = {  # what is odd for most settings and right for one
     "inputs": [], "hidden": [[], [1, 2, 3]], "outputs": [], "learners": [], "seed": [-1, 10**9, 10**30],
     "activation": [], "loss": [], "optimizer": [], "step_size": [1.5, 10**9, 10**30], "beta1": [], "beta2": [],
     "eps": [1.5, 10**9, 10**30], "weight_decay": [1.5, 10**9, 10**30], "noise_std": [1.5, 10**9, 10**30], "dropout": [],
-    "normalization": [], "online_norm_decay": [], "replacement_rate": [None], "maturity_threshold": [10**9],
+    "normalization": [], "online_norm_decay": [], "replacement_rate": [None], "maturity_threshold": [10**9], "candidates": [],
     "decay_rate": [], "utility": [], "count": [], "hand_over_mean": [True], "init": [], "dtype": [], "threads": [10**9, 10**30],
     "kernel": [],
 }  # fmt: skip

@@ -23,6 +23,7 @@ VARIANTS = [
     {"noise_std": 1e-3, "weight_decay": 1e-3},
     {"normalization": "online", "dropout": 0.2, "utility": "adaptable_contribution"},
     {"normalize": False, "missing": "zero", "step_size": 1e-5},
+    {"candidates": 3, "weight_decay": 1e-3},
 ]
 BOTH = [(OnlineClassifier, LABELS), (OnlineRegressor, NUMBERS)]
 
@@ -363,6 +364,8 @@ def test_a_repr_shows_what_was_chosen():
         ({"normalize": "yes"}, "normalize must be True or False, not 'yes'"),
         ({"normalize_decay": 1.0}, "normalize_decay must be at least 0 and below 1, not 1.0"),
         ({"replacement_rate": 2}, "replacement_rate must be finite and between 0 and 1, not 2"),
+        ({"candidates": -1}, "candidates must be finite and between 0"),
+        ({"candidates": 2, "normalization": "layer"}, "candidates do not work with normalization"),
         ({"seed": "zero"}, "seed must be an integer"),
     ],
     ids=str,

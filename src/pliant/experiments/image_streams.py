@@ -47,6 +47,8 @@ GLYPHS = "glyphs"  # the one set that is drawn, not loaded
 class StreamConfig(RunConfig, frozen=True):
     """One network on one stream of tasks."""
 
+    added: ClassVar[Mapping[str, Any]] = {"candidates": 0}
+
     method: Method = "bp"
     dataset: str = Field("mnist", description="name of a set of images, all of one size; 'glyphs' needs no download")
     tasks: int = Field(200, gt=0, description="tasks")
@@ -72,6 +74,11 @@ class StreamConfig(RunConfig, frozen=True):
     maturity_threshold: int = Field(100, ge=0, description="examples; method cbp or random")
     decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages, per example; method cbp or random")
     utility: Utility = Field("contribution", description="method cbp")
+    candidates: int = Field(
+        0,
+        ge=0,
+        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
+    )
     hand_over_mean: bool = Field(True, description="to the next bias, of a replaced unit; method cbp or random")
     probe: int = Field(500, gt=0, description="examples of a new task on which hidden units are measured")
 
@@ -264,6 +271,7 @@ class Learner(Generic[ConfigT]):
             maturity_threshold=config.maturity_threshold,
             decay_rate=config.decay_rate,
             utility="random" if config.method == "random" else config.utility,
+            candidates=config.candidates,
             hand_over_mean=config.hand_over_mean,
             init=config.init,
             kernel="rows",

@@ -85,6 +85,9 @@ _CBP_READS = (
     "candidates",
 )
 _SNP_READS = ("weight_decay", "shrink")
+OPTIONAL = (
+    "candidates",
+)  # fields that are 0 where they are not set, and that the methods that read them can do without
 
 
 def _rival(
@@ -151,6 +154,7 @@ FIELD_WORDS: dict[str, str] = {  # what figures call fields; "" where the value 
     "sigma": "σ",
     "dropout": "p",
     "replacement_rate": "rate",
+    "candidates": "best of",
     "tau": "tau",
     "beta1": "β₁",
     "beta2": "β₂",
@@ -186,9 +190,14 @@ def check_fields(config: RunConfig, known: Collection[str], **also: tuple[str, .
 
     `known` are the experiment's methods; `also`: field -> methods that read it in this experiment beside those of the rows.
     """
-    found = owners(rows_of(known))
+    rows, fields = rows_of(known), type(config).model_fields
+    found = owners(rows)
     mine = {name: (config.method,) for name in found if is_own_field(config, name)}
-    check_owners(config, {name: (*own, *also.get(name, ()), *mine.get(name, ())) for name, own in found.items()})
+    check_owners(
+        config,
+        {name: (*own, *also.get(name, ()), *mine.get(name, ())) for name, own in found.items()},
+        {name: readers(rows, name) for name in OPTIONAL if name in fields},
+    )
 
 
 def is_own_field(config: RunConfig, name: str) -> bool:

@@ -45,6 +45,8 @@ Method = Literal["bp", "adam", "l2", "snp", "dropout", "onlinenorm", "layernorm"
 class Config(RunConfig, frozen=True):
     """One network on one stream of tasks."""
 
+    added: ClassVar[Mapping[str, Any]] = {"candidates": 0}
+
     method: Method = "bp"
     dataset: str = Field("mnist", description="name of a set of images; all of one size")
     tasks: int = Field(800, gt=0, description="tasks")
@@ -61,6 +63,11 @@ class Config(RunConfig, frozen=True):
     maturity_threshold: int = Field(100, ge=0, description="examples; method cbp")
     decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages, per example; method cbp")
     utility: Utility = Field("contribution", description="method cbp")
+    candidates: int = Field(
+        0,
+        ge=0,
+        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
+    )
     hand_over_mean: bool = Field(True, description="to the next bias, of a replaced unit; method cbp")
     probe: int = Field(2000, gt=0, description="examples of a new task on which hidden units are measured")
 
@@ -249,6 +256,7 @@ def _network(config: Config, inputs: int, outputs: int, dtype: DTypeLike) -> Onl
         maturity_threshold=config.maturity_threshold,
         decay_rate=config.decay_rate,
         utility=config.utility,
+        candidates=config.candidates,
         hand_over_mean=config.hand_over_mean,
         dtype=dtype,
         kernel="rows",

@@ -50,7 +50,7 @@ Activation = Literal["relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "s
 class Config(RunConfig, frozen=True):
     """One learner on one stream."""
 
-    added: ClassVar[Mapping[str, Any]] = {"l2_init": 0.0}
+    added: ClassVar[Mapping[str, Any]] = {"l2_init": 0.0, "candidates": 0}
 
     method: Method = "bp"
     variant: Literal["flip-one", "redraw-all"] = Field("flip-one", description="what the slow bits do at a change")
@@ -68,6 +68,11 @@ class Config(RunConfig, frozen=True):
     maturity_threshold: int = Field(100, ge=0, description="examples; method cbp or random")
     decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp or random")
     utility: Utility = Field("contribution", description="method cbp")
+    candidates: int = Field(
+        0,
+        ge=0,
+        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
+    )
     count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp or random")
     hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
     period: int = Field(10_000, gt=0, description="examples between changes of the slow bits")
@@ -213,7 +218,7 @@ class Learners:
 
 def _kind(config: Config) -> Hashable:
     """What the learners of one ensemble have in common."""
-    replacement = (_utility(config), config.count) if config.method in REPLACING else None
+    replacement = (_utility(config), config.count, config.candidates > 0) if config.method in REPLACING else None
     return config.method == "linear", config.hidden_units, config.activation, config.optimizer, replacement
 
 
@@ -250,6 +255,7 @@ def _ensemble(configs: Sequence[Config], period: int = 0) -> OnlineEnsemble:
         maturity_threshold=each("maturity_threshold"),
         decay_rate=each("decay_rate"),
         utility=_utility(first),
+        candidates=each("candidates"),
         count=first.count,
     )
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -107,12 +108,15 @@ def of_today(settings: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[st
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 
-def check_owners(config: RunConfig, owners: Mapping[str, Sequence[str]]) -> None:
+def check_owners(
+    config: RunConfig, owners: Mapping[str, Sequence[str]], readers: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
     """Raise `ValueError` where a field is set that the run's method does not read, or the one that makes the method is not.
 
-    `owners`: field -> the methods that read it, the one that cannot do without it first. A field that is 0 is not set.
+    `owners`: field -> the methods that read it, the one that cannot do without it first; `readers`: the same, of fields that all
+    of them can do without. A field that is 0 is not set.
     """
-    for name, methods in owners.items():
+    for name, methods in {**owners, **readers}.items():
         if name not in type(config).model_fields:
             raise unknown("field", name, type(config).model_fields)
         if not methods:
@@ -121,7 +125,7 @@ def check_owners(config: RunConfig, owners: Mapping[str, Sequence[str]]) -> None
         if used and config.method not in methods:
             named = " or ".join(methods)
             raise ValueError(f"{name} is for method {named}, not {config.method}: add --methods {methods[0]}")
-        if not used and config.method == methods[0]:
+        if not used and name in owners and config.method == methods[0]:
             raise ValueError(f"method {config.method} needs {name} > 0: add --set {name}=...")
 
 

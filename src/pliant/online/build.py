@@ -16,12 +16,14 @@ from pliant import streams
 from pliant.base.choices import one_of, shortened
 from pliant.base.initial import GAINS, INITS, uniform_bound
 from pliant.online.arithmetic import ADAM, UPGD
+from pliant.online.candidates import EXAMPLES
 from pliant.online.learner import LearnerState, Net, Rules, aligned
 from pliant.online.norms import MEAN, SCALE, SHIFT, VARIANCE
 from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, OPTIMIZERS, UTILITIES, number, per_learner
 from pliant.online.vectors import LANES
 
 Array = NDArray[Any]
+WHOLE = 2.0**53  # up to which a float64 holds every whole number
 
 
 def net(
@@ -111,6 +113,7 @@ def rules(
     replacement_rate: ArrayLike | None,
     maturity_threshold: ArrayLike,
     decay_rate: ArrayLike,
+    candidates: ArrayLike = 0,
 ) -> Rules:
     """Hyperparameters per learner, and the keys of its random streams, for `hidden` layers."""
     learners = len(seeds)
@@ -125,9 +128,6 @@ def rules(
     rate = 0.0 if replacement_rate is None else replacement_rate
     decay = _below_one("decay_rate", decay_rate, learners, dtype, "an average that forgets nothing learns nothing")
     out = _below_one("dropout", dropout, learners, np.dtype(np.float64), "a layer without units learns nothing")
-    threshold = per_learner("maturity_threshold", maturity_threshold, learners)
-    if (threshold % 1 != 0).any():
-        raise ValueError(f"maturity_threshold must be whole steps, not {threshold[threshold % 1 != 0][0]:g}")
     return Rules(
         step_size=per_learner("step_size", step_size, learners).astype(dtype),
         weight_decay=per_learner("weight_decay", weight_decay, learners).astype(dtype),
@@ -138,8 +138,9 @@ def rules(
         kappa=per_learner("kappa", kappa, learners).astype(dtype),
         dropout=out,
         replacement_rate=per_learner("replacement_rate", rate, learners, 0.0, 1.0),
-        maturity_threshold=threshold.astype(np.int64),
+        maturity_threshold=_whole("maturity_threshold", maturity_threshold, learners, "steps"),
         decay_rate=decay,
+        candidates=_whole("candidates", candidates, learners, "draws"),
         noise_key=key("noise"),
         dropout_key=key("dropout"),
         fresh_key=keys("fresh weights"),
@@ -151,7 +152,8 @@ def rules(
 
 def initial_state(net: Net, seeds: Sequence[int], dtype: np.dtype[Any], rules: Rules, kernel: str) -> LearnerState:
     """Learners that have taken no step."""
-    state = state_without_weights(net, len(seeds), dtype, kernel, noisy=bool((rules.noise_std > 0).any()))
+    noisy, remembering = (bool((each > 0).any()) for each in (rules.noise_std, rules.candidates))
+    state = state_without_weights(net, len(seeds), dtype, kernel, noisy=noisy, remembering=remembering)
     for layer, (m, n) in enumerate(pairwise(net.sizes.tolist())):
         for r, seed in enumerate(seeds):
             drawn = streams.uniform(streams.stream_key(seed, "initial weights", layer), 0, (n, m))
@@ -165,12 +167,18 @@ def bound_of(net: Net, layer: int) -> float:
     return net.bound[layer] if layer < len(net.bound) else uniform_bound("lecun", sizes[layer], sizes[layer + 1], 1.0)
 
 
-def state_without_weights(net: Net, learners: int, dtype: np.dtype[Any], kernel: str, *, noisy: bool) -> LearnerState:
+def state_without_weights(
+    net: Net, learners: int, dtype: np.dtype[Any], kernel: str, *, noisy: bool, remembering: bool
+) -> LearnerState:
     """The same with weights of zero."""
     hidden, parameters = len(net.sizes) - 2, int(net.weight_at[-1])
     width, adam = np.diff(net.unit_at), net.optimizer == ADAM
     inputs, units, outputs = int(width[0]), int(width[1:-1].sum()), int(width[-1])
     rows = int((net.sizes[:-1] + 1).sum()) if kernel == "rows" and noisy else 0
+
+    def past(numbers: int) -> tuple[int, int]:
+        return (EXAMPLES, numbers) if remembering else (0, 0)
+
     normed = units if net.normalization != NORMALIZATIONS["none"] else 0
     state = LearnerState(
         parameters=aligned((learners, parameters), dtype),
@@ -192,6 +200,8 @@ def state_without_weights(net: Net, learners: int, dtype: np.dtype[Any], kernel:
         eligible=np.zeros((learners, hidden), np.int64),
         replaced=np.zeros((learners, hidden), np.int64),
         diverged_at=np.full(learners, -1, np.int64),
+        past_inputs=aligned((learners, *past(int(net.unit_at[-3]))), dtype),
+        past_deltas=aligned((learners, *past(int(net.unit_at[-1] - net.unit_at[2]))), dtype),
     )
     for norm in norms_of(net, state):
         for name, value in norm.items():
@@ -215,6 +225,13 @@ def norms_of(net: Net, state: LearnerState) -> list[dict[str, Array]]:
             views |= {"mean": state.statistics[:, MEAN, of], "variance": state.statistics[:, VARIANCE, of]}
         found.append(views if state.affine.size else {})
     return found
+
+
+def _whole(name: str, value: ArrayLike, learners: int, of: str) -> NDArray[np.int64]:
+    given = per_learner(name, value, learners, 0.0, WHOLE)
+    if (given % 1 != 0).any():
+        raise ValueError(f"{name} must be whole {of}, not {given[given % 1 != 0][0]:g}")
+    return given.astype(np.int64)
 
 
 def _below_one(name: str, value: ArrayLike, learners: int, dtype: np.dtype[Any], why: str) -> Array:

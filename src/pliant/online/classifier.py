@@ -27,7 +27,8 @@ class OnlineClassifier(OnlineEstimator[RunningAccuracy], ClassifierMixin, Estima
         hidden: sizes of the hidden layers; `()` is the linear learner.
         step_size: by default 0.01 for labels and 0.003 for numbers.
         optimizer, activation, weight_decay, noise_std, dropout, normalization: see `OnlineEnsemble`.
-        replacement_rate, maturity_threshold, decay_rate, utility, init: continual backpropagation, see there; rate 0: none.
+        replacement_rate, maturity_threshold, decay_rate, utility, candidates, init: continual backpropagation, see there;
+            rate 0: none.
         normalize: standardize inputs by their running mean and variance, with decay rate `normalize_decay`
             (`pliant.online.standardize`).
         missing: what stands for a feature that is absent, None or NaN: its running "mean", "zero", or an error ("raise").

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pliant.base.choices import one_of
 from pliant.base.memory import refuse_too_large
 from pliant.online import build, forward, settings
+from pliant.online.candidates import EXAMPLES
 from pliant.online.examples import (
     Array,
     Selection,
@@ -53,6 +54,7 @@ from pliant.online.settings import ACTIVATIONS, LOSSES, NORMALIZATIONS, OPTIMIZE
 from pliant.online.vectors import LANES
 
 FORMAT = 3  # of `state_dict`
+PAST = ("past_inputs", "past_deltas")  # of the state of learners with candidates
 CHUNK = 2**19  # numbers of X that are converted to floats at a time, so that they stay in the cache,
 MIN_CHUNK = 64  # but no fewer examples than this
 STATES = {"sgd": 1, "adam": 3, "adamw": 3, "upgd": 2, "obgd": 1}  # numbers per weight
@@ -107,14 +109,16 @@ class OnlineEnsemble:
         maturity_threshold: steps; a unit may be replaced when its age is greater.
         decay_rate: of the running averages; 0 = instantaneous.
         utility: the name of a utility (`pliant.online.settings.UTILITIES`).
+        candidates: N, one number or one per learner: a fresh unit is the best of N draws, each on for half of the last 256
+            examples (`pliant.online.candidates`); 0: one plain draw. Not with normalization.
         count: "accumulate" fractions of units that are due, or draw them ("bernoulli").
         hand_over_mean: add a replaced unit's mean contribution to the biases of the next layer.
         init: "kaiming", "xavier", "lecun" or "default", of hidden layers at the start and of replaced units;
             outputs start with sqrt(3 / fan_in), biases with 0.
         dtype: float32 or float64.
         threads: number of threads, each with learners of its own.
-        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for dropout and normalization, which "lanes" does not
-            support. They agree to rounding, except for noise, for which they draw other numbers.
+        kernel: "lanes", "rows", or "auto": by the shape, and "rows" for what "lanes" does not support, such as dropout,
+            normalization and candidates. They agree to rounding, except for noise, for which they draw other numbers.
 
     Raises `ValueError` for a setting that is out of range, naming it.
 
@@ -155,6 +159,7 @@ class OnlineEnsemble:
         maturity_threshold: ArrayLike = 100,
         decay_rate: ArrayLike = 0.99,
         utility: str = "contribution",
+        candidates: ArrayLike = 0,
         count: settings.Count = "accumulate",
         hand_over_mean: bool = True,
         init: settings.Init = "kaiming",
@@ -182,8 +187,10 @@ class OnlineEnsemble:
             self.seeds, len(self.sizes) - 2, self.dtype, step_size=step_size, weight_decay=weight_decay,
             noise_std=noise_std, l2_init=l2_init, weight_clipping=weight_clipping, sigma=sigma, kappa=kappa, dropout=dropout,
             replacement_rate=replacement_rate, maturity_threshold=maturity_threshold, decay_rate=decay_rate,
+            candidates=candidates,
         )  # fmt: skip
         self._refuse_pairs()
+        self._refuse_too_many_candidates()
         self.kernel = self._choose_kernel(one_of("kernel", kernel, ("auto", "lanes", "rows")))
         self._net = build.net(
             self.sizes, self.kernel, self.dtype, activation=self.activation, loss=self.loss, optimizer=self.optimizer,
@@ -319,7 +326,7 @@ class OnlineEnsemble:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning has changed, as arrays, numbers and strings, to resume to the bit."""
-        arrays = {name: value.copy() for name, value in self._state._asdict().items()}
+        arrays = {name: value.copy() for name, value in self._arrays().items()}
         return {"format": FORMAT, "steps": self.steps, **self._identity(), **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -331,7 +338,10 @@ class OnlineEnsemble:
             raise ValueError(f"a {type(state).__name__} is no state of learners: load what state_dict() gave")
         if state.get("format") != FORMAT:
             raise ValueError(f"the state has format {state.get('format')!r}; this version reads format {FORMAT}")
-        ours = self._state._asdict()
+        ours = self._arrays()
+        for name in PAST:
+            if name in state and name not in ours:
+                raise ValueError("the state is of learners with candidates, and these have none")
         for name in ("steps", *self._identity(), *ours):
             if name not in state:
                 raise ValueError(f"the state lacks '{name}': load what state_dict() gave")
@@ -390,6 +400,11 @@ class OnlineEnsemble:
         names = {name: getattr(self, name) for name in ("activation", "loss", "optimizer", "normalization", "kernel")}
         return shape | names | self._method
 
+    def _arrays(self) -> dict[str, Array]:
+        """What learning changes, by name; without candidates nothing of `PAST`, which states of before candidates lack."""
+        arrays = self._state._asdict()
+        return {name: value for name, value in arrays.items() if name not in PAST or value.shape[1]}
+
     def _matrices(self) -> list[Array]:
         """The weights of every layer with the bias as last row, (learners, in + 1, out), as the next step would find them."""
         state = self._state
@@ -411,6 +426,16 @@ class OnlineEnsemble:
         given["normalization"] = np.full(self.learners, self.normalization != "none")
         if (given["weight_clipping"] & given["noise_std"]).any():
             raise ValueError("weight_clipping does not work with noise_std in these learners: leave one out")
+        if (rules.candidates > 0).any():
+            if not ((rules.candidates > 0) & (rules.replacement_rate > 0)).any():
+                raise ValueError(
+                    "candidates are of replaced units, and none is replaced: set replacement_rate, or leave them out"
+                )
+            if self.normalization != "none":
+                raise ValueError(
+                    "candidates do not work with normalization: what a fresh unit gives would not be known from its weights; "
+                    "leave one out"
+                )
         for other in {"upgd": ("normalization", "l2_init"), "obgd": ("weight_decay", "l2_init")}.get(
             self.optimizer, ()
         ):
@@ -419,11 +444,19 @@ class OnlineEnsemble:
                     f"optimizer '{self.optimizer}' does not work with {other} in these learners: leave one out"
                 )
 
+    def _refuse_too_many_candidates(self) -> None:
+        """Raise `ValueError` where what is remembered for them, or the draws of one unit, take too much memory."""
+        most, kept = int(self._rules.candidates.max()), sum(self.sizes[:-2]) + sum(self.sizes[2:])
+        if most:
+            numbers = self.learners * EXAMPLES * kept + 2 * most * (max(self.sizes) + EXAMPLES)
+            refuse_too_large(f"candidates={most:,} of {self.learners:,} learners", numbers, self.dtype.itemsize)
+
     def _choose_kernel(self, kernel: str) -> settings.Kernel:
         """The requested kernel, or the faster one of those that support the settings."""
         asked = {"normalization": self.normalization != "none"}
         asked |= {
-            name: bool((getattr(self._rules, name) > 0).any()) for name in ("dropout", "l2_init", "weight_clipping")
+            name: bool((getattr(self._rules, name) > 0).any())
+            for name in ("dropout", "l2_init", "weight_clipping", "candidates")
         }
         only_rows = [name for name, wanted in asked.items() if wanted]
         only_rows += [self.optimizer] if self.optimizer not in ("sgd", "adam") else []

@@ -35,7 +35,7 @@ from pliant.online.tables import named_table, table
 
 NETWORK = (
     "activation", "optimizer", "step_size", "weight_decay", "noise_std", "dropout", "normalization", "replacement_rate",
-    "maturity_threshold", "decay_rate", "utility", "init",
+    "maturity_threshold", "decay_rate", "utility", "candidates", "init",
 )  # fmt: skip
 ANY_TIME = ("on_divergence", "epochs", "shuffle")  # arguments that are read where they are used
 MISSING = ("mean", "zero", "raise")
@@ -67,6 +67,7 @@ class OnlineEstimator(ABC, Generic[Score]):
         maturity_threshold: int = 100,
         decay_rate: float = 0.99,
         utility: str = "contribution",
+        candidates: int = 0,
         init: settings.Init = "kaiming",
         normalize: bool = True,
         normalize_decay: float = 0.99,
@@ -88,6 +89,7 @@ class OnlineEstimator(ABC, Generic[Score]):
         self.maturity_threshold = maturity_threshold
         self.decay_rate = decay_rate
         self.utility = utility
+        self.candidates = candidates
         self.init = init
         self.normalize = normalize
         self.normalize_decay = normalize_decay

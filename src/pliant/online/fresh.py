@@ -2,7 +2,8 @@
 
     number k fan_in + j of the stream (seed, "fresh weights", layer), uniform in [-bound, bound)
 
-for input j of the k-th replacement in a layer of a learner. The kernels compile the same arithmetic.
+for input j of the k-th replacement in a layer of a learner; with N candidates (`pliant.online.candidates`) its draw n, from 0 on,
+has the place of replacement k N + n. The kernels compile the same arithmetic.
 """
 
 from __future__ import annotations

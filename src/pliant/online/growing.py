@@ -30,12 +30,14 @@ class GrowingLearner(OnlineEnsemble):
 
     least_outputs = 1  # a classifier that has seen one label
 
-    def __init__(self, *, inputs: int, hidden: Any, outputs: int, seed: int, noise_std: float, **settings: Any) -> None:
+    def __init__(
+        self, *, inputs: int, hidden: Any, outputs: int, seed: int, noise_std: float, candidates: int, **settings: Any
+    ) -> None:
         super().__init__(
             inputs=inputs, hidden=hidden, outputs=outputs, learners=1, seed=seed, kernel="rows", noise_std=noise_std,
-            **settings,
+            candidates=candidates, **settings,
         )  # fmt: skip
-        self._noise_std = noise_std
+        self._fixed = {"noise_std": noise_std, "candidates": candidates}
         self._kept: _Kept | None = None
 
     def learn(self, x: Array, targets: Array, labels: NDArray[np.int64], weights: Array | None = None) -> Array:
@@ -87,7 +89,7 @@ class GrowingLearner(OnlineEnsemble):
     def change(self, **rules: ArrayLike) -> None:
         """Go on with other settings, some of `RULES`. Raises `ValueError`, with nothing changed, for one out of range."""
         self._rules = build.rules(
-            self.seeds, len(self.sizes) - 2, self.dtype, noise_std=self._noise_std, **rules  # pyright: ignore[reportArgumentType]
+            self.seeds, len(self.sizes) - 2, self.dtype, **self._fixed, **rules  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         self._kept = None
 
@@ -96,10 +98,14 @@ class GrowingLearner(OnlineEnsemble):
         before, state, matrices = self._net, self._state, self._matrices()
         self.sizes = [inputs, *self.sizes[1:-1], outputs]
         self._net = before._replace(**build.layout(self.sizes, "rows", str(self._method["init"]), self.activation))
-        grown = build.state_without_weights(self._net, 1, self.dtype, "rows", noisy=bool(state.settled.size))
+        noisy, remembering = bool(state.settled.size), bool(state.past_inputs.shape[1])
+        grown = build.state_without_weights(self._net, 1, self.dtype, "rows", noisy=noisy, remembering=remembering)
         for name in _OF_HIDDEN_UNITS:
             getattr(grown, name)[...] = getattr(state, name)
         grown.settled[...] = self.steps
+        grown.past_inputs[..., : before.sizes[0]] = state.past_inputs[..., : before.sizes[0]]  # what is new was 0 then
+        grown.past_inputs[..., self._net.unit_at[1] :] = state.past_inputs[..., before.unit_at[1] :]
+        grown.past_deltas[..., : state.past_deltas.shape[2]] = state.past_deltas
         for layer, old in enumerate(matrices):
             self._fill_fresh(grown, layer, old.shape[1] - 1, old.shape[2])
             pairs = [(build.matrix_of(self._net, grown.parameters, layer), old)]

@@ -58,6 +58,7 @@ class Rules(NamedTuple):
     replacement_rate: Any  # float64; 0 is not observed
     maturity_threshold: Any
     decay_rate: Any
+    candidates: Any  # int64; 0: fresh units are plain
     noise_key: Any  # (learners,), like the next
     dropout_key: Any
     fresh_key: Any  # (learners, hidden layers), like the next two
@@ -90,6 +91,10 @@ class LearnerState(NamedTuple):
     eligible: Any  # (learners, hidden layers) mature units, added up over steps
     replaced: Any  # (learners, hidden layers)
     diverged_at: Any  # (learners,) first step whose loss is not finite, or -1
+    past_inputs: (
+        Any  # (learners, EXAMPLES, all inputs of hidden layers) of `pliant.online.candidates`; else (learners, 0, 0)
+    )
+    past_deltas: Any  # the same, of the layers that hidden units feed: from the second hidden layer to the outputs
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -165,16 +170,16 @@ def hand_over_mean(net, state, r, layer, i):
 
 
 @compiled
-def redraw(net, rules, state, r, layer, i):
-    """Fresh incoming weights, a bias of zero, a norm's scale of one and shift of zero; sums of |w| follow."""
+def redraw(net, rules, state, r, layer, i, draw, bias):
+    """Incoming weights of draw number `draw`, a norm's scale of one and shift of zero; sums of |w| follow."""
     W, inputs = matrix(net, state.parameters[r], layer), net.sizes[layer]
-    row_sum, first, total = state.row_sum[r, net.unit_at[layer] :], state.replaced[r, layer] * inputs, W.dtype.type(0)
+    row_sum, first, total = state.row_sum[r, net.unit_at[layer] :], draw * inputs, W.dtype.type(0)
     for j in range(inputs):
         before = abs(W[j, i])
         W[j, i] = (2.0 * uniform(rules.fresh_key[r, layer], first + j) - 1.0) * net.bound[layer] / state.shrunk[r]
         row_sum[j] += abs(W[j, i]) - before
         total += abs(W[j, i])
-    W[inputs, i] = 0
+    W[inputs, i] = bias
     if net.normalization != NONE:
         forget_norm(state.affine[r], state.statistics[r], net.unit_at[layer + 1] - net.unit_at[1] + i)
     state.column_sum[r, net.unit_at[layer + 1] - net.unit_at[1] + i] = total
@@ -217,18 +222,31 @@ def forget(net, state, r, layer, i):
 
 @compiled
 def replace(net, rules, state, r, step, due, chosen, score):
-    """Replace the `due[layer]` least useful units of every layer: each phase in all layers before the next."""
-    layers = due.size
-    for layer in range(layers):
+    """Replace the `due[layer]` least useful units of every layer by plain ones: each phase in all layers before the next."""
+    choose_and_hand_over(net, rules, state, r, step, due, chosen, score)
+    for layer in range(due.size):
+        for k in range(due[layer]):
+            redraw(
+                net, rules, state, r, layer, chosen[layer, k], state.replaced[r, layer], state.parameters.dtype.type(0)
+            )
+    zero_and_forget(net, state, r, due, chosen)
+
+
+@compiled
+def choose_and_hand_over(net, rules, state, r, step, due, chosen, score):
+    """What comes before the redraw: `chosen` gets the `due[layer]` least useful units of every layer."""
+    for layer in range(due.size):
         least_useful(net, rules, state, r, layer, step, due[layer], chosen[layer], score)
     if net.hand_over:
-        for layer in range(layers):
+        for layer in range(due.size):
             for k in range(due[layer]):
                 hand_over_mean(net, state, r, layer, chosen[layer, k])
-    for layer in range(layers):
-        for k in range(due[layer]):
-            redraw(net, rules, state, r, layer, chosen[layer, k])
-    for layer in range(layers):
+
+
+@compiled
+def zero_and_forget(net, state, r, due, chosen):
+    """What comes after it."""
+    for layer in range(due.size):
         for k in range(due[layer]):
             zero_outgoing(net, state, r, layer, chosen[layer, k])
             forget(net, state, r, layer, chosen[layer, k])

@@ -40,9 +40,20 @@ from pliant.online.arithmetic import (
     total,
     total_size,
 )
+from pliant.online.candidates import EXAMPLES, padded, redraw_best, remember
 from pliant.online.compiling import addresses, cached, compiled, on_demand
 from pliant.online.dropout import drop
-from pliant.online.learner import LearnerState, Net, Rules, adam_entry, aligned, matrix, replace
+from pliant.online.learner import (
+    LearnerState,
+    Net,
+    Rules,
+    adam_entry,
+    aligned,
+    choose_and_hand_over,
+    matrix,
+    replace,
+    zero_and_forget,
+)  # fmt: skip
 from pliant.online.noise import REFRESH, missed_std, padded_pairs, settle_all, settle_rows
 from pliant.online.passes import (
     adam_rows,
@@ -58,7 +69,8 @@ from pliant.online.upgd import protected_rows, utility_rows
 from pliant.online.vectors import LANES, load, spread
 
 SMALLEST = 2.0**-10  # of `LearnerState.shrunk`; below, and above its inverse, the stored weights are scaled themselves
-SETTLE, SETTLE_ALL, DROP, NORMALIZE, NORMALIZE_BACK, WHOLE, BOUND, REPLACE, CLIP = range(9)  # parts compiled on demand
+# parts compiled on demand
+SETTLE, SETTLE_ALL, DROP, NORMALIZE, NORMALIZE_BACK, WHOLE, BOUND, REPLACE, CLIP, REDRAW = range(10)
 NOTHING = 2.0**-60  # in place of a decay factor of 0: stored weights have to be divided by it
 
 
@@ -422,7 +434,12 @@ def replace_rows(net, rules, state, work, r, step):
     """Replace the units due after step `step`; noise of that step and before belongs to the old weights."""
     if rules.noise_std[r] > 0:
         settle_learner(net, rules, state, work, r, step + 1)
-    replace(net, rules, state, r, step, work.due, work.chosen, work.rank)
+    if rules.candidates[r] > 0:
+        choose_and_hand_over(net, rules, state, r, step, work.due, work.chosen, work.rank)
+        call(work.parts[REDRAW], (net, rules, state, work), (r, 0, step))
+        zero_and_forget(net, state, r, work.due, work.chosen)
+    else:
+        replace(net, rules, state, r, step, work.due, work.chosen, work.rank)
     if not np.isfinite(total(state.row_sum[r]) + total(state.column_sum[r])):
         add_up(net, state.parameters[r], state.row_sum[r], state.column_sum[r])
 
@@ -447,6 +464,7 @@ PARTS = {
     BOUND: bound_step,
     REPLACE: observe_and_replace,
     CLIP: clip,
+    REDRAW: redraw_best,
 }
 WHOLE_STEPS = {ADAM: adam, UPGD: upgd}  # optimizers that move every weight at every step; with L2 Init SGD does too
 
@@ -479,6 +497,12 @@ class RowsWork(NamedTuple):
     noise: Any  # (units,) for the same
     unused: Any  # (units,) what nobody reads
     bounded: Any  # (1,) step size of `bound_step`
+    draws: Any  # (inputs times draws,) of `candidates`, like all but the last that follow: none without
+    products: Any  # (EXAMPLES times draws,)
+    activity: Any  # (draws times EXAMPLES,)
+    feeding: Any  # (draws times units,) gradients of outgoing weights
+    bias_of_draw: Any  # (draws,)
+    slope_of_draw: Any  # (EXAMPLES,)
     parts: Any  # (parts,) addresses of those that these learners need
 
 
@@ -495,17 +519,29 @@ def rows_work(net: Net, rules: Rules, state: LearnerState) -> RowsWork:
         np.zeros(layers - 1, real), aligned((2 * max(padded_pairs(int(n)) for n in net.sizes[1:]),), np.float32),
         np.zeros(REFRESH + 1), np.zeros(units + 1, np.int64), np.zeros(layers, np.int64), np.zeros(layers - 1, np.int64),
         np.zeros((layers - 1, hidden), np.int64), np.zeros(hidden), aligned((2, LANES), real), aligned((units,), real),
-        np.zeros(units, real), np.zeros(1, real), np.zeros(CLIP + 1, np.int64),
+        np.zeros(units, real), np.zeros(1, real), *candidates_work(net, rules, real), np.zeros(REDRAW + 1, np.int64),
     )  # fmt: skip
     noisy, normed = bool((rules.noise_std > 0).any()), net.normalization != norms.NONE
     wanted = {SETTLE: noisy, SETTLE_ALL: noisy, NORMALIZE: normed, NORMALIZE_BACK: normed, BOUND: net.optimizer == OBGD}
     wanted |= {DROP: (rules.dropout > 0).any(), REPLACE: (rules.replacement_rate > 0).any()}
-    wanted |= {CLIP: (rules.weight_clipping > 0).any()}
+    wanted |= {CLIP: (rules.weight_clipping > 0).any(), REDRAW: (rules.candidates > 0).any()}
     needed = {number: part for number, part in PARTS.items() if wanted[number]}
     if moves_all(net, rules):
         needed[WHOLE] = WHOLE_STEPS.get(net.optimizer, pulled)
-    work.parts[:] = addresses(needed, CLIP + 1, real, net, rules, state, work)
+    work.parts[:] = addresses(needed, REDRAW + 1, real, net, rules, state, work)
     return work
+
+
+def candidates_work(net: Net, rules: Rules, real: Any) -> tuple[Any, ...]:
+    """The part of it for `candidates`."""
+    draws = padded(int(rules.candidates.max()))
+    numbers = (
+        draws * int(net.sizes[:-1].max()),
+        draws * EXAMPLES,
+        draws * EXAMPLES,
+        draws * int(np.diff(net.unit_at).max()),
+    )
+    return tuple(aligned((size,), real) for size in (*numbers, draws, EXAMPLES))
 
 
 def moves_all(net: Net, rules: Rules) -> bool:
@@ -538,7 +574,7 @@ def learn_rows(
         r = learners[i]
         s, p, row_sum = stream[r], state.parameters[r], state.row_sum[r]
         noisy, dropping, observed = rules.noise_std[r] > 0, rules.dropout[r] > 0, rules.replacement_rate[r] > 0
-        whole, clipped = work.parts[WHOLE] != 0, rules.weight_clipping[r] > 0
+        whole, clipped, remembered = work.parts[WHOLE] != 0, rules.weight_clipping[r] > 0, rules.candidates[r] > 0
         growing = abs(1.0 - rules.step_size[r] * rules.weight_decay[r]) > 1
         begin_learner(net, rules, state, work, r)
         for t in range(begin, begin + X.shape[1] if state.diverged_at[r] < 0 else begin):
@@ -569,6 +605,8 @@ def learn_rows(
                 descend(net, rules, state, work, r, work.bounded[0])
             else:
                 descend(net, rules, state, work, r, rules.step_size[r])
+            if remembered:
+                remember(net, state, work, r, step)
             if observed:
                 call(work.parts[REPLACE], (net, rules, state, work), (r, 0, step))
             if clipped:
