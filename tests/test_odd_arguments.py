@@ -303,6 +303,7 @@ CALLS = {
     "SelfNormalizedResets": (methods.SelfNormalizedResets, attached(example_inputs=X)),
     "PartialResets": (methods.PartialResets, attached(example_inputs=X)),
     "Spectral": (methods.Spectral, attached(strength=0.1)),
+    "Wasserstein": (methods.Wasserstein, attached(strength=0.1)),
     "Parseval": (methods.Parseval, attached(strength=0.1, parameters="*.weight")),
     "WeightClipping": (methods.WeightClipping, attached()),
     "NormalizeAndProject": (methods.NormalizeAndProject, attached(parameters="*.weight")),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pliant.methods import SelfNormalizedResets as SelfNormalizedResets
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
     from pliant.methods import Spectral as Spectral
+    from pliant.methods import Wasserstein as Wasserstein
     from pliant.methods import WeightClipping as WeightClipping
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
@@ -59,6 +60,7 @@ _HOMES = {
     "SelectiveReinitialization": "pliant.methods",
     "HareAndTortoise": "pliant.methods",
     "WeightClipping": "pliant.methods",
+    "Wasserstein": "pliant.methods",
     "Parseval": "pliant.methods",
     "Spectral": "pliant.methods",
     "SelfNormalizedResets": "pliant.methods",
@@ -115,6 +117,7 @@ __all__ = [
     "UnitGroup",
     "UnitMap",
     "UnitReset",
+    "Wasserstein",
     "WeightClipping",
     "chain_groups",
     "diagnose",

@@ -227,6 +227,15 @@ METHODS = [
         cannot=NO_DRAW,
     ),
     Method(
+        "wasserstein",
+        on_parameters(pliant.Wasserstein),
+        settings={"strength": 0.02},
+        off={"strength": 0.0},
+        wrong={"strength": -1.0},
+        cannot=NO_DRAW,
+        like="l2 toward the start",
+    ),
+    Method(
         "spectral",
         on_parameters(pliant.Spectral),
         settings={"strength": 0.02},

@@ -15,6 +15,7 @@ from pliant.methods.selective_reinitialization import SelectiveReinitialization
 from pliant.methods.self_normalized_resets import SelfNormalizedResets
 from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
 from pliant.methods.spectral import Spectral
+from pliant.methods.wasserstein import Wasserstein
 from pliant.methods.weight_clipping import WeightClipping
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "Spectral",
+    "Wasserstein",
     "WeightClipping",
     "reset_head",
     "reset_network",
