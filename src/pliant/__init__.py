@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pliant.diagnostics import probe_plasticity as probe_plasticity
     from pliant.doctor import examine as examine
     from pliant.engine.unit_reset import UnitReset as UnitReset
+    from pliant.methods import DASH as DASH
     from pliant.methods import FIRE as FIRE
     from pliant.methods import L2 as L2
     from pliant.methods import ContinualBackprop as ContinualBackprop
@@ -57,6 +58,7 @@ _HOMES = {
     "L2": "pliant.methods",
     "NormalizeAndProject": "pliant.methods",
     "FIRE": "pliant.methods",
+    "DASH": "pliant.methods",
     "SelectiveReinitialization": "pliant.methods",
     "HareAndTortoise": "pliant.methods",
     "WeightClipping": "pliant.methods",
@@ -93,6 +95,7 @@ _HOMES = {
 
 __all__ = [
     "BN",
+    "DASH",
     "FIRE",
     "L2",
     "TRAC",

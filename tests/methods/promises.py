@@ -116,6 +116,17 @@ def new_optimizer(model, optimizer, seed):
     pliant.reset_optimizer(optimizer)
 
 
+def shrinking_by_direction(model, optimizer, x, **settings):
+    """DASH, by the loss on the same portion of data at each event; each rank has its own."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    portion = torch.linspace(-1.0, 1.0 + rank, x.numel()).view_as(x).to(x)
+
+    def event(model, optimizer, seed):
+        pliant.DASH(model, optimizer).apply(model(portion).square().mean() for _ in range(2))
+
+    return Every(event, model, optimizer, **settings)
+
+
 def called(act):
     def build(model, optimizer, x, **settings):
         return Every(act, model, optimizer, **settings)
@@ -313,6 +324,14 @@ METHODS = [
         wrong={"parameters": "nothing known"},
         cannot=NO_DRAW | OF_NO_SIZE,
         like="shrink and perturb",
+    ),
+    Method(
+        "dash",
+        shrinking_by_direction,
+        settings={"period": 7},
+        off={"period": None},
+        wrong={},
+        cannot=A_CALL | NO_DRAW,
     ),
     Method(
         "reset head",

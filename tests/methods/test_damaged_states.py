@@ -43,6 +43,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "SelectiveReinitialization": lambda model, optimizer, x: pliant.SelectiveReinitialization(
         model, optimizer, period=3, seed=0
     ),
+    "DASH": lambda model, optimizer, x: pliant.DASH(model, optimizer),
     "FIRE": lambda model, optimizer, x: pliant.FIRE(model, optimizer, period=3),
 }
 # What a state may hold as well: nothing was replaced yet, another `init`, no average was counted yet.

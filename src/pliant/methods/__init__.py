@@ -1,6 +1,7 @@
 """Every method, one file each: presets of the parts in `pliant.engine.unit_reset`, and methods on whole parameters."""
 
 from pliant.methods.continual_backprop import ContinualBackprop
+from pliant.methods.dash import DASH
 from pliant.methods.fire import FIRE
 from pliant.methods.grama import GraMa
 from pliant.methods.hare_and_tortoise import HareAndTortoise
@@ -19,6 +20,7 @@ from pliant.methods.wasserstein import Wasserstein
 from pliant.methods.weight_clipping import WeightClipping
 
 __all__ = [
+    "DASH",
     "FIRE",
     "L2",
     "ContinualBackprop",
