@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pliant.methods import SelectiveReinitialization as SelectiveReinitialization
     from pliant.methods import SelfNormalizedResets as SelfNormalizedResets
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
+    from pliant.methods import SoftResets as SoftResets
     from pliant.methods import Spectral as Spectral
     from pliant.methods import Wasserstein as Wasserstein
     from pliant.methods import WeightClipping as WeightClipping
@@ -65,6 +66,7 @@ _HOMES = {
     "Wasserstein": "pliant.methods",
     "Parseval": "pliant.methods",
     "Spectral": "pliant.methods",
+    "SoftResets": "pliant.methods",
     "SelfNormalizedResets": "pliant.methods",
     "PartialResets": "pliant.methods",
     "GraMa": "pliant.methods",
@@ -115,6 +117,7 @@ __all__ = [
     "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "Slice",
+    "SoftResets",
     "Spectral",
     "Tap",
     "UnitGroup",

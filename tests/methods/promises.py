@@ -127,6 +127,27 @@ def shrinking_by_direction(model, optimizer, x, **settings):
     return Every(event, model, optimizer, **settings)
 
 
+class SoftlyReset(pliant.SoftResets):
+    """Soft resets, with an event after every seventh step while attached, by the loss on one batch; each rank has its own."""
+
+    def __init__(self, model, optimizer, x, **settings):
+        self.ticks, rank = 0, dist.get_rank() if dist.is_initialized() else 0
+        self.model, self.coming = model, torch.linspace(-1.0, 1.0 + rank, x.numel()).view_as(x).to(x)
+        super().__init__(model, optimizer, **settings)
+
+    def tick(self, others):
+        self.ticks += 1
+        if self.ticks % 7 == 0 and self._handles:
+            self.apply(lambda: self.model(self.coming).square().mean())
+
+    def state_dict(self):
+        return {**super().state_dict(), "ticks": self.ticks}
+
+    def _load(self, state):
+        super()._load(state)
+        self.ticks = state["ticks"]
+
+
 def called(act):
     def build(model, optimizer, x, **settings):
         return Every(act, model, optimizer, **settings)
@@ -134,13 +155,18 @@ def called(act):
     return build
 
 
-A_CALL = {
+CALLED_BY_HAND = dict.fromkeys(
+    [
+        "a_step_that_a_grad_scaler_skips_is_none",
+        "a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped",
+        "a_fused_step_that_a_grad_scaler_skips_is_none",
+    ],
+    "who calls it counts the steps",
+)
+A_CALL = CALLED_BY_HAND | {
     "a_copy_of_the_method_is_refused": "a call holds nothing to copy",
     "detached_it_leaves_no_hook_and_training_is_plain": "a call is never attached",
     "a_construction_that_fails_leaves_no_hook": "a call is never attached",
-    "a_step_that_a_grad_scaler_skips_is_none": "who calls it counts the steps",
-    "a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped": "who calls it counts the steps",
-    "a_fused_step_that_a_grad_scaler_skips_is_none": "who calls it counts the steps",
     "a_foreign_state_is_refused_and_changes_nothing": "a call has no state",
     "a_state_of_other_sizes_is_refused_and_changes_nothing": "a call has no state",
 }
@@ -323,6 +349,15 @@ METHODS = [
         off={"period": None},
         wrong={"parameters": "nothing known"},
         cannot=NO_DRAW | OF_NO_SIZE,
+        like="shrink and perturb",
+    ),
+    Method(
+        "soft resets",
+        SoftlyReset,
+        settings={"gamma_step_size": 0.01, "spread": 0.9, "seed": 1},
+        off={"gamma_step_size": 0.0},
+        wrong={"spread": 0.0},
+        cannot=CALLED_BY_HAND,
         like="shrink and perturb",
     ),
     Method(

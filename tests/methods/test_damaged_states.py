@@ -44,6 +44,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
         model, optimizer, period=3, seed=0
     ),
     "DASH": lambda model, optimizer, x: pliant.DASH(model, optimizer),
+    "SoftResets": lambda model, optimizer, x: pliant.SoftResets(
+        model, optimizer, gamma_step_size=0.1, spread=0.5, seed=0
+    ),
     "FIRE": lambda model, optimizer, x: pliant.FIRE(model, optimizer, period=3),
 }
 # What a state may hold as well: nothing was replaced yet, another `init`, no average was counted yet.

@@ -129,7 +129,7 @@ def test_at_least_1_nothing_changes():
             ValueError,
             r"losses\[2\] has shape \(8, 2\) and a graph",
         ),
-        (lambda model: [next(losses(model)) * torch.nan], ValueError, r"losses\[0\] is nan: nothing was shrunk"),
+        (lambda model: [next(losses(model)) * torch.nan], ValueError, r"losses\[0\] is nan: nothing was changed"),
         (lambda model: [0.5], TypeError, r"losses\[0\] is 0.5"),
         (lambda model: next(losses(model)), TypeError, "losses takes a list or a generator of scalars"),
     ],

@@ -15,6 +15,7 @@ from pliant.methods.resets import reset_head, reset_network, reset_optimizer
 from pliant.methods.selective_reinitialization import SelectiveReinitialization
 from pliant.methods.self_normalized_resets import SelfNormalizedResets
 from pliant.methods.shrink_and_perturb import ShrinkAndPerturb
+from pliant.methods.soft_resets import SoftResets
 from pliant.methods.spectral import Spectral
 from pliant.methods.wasserstein import Wasserstein
 from pliant.methods.weight_clipping import WeightClipping
@@ -34,6 +35,7 @@ __all__ = [
     "SelectiveReinitialization",
     "SelfNormalizedResets",
     "ShrinkAndPerturb",
+    "SoftResets",
     "Spectral",
     "Wasserstein",
     "WeightClipping",

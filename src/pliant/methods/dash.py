@@ -32,6 +32,7 @@ from pliant.engine.attached import Optimizers, uncompiled
 from pliant.engine.averaging import running_average
 from pliant.engine.data_parallel import Ranks
 from pliant.engine.feedback import written
+from pliant.engine.given_losses import checked_loss
 from pliant.engine.whole_parameters import Place, Which, WholeParameters, in_weight_layers
 from pliant.units.models import checked, unwrapped
 from pliant.units.undisturbed import undisturbed
@@ -134,7 +135,7 @@ def average_descent(
     averages = [torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in parameters]
     reached = [False] * len(parameters)
     for portion, loss in enumerate(losses):
-        _check(loss, portion)
+        loss = checked_loss(loss, f"losses[{portion}]")
         gradients = cast(Sequence[Tensor | None], torch.autograd.grad(loss, parameters, allow_unused=True))
         for place, gradient in enumerate(gradients):
             averages[place] = running_average(averages[place], -gradient if gradient is not None else 0.0, decay_rate)
@@ -159,16 +160,3 @@ def factor(w: Tensor, g: Tensor, least: float, filters: Filters) -> Tensor:
 def _outputs_first(tensor: Tensor, place: Place) -> Tensor:
     """A view of a parameter, or of what has its shape."""
     return tensor.transpose(0, 1) if isinstance(place.home, _ConvTransposeNd) and tensor.dim() > 1 else tensor
-
-
-def _check(loss: Any, portion: int) -> None:
-    """Raise `TypeError` or `ValueError` for what is no loss to differentiate."""
-    if not is_a(loss, Tensor):
-        raise TypeError(f"losses[{portion}] is {shown(loss)}: give scalars that the model computed, with their graph")
-    if loss.numel() != 1 or not loss.requires_grad:
-        graph = "a graph" if loss.requires_grad else "no graph"
-        raise ValueError(
-            f"losses[{portion}] has shape {tuple(loss.shape)} and {graph}: give scalars that the model computed with gradients"
-        )
-    if not bool(loss.isfinite()):
-        raise ValueError(f"losses[{portion}] is {loss.item()}: nothing was shrunk")
