@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pliant.methods import Spectral as Spectral
     from pliant.methods import Wasserstein as Wasserstein
     from pliant.methods import WeightClipping as WeightClipping
+    from pliant.methods import inject_plasticity as inject_plasticity
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
@@ -73,6 +74,7 @@ _HOMES = {
     "RandomReplacement": "pliant.methods",
     "ReDo": "pliant.methods",
     "ShrinkAndPerturb": "pliant.methods",
+    "inject_plasticity": "pliant.methods",
     "reset_head": "pliant.methods",
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
@@ -128,6 +130,7 @@ __all__ = [
     "chain_groups",
     "diagnose",
     "examine",
+    "inject_plasticity",
     "probe_plasticity",
     "recording_paused",
     "reset_head",

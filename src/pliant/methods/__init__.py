@@ -9,6 +9,7 @@ from pliant.methods.l2 import L2
 from pliant.methods.normalize_and_project import NormalizeAndProject
 from pliant.methods.parseval import Parseval
 from pliant.methods.partial_resets import PartialResets
+from pliant.methods.plasticity_injection import inject_plasticity
 from pliant.methods.random_replacement import RandomReplacement
 from pliant.methods.redo import ReDo
 from pliant.methods.resets import reset_head, reset_network, reset_optimizer
@@ -39,6 +40,7 @@ __all__ = [
     "Spectral",
     "Wasserstein",
     "WeightClipping",
+    "inject_plasticity",
     "reset_head",
     "reset_network",
     "reset_optimizer",
