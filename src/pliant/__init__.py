@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pliant.methods import DASH as DASH
     from pliant.methods import FIRE as FIRE
     from pliant.methods import L2 as L2
+    from pliant.methods import L2ER as L2ER
     from pliant.methods import ContinualBackprop as ContinualBackprop
     from pliant.methods import GraMa as GraMa
     from pliant.methods import HareAndTortoise as HareAndTortoise
@@ -58,6 +59,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "L2ER": "pliant.methods",
     "NormalizeAndProject": "pliant.methods",
     "FIRE": "pliant.methods",
     "DASH": "pliant.methods",
@@ -102,6 +104,7 @@ __all__ = [
     "DASH",
     "FIRE",
     "L2",
+    "L2ER",
     "TRAC",
     "UPGD",
     "AffineEntry",

@@ -127,18 +127,19 @@ def shrinking_by_direction(model, optimizer, x, **settings):
     return Every(event, model, optimizer, **settings)
 
 
-class SoftlyReset(pliant.SoftResets):
-    """Soft resets, with an event after every seventh step while attached, by the loss on one batch; each rank has its own."""
+class WithEvents:
+    """A method with an event after every seventh step, while it is attached, on one batch; each rank has its own."""
 
     def __init__(self, model, optimizer, x, **settings):
         self.ticks, rank = 0, dist.get_rank() if dist.is_initialized() else 0
-        self.model, self.coming = model, torch.linspace(-1.0, 1.0 + rank, x.numel()).view_as(x).to(x)
+        self.model = model
+        self.x = torch.linspace(-1.0, 1.0 + rank, 4 * x.numel()).view(-1, *x.shape[1:]).to(x)
         super().__init__(model, optimizer, **settings)
 
     def tick(self, others):
         self.ticks += 1
         if self.ticks % 7 == 0 and self._handles:
-            self.apply(lambda: self.model(self.coming).square().mean())
+            self.event()
 
     def state_dict(self):
         return {**super().state_dict(), "ticks": self.ticks}
@@ -146,6 +147,21 @@ class SoftlyReset(pliant.SoftResets):
     def _load(self, state):
         super()._load(state)
         self.ticks = state["ticks"]
+
+
+class SoftlyReset(WithEvents, pliant.SoftResets):
+    def event(self):
+        self.apply(lambda: self.model(self.x).square().mean())
+
+
+class KeptInRank(WithEvents, pliant.L2ER):
+    def __init__(self, model, optimizer, x, **settings):
+        names = dict(getattr(model, "_orig_mod", getattr(model, "module", model)).named_modules())
+        features = next(name for name in ("3", "layer", "middle", "1") if name in names)
+        super().__init__(model, optimizer, x, features=features, **settings)
+
+    def event(self):
+        self.apply(self.x)
 
 
 def called(act):
@@ -271,6 +287,15 @@ METHODS = [
         wrong={"strength": -1.0},
         cannot=NO_DRAW,
         like="l2 toward the start",
+    ),
+    Method(
+        "l2-er",
+        KeptInRank,
+        settings={"strength": 0.02, "rank_step_size": 0.01},
+        off={"strength": 0.0, "rank_step_size": 0.0},
+        wrong={"rank_step_size": -1.0},
+        cannot=NO_DRAW | OF_NO_SIZE | CALLED_BY_HAND,
+        like="l2",
     ),
     Method(
         "spectral",

@@ -33,6 +33,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
         model, optimizer, example_inputs=x, longest=6, seed=0
     ),
     "Spectral": lambda model, optimizer, x: pliant.Spectral(model, optimizer, strength=0.1),
+    "L2ER": lambda model, optimizer, x: pliant.L2ER(model, optimizer, strength=0.1, rank_step_size=0.1, features=["1"]),
     "Wasserstein": lambda model, optimizer, x: pliant.Wasserstein(model, optimizer, strength=0.1),
     "Parseval": lambda model, optimizer, x: pliant.Parseval(model, optimizer, strength=0.1, parameters="0.weight"),
     "WeightClipping": lambda model, optimizer, x: pliant.WeightClipping(model, optimizer),

@@ -6,6 +6,7 @@ from pliant.methods.fire import FIRE
 from pliant.methods.grama import GraMa
 from pliant.methods.hare_and_tortoise import HareAndTortoise
 from pliant.methods.l2 import L2
+from pliant.methods.l2_er import L2ER
 from pliant.methods.normalize_and_project import NormalizeAndProject
 from pliant.methods.parseval import Parseval
 from pliant.methods.partial_resets import PartialResets
@@ -25,6 +26,7 @@ __all__ = [
     "DASH",
     "FIRE",
     "L2",
+    "L2ER",
     "ContinualBackprop",
     "GraMa",
     "HareAndTortoise",

@@ -116,11 +116,14 @@ class DASH(WholeParameters):
                     w.mul_(factor(w, g, self.least, self.filters).to(w.dtype))
         written(parameters)
 
-    def state_dict(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         return {"format": FORMAT, "method": "dash", "names": self.names}
 
+    def state_dict(self) -> dict[str, Any]:
+        return self._settings()
+
     def _load(self, state: dict[str, Any]) -> None:
-        self._check_saved(state, self.state_dict())
+        self._check_saved(state, self._settings())
 
 
 def average_descent(
