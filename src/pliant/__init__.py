@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pliant.diagnostics import probe_plasticity as probe_plasticity
     from pliant.doctor import examine as examine
     from pliant.engine.unit_reset import UnitReset as UnitReset
+    from pliant.methods import DASH as DASH
     from pliant.methods import FIRE as FIRE
     from pliant.methods import L2 as L2
+    from pliant.methods import L2ER as L2ER
     from pliant.methods import ContinualBackprop as ContinualBackprop
     from pliant.methods import GraMa as GraMa
     from pliant.methods import HareAndTortoise as HareAndTortoise
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
     from pliant.methods import SelectiveReinitialization as SelectiveReinitialization
     from pliant.methods import SelfNormalizedResets as SelfNormalizedResets
     from pliant.methods import ShrinkAndPerturb as ShrinkAndPerturb
+    from pliant.methods import SoftResets as SoftResets
     from pliant.methods import Spectral as Spectral
+    from pliant.methods import Wasserstein as Wasserstein
     from pliant.methods import WeightClipping as WeightClipping
+    from pliant.methods import inject_plasticity as inject_plasticity
     from pliant.methods import reset_head as reset_head
     from pliant.methods import reset_network as reset_network
     from pliant.methods import reset_optimizer as reset_optimizer
@@ -54,19 +59,24 @@ __version__ = "0.2.0"
 _HOMES = {
     "ContinualBackprop": "pliant.methods",
     "L2": "pliant.methods",
+    "L2ER": "pliant.methods",
     "NormalizeAndProject": "pliant.methods",
     "FIRE": "pliant.methods",
+    "DASH": "pliant.methods",
     "SelectiveReinitialization": "pliant.methods",
     "HareAndTortoise": "pliant.methods",
     "WeightClipping": "pliant.methods",
+    "Wasserstein": "pliant.methods",
     "Parseval": "pliant.methods",
     "Spectral": "pliant.methods",
+    "SoftResets": "pliant.methods",
     "SelfNormalizedResets": "pliant.methods",
     "PartialResets": "pliant.methods",
     "GraMa": "pliant.methods",
     "RandomReplacement": "pliant.methods",
     "ReDo": "pliant.methods",
     "ShrinkAndPerturb": "pliant.methods",
+    "inject_plasticity": "pliant.methods",
     "reset_head": "pliant.methods",
     "reset_network": "pliant.methods",
     "reset_optimizer": "pliant.methods",
@@ -91,8 +101,10 @@ _HOMES = {
 
 __all__ = [
     "BN",
+    "DASH",
     "FIRE",
     "L2",
+    "L2ER",
     "TRAC",
     "UPGD",
     "AffineEntry",
@@ -110,15 +122,18 @@ __all__ = [
     "SelfNormalizedResets",
     "ShrinkAndPerturb",
     "Slice",
+    "SoftResets",
     "Spectral",
     "Tap",
     "UnitGroup",
     "UnitMap",
     "UnitReset",
+    "Wasserstein",
     "WeightClipping",
     "chain_groups",
     "diagnose",
     "examine",
+    "inject_plasticity",
     "probe_plasticity",
     "recording_paused",
     "reset_head",

@@ -175,7 +175,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 def test_other_images_than_those_of_the_run_are_refused():
     state = learner()
     saved = {**state.state_dict(), "data_sha256": "0" * 64}
-    with pytest.raises(ValueError, match="the run learned from other images of 'kinds'"):
+    with pytest.raises(ValueError, match="began with other images of 'kinds'"):
         learner().load_state_dict(saved)
 
 

@@ -283,7 +283,7 @@ def test_a_probe_of_more_images_than_there_are_is_an_error():
 def test_a_run_does_not_go_on_with_other_images():
     state = learner()
     EXPERIMENT.advance(state)
-    with pytest.raises(ValueError, match="learned from other images of 'kinds'"):
+    with pytest.raises(ValueError, match="began with other images of 'kinds'"):
         learner(data=noisy(seed=1)).load_state_dict(state.state_dict())
 
 

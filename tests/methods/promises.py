@@ -116,6 +116,54 @@ def new_optimizer(model, optimizer, seed):
     pliant.reset_optimizer(optimizer)
 
 
+def shrinking_by_direction(model, optimizer, x, **settings):
+    """DASH, by the loss on the same portion of data at each event; each rank has its own."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    portion = torch.linspace(-1.0, 1.0 + rank, x.numel()).view_as(x).to(x)
+
+    def event(model, optimizer, seed):
+        pliant.DASH(model, optimizer).apply(model(portion).square().mean() for _ in range(2))
+
+    return Every(event, model, optimizer, **settings)
+
+
+class WithEvents:
+    """A method with an event after every seventh step, while it is attached, on one batch; each rank has its own."""
+
+    def __init__(self, model, optimizer, x, **settings):
+        self.ticks, rank = 0, dist.get_rank() if dist.is_initialized() else 0
+        self.model = model
+        self.x = torch.linspace(-1.0, 1.0 + rank, 4 * x.numel()).view(-1, *x.shape[1:]).to(x)
+        super().__init__(model, optimizer, **settings)
+
+    def tick(self, others):
+        self.ticks += 1
+        if self.ticks % 7 == 0 and self._handles:
+            self.event()
+
+    def state_dict(self):
+        return {**super().state_dict(), "ticks": self.ticks}
+
+    def _load(self, state):
+        super()._load(state)
+        self.ticks = state["ticks"]
+
+
+class SoftlyReset(WithEvents, pliant.SoftResets):
+    def event(self):
+        self.apply(lambda: self.model(self.x).square().mean())
+
+
+class KeptInRank(WithEvents, pliant.L2ER):
+    def __init__(self, model, optimizer, x, **settings):
+        names = dict(getattr(model, "_orig_mod", getattr(model, "module", model)).named_modules())
+        features = next(name for name in ("3", "layer", "middle", "1") if name in names)
+        super().__init__(model, optimizer, x, features=features, **settings)
+
+    def event(self):
+        self.apply(self.x)
+
+
 def called(act):
     def build(model, optimizer, x, **settings):
         return Every(act, model, optimizer, **settings)
@@ -123,13 +171,18 @@ def called(act):
     return build
 
 
-A_CALL = {
+CALLED_BY_HAND = dict.fromkeys(
+    [
+        "a_step_that_a_grad_scaler_skips_is_none",
+        "a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped",
+        "a_fused_step_that_a_grad_scaler_skips_is_none",
+    ],
+    "who calls it counts the steps",
+)
+A_CALL = CALLED_BY_HAND | {
     "a_copy_of_the_method_is_refused": "a call holds nothing to copy",
     "detached_it_leaves_no_hook_and_training_is_plain": "a call is never attached",
     "a_construction_that_fails_leaves_no_hook": "a call is never attached",
-    "a_step_that_a_grad_scaler_skips_is_none": "who calls it counts the steps",
-    "a_step_that_a_grad_scaler_skips_is_none_once_what_was_read_is_dropped": "who calls it counts the steps",
-    "a_fused_step_that_a_grad_scaler_skips_is_none": "who calls it counts the steps",
     "a_foreign_state_is_refused_and_changes_nothing": "a call has no state",
     "a_state_of_other_sizes_is_refused_and_changes_nothing": "a call has no state",
 }
@@ -227,6 +280,24 @@ METHODS = [
         cannot=NO_DRAW,
     ),
     Method(
+        "wasserstein",
+        on_parameters(pliant.Wasserstein),
+        settings={"strength": 0.02},
+        off={"strength": 0.0},
+        wrong={"strength": -1.0},
+        cannot=NO_DRAW,
+        like="l2 toward the start",
+    ),
+    Method(
+        "l2-er",
+        KeptInRank,
+        settings={"strength": 0.02, "rank_step_size": 0.01},
+        off={"strength": 0.0, "rank_step_size": 0.0},
+        wrong={"rank_step_size": -1.0},
+        cannot=NO_DRAW | OF_NO_SIZE | CALLED_BY_HAND,
+        like="l2",
+    ),
+    Method(
         "spectral",
         on_parameters(pliant.Spectral),
         settings={"strength": 0.02},
@@ -304,6 +375,23 @@ METHODS = [
         wrong={"parameters": "nothing known"},
         cannot=NO_DRAW | OF_NO_SIZE,
         like="shrink and perturb",
+    ),
+    Method(
+        "soft resets",
+        SoftlyReset,
+        settings={"gamma_step_size": 0.01, "spread": 0.9, "seed": 1},
+        off={"gamma_step_size": 0.0},
+        wrong={"spread": 0.0},
+        cannot=CALLED_BY_HAND,
+        like="shrink and perturb",
+    ),
+    Method(
+        "dash",
+        shrinking_by_direction,
+        settings={"period": 7},
+        off={"period": None},
+        wrong={},
+        cannot=A_CALL | NO_DRAW,
     ),
     Method(
         "reset head",

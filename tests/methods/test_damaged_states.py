@@ -33,6 +33,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
         model, optimizer, example_inputs=x, longest=6, seed=0
     ),
     "Spectral": lambda model, optimizer, x: pliant.Spectral(model, optimizer, strength=0.1),
+    "L2ER": lambda model, optimizer, x: pliant.L2ER(model, optimizer, strength=0.1, rank_step_size=0.1, features=["1"]),
+    "Wasserstein": lambda model, optimizer, x: pliant.Wasserstein(model, optimizer, strength=0.1),
     "Parseval": lambda model, optimizer, x: pliant.Parseval(model, optimizer, strength=0.1, parameters="0.weight"),
     "WeightClipping": lambda model, optimizer, x: pliant.WeightClipping(model, optimizer),
     "NormalizeAndProject": lambda model, optimizer, x: pliant.NormalizeAndProject(
@@ -41,6 +43,10 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "HareAndTortoise": lambda model, optimizer, x: pliant.HareAndTortoise(model, optimizer, period=3),
     "SelectiveReinitialization": lambda model, optimizer, x: pliant.SelectiveReinitialization(
         model, optimizer, period=3, seed=0
+    ),
+    "DASH": lambda model, optimizer, x: pliant.DASH(model, optimizer),
+    "SoftResets": lambda model, optimizer, x: pliant.SoftResets(
+        model, optimizer, gamma_step_size=0.1, spread=0.5, seed=0
     ),
     "FIRE": lambda model, optimizer, x: pliant.FIRE(model, optimizer, period=3),
 }

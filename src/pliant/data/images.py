@@ -87,3 +87,17 @@ def fingerprint(train: Images, test: Images | None) -> str:
             digest.update(np.ascontiguousarray(part.pixels).data)
             digest.update(np.ascontiguousarray(part.labels, dtype="<i8").data)
     return digest.hexdigest()
+
+
+def check_same(name: str, before: object, now: str) -> None:
+    """Raise `ValueError` unless the set's SHA-256 `now` is that of the images that a run began with.
+
+    >>> check_same("mnist", "d2676bd0", "5fa34c2e")
+    Traceback (most recent call last):
+    ValueError: this run began with other images of 'mnist' (SHA-256 d2676bd0, now 5fa34c2e): put those back, or begin a new study
+    """
+    if before != now:
+        raise ValueError(
+            f"this run began with other images of '{name}' (SHA-256 {str(before)[:12]}, now {now[:12]}): put those back, or "
+            f"begin a new study"
+        )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-def running_average(average: Tensor, value: Tensor, decay_rate: float) -> Tensor:
+def running_average(average: Tensor, value: Tensor | float, decay_rate: float) -> Tensor:
     """η average + (1 - η) value."""
     return decay_rate * average + (1.0 - decay_rate) * value
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pliant.base.arguments import is_a, shown
@@ -65,6 +65,16 @@ class Ranks:
         gathered: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(gathered, value, group=self._group)
         return cast(list[_T], gathered)
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The mean over the ranks of each of these tensors, of one shape on all of them."""
+        if self._group is None:
+            return list(tensors)
+        means = [each.clone() for each in tensors]
+        for each in means:
+            dist.all_reduce(each, group=self._group)
+            each /= dist.get_world_size(self._group)
+        return means
 
     def share(self, statistics: ActivityStatistics) -> None:
         """Add up what the ranks saw."""

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 
 from pliant.base.arguments import called_with, patterns, shown
@@ -107,6 +108,18 @@ def places_of(model: nn.Module, optimizers: Sequence[Optimizer] | None, paramete
             "was built from this model's parameters"
         )
     return places
+
+
+def in_weight_layers(model: nn.Module) -> Callable[[str, nn.Parameter], bool]:
+    """For `parameters`: those of linear, convolution and attention layers, weights and biases.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    >>> [place.name for place in places_of(model, None, in_weight_layers(model))]
+    ['0.weight', '0.bias']
+    """
+    layers = (each for each in model.modules() if isinstance(each, nn.Linear | _ConvNd | nn.MultiheadAttention))
+    found = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    return lambda name, parameter: id(parameter) in found
 
 
 def _chosen(places: Sequence[Place], parameters: Which) -> list[Place]:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
+from pliant.data.images import check_same
 from pliant.diagnostics import dead, effective_rank, features, singular_values, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
 from pliant.experiments.images.captured_step import captured
@@ -177,11 +178,7 @@ class Learners:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises `ValueError` where the data set is not the one that the state was learned on."""
-        if state["data"] != self.sha256:
-            raise ValueError(
-                f"'{self.config.dataset}' has SHA-256 {self.sha256}, and this study began with {state['data']}: "
-                f"bring that data set back, or begin a new study"
-            )
+        check_same(self.config.dataset, state["data"], self.sha256)
         self.task, self.epoch = count_in(state, "task"), count_in(state, "epoch")
         self.diverged_at = entry(state, "diverged_at", self.diverged_at)
         for name, parameter in self.net.named_parameters():

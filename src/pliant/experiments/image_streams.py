@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
+from pliant.data.images import check_same
 from pliant.diagnostics import dead
 from pliant.experiments.base import Cell, ShippedExperiment, is_own
 from pliant.experiments.images.glyphs import glyphs
@@ -184,11 +185,7 @@ class Learner(Generic[ConfigT]):
     @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises `ValueError` where the images are not those of the run so far."""
-        if state["data_sha256"] != self.data.sha256:
-            raise ValueError(
-                f"the run learned from other images of '{self.config.dataset}' (SHA-256 {str(state['data_sha256'])[:12]}..., "
-                f"these have {self.data.sha256[:12]}...): put those back, or begin a new study"
-            )
+        check_same(self.config.dataset, state["data_sha256"], self.data.sha256)
         self.examples = count_in(state, "examples")
         for name in ("hits", "counts", "loss", "dead"):
             setattr(self, name, entry(state, name, getattr(self, name)))

@@ -82,7 +82,6 @@ _CBP_READS = (
     "eligible",
     "hand_over_mean",
     "optimizer_state",
-    "candidates",
 )
 _SNP_READS = ("weight_decay", "shrink")
 OPTIONAL = (

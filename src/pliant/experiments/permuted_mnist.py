@@ -25,6 +25,7 @@ from pydantic import Field, model_validator
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
+from pliant.data.images import check_same
 from pliant.diagnostics import dead, effective_rank, singular_values
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
 from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
@@ -167,11 +168,7 @@ class Learner:
     @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises `ValueError` where the images are not those of the run so far."""
-        if state["data_sha256"] != self.data_sha256:
-            raise ValueError(
-                f"the run learned from other images of '{self.config.dataset}' (SHA-256 {str(state['data_sha256'])[:12]}..., "
-                f"these have {self.data_sha256[:12]}...): put those back, or begin a new study"
-            )
+        check_same(self.config.dataset, state["data_sha256"], self.data_sha256)
         self.examples, self.hits = count_in(state, "examples"), count_in(state, "hits")
         self.loss = entry(state, "loss", self.loss)
         self.dead, self.rank = (entry(state, name, self.dead) for name in ("dead", "rank"))

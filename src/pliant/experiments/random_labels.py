@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.data import ImageSet, load
+from pliant.data.images import check_same
 from pliant.diagnostics import dead, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment
 from pliant.experiments.makers import Site
@@ -151,11 +152,7 @@ class Learner:
     @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises `ValueError` where the images are not those of the run so far."""
-        if state["data_sha256"] != self.sha256:
-            raise ValueError(
-                f"the run learned from other images of '{self.config.dataset}' (SHA-256 {str(state['data_sha256'])[:12]}..., "
-                f"these have {self.sha256[:12]}...): put those back, or begin a new study"
-            )
+        check_same(self.config.dataset, state["data_sha256"], self.sha256)
         self.task, self.epoch, self.hits = (count_in(state, name) for name in ("task", "epoch", "hits"))
         self.loss = entry(state, "loss", self.loss)
         self.diverged_at = None if state["diverged_at"] is None else count_in(state, "diverged_at")

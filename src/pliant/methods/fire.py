@@ -21,11 +21,11 @@ from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.conv import _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
 from pliant.engine.after_step import AfterStep, Period
 from pliant.engine.attached import Optimizers
-from pliant.engine.whole_parameters import Place
+from pliant.engine.whole_parameters import Place, in_weight_layers
 from pliant.units.models import checked
 
 
@@ -50,13 +50,8 @@ class FIRE(AfterStep):
 
     def __init__(self, model: nn.Module, optimizer: Optimizers | None = None, **period: Unpack[Period]) -> None:
         if period.get("parameters") is None:
-            layers = [
-                each
-                for each in checked(model).modules()
-                if isinstance(each, nn.Linear | _ConvNd | nn.MultiheadAttention)
-            ]
-            found = {id(each) for layer in layers for each in layer.parameters(recurse=False) if each.dim() > 1}
-            period["parameters"] = lambda name, parameter: id(parameter) in found
+            layers = in_weight_layers(checked(model))
+            period["parameters"] = lambda name, parameter: parameter.dim() > 1 and layers(name, parameter)
         period.setdefault("period", None)
         super().__init__(model, optimizer, **period)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pliant.base.saving import all_or_nothing, count_in, counts_in, entry, fill, load_part
 from pliant.data import ImageSet, load
+from pliant.data.images import check_same
 from pliant.experiments.base import ShippedExperiment
 from pliant.experiments.images.batches import Augmentation, ImageBatches, check_enough, split_by_class
 from pliant.experiments.images.residual_learner import Learner, LearnerConfig
@@ -194,11 +195,7 @@ class ResidualRun(ABC, Generic[EpochPlan]):
 
     @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state["data"] != self.sha256:
-            raise ValueError(
-                f"this run began with other images of '{self.dataset}' (sha256 {str(state['data'])[:12]}, now "
-                f"{self.sha256[:12]}): give it those again, or begin a new study"
-            )
+        check_same(self.dataset, state["data"], self.sha256)
         self.epoch, self.piece, self.updates = counts_in(state, "at", 3)
         self.diverged_at, self._plan = (
             None if state["diverged_at"] is None else count_in(state, "diverged_at"),
