@@ -101,9 +101,8 @@ def test_in_one_call_a_network_trains_as_by_the_plain_code(monkeypatch, calls, o
     fast = alike(numba=True).train()
     assert calls["update"] == 300
     assert calls["rows"] == 600
-    assert (calls["move"] > 300) == (
-        optimizer in ("Adam", "AdamW")
-    )  # what the others average is not the gradient alone
+    # all steps since the first replacement; of the others, what they average is not the gradient alone or its maximum is kept
+    assert (calls["move"] > 250) if optimizer in ("Adam", "AdamW") else not calls["move"]
     made = dict(calls)
     plain = alike(numba=False).train()
     assert calls == made

@@ -134,7 +134,8 @@ class RunningUtility:
             return drawn.to(statistics.device, group.dtype)
         held = self._kept[statistics].utility[:, statistics.span(group).units]
         if "incoming" not in self.rule.weights:
-            held = torch.where(held.isinf(), nan, held)  # activity was infinite once: broken, not most useful of all
+            # activity was infinite once: broken, not most useful of all
+            held = held.nan_to_num(nan=nan, posinf=nan, neginf=nan)
         return corrected(held, statistics.age_of(group), self.decay_rate)
 
     def mean(self, group: BoundGroup) -> Tensor:

@@ -85,7 +85,8 @@ class ActivityStatistics:
         self.clock = clock
         self.groups = sorted(groups, key=lambda group: group.columns)
         self.runs = groups[0].runs
-        self.device = groups[0].first.device
+        self.first = self.groups[0].first  # its device is that of all
+        self.device = self.first.device
         self.dtype = max((group.dtype for group in groups), key=lambda dtype: dtype.itemsize)
         self.units = self.columns = 0
         self._spans: dict[BoundGroup, Span] = {}
@@ -285,10 +286,11 @@ class ActivityStatistics:
 
     def examples_of_all(self) -> int | None:
         """How many each reader has summed; None if they differ, or only the device knows."""
-        if True in [reader.compiled for reader in self.readers]:
-            return None
-        known = [reader.examples for reader in self.readers]
-        return known[0] if known.count(known[0]) == len(known) else None
+        examples = self.readers[0].examples
+        for reader in self.readers:
+            if reader.compiled or reader.examples != examples:
+                return None
+        return examples
 
     def _saw_examples(self) -> Tensor:
         """Whether each column was shown any example, (columns,), as the device knows; True where nothing is read."""

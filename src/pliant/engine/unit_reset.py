@@ -139,17 +139,19 @@ class UnitReset(Attached):
         A step that a GradScaler leaves out is none, see `taken_steps`. Where only a CUDA device knows, units due by a
         step are chosen as they would be at once and replaced after the next one.
         """
-        self._step(optimizer)
+        self._step(self.optimizers if optimizer is None else (inner(optimizer),))
 
-    def _step(self, optimizer: Optimizer | None) -> None:
+    def _step(self, optimizers: Sequence[Optimizer]) -> None:
         """The same inside of a hook, which is not compiled anyway: leaving the compiler twice takes as long as the sums."""
-        stepped = [each for each in self.all_statistics if optimizer is None or each.clock is inner(optimizer)]
+        outcomes: dict[Optimizer | None, Outcome] = {
+            each: self._clocks[each].ask() for each in optimizers if each in self._clocks
+        }
+        stepped = [(each, outcomes[each.clock]) for each in self.all_statistics if each.clock in outcomes]
         late: dict[BoundGroup, SelectedUnits] = {}
         if self._late:
             self._settle()
-            late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
-        outcomes = {clock: self._clocks[clock].ask() for clock in dict.fromkeys(map(_clock, stepped))}
-        taken = [group for statistics in stepped for group in self._observe(statistics, outcomes[_clock(statistics)])]
+            late = self._choose([group for statistics, _ in stepped for group in self._owed(statistics)])
+        taken = [group for statistics, outcome in stepped for group in self._observe(statistics, outcome)]
         if late:
             self._replace(late)
         chosen = self._choose(taken)
@@ -159,8 +161,13 @@ class UnitReset(Attached):
 
     def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, SelectedUnits]:
         """The units to replace in groups that made a step."""
-        found = {group: self.select(group, *self._measures[group]) for group in groups}
-        return {group: units for group, units in found.items() if units is not None}
+        chosen: dict[BoundGroup, SelectedUnits] = {}
+        for group in groups:
+            age, value = self._measures[group]
+            units = self.select(group, age, value)
+            if units is not None:
+                chosen[group] = units
+        return chosen
 
     def _replace(self, chosen: dict[BoundGroup, SelectedUnits]) -> None:
         """The phases, each over all groups before the next."""
@@ -191,8 +198,8 @@ class UnitReset(Attached):
 
         Groups that did nothing, or are frozen, keep their clock. What was read for a step that was not taken is dropped.
         """
-        if statistics.device != statistics.groups[0].first.device:
-            self._move(statistics, statistics.groups[0].first.device)
+        if statistics.device != statistics.first.device:
+            self._move(statistics, statistics.first.device)
         self._ranks.share(statistics)
         ran = statistics.ran()
         self._same.check(statistics, ran)
@@ -233,7 +240,7 @@ class UnitReset(Attached):
     def _ended(self, optimizer: Optimizer) -> None:
         if self._steps_by_itself:
             with torch.no_grad():
-                self._step(optimizer)
+                self._step((optimizer,))
         else:
             self._feedback.leave()
 
@@ -418,8 +425,3 @@ def _check_parts(**parts: object) -> None:
             raise TypeError(
                 f"{name} must be one of the four parts (pliant.engine.interfaces), got {shown(part)}{lacks}"
             )
-
-
-def _clock(statistics: ActivityStatistics) -> Optimizer:
-    """Whose steps they count; `forget` found the first incoming weight of each group in one."""
-    return cast(Optimizer, statistics.clock)
