@@ -109,6 +109,14 @@ def test_in_one_call_a_network_trains_as_by_the_plain_code(monkeypatch, calls, o
     assert_alike(fast, plain)
 
 
+def test_every_third_step_is_taken_in_by_one_call_as_by_the_plain_code(monkeypatch, calls):
+    alike = partial(Training, monkeypatch, optimizer="Adam", observe_every=3)
+    fast = alike(numba=True).train()
+    assert calls["update"] == 100
+    assert calls["rows"] == 200
+    assert_alike(fast, alike(numba=False).train())
+
+
 def test_one_step_moves_the_averages_as_the_formula_says(monkeypatch, calls):
     monkeypatch.setenv("PLIANT_NO_NUMBA", "")
     model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False))

@@ -87,6 +87,7 @@ class UnitReset(Attached):
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
+        _check_observed(score, select)
         names, mask, reads_activity = NamedModel(checked(model)), where.get("mask"), bool(score.reads)
         self._ranks = Ranks(model, where.get("process_group", "auto"))
         units = planned(model, names, self.optimizers, self._ranks, where, activity=reads_activity)
@@ -207,19 +208,27 @@ class UnitReset(Attached):
         if not groups:
             statistics.drop()
             return []
-        one_call = self._in_one_call[statistics] if outcome is True and len(groups) == len(statistics.groups) else None
+        observed = statistics.observed(groups)
+        one_call = (
+            self._in_one_call[statistics] if outcome is True and len(observed) == len(statistics.groups) else None
+        )
         if one_call is not None and one_call.update():
             statistics.count_step(groups)
             return [*groups]
-        means, skipped = statistics.pop_means(), None
+        means, skipped = None, None
+        if observed:
+            means = statistics.pop_means()
+        else:
+            statistics.drop()
         if isinstance(outcome, Tensor):
             taken = outcome.to(statistics.device, non_blocking=True)
             self._late.add(statistics, taken, [*groups])
+            statistics.look_ahead(unsure=True)
             skipped = (~taken).to(statistics.dtype)
         elif outcome:
             statistics.count_step(groups)
-        if outcome is not False:
-            self.score.update(statistics, statistics.spans(groups), means, skipped)
+        if means is not None and outcome is not False:
+            self.score.update(statistics, statistics.spans(observed), means, skipped)
         return [*groups] if outcome is True else []
 
     def _owed(self, statistics: ActivityStatistics) -> Sequence[BoundGroup]:
@@ -355,7 +364,7 @@ class UnitReset(Attached):
     def _load(self, state: dict[str, Any]) -> None:
         state = _of_today(state)
         self.plan.check_fingerprint(state["fingerprint"])
-        self._check_saved(state["settings"], self._settings())
+        self._check_saved({"observe_every": 1, **state["settings"]}, self._settings())
         self.redraw.load_state_dict(state["redraw"])
         self.plan = self._with_fresh(self.plan)
         for statistics, held in zip(self.all_statistics, state["panels"], strict=True):
@@ -412,6 +421,17 @@ def _of_today(state: dict[str, Any]) -> dict[str, Any]:
         "redraw": None if redraw is None else {"starts": None, **redraw},
         "forget": {key: {"betas": None, **held} for key, held in forget.items()},
     }
+
+
+def _check_observed(score: Score, select: Select) -> None:
+    """Raise `ValueError` if units may go before the score has seen anything of them."""
+    every: int = getattr(score, "observe_every", 1)
+    threshold: int = getattr(select, "maturity_threshold", every)
+    if every > threshold + 1:
+        raise ValueError(
+            f"observe_every is {every} steps, but units older than maturity_threshold, {threshold} steps, may go before anything "
+            f"of them was observed: give at most {threshold + 1}, or a larger maturity_threshold"
+        )
 
 
 def _check_parts(**parts: object) -> None:
