@@ -140,12 +140,17 @@ def test_steps_that_the_device_alone_knows_of_are_counted_in_time(monkeypatch, t
     assert_close(units.utilities(), 3.6 * torch.tensor([0.5, 3.0]))
 
 
-def test_with_a_mask_a_unit_without_a_real_position_stays_as_useful_as_it_was():
-    units = TwoUnits(mask=lambda x: units.real)
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("every", [1, 2])
+def test_with_a_mask_a_unit_without_a_real_position_stays_as_useful_as_it_was(monkeypatch, every, late):
+    monkeypatch.setattr(taken_steps, "known_at_once", lambda flag: not late)
+    units = TwoUnits(fused=True, observe_every=every, mask=lambda x: units.real)
+    units.optimizer.found_inf = torch.tensor(0.0)
     units.real = torch.tensor([True, True, False])
-    units.show(9.0, 2.0, 9.0, 4.0)
+    before = units.show(9.0, 2.0, 9.0, 4.0).utilities().clone()
+    assert before.all()
     units.real = torch.zeros(3, dtype=torch.bool)
-    assert_close(units.show(70.0, 70.0).utilities(), 3.6 * torch.tensor([0.5, 3.0]))
+    assert_close(units.show(70.0, 70.0).utilities(), before)
 
 
 def test_it_is_part_of_the_state():
