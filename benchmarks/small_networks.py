@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import floor
 from statistics import median
 from time import process_time
@@ -160,7 +160,7 @@ class ByHand:
 class Contestant:
     """A copy of the network, its optimizer and, but for plain ones, a method."""
 
-    def __init__(self, optimizer: str, rate: float, kind: str) -> None:
+    def __init__(self, optimizer: str, rate: float, kind: str, **settings: Any) -> None:
         torch.manual_seed(0)
         self.x, self.labels = torch.rand(32, 784), torch.arange(32) % 10
         self.model = mlp(*SIZES)
@@ -171,7 +171,12 @@ class Contestant:
         elif kind != "plain":
             os.environ["PLIANT_NO_NUMBA"] = "1" if kind == "eager" else ""
             self.method = ContinualBackprop(
-                self.model, self.optimizer, example_inputs=self.x, replacement_rate=rate, maturity_threshold=MATURITY
+                self.model,
+                self.optimizer,
+                example_inputs=self.x,
+                replacement_rate=rate,
+                maturity_threshold=MATURITY,
+                **settings,
             )
 
     def train(self, steps: int) -> float:
@@ -190,17 +195,23 @@ class Contestant:
         return min(group["replaced"][0] for group in self.method.stats().values()) if self.method else 0
 
 
+def side_by_side(contestants: Sequence[Contestant], turns: int) -> list[list[float]]:
+    """Processor seconds of each, in every turn."""
+    times: list[list[float]] = []
+    for turn in range(turns):
+        order = contestants if turn % 2 else contestants[::-1]
+        taken = {id(each): each.train(STEPS) for each in order}
+        times.append([taken[id(each)] for each in contestants])
+    return times
+
+
 def measure(optimizer: str, rate: float) -> None:
     kinds = ("plain", "plain", "by hand", "eager", "compiled")
     contestants = [Contestant(optimizer, rate, kind) for kind in kinds]
     for each in contestants:
         each.train(WARMUP if each.method else 100)
     before = [each.replaced() for each in contestants]
-    times: list[list[float]] = []
-    for turn in range(TURNS):
-        order = contestants if turn % 2 else contestants[::-1]
-        taken = {id(each): each.train(STEPS) for each in order}
-        times.append([taken[id(each)] for each in contestants])
+    times = side_by_side(contestants, TURNS)
     plain = [(row[0] + row[1]) / 2 for row in times]
     noise = median(row[0] / row[1] for row in times) - 1
     added = [median(row[place] / base for row, base in zip(times, plain, strict=True)) - 1 for place in (2, 3, 4)]

@@ -125,6 +125,7 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "replacement_rate": between(0, 1),
     "maturity_threshold": whole(0),
     "decay_rate": between(0, 1, below=True),
+    "observe_every": whole(1),
     "tau": at_least(0),
     "share": between(0, 1),
     "above": at_least(0),

@@ -11,7 +11,8 @@ a step this is the released code's definition; with gradient accumulation each p
 kept in float32 at least, in place, so that a compiled model is still one graph (but for g). Dividing by the number of summed
 examples makes a pass that activation checkpointing runs twice count once.
 
-Nothing is read in evaluation mode or without gradients, nor from a copy of the model. With a mask the sums go over real
+Nothing is read in evaluation mode or without gradients, nor from a copy of the model. Of steps that a score does not take in
+(`observe_every`), only that there was anything to read is noted. With a mask the sums go over real
 positions alone, and how many there were is known to the device.
 """
 
@@ -52,6 +53,7 @@ class Reader:
         self.entries = 0
         self.ran = False
         self.captured = False  # a CUDA graph holds the reading: replaying it runs no Python
+        self.rests = False  # no score takes in the coming step
         self.examples = 0
         self.passes = 0
         self.compiled = False  # `counted` holds something
@@ -71,6 +73,9 @@ class Reader:
     def observe(self, values: Tensor, *, packed: bool = False) -> None:
         """Add one forward pass; a packed sequence holds no padding."""
         compiling = torch.compiler.is_compiling()
+        if self.rests and (compiling or not _is_captured(values)):  # a graph is replayed in any step
+            self.ran = self.ran or values.numel() > 0
+            return
         if self.sum_rows is not None and not compiling and (examples := self.sum_rows(values)):
             self.ran = True
             self._count(examples, on_device=False)
@@ -165,7 +170,7 @@ class Reader:
                 f"the {self.tap} runs under torch.func (vmap, grad, ...), whose tensors cannot be read from a hook. Call "
                 f"detach(), or give the stack of networks as groups with runs=..."
             )
-        if values.is_cuda and torch.cuda.is_current_stream_capturing():
+        if _is_captured(values):
             self.captured = True
 
     def clear(self) -> None:
@@ -182,3 +187,8 @@ class Reader:
         self.ran, self.compiled = entry(state, "ran", True), entry(state, "compiled", True)
         self.examples = count_in(state, "examples")
         fill(self.counted, state["counted"], "counted")
+
+
+def _is_captured(values: Tensor) -> bool:
+    """Whether what happens now is recorded in a CUDA graph."""
+    return values.is_cuda and torch.cuda.is_current_stream_capturing()

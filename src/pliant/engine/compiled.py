@@ -142,7 +142,7 @@ class InOneCall:
             statistics.sums.data_ptr(),
             statistics.sums.shape[0],
             examples,
-            self._score.decay_rate,
+            self._score.decay,
             kept.utility.data_ptr(),
             kept.mean.data_ptr(),
             self._scratch,

@@ -32,8 +32,9 @@ ZERO, ONE, HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
 
 # columns of the table of `average`
 WEIGHT, ROWS, COLUMNS, FIRST, NONNEGATIVE = range(5)
-# columns of the table of `move`
-MOMENT, GRADIENT, HEIGHT, WIDTH, BY_ROW, BY_COLUMN = range(6)
+# columns of the table of `move`: `SHARED` by all averages, and `OWN` for each
+GRADIENT, HEIGHT, WIDTH, SHARED = range(4)
+MOMENT, BY_ROW, BY_COLUMN, OWN = range(4)
 
 
 @njit(types.void(_INT, _INT, _INT, _INT, _INT, _SCRATCH), **_OPTIONS)
@@ -104,18 +105,21 @@ def _towards(moment, gradient, weight, squared, factor):  # pragma: no cover
     return ZERO if squared and moved < ZERO else moved
 
 
-@njit(types.void(_TABLE, types.boolean, _FLOAT, _ADDRESSES), **_OPTIONS)
-def move(table, squared, scale, scratch):  # pragma: no cover
-    """`DenseUpdate.move` of each row of the table: a moment towards g or g², times `scale`, by the larger W of row and column.
+@njit(types.void(_TABLE, _INT, types.boolean, _FLOAT, _ADDRESSES), **_OPTIONS)
+def move(table, number, squared, scale, scratch):  # pragma: no cover
+    """`DenseUpdate.move` of each row of the table that has a moment of average `number`: towards g or g², times `scale`, by the
+    larger W of row and column.
 
     Entries whose W is 0 are left alone.
     """
-    factor = np.float32(scale)
+    factor, own = np.float32(scale), SHARED + OWN * number
     for piece in range(table.shape[0]):
+        if not table[piece, own + MOMENT]:
+            continue
         rows, columns = table[piece, HEIGHT], table[piece, WIDTH]
-        v = carray(_pointer(table[piece, MOMENT]), (rows, columns), np.float32)
+        v = carray(_pointer(table[piece, own + MOMENT]), (rows, columns), np.float32)
         g = carray(_pointer(table[piece, GRADIENT]), (rows, columns), np.float32)
-        by_row, by_column = table[piece, BY_ROW], table[piece, BY_COLUMN]
+        by_row, by_column = table[piece, own + BY_ROW], table[piece, own + BY_COLUMN]
         young = 0
         if by_column:
             c = carray(_pointer(by_column), columns, np.float32)

@@ -55,6 +55,8 @@ class Newcomers:
 
         Raises `RuntimeError` in the first steps, where nothing is lost, if the model itself is never run, which would show that.
         """
+        if not self._unseen and not self._waiting:
+            return
         self._looks += 1
         if self._waiting:
             self._settle()

@@ -77,7 +77,8 @@ class SameModel:
         self._steps[statistics] += 1
         if self._steps[statistics] % CHECK_EVERY == 1:
             self.check_parameters(statistics.groups)
-        self._check_read(statistics, ran)
+        if len(ran) < len(statistics.groups) or statistics not in self._heard:
+            self._check_read(statistics, ran)
         self.newcomers.look()
 
     def check_parameters(self, groups: Iterable[BoundGroup]) -> None:

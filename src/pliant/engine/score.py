@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant.base.arguments import number
+from pliant.base.arguments import number, whole
 from pliant.base.saving import fill
 from pliant.engine.activity import Reading
 from pliant.engine.averaging import corrected, running_average
@@ -26,23 +26,30 @@ class RunningUtility:
     Args:
         utility: a name of `pliant.engine.utility.UTILITIES`, or a `Utility`.
         decay_rate: of both averages, in [0, 1); 0 makes them instantaneous.
+        observe_every: optimizer steps of a group, of which the last alone is averaged in, at η to their number. Of the others no
+            activity is read. Each average is corrected by the steps that it has averaged.
     """
 
     keeps_means = True
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"utility": self.rule.name, "decay_rate": self.decay_rate}
+        return {"utility": self.rule.name, "decay_rate": self.decay_rate, "observe_every": self.observe_every}
 
-    def __init__(self, utility: str | Utility = "contribution", decay_rate: float = 0.99) -> None:
+    def __init__(
+        self, utility: str | Utility = "contribution", decay_rate: float = 0.99, observe_every: int = 1
+    ) -> None:
         self.rule = named_utility(utility)
         self.decay_rate = number("decay_rate", decay_rate, 0.0, 1.0, below=True)
+        self.observe_every = whole("observe_every", observe_every, 1, of="optimizer steps")
+        self.decay = self.decay_rate**self.observe_every  # per step that is averaged in
         self.reads: Sequence[Reading] = self.rule.reads
         self._kept: dict[ActivityStatistics, Averages] = {}
 
     def bind(self, all_statistics: Sequence[ActivityStatistics]) -> None:
         self._home = home_of_groups(all_statistics)
         for statistics in all_statistics:
+            statistics.observe(self.observe_every)
             self._kept[statistics] = Averages(statistics)
             if "centred" in self.reads:
                 for reader in statistics.readers:
@@ -78,14 +85,13 @@ class RunningUtility:
             averages = [span.of_units(kept.utility), span.of_columns(kept.mean)]
             values = [of_units, span.of_columns(mean)]
             if means.masked and means.ran is not None:
-                known = corrected(
-                    kept.utility, statistics.ages() - 1, self.decay_rate
-                )  # moves by nothing: what is corrected stays
+                averaged = statistics.observations() - int(skipped is None)  # a step that may be none is counted later
+                known = corrected(kept.utility, averaged, self.decay)  # moves by nothing: what is corrected stays
                 unseen = ~means.ran[span.columns].view(-1, span.width).any(-1)
                 values[0] = torch.where(unseen, span.of_units(known), of_units)
             if skipped is None and means.ran is None:
                 for average, value in zip(averages, values, strict=True):  # `running_average`, in place
-                    average.mul_(self.decay_rate).add_(value, alpha=1.0 - self.decay_rate)
+                    average.mul_(self.decay).add_(value, alpha=1.0 - self.decay)
                 if spans is not statistics.all_spans:
                     span.of_columns(kept.seen).add_(1)
             else:
@@ -106,7 +112,7 @@ class RunningUtility:
         left_out = torch.zeros((), dtype=torch.bool, device=seen.device) if skipped is None else skipped > 0
         silent = left_out if ran is None else left_out | ~ran[span.columns]
         for average, value, stays in zip(averages, values, (left_out, silent), strict=True):
-            average.copy_(torch.where(stays, average, running_average(average, value, self.decay_rate)))
+            average.copy_(torch.where(stays, average, running_average(average, value, self.decay)))
         seen.add_((~silent).to(seen.dtype))
 
     def _centre(
@@ -119,11 +125,9 @@ class RunningUtility:
     ) -> Tensor:
         """The running mean that the coming step will have, for centred utilities; of the shape of `mean_so_far`."""
         kept = self._kept[statistics]
-        coming = running_average(
-            kept.mean[:, columns], mean_so_far.view(statistics.runs, -1)[:, entries], self.decay_rate
-        )
+        coming = running_average(kept.mean[:, columns], mean_so_far.view(statistics.runs, -1)[:, entries], self.decay)
         centre = torch.zeros_like(mean_so_far)
-        centre.view(statistics.runs, -1)[:, entries] = corrected(coming, kept.seen[:, columns] + 1, self.decay_rate)
+        centre.view(statistics.runs, -1)[:, entries] = corrected(coming, kept.seen[:, columns] + 1, self.decay)
         return centre
 
     def value(self, group: BoundGroup, generators: Sequence[torch.Generator]) -> Tensor:
@@ -134,15 +138,16 @@ class RunningUtility:
             return drawn.to(statistics.device, group.dtype)
         held = self._kept[statistics].utility[:, statistics.span(group).units]
         if "incoming" not in self.rule.weights:
-            held = torch.where(held.isinf(), nan, held)  # activity was infinite once: broken, not most useful of all
-        return corrected(held, statistics.age_of(group), self.decay_rate)
+            # activity was infinite once: broken, not most useful of all
+            held = held.nan_to_num(nan=nan, posinf=nan, neginf=nan)
+        return corrected(held, statistics.observations_of(group), self.decay)
 
     def mean(self, group: BoundGroup) -> Tensor:
         """Corrected mean activity, (runs, units, columns)."""
         statistics = self._home[group]
         kept = self._kept[statistics]
         held, seen = (statistics.by_unit(each, group) for each in (kept.mean, kept.seen))
-        return corrected(held, seen, self.decay_rate)
+        return corrected(held, seen, self.decay)
 
     def forget(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         statistics = self._home[group]

@@ -85,7 +85,8 @@ class ActivityStatistics:
         self.clock = clock
         self.groups = sorted(groups, key=lambda group: group.columns)
         self.runs = groups[0].runs
-        self.device = groups[0].first.device
+        self.first = self.groups[0].first  # its device is that of all
+        self.device = self.first.device
         self.dtype = max((group.dtype for group in groups), key=lambda dtype: dtype.itemsize)
         self.units = self.columns = 0
         self._spans: dict[BoundGroup, Span] = {}
@@ -98,6 +99,7 @@ class ActivityStatistics:
         self._born = torch.zeros(self.runs, self.units, dtype=torch.int64, device=self.device)
         self.steps = dict.fromkeys(self.groups, 0)
         self._all_ran = False
+        self.observe_every = 1  # steps of a group, of which the last is taken in by the score: it says how many
         self.masked = masked  # whether some positions of the recorded activity are padding
         self._place_readers(names)
         self._place_outgoing()
@@ -218,9 +220,17 @@ class ActivityStatistics:
         """Optimizer steps since each unit was new, (runs, units)."""
         return self.steps[group] - self._born[:, self._spans[group].units]
 
-    def ages(self) -> Tensor:
+    def observations_of(self, group: BoundGroup) -> Tensor:
+        """Steps since each unit was new that the score has taken in, (runs, units): those whose number is a multiple of
+        `observe_every`."""
+        if self.observe_every == 1:
+            return self.age_of(group)
+        born = self._born[:, self._spans[group].units]
+        return self.steps[group] // self.observe_every - born.div(self.observe_every, rounding_mode="floor")
+
+    def observations(self) -> Tensor:
         """Those of all units, (runs, units)."""
-        return torch.cat([self.age_of(group) for group in self.groups], dim=1)
+        return torch.cat([self.observations_of(group) for group in self.groups], dim=1)
 
     def renew(self, group: BoundGroup, chosen: SelectedUnits) -> None:
         """The age of chosen units that are fully replaced is 0 again."""
@@ -235,6 +245,26 @@ class ActivityStatistics:
         """These groups made a step."""
         for group in groups:
             self.steps[group] += 1
+        self.look_ahead()
+
+    def observe(self, every: int) -> None:
+        """From here on only every so many steps of a group are taken in."""
+        self.observe_every = every
+        self.look_ahead()
+
+    def observed(self, groups: Sequence[BoundGroup]) -> Sequence[BoundGroup]:
+        """Of groups that make a step now, which is yet to be counted, those whose activity in it is taken in."""
+        if self.observe_every == 1:
+            return groups
+        return [group for group in groups if (self.steps[group] + 1) % self.observe_every == 0]
+
+    def look_ahead(self, *, unsure: bool = False) -> None:
+        """Readers rest until a step is to come that is taken in. `unsure`: the last one is not counted yet, and may be none."""
+        if self.observe_every > 1:
+            coming = {steps + ahead for steps in self.steps.values() for ahead in ((1, 2) if unsure else (1,))}
+            rests = all(step % self.observe_every for step in coming)
+            for reader in self.readers:
+                reader.rests = rests
 
     def ran(self) -> list[BoundGroup]:
         """The groups of which anything was read since the last step. One without a tap always counts as read."""
@@ -275,8 +305,8 @@ class ActivityStatistics:
 
     def drop(self) -> None:
         """Forget what was summed since the last step."""
-        if any(reader.ran for reader in self.readers):
-            self.pop_means()
+        self.sums.zero_()
+        self.clear_readers()
 
     def examples_of(self, group: BoundGroup) -> int:
         """How many examples and positions the group's first reader has summed since the last step; reads the device."""
@@ -285,10 +315,11 @@ class ActivityStatistics:
 
     def examples_of_all(self) -> int | None:
         """How many each reader has summed; None if they differ, or only the device knows."""
-        if True in [reader.compiled for reader in self.readers]:
-            return None
-        known = [reader.examples for reader in self.readers]
-        return known[0] if known.count(known[0]) == len(known) else None
+        examples = self.readers[0].examples
+        for reader in self.readers:
+            if reader.compiled or reader.examples != examples:
+                return None
+        return examples
 
     def _saw_examples(self) -> Tensor:
         """Whether each column was shown any example, (columns,), as the device knows; True where nothing is read."""
@@ -412,6 +443,7 @@ class ActivityStatistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = dict(zip(self.groups, counts_in(state, "steps", len(self.groups)), strict=True))
+        self.look_ahead()
         fill(self._born, state["born"], "born")
         if self._born.numel() and int(self._born.min()) < 0:
             raise ValueError("'born' of this state holds steps below 0")

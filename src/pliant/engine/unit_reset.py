@@ -87,6 +87,7 @@ class UnitReset(Attached):
         self.score, self.select, self.redraw, self.forget = score, select, redraw, forget
         if redraw.hand_over_mean and not score.keeps_means:
             raise ValueError(f"{type(score).__name__} keeps no means to hand over; use Redraw(hand_over_mean=False)")
+        _check_observed(score, select)
         names, mask, reads_activity = NamedModel(checked(model)), where.get("mask"), bool(score.reads)
         self._ranks = Ranks(model, where.get("process_group", "auto"))
         units = planned(model, names, self.optimizers, self._ranks, where, activity=reads_activity)
@@ -140,17 +141,19 @@ class UnitReset(Attached):
         A step that a GradScaler leaves out is none, see `taken_steps`. Where only a CUDA device knows, units due by a
         step are chosen as they would be at once and replaced after the next one.
         """
-        self._step(optimizer)
+        self._step(self.optimizers if optimizer is None else (inner(optimizer),))
 
-    def _step(self, optimizer: Optimizer | None) -> None:
+    def _step(self, optimizers: Sequence[Optimizer]) -> None:
         """The same inside of a hook, which is not compiled anyway: leaving the compiler twice takes as long as the sums."""
-        stepped = [each for each in self.all_statistics if optimizer is None or each.clock is inner(optimizer)]
+        outcomes: dict[Optimizer | None, Outcome] = {
+            each: self._clocks[each].ask() for each in optimizers if each in self._clocks
+        }
+        stepped = [(each, outcomes[each.clock]) for each in self.all_statistics if each.clock in outcomes]
         late: dict[BoundGroup, SelectedUnits] = {}
         if self._late:
             self._settle()
-            late = self._choose([group for statistics in stepped for group in self._owed(statistics)])
-        outcomes = {clock: self._clocks[clock].ask() for clock in dict.fromkeys(map(_clock, stepped))}
-        taken = [group for statistics in stepped for group in self._observe(statistics, outcomes[_clock(statistics)])]
+            late = self._choose([group for statistics, _ in stepped for group in self._owed(statistics)])
+        taken = [group for statistics, outcome in stepped for group in self._observe(statistics, outcome)]
         if late:
             self._replace(late)
         chosen = self._choose(taken)
@@ -160,8 +163,13 @@ class UnitReset(Attached):
 
     def _choose(self, groups: Sequence[BoundGroup]) -> dict[BoundGroup, SelectedUnits]:
         """The units to replace in groups that made a step."""
-        found = {group: self.select(group, *self._measures[group]) for group in groups}
-        return {group: units for group, units in found.items() if units is not None}
+        chosen: dict[BoundGroup, SelectedUnits] = {}
+        for group in groups:
+            age, value = self._measures[group]
+            units = self.select(group, age, value)
+            if units is not None:
+                chosen[group] = units
+        return chosen
 
     def _replace(self, chosen: dict[BoundGroup, SelectedUnits]) -> None:
         """The phases, each over all groups before the next."""
@@ -192,8 +200,8 @@ class UnitReset(Attached):
 
         Groups that did nothing, or are frozen, keep their clock. What was read for a step that was not taken is dropped.
         """
-        if statistics.device != statistics.groups[0].first.device:
-            self._move(statistics, statistics.groups[0].first.device)
+        if statistics.device != statistics.first.device:
+            self._move(statistics, statistics.first.device)
         self._ranks.share(statistics)
         ran = statistics.ran()
         self._same.check(statistics, ran)
@@ -201,19 +209,27 @@ class UnitReset(Attached):
         if not groups:
             statistics.drop()
             return []
-        one_call = self._in_one_call[statistics] if outcome is True and len(groups) == len(statistics.groups) else None
+        observed = statistics.observed(groups)
+        one_call = (
+            self._in_one_call[statistics] if outcome is True and len(observed) == len(statistics.groups) else None
+        )
         if one_call is not None and one_call.update():
             statistics.count_step(groups)
             return [*groups]
-        means, skipped = statistics.pop_means(), None
+        means, skipped = None, None
+        if observed:
+            means = statistics.pop_means()
+        else:
+            statistics.drop()
         if isinstance(outcome, Tensor):
             taken = outcome.to(statistics.device, non_blocking=True)
             self._late.add(statistics, taken, [*groups])
+            statistics.look_ahead(unsure=True)
             skipped = (~taken).to(statistics.dtype)
         elif outcome:
             statistics.count_step(groups)
-        if outcome is not False:
-            self.score.update(statistics, statistics.spans(groups), means, skipped)
+        if means is not None and outcome is not False:
+            self.score.update(statistics, statistics.spans(observed), means, skipped)
         return [*groups] if outcome is True else []
 
     def _owed(self, statistics: ActivityStatistics) -> Sequence[BoundGroup]:
@@ -234,7 +250,7 @@ class UnitReset(Attached):
     def _ended(self, optimizer: Optimizer) -> None:
         if self._steps_by_itself:
             with torch.no_grad():
-                self._step(optimizer)
+                self._step((optimizer,))
         else:
             self._feedback.leave()
 
@@ -349,7 +365,7 @@ class UnitReset(Attached):
     def _load(self, state: dict[str, Any]) -> None:
         state = _of_today(state)
         self.plan.check_fingerprint(state["fingerprint"])
-        self._check_saved(state["settings"], self._settings())
+        self._check_saved({"observe_every": 1, **state["settings"]}, self._settings())
         self.redraw.load_state_dict(state["redraw"])
         self.plan = self._with_fresh(self.plan)
         for statistics, held in zip(self.all_statistics, state["panels"], strict=True):
@@ -408,6 +424,17 @@ def _of_today(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_observed(score: Score, select: Select) -> None:
+    """Raise `ValueError` if units may go before the score has seen anything of them."""
+    every: int = getattr(score, "observe_every", 1)
+    threshold: int = getattr(select, "maturity_threshold", every)
+    if every > threshold + 1:
+        raise ValueError(
+            f"observe_every is {every} steps, but units older than maturity_threshold, {threshold} steps, may go before anything "
+            f"of them was observed: give at most {threshold + 1}, or a larger maturity_threshold"
+        )
+
+
 def _check_parts(**parts: object) -> None:
     """Raise `TypeError` for a part that has not the methods that it is called by."""
     for name, part in parts.items():
@@ -419,8 +446,3 @@ def _check_parts(**parts: object) -> None:
             raise TypeError(
                 f"{name} must be one of the four parts (pliant.engine.interfaces), got {shown(part)}{lacks}"
             )
-
-
-def _clock(statistics: ActivityStatistics) -> Optimizer:
-    """Whose steps they count; `forget` found the first incoming weight of each group in one."""
-    return cast(Optimizer, statistics.clock)

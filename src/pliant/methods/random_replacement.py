@@ -35,6 +35,7 @@ class RandomReplacement(UnitReset):
         replacement_rate: float = 1e-4,
         maturity_threshold: int = 1000,
         decay_rate: float = 0.99,
+        observe_every: int = 1,
         count: Count = "accumulate",
         hand_over_mean: bool = True,
         optimizer_state: Policy = "fresh",
@@ -44,7 +45,7 @@ class RandomReplacement(UnitReset):
         super().__init__(
             model,
             optimizer,
-            score=RunningUtility("random", decay_rate),
+            score=RunningUtility("random", decay_rate, observe_every),
             select=ReplacementRate(replacement_rate, maturity_threshold, count),
             redraw=Redraw(init, hand_over_mean=hand_over_mean),
             forget=OptimizerState(optimizer_state),

@@ -100,7 +100,7 @@ class BoundSlice:
         whole = self.index.numel() == prod(self.leading)  # all positions: no copy
         return float((self.front() if whole else self.entries()).double().std(correction=0))
 
-    def _along(self, chosen: SelectedUnits) -> Tensor:
+    def along(self, chosen: SelectedUnits) -> Tensor:
         """The positions of the chosen units, one unit after another, (count x repeat,)."""
         return chosen.units if self._one_each else self._positions(chosen).flatten()
 
@@ -120,7 +120,7 @@ class BoundSlice:
         if self._axis is None:
             return self.front(tensor)[self._places(chosen)]
         source = self.parameter.detach() if tensor is None else tensor
-        found = source.index_select(self._axis, self._along(chosen))
+        found = source.index_select(self._axis, self.along(chosen))
         return (found.movedim(self._axis, 0) if self._axis else found).reshape(-1, self.repeat, *self.row)
 
     def write(self, chosen: SelectedUnits, fresh: Tensor | float, tensor: Tensor | None = None) -> None:
@@ -128,12 +128,12 @@ class BoundSlice:
         if self._axis is not None and chosen.all_at_full_strength:
             target = self.parameter.detach() if tensor is None else tensor
             if not isinstance(fresh, Tensor):
-                target.index_fill_(self._axis, self._along(chosen), fresh)
+                target.index_fill_(self._axis, self.along(chosen), fresh)
                 return
             if fresh.shape == (chosen.units.shape[0], self.repeat, *self.row):
                 entries = fresh.flatten(0, 1)
                 target.index_copy_(
-                    self._axis, self._along(chosen), entries.movedim(0, self._axis) if self._axis else entries
+                    self._axis, self.along(chosen), entries.movedim(0, self._axis) if self._axis else entries
                 )
                 return
         front, places = self.front(tensor), self._places(chosen)

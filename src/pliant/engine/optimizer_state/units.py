@@ -59,11 +59,13 @@ class OptimizerState:
         """Look every parameter up in its optimizer. Raises `ValueError` where one has none, or a rule is missing."""
         self._groups = list(groups)
         self._home = home_of_parameters(optimizers)
+        self._slices: dict[BoundGroup, list[tuple[BoundSlice, Optimizer]]] = {group: [] for group in groups}
         used: dict[Optimizer, list[BoundSlice]] = {}
         for group in self._groups:
             for part in group.slices():
                 self._check(group, part)
                 for optimizer in self._optimizers(part):
+                    self._slices[group].append((part, optimizer))
                     used.setdefault(optimizer, []).append(part)
         self._rules = {optimizer: rule_of(optimizer, _OTHERWISE) for optimizer in used if self.policy != "keep"}
         for optimizer, rule in self._rules.items():
@@ -130,8 +132,7 @@ class OptimizerState:
         """Forget what is remembered about the chosen units' entries, whose new weights are in place."""
         if self.policy == "keep":
             return
-        slices = [(part, optimizer) for part in group.slices() for optimizer in self._optimizers(part)]
-        for part, optimizer in slices:
+        for part, optimizer in self._slices[group]:
             state: dict[str, Any] = optimizer.state.get(part.parameter, {})
             if not state:
                 continue

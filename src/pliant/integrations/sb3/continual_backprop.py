@@ -16,9 +16,9 @@ class ContinualBackpropCallback(UnitResetCallback):
 
     Args:
         networks, diagnose_every: see `UnitResetCallback`, and what is logged, and what is raised.
-        settings: the parameters of `pliant.ContinualBackprop` (`replacement_rate`, `maturity_threshold`, `decay_rate`, `utility`,
-            `count`, `eligible`, `hand_over_mean`, `optimizer_state`, `init`), with its defaults, and `include`, `exclude`,
-            `strict`, `residual`, `heads`, `trial`, `seed`.
+        settings: the parameters of `pliant.ContinualBackprop` (`replacement_rate`, `maturity_threshold`, `decay_rate`,
+            `observe_every`, `utility`, `count`, `eligible`, `hand_over_mean`, `optimizer_state`, `init`), with its defaults,
+            and `include`, `exclude`, `strict`, `residual`, `heads`, `trial`, `seed`.
 
     >>> from stable_baselines3 import A2C
     >>> callback = ContinualBackpropCallback(replacement_rate=0.05, maturity_threshold=5)

@@ -87,12 +87,14 @@ class Ages:
 
     def renew(self, part: BoundSlice, chosen: SelectedUnits, converged_after: Sequence[int]) -> None:
         """The chosen units' positions are new; they will be young for `converged_after` steps."""
-        age = self._held[_axes(part)]
-        where = chosen.runs.unsqueeze(1), part.index.to(age.device)[chosen.units]
-        age[where] = (
-            0 if chosen.all_at_full_strength else torch.where(chosen.strength.unsqueeze(1) >= 1.0, 0, age[where])
-        )
-        self._left[_axes(part)][:], self._youngest[_axes(part)] = converged_after, 0
+        key = _axes(part)
+        age = self._held[key]
+        if chosen.all_at_full_strength and len(chosen.counts) == 1:
+            age[0].index_fill_(0, part.along(chosen), 0)
+        else:
+            where = chosen.runs.unsqueeze(1), part.index.to(age.device)[chosen.units]
+            age[where] = torch.where(chosen.strength.unsqueeze(1) >= 1.0, 0, age[where])
+        self._left[key][:], self._youngest[key] = converged_after, 0
 
     def state_of(self, part: BoundSlice) -> dict[str, Any]:
         age = self._held[_axes(part)]

@@ -11,6 +11,7 @@ W of an entry depends on its age alone once the shared count t is of age, and is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, expm1, log
 from typing import Any
 
@@ -72,6 +73,7 @@ def change_of_scale(steps: Tensor, count: float | Tensor, old: float, new: float
     return (of_new / of_old).to(dtype)
 
 
+@lru_cache(maxsize=64)
 def steps_of_youth(beta: float, dtype: torch.dtype) -> int:
     """Steps until 1 - β^τ rounds to 1, 16,629 for β = 0.999 in float32; 0 if nothing is averaged."""
     return 0 if beta == 0.0 else ceil(log(torch.finfo(_wide(dtype)).eps / 2) / log(beta)) + 1

@@ -67,7 +67,7 @@ class Batch:
         self._stepped: list[Ages] = []
         self._betas = (0.0, 0.0)
         self._plans: list[Plan] = []
-        self._in_one_call: list[MovesInOneCall | None] = []
+        self._in_one_call: MovesInOneCall | None = None
         self._agree = False  # on a count that the host knows
         self._until = 0  # steps for which it holds
 
@@ -91,7 +91,7 @@ class Batch:
                 self._plans += [Plan(key, maximum, row == 1, weights, self._shares[row], pieces)] if pieces else []
         counts = list(self._counts(states).values()) if self._plans else []
         self._agree = all(isinstance(count, float) and count == counts[0] for count in counts)
-        self._in_one_call = [in_one_call(self._compiled, plan) if self._agree else None for plan in self._plans]
+        self._in_one_call = in_one_call(self._compiled, self._plans, list(states)) if self._agree else None
 
     def _follow(self, stepped: list[Ages], states: States, betas: tuple[float, float]) -> None:
         """Bring moments that were averaged with other betas into the scale of these."""
@@ -160,12 +160,10 @@ class Batch:
         counts = {} if self._agree else self._counts(states)
         count = self.averages.count_of(self.settings, first) if self._agree else self._by_position(counts)
         prepare = self._prepare(optimizer, kept)
-        gradients: dict[nn.Parameter, int] = {}
-        for plan, one_call in zip(self._plans, self._in_one_call, strict=True):
-            if one_call is not None and prepare is None and not isinstance(count, Tensor):
-                moved = one_call.move(self._ahead, count, states, gradients)
-                if moved:
-                    continue
+        one_call = self._in_one_call if prepare is None and not isinstance(count, Tensor) else None
+        if one_call is not None and one_call.move(self._ahead, cast(float, count), states):
+            return
+        for plan in self._plans:
             plan.find_shares(self._ahead, count, kept)
             towards = AverageTarget(plan.squared, plan.weights.scale(count) if self._agree else None, prepare)
             for piece in plan.pieces:
