@@ -113,7 +113,7 @@ class SoftResets(WholeParameters):
         """Where the parameters are now is where they began. After a full reset."""
         initial = self.toward == "initial"
         self._targets = {p.parameter: p.parameter.detach().clone() for p in self.places if initial}
-        stds = [p.parameter.detach().double().std(correction=0).cpu() for p in self.places]
+        stds = [p.parameter.detach().cpu().double().std(correction=0) for p in self.places]
         self._std = torch.stack(stds)  # σ, (parameters,)
         self._gamma = torch.ones_like(self._std)  # of the last event
         self._factor = torch.ones_like(
@@ -174,8 +174,9 @@ class SoftResets(WholeParameters):
             each + (g - 1.0) * d + s * e.to(each) for each, g, d, s, e in zip(θ, _floats(γ), away, std, ε, strict=True)
         ]
         value, gradients = self._loss_at(at, moved, loss)
-        ways = (d.double() + c * e.double() for d, c, e in zip(away, change, ε, strict=True))  # ∂θ(γ, ε) / ∂γ
-        return value, torch.stack([(g.double() * way).sum().cpu() for g, way in zip(gradients, ways, strict=True)])
+        wide = map(_wide, away)
+        ways = (torch.add(d, e.to(d), alpha=c) for d, c, e in zip(wide, change, ε, strict=True))  # ∂θ(γ, ε) / ∂γ
+        return value, torch.stack([(g * way).sum().cpu().double() for g, way in zip(gradients, ways, strict=True)])
 
     def _loss_at(
         self, at: Sequence[int], moved: Sequence[Tensor], loss: Callable[[], Tensor]
@@ -189,7 +190,7 @@ class SoftResets(WholeParameters):
                 value = checked_loss(loss(), "loss()")
             gradients = cast(Sequence[Tensor | None], torch.autograd.grad(value, parameters, allow_unused=True))
         zeros = (torch.zeros_like(each) if g is None else g for g, each in zip(gradients, parameters, strict=True))
-        return value.detach().double().flatten()[0].cpu(), list(zeros)
+        return value.detach().flatten()[0].cpu().double(), list(zeros)
 
     def _target(self, place: Place) -> Tensor:
         """Where it began, on the device where it is and of its type."""
@@ -248,6 +249,11 @@ def spread_after(gamma: Tensor, std: Tensor, spread: float) -> tuple[Tensor, Ten
     lost = 1.0 - spread**2
     share = (1.0 - lost * gamma.square()).sqrt()
     return std * share, -std * lost * gamma / share
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In single precision at least."""
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
 
 
 def _floats(numbers: Tensor) -> list[float]:
