@@ -82,6 +82,7 @@ _CBP_READS = (
     "eligible",
     "hand_over_mean",
     "optimizer_state",
+    "candidates",
 )
 _SNP_READS = ("weight_decay", "shrink")
 OPTIONAL = (
