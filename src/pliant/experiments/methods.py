@@ -85,9 +85,7 @@ _CBP_READS = (
     "candidates",
 )
 _SNP_READS = ("weight_decay", "shrink")
-OPTIONAL = (
-    "candidates",
-)  # fields that are 0 where they are not set, and that the methods that read them can do without
+OPTIONAL = ("candidates",)  # fields that the methods that read them can do without: 0 where they are not set
 
 
 def _rival(
