@@ -126,6 +126,7 @@ FITS = {  # by the name of a parameter: which odd values it may well take
     "maturity_threshold": whole(0),
     "decay_rate": between(0, 1, below=True),
     "observe_every": whole(1),
+    "candidates": whole(0),
     "tau": at_least(0),
     "share": between(0, 1),
     "above": at_least(0),

@@ -40,6 +40,7 @@ class RandomReplacement(UnitReset):
         hand_over_mean: bool = True,
         optimizer_state: Policy = "fresh",
         init: Init = "module",
+        candidates: int = 0,
         **where: Unpack[Where],
     ) -> None:
         super().__init__(
@@ -47,7 +48,7 @@ class RandomReplacement(UnitReset):
             optimizer,
             score=RunningUtility("random", decay_rate, observe_every),
             select=ReplacementRate(replacement_rate, maturity_threshold, count),
-            redraw=Redraw(init, hand_over_mean=hand_over_mean),
+            redraw=Redraw(init, hand_over_mean=hand_over_mean, candidates=candidates),
             forget=OptimizerState(optimizer_state),
             **where,
         )
