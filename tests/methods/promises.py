@@ -403,7 +403,7 @@ METHODS = [
     Method(
         "soft resets",
         SoftlyReset,
-        settings={"gamma_step_size": 0.01, "spread": 0.9, "seed": 1},
+        settings={"gamma_step_size": 0.1, "spread": 0.9, "seed": 1},
         off={"gamma_step_size": 0.0},
         wrong={"spread": 0.0},
         cannot=CALLED_BY_HAND,
