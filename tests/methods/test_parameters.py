@@ -47,7 +47,9 @@ def test_its_control_has_the_same_parameters_and_defaults_but_for_the_choice():
 
 def test_agents_and_online_learners_know_no_other_names():
     elsewhere = {"eligible", "observe_every"}  # ours alone
-    assert {field.name for field in fields(Settings)} >= {*OWN} - elsewhere - {"candidates"}  # agents are a stack of runs
+    assert {field.name for field in fields(Settings)} >= {*OWN} - elsewhere - {
+        "candidates"
+    }  # agents are a stack of runs
     assert {*taken(OnlineEnsemble)} >= {*OWN} - elsewhere - {"optimizer_state"}
 
 
