@@ -165,7 +165,7 @@ def test_it_is_part_of_the_state():
 
 def test_a_state_of_a_version_without_it_observed_every_step():
     state = TwoUnits(observe_every=1).show(1.0, 2.0).method.state_dict()
-    del state["settings"]["observe_every"]
+    assert "observe_every" not in state["settings"]
     again = TwoUnits(observe_every=1)
     again.method.load_state_dict(state)
     assert again.method.ages()["0"].tolist() == [[2, 2]]

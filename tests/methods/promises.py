@@ -690,7 +690,9 @@ def a_step_that_a_grad_scaler_skips_is_none(cell, fused=False, then=lambda run: 
     run, other = trained(numbers), trained(taken)
     acted(run, trained(numbers, methods=[]))
     assert torch.equal(weights(run), weights(other))
-    same_methods(run, other, but=["buffers"])  # torch's norms take in the batch that overflows, and so does an average of them
+    same_methods(
+        run, other, but=["buffers"]
+    )  # torch's norms take in the batch that overflows, and so does an average of them
     if hasattr(run.methods[0], "stats"):
         assert {group["steps"] for group in run.methods[0].stats().values()} == {len(taken)}
 

@@ -34,7 +34,8 @@ class RunningUtility:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"utility": self.rule.name, "decay_rate": self.decay_rate, "observe_every": self.observe_every}
+        resting = {"observe_every": self.observe_every} if self.observe_every > 1 else {}  # states of before have none
+        return {"utility": self.rule.name, "decay_rate": self.decay_rate, **resting}
 
     def __init__(
         self, utility: str | Utility = "contribution", decay_rate: float = 0.99, observe_every: int = 1

@@ -365,7 +365,8 @@ class UnitReset(Attached):
     def _load(self, state: dict[str, Any]) -> None:
         state = _of_today(state)
         self.plan.check_fingerprint(state["fingerprint"])
-        self._check_saved({"observe_every": 1, **state["settings"]}, self._settings())
+        before, here = ({"observe_every": 1, **each} for each in (state["settings"], self._settings()))
+        self._check_saved(before, here)
         self.redraw.load_state_dict(state["redraw"])
         self.plan = self._with_fresh(self.plan)
         for statistics, held in zip(self.all_statistics, state["panels"], strict=True):

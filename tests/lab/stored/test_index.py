@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -80,6 +81,18 @@ def test_a_job_file_that_was_changed_is_read_anew_and_refused(folder):
     for reader in (rows_of, lambda study: list(status_lines(study))):
         with pytest.raises(LabError, match=r"002\.sqlite is not as it was written"):
             reader(open_study(folder))
+
+
+def test_a_link_in_the_place_of_a_file_of_the_same_size_and_time_has_another_stamp(tmp_path):
+    mine, other = tmp_path / "000.sqlite", tmp_path / "001.sqlite"
+    for file in (mine, other):
+        file.write_bytes(b"rows")
+        os.utime(file, ns=(1_000, 1_000))
+    before = module.Stamp.of(mine)
+    assert before == module.Stamp.of(other)
+    mine.unlink()
+    mine.symlink_to(other.name)
+    assert module.Stamp.of(mine) != before
 
 
 def test_a_job_that_was_removed_and_begun_anew_is_told_as_it_is_now(folder):

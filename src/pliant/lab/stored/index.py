@@ -44,10 +44,10 @@ class Stamp(NamedTuple):
     def of(path: Path) -> Stamp | None:
         """None where there is no such file."""
         try:
-            found = os.stat(path)
+            found, itself = os.stat(path), os.lstat(path)  # a link is as new as itself and as what it leads to
         except OSError:
             return None
-        return Stamp(found.st_size, found.st_mtime_ns)
+        return Stamp(found.st_size, max(found.st_mtime_ns, itself.st_mtime_ns))
 
 
 @dataclass(frozen=True)
