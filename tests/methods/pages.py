@@ -45,7 +45,7 @@ def linked(reason, page):
 def costs(overview):
     """The rows of the table of costs: page, method, what it keeps, what it adds to a step, or ""."""
     table = overview.split("## Cost\n")[1].split("\n## ")[0]
-    found = re.findall(r"^\| \[(.+)\]\(methods/(.+)\.md\) \| (.+?) \|(?: (.+))? \|$", table, flags=re.M)
+    found = re.findall(r"^\| \[(.+)\]\(methods/(.+)\.md\) \| (.+?) \|(?: ([^|]+?))? \|.*$", table, flags=re.M)
     return [(page, method, keeps, adds) for method, page, keeps, adds in found]
 
 
