@@ -23,10 +23,8 @@ from numpy.typing import NDArray
 from pliant.data import load
 from pliant.online import OnlineEnsemble
 
-TURNS, WARMUP = (
-    25,
-    5,
-)  # of which the first are not counted: 256 examples are remembered then, and units have been replaced
+TURNS = 25
+WARMUP = 5  # turns that are not counted: 256 examples are remembered then, and units have been replaced
 CANDIDATES = (0, 1, 32)
 RATES = (1e-4, 1e-3)
 

@@ -42,6 +42,12 @@ class ReplacementConfig(RunConfig, frozen=True):
     optimizer_state: Literal["fresh", "keep"] = Field("fresh", description="of replaced units; method cbp")
 
 
+# The field `candidates` of method cbp, where fresh units can be compared; studies of before it go on: `added` says 0.
+CANDIDATES: Any = Field(
+    0, ge=0, description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp"
+)
+
+
 # -- the rows -------------------------------------------------------------------------------------------------------
 
 

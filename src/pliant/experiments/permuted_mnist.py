@@ -28,7 +28,7 @@ from pliant.data import ImageSet, load
 from pliant.data.images import check_same
 from pliant.diagnostics import dead, effective_rank, singular_values
 from pliant.experiments.base import Cell, Profile, ShippedExperiment, is_own
-from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
+from pliant.experiments.methods import CANDIDATES, RIVALS, Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words, examples_per_advance
 from pliant.lab import DONE, RUNNING, Context, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
@@ -63,11 +63,7 @@ class Config(RunConfig, frozen=True):
     maturity_threshold: int = Field(100, ge=0, description="examples; method cbp")
     decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages, per example; method cbp")
     utility: Utility = Field("contribution", description="method cbp")
-    candidates: int = Field(
-        0,
-        ge=0,
-        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
-    )
+    candidates: int = CANDIDATES
     hand_over_mean: bool = Field(True, description="to the next bias, of a replaced unit; method cbp")
     probe: int = Field(2000, gt=0, description="examples of a new task on which hidden units are measured")
 

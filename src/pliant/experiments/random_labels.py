@@ -30,7 +30,7 @@ from pliant.data.images import check_same
 from pliant.diagnostics import dead, weight_magnitude
 from pliant.experiments.base import Cell, Profile, ShippedExperiment
 from pliant.experiments.makers import Site
-from pliant.experiments.methods import RIVALS, ReplacementConfig, check_fields, method_of, replaced
+from pliant.experiments.methods import CANDIDATES, RIVALS, ReplacementConfig, check_fields, method_of, replaced
 from pliant.lab import DONE, RUNNING, Context, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
 from pliant.streams import generator, stream_key
@@ -57,9 +57,7 @@ class Config(ReplacementConfig, frozen=True):
     weight_decay: float = Field(0.0, ge=0, description="coupled, of weights and biases; method l2 or snp")
     l2_init: float = Field(0.0, ge=0, description="strength of the pull to the initial parameters; method l2init")
     noise_std: float = Field(0.0, ge=0, description="of the noise on every weight and bias after each step; method snp")
-    candidates: int = Field(
-        0, ge=0, description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp"
-    )
+    candidates: int = CANDIDATES
     added: ClassVar[Mapping[str, Any]] = {"candidates": 0}
 
     @property

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from pliant.base.saving import all_or_nothing, count_in, entry, load_part
 from pliant.experiments.base import Profile, ShippedExperiment, is_own
-from pliant.experiments.methods import RIVALS, Utility, check_fields, method_of
+from pliant.experiments.methods import CANDIDATES, RIVALS, Utility, check_fields, method_of
 from pliant.experiments.twin import Twin, cost_in_words
 from pliant.lab import DONE, RUNNING, Context, LabError, RunConfig, RunStatus, diverged
 from pliant.lab.figures import Part, figure_of
@@ -68,11 +68,7 @@ class Config(RunConfig, frozen=True):
     maturity_threshold: int = Field(100, ge=0, description="examples; method cbp or random")
     decay_rate: float = Field(0.99, ge=0, lt=1, description="of running averages; method cbp or random")
     utility: Utility = Field("contribution", description="method cbp")
-    candidates: int = Field(
-        0,
-        ge=0,
-        description="draws of which the best becomes a fresh unit, 0: one, plainly; method cbp",
-    )
+    candidates: int = CANDIDATES
     count: Literal["accumulate", "bernoulli"] = Field("accumulate", description="method cbp or random")
     hidden_units: int = Field(5, gt=0, description="units in the hidden layer")
     period: int = Field(10_000, gt=0, description="examples between changes of the slow bits")

@@ -163,9 +163,8 @@ def _check_trained(model: nn.Module, old: nn.Module, head: str, trains: dict[str
             )
 
 
-Slot = tuple[
-    Optimizer, dict[str, Any], int, str
-]  # an optimizer, a group of its parameters, a place in it, whose name it is
+# an optimizer, a group of its parameters, a place in it, the name of the parameter there
+Slot = tuple[Optimizer, dict[str, Any], int, str]
 
 
 def _slots(optimizers: Sequence[Optimizer], head: str, trains: dict[str, nn.Parameter]) -> list[Slot]:

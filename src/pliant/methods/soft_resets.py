@@ -116,9 +116,8 @@ class SoftResets(WholeParameters):
         stds = [p.parameter.detach().cpu().double().std(correction=0) for p in self.places]
         self._std = torch.stack(stds)  # σ, (parameters,)
         self._gamma = torch.ones_like(self._std)  # of the last event
-        self._factor = torch.ones_like(
-            self._std
-        )  # of the step that follows, 1 if there was no event since the last one
+        # of the step that follows, 1 if there was no event since the last one
+        self._factor = torch.ones_like(self._std)
         self._before: dict[int, Tensor] = {}  # where parameters, by number, were when a step to be made greater began
 
     def gammas(self) -> dict[str, float]:

@@ -91,9 +91,8 @@ class LearnerState(NamedTuple):
     eligible: Any  # (learners, hidden layers) mature units, added up over steps
     replaced: Any  # (learners, hidden layers)
     diverged_at: Any  # (learners,) first step whose loss is not finite, or -1
-    past_inputs: (
-        Any  # (learners, EXAMPLES, all inputs of hidden layers) of `pliant.online.candidates`; else (learners, 0, 0)
-    )
+    # (learners, EXAMPLES, all inputs of hidden layers) of `pliant.online.candidates`; else (learners, 0, 0)
+    past_inputs: Any
     past_deltas: Any  # the same, of the layers that hidden units feed: from the second hidden layer to the outputs
 
 
